@@ -1,0 +1,1 @@
+"""One file is one experiment; `base.py` holds every default."""

@@ -1,0 +1,105 @@
+"""Every default, one comment a line. An experiment changes what it needs and calls `finish`."""
+
+from ml_collections import ConfigDict
+
+
+def common(task: str, method: str) -> ConfigDict:
+    """What every method has: the task, the data, the seed and the decision."""
+    c = ConfigDict()
+    c.task = task  # subtask1 (membership) | subtask2 (attribution) | images (any labelled set)
+    c.method = method  # gradient | classical | ensemble: the file in fingerprint_jax/methods
+    c.data_dir = ""  # where `pack` wrote the data set
+    c.seed = 0  # parameters, order of the data, augmentation
+    c.data = ConfigDict()
+    c.data.folds = 0  # cut the labelled target rows into this many folds (0: none) ...
+    c.data.fold = -1  # ... and hold this one out as the split `heldout` (-1: none)
+    c.data.valid = 0.0  # share of the remaining labelled target rows that becomes the split `valid`
+    c.data.split_seed = 0  # the draw of folds and valid; apart from `seed`, so that members see the same folds
+    c.decision = ConfigDict()
+    c.decision.name = "argmax"  # a function of decisions.py
+    c.decision.params = ConfigDict()  # its keyword arguments
+    c.decision.known = ""  # the split whose scores and labels it may learn from
+    return c
+
+
+def gradient(task: str) -> ConfigDict:
+    """Defaults of everything trained by gradients."""
+    c = common(task, "gradient")
+    c.num_steps = 1000  # optimizer steps
+    c.eval_every = 200  # steps between evaluations on `valid`; a checkpoint follows each of them
+    c.checkpoint_every = 200  # steps between checkpoints
+    c.log_every = 20  # steps between lines of metrics
+    c.best = ""  # what `--step=best` means, `max:accuracy`, `max:auc` ...; empty: the latest
+    c.eval_batch = 128  # images a step of prediction
+    c.data.streams = ConfigDict({"generated": 32})  # images a step from train_<name> (images: the split itself)
+    c.data.balanced = True  # each label of a stream equally often
+    c.data.cache = "none"  # none: records are read each step | device: the images lie on the device
+    c.data.workers = 0  # reader processes; 0 reads in the training process, the fastest on few cores
+    c.data.normalize = "unit"  # unit (0..1) | symmetric (-1..1) | imagenet | none (0..255)
+    c.augment = ConfigDict()
+    c.augment.flip = 0.0  # probability of a horizontal flip
+    c.augment.shift = 0  # largest shift in pixels
+    c.augment.brightness = 0.0  # largest additive change, in normalised units
+    c.augment.contrast = 0.0  # largest relative change of the contrast
+    c.backbone = ConfigDict({"name": "siamese_cnn"})  # a variant of fingerprint_jax/backbones and its options
+    c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
+    c.gallery = ConfigDict()  # {stream: splits}: what `scores` compares a query with
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adam"  # adam | sgd (momentum 0.9)
+    c.optimizer.learning_rate = 1e-4  # the peak
+    c.optimizer.schedule = "constant"  # constant | cosine
+    c.optimizer.warmup_steps = 0  # linear warm-up
+    c.optimizer.weight_decay = 0.0  # decoupled (AdamW), on kernels only
+    c.optimizer.clip_norm = 0.0  # clip gradients to this global norm (0: off)
+    return c
+
+
+def ensemble(member: ConfigDict) -> ConfigDict:
+    """A combination of runs: of children trained from `member`, or of finished runs."""
+    c = common(member.task, "ensemble")
+    c.ensemble = ConfigDict()
+    c.ensemble.seeds = 1  # children a fold, or children, that differ in the seed
+    c.ensemble.runs = ()  # or: work directories of finished runs
+    c.ensemble.combine = "mean"  # mean | vote | rank
+    c.member = member  # the config of a child
+    return c
+
+
+def classical(member: ConfigDict) -> ConfigDict:
+    """Features of another run's network, reduced and given to a scikit-learn estimator."""
+    c = common(member.task, "classical")
+    c.features = ConfigDict()
+    c.features.run = ""  # work directory of the run whose network is used; empty: a child trained from `member`
+    c.features.output = "embedding"  # which of its outputs: embedding | logits
+    c.train_split = ""  # the labelled split the estimator learns from
+    c.pca = 0  # principal components kept (0: no PCA)
+    c.estimator = ConfigDict({"name": "linear_svm"})  # a function of estimators/classify.py and its options
+    c.member = member
+    return c
+
+
+def finish(c: ConfigDict, variant: str) -> ConfigDict:
+    """Applies the variant after the colon of `--config=FILE:VARIANT`: none, or `smoke` (seconds instead of hours)."""
+    if variant == "smoke":
+        _smoke(c)
+    elif variant:
+        raise ValueError(f"config variant {variant!r} is unknown: use smoke, or none")
+    return c
+
+
+def _smoke(c: ConfigDict) -> None:
+    if c.method == "ensemble":
+        c.data.folds = min(c.data.folds, 2)
+        c.ensemble.seeds = min(c.ensemble.seeds, 2)
+    if "member" in c:
+        _smoke(c.member)
+    if c.method == "gradient":
+        c.num_steps, c.eval_every, c.checkpoint_every, c.log_every = 4, 2, 2, 1
+        c.optimizer.warmup_steps = 0
+        c.eval_batch = 32
+        for name in c.data.streams:
+            c.data.streams[name] = min(c.data.streams[name], 8)
+        tiny = {"siamese_cnn": "siamese_cnn_tiny", "resnet18": "resnet_tiny"}
+        c.backbone.name = tiny.get(c.backbone.name, c.backbone.name)
+    if "pca" in c:
+        c.pca = min(c.pca, 4)

@@ -1,0 +1,27 @@
+"""Medhastra's ResNet-18 on subtask 2: trained on the real images, applied to the synthetic ones.
+
+Published: run 1287 accuracy 0.9484. System: ResNet-18, five classes, trained on the *real* images of the subsets, validated on
+synthetic ones, predicts synthetic images by softmax. ImageNet weights and the similarity by its 512-d features are not here yet.
+
+    python -m fingerprint_jax.main --config=configs/subtask2/medhastra_resnet18.py --config.data_dir=$HOME/data --workdir=runs/m
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = ""):
+    """Learning rate, batch and augmentation were not published."""
+    c = base.gradient("subtask2")
+    c.num_steps, c.eval_every, c.checkpoint_every = 600, 100, 100
+    c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
+    c.data.streams = ConfigDict({"real": 32})
+    c.data.cache = "device"
+    c.backbone = ConfigDict({"name": "resnet18", "stem": "imagenet"})
+    c.augment.flip = 0.5
+    c.optimizer.learning_rate = 3e-4
+    c.optimizer.schedule = "cosine"
+    c.optimizer.weight_decay = 1e-4
+    c.best = "max:accuracy"
+    return base.finish(c, variant)

@@ -1,0 +1,18 @@
+"""The Siamese embedding, reduced by PCA, given to a linear SVM: the classical method on another run's features.
+
+python -m fingerprint_jax.main --config=configs/subtask2/siamese_svm.py --config.data_dir=$HOME/data --workdir=runs/s
+... --config.features.run=runs/b      uses the network of a finished run
+"""
+
+from configs import base
+from configs.subtask2 import aimm_siamese
+
+
+def get_config(variant: str = ""):
+    """PCA to 32 dimensions, linear SVM with C = 1 on the labelled synthetic images."""
+    c = base.classical(aimm_siamese.get_config())
+    c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
+    c.train_split = "train_generated"
+    c.pca = 32
+    c.estimator.C = 1.0
+    return base.finish(c, variant)

@@ -1,0 +1,53 @@
+"""The small CNN of AI Multimedia Lab (CLEF 2025 working notes): four convolutions with ReLU and max-pool, a dense layer."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+VARIANTS = {
+    "siamese_cnn": {"widths": (16, 32, 64, 128), "num_features": 256},
+    "siamese_cnn_tiny": {"widths": (4, 8, 16, 32), "num_features": 16},
+}
+
+_glorot = nnx.initializers.glorot_uniform()  # Keras's default, the framework of the published system
+
+
+class Backbone(nnx.Module):
+    """images [N,H,W,C] -> features [N,D], neither rectified nor normalised.
+
+    Args:
+        widths: features of the four convolutions, 3x3 without padding, each followed by a 2x2 max-pool.
+        num_features: D.
+        channels: C.
+        image_size: (H, W), at least 46 pixels a side; it sets the size of the dense layer.
+        rngs: `params` initialises.
+        dtype: of the arithmetic, float32 or bfloat16.
+    """
+
+    min_size = 46  # 46 -> 22 -> 10 -> 4 -> 1
+
+    def __init__(
+        self,
+        *,
+        widths,
+        num_features: int,
+        channels: int,
+        image_size: tuple[int, int],
+        rngs: nnx.Rngs,
+        dtype: str = "float32",
+    ):
+        options = {"dtype": jnp.dtype(dtype), "kernel_init": _glorot, "rngs": rngs}
+        self.convs = nnx.List()
+        height, width = image_size
+        for features in widths:
+            self.convs.append(nnx.Conv(channels, features, (3, 3), padding="VALID", **options))
+            channels, height, width = features, (height - 2) // 2, (width - 2) // 2
+        self.dense = nnx.Linear(height * width * channels, num_features, **options)
+        self.num_features = num_features
+
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Features [N,D]."""
+        x = images
+        for conv in self.convs:
+            x = nnx.max_pool(nnx.relu(conv(x)), (2, 2), strides=(2, 2))
+        return self.dense(x.reshape(x.shape[0], -1)).astype(jnp.float32)

@@ -1,0 +1,65 @@
+"""Normalisation and augmentation on the device: pure functions of (images, key)."""
+
+import jax
+import jax.numpy as jnp
+
+NORMALIZE = {  # mode: (scale, offset)
+    "unit": (1 / 255, 0.0),
+    "symmetric": (2 / 255, -1.0),
+    "imagenet": (1 / (255 * 0.226), -0.449 / 0.226),  # mean and deviation of ImageNet, averaged over the channels
+    "none": (1.0, 0.0),
+}
+
+
+def normalize(images: jax.Array, mode: str) -> jax.Array:
+    """uint8 [N,H,W,1] -> float32: unit 0..1, symmetric -1..1, imagenet (grey mean .449, deviation .226), none 0..255.
+
+    Raises ValueError for another mode.
+    """
+    if mode not in NORMALIZE:
+        raise ValueError(f"data.normalize={mode!r} is unknown: use one of {', '.join(NORMALIZE)}")
+    scale, offset = NORMALIZE[mode]
+    return images.astype(jnp.float32) * scale + offset
+
+
+def augment(
+    images: jax.Array, key: jax.Array, *, flip: float = 0.0, shift: int = 0, brightness: float = 0.0, contrast: float = 0.0
+) -> jax.Array:
+    """Flip, shift, contrast, brightness, in this order, of each image of [N,H,W,C] by itself; 0 switches a part off.
+
+    The randomness of an image follows from the key and its place in the global batch, however that is sharded. Values are not
+    clipped.
+
+    Args:
+        images: normalised.
+        key: of the step and stream.
+        flip: probability of a horizontal flip.
+        shift: largest shift in whole pixels along each axis; the border is repeated.
+        brightness: largest change added, in units of the images.
+        contrast: largest relative change of the differences from the image's mean.
+
+    Raises:
+        ValueError: a negative number, or a probability above 1.
+    """
+    for name, value in (("flip", flip), ("shift", shift), ("brightness", brightness), ("contrast", contrast)):
+        if value < 0 or (name == "flip" and value > 1):
+            raise ValueError(f"augment.{name}={value} is out of range: use {'0 to 1' if name == 'flip' else '0 or more'}")
+    if not (flip or shift or brightness or contrast):
+        return images
+
+    def one(image, key):
+        flip_key, shift_key, brightness_key, contrast_key = jax.random.split(key, 4)
+        if flip:
+            image = jnp.where(jax.random.bernoulli(flip_key, flip), image[:, ::-1], image)
+        if shift:
+            padded = jnp.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="edge")
+            top, left = jax.random.randint(shift_key, (2,), 0, 2 * shift + 1)
+            image = jax.lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)
+        if contrast:
+            mean = image.mean()
+            image = mean + (image - mean) * (1 + contrast * jax.random.uniform(contrast_key, minval=-1.0))
+        if brightness:
+            image = image + brightness * jax.random.uniform(brightness_key, minval=-1.0)
+        return image
+
+    return jax.vmap(one)(images, jax.random.split(key, images.shape[0]))

@@ -1,0 +1,65 @@
+"""The one TFDS builder: records of raw pixels in ArrayRecord files, in the order they are given. No TensorFlow."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+VERSION = "1.0.0"
+TASKS = ("subtask1", "subtask2", "images")
+
+
+def dataset_dir(data_dir: str | Path, task: str) -> Path:
+    """Where the data set of a task lies below `data_dir`."""
+    return Path(data_dir).expanduser() / "fingerprint" / task / VERSION
+
+
+class Fingerprint(tfds.core.GeneratorBasedBuilder):
+    """Records `{id, image, label, group}`.
+
+    `id`: path below the split's folder without extension. `image`: uint8 [H,W,1]. `label`: int64, -1 where unknown.
+    `group`: patient or near-duplicate cluster, the id where unknown.
+    """
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=task) for task in TASKS]
+
+    def __init__(self, *, splits: dict[str, Callable[[], Iterator[dict]]], image_shape: tuple[int, int, int], **kwargs):
+        self._splits, self._image_shape = splits, image_shape
+        super().__init__(**kwargs, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Tensor(shape=self._image_shape, dtype=np.uint8, encoding="bytes"),
+                    "label": tfds.features.Scalar(np.int64),
+                    "group": tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {name: enumerate(records()) for name, records in self._splits.items()}
+
+    def _generate_examples(self):
+        raise NotImplementedError("splits bring their own generators")
+
+
+def write(root: Path, task: str, splits: dict[str, Callable[[], Iterator[dict]]], image_shape: tuple[int, int, int]) -> None:
+    """Writes the data set of a task to `dataset_dir(root, task)`.
+
+    Args:
+        root: an existing folder.
+        task: one of TASKS.
+        splits: name -> a function that yields records `{id, image uint8 [H,W,1], label, group}` in the order to keep.
+        image_shape: H, W, 1.
+    """
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS praises itself there
+        Fingerprint(data_dir=str(root), config=task, splits=splits, image_shape=image_shape).download_and_prepare()

@@ -1,0 +1,73 @@
+"""Batches on the devices: the sampler decides which records, this process reads its block of them."""
+
+import collections
+import itertools
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+
+from fingerprint_jax.data.sampler import Sampler
+from fingerprint_jax.data.source import Source, open_source
+
+
+class _Read:
+    """Step -> the block of this process of the global batch, images read. Picklable, for reader processes."""
+
+    def __init__(self, sampler, source_key, with_images, process_index, process_count):
+        self.sampler, self.source_key, self.with_images = sampler, source_key, with_images
+        self.process_index, self.process_count = process_index, process_count
+
+    def __call__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+        batch = self.sampler(step)
+        for name, stream in batch.items():
+            size = len(stream["index"]) // self.process_count
+            block = slice(self.process_index * size, (self.process_index + 1) * size)
+            batch[name] = {key: value[block] for key, value in stream.items()}
+            if self.with_images:
+                batch[name]["image"] = open_source(*self.source_key).images(batch[name]["index"])
+        return batch
+
+
+def host_batches(
+    sampler: Sampler,
+    source_key: tuple[str, str],
+    start: int,
+    stop: int,
+    *,
+    with_images: bool = True,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+    """Batches of steps start..stop-1 as numpy: `{stream: {image uint8 [b,H,W,1], label [b], index [b]}}`, b = B / process_count."""
+    read = _Read(sampler, source_key, with_images, process_index, process_count)
+    # No reader threads: the step before runs on the device while this process reads.
+    data = grain.MapDataset.range(start, stop).map(read).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    if workers:
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(data)
+
+
+def to_devices(batches: Iterator, sharding: jax.sharding.Sharding, in_flight: int = 2) -> Iterator:
+    """Global arrays from every process's block, `in_flight` batches sent ahead."""
+    queue = collections.deque()
+
+    def send(count):
+        for batch in itertools.islice(batches, count):
+            queue.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch))
+
+    send(in_flight)
+    while queue:
+        yield queue.popleft()
+        send(1)
+
+
+def device_cache(source: Source, spans: dict[str, tuple[int, int]], sharding: jax.sharding.Sharding) -> dict:
+    """The images of each stream's split on every device: {stream: (uint8 [N,H,W,1], first record number)}."""
+    cache = {}
+    for name, (start, stop) in spans.items():
+        images = source.images(np.arange(start, stop))
+        cache[name] = (jax.device_put(images, sharding), jax.device_put(np.int32(start), sharding))
+    return cache

@@ -1,0 +1,52 @@
+"""Step -> {stream: rows}: a pure function of (seed, step), the same on every host and after every restart."""
+
+import zlib
+
+import grain
+import numpy as np
+
+from fingerprint_jax.data.source import Rows
+
+
+class StreamSampler:
+    """Shuffled, repeated rows of one stream; balanced, labels take turns, each shuffled and repeated by itself."""
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int, name: str, balanced: bool):
+        if not len(rows):
+            raise ValueError(f"data.streams.{name}: no rows to train on")
+        self.batch_size = batch_size
+        labels = np.unique(rows.labels) if balanced else [None]
+        self._orders = []
+        for label in labels:
+            chosen = np.arange(len(rows)) if label is None else np.flatnonzero(rows.labels == label)
+            order = grain.MapDataset.range(len(chosen)).seed(_seed(seed, name, label)).shuffle().repeat()
+            self._orders.append((chosen, order))
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Row positions of the batch of a step: [batch_size]."""
+        turns = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        batch = np.empty(self.batch_size, np.int64)
+        for k, (chosen, order) in enumerate(self._orders):
+            where = np.flatnonzero(turns % len(self._orders) == k)
+            batch[where] = chosen[[order[int(t)] for t in turns[where] // len(self._orders)]]
+        return batch
+
+
+def _seed(seed: int, name: str, label) -> int:
+    return zlib.crc32(f"{seed}/{name}/{label}".encode())
+
+
+class Sampler:
+    """All streams of a training: step -> {stream: {'label', 'index'}}."""
+
+    def __init__(self, streams: dict[str, Rows], batch_sizes: dict[str, int], seed: int, balanced: bool):
+        self.rows = streams
+        self._streams = {name: StreamSampler(rows, batch_sizes[name], seed, name, balanced) for name, rows in streams.items()}
+
+    def __call__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+        """The global batch of a step: `label` int32 [B] and record number `index` int32 [B] of each stream."""
+        batch = {}
+        for name, stream in self._streams.items():
+            rows = self.rows[name].take(stream(step))
+            batch[name] = {"label": rows.labels.astype(np.int32), "index": rows.index.astype(np.int32)}
+        return batch

@@ -1,0 +1,105 @@
+"""A packed data set: its records by number, and the rows of its splits."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fingerprint_jax.data import builder
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A selection of records, in order. All arrays have length N."""
+
+    ids: np.ndarray  # str
+    labels: np.ndarray  # int, -1 unknown
+    groups: np.ndarray  # str, patient or near-duplicate cluster
+    index: np.ndarray  # int, record number, unique over all splits of the data set
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, selection: np.ndarray) -> "Rows":
+        """The rows of an index array or a boolean mask."""
+        return Rows(self.ids[selection], self.labels[selection], self.groups[selection], self.index[selection])
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Rows]") -> "Rows":
+        """The rows of all parts, in order."""
+        columns = ([getattr(part, field.name) for part in parts] for field in dataclasses.fields(Rows))
+        return Rows(*(np.concatenate(column) for column in columns))
+
+
+class Source:
+    """Random access to the records of one packed data set. Record numbers count through the splits in sorted order."""
+
+    def __init__(self, data_dir: str, task: str):
+        path = builder.dataset_dir(data_dir, task)
+        if not (path / "summary.json").exists():
+            raise ValueError(f"data_dir={data_dir!r}: no packed data for task {task!r} ({path}); run fingerprint_jax.pack")
+        self.summary = json.loads((path / "summary.json").read_text())
+        self.image_shape: tuple[int, int, int] = tuple(self.summary["image_shape"])
+        self.splits = sorted(self.summary["splits"])
+        tfds_builder = tfds.builder_from_directory(str(path))
+        self._sources = [tfds_builder.as_data_source(split) for split in self.splits]
+        undecoded = {"image": tfds.decode.SkipDecoding()}  # pyright: ignore
+        self._labels_only = [tfds_builder.as_data_source(split, decoders=undecoded) for split in self.splits]
+        self._offsets = np.concatenate([[0], np.cumsum([len(s) for s in self._sources])])
+
+    @functools.cached_property
+    def num_classes(self) -> int:
+        """Classes of the task."""
+        return len(self.summary["classes"])
+
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Digest of the decoded content of every split."""
+        return {split: self.summary["splits"][split]["fingerprint"] for split in self.splits}
+
+    def span(self, split: str) -> tuple[int, int]:
+        """First record number of a split, and the one after its last."""
+        position = self._position(split)
+        return int(self._offsets[position]), int(self._offsets[position + 1])
+
+    def _position(self, split: str) -> int:
+        if split not in self.splits:
+            raise ValueError(f"split {split!r} is not in the data set: it has {', '.join(self.splits)}")
+        return self.splits.index(split)
+
+    @functools.cache  # noqa: B019 - a source lives as long as the process
+    def rows(self, split: str) -> Rows:
+        """All rows of a packed split."""
+        records = self._labels_only[self._position(split)]
+        start, stop = self.span(split)
+        records = records.__getitems__(range(len(records))) if len(records) else []
+        return Rows(
+            ids=np.array([_text(r["id"]) for r in records], dtype=str),
+            labels=np.array([int(r["label"]) for r in records], dtype=np.int64),
+            groups=np.array([_text(r["group"]) for r in records], dtype=str),
+            index=np.arange(start, stop),
+        )
+
+    def images(self, index: np.ndarray) -> np.ndarray:
+        """Records by number: [N] -> uint8 [N,H,W,1]."""
+        index = np.asarray(index)
+        out = np.empty((len(index), *self.image_shape), np.uint8)
+        owner = np.searchsorted(self._offsets, index, side="right") - 1
+        for position in np.unique(owner):
+            where = np.flatnonzero(owner == position)
+            records = self._sources[position].__getitems__((index[where] - self._offsets[position]).tolist())
+            out[where] = np.stack([record["image"] for record in records])
+        return out
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@functools.lru_cache(maxsize=8)
+def open_source(data_dir: str, task: str) -> Source:
+    """The one source of a data set in this process, so that children share what was read."""
+    return Source(data_dir, task)

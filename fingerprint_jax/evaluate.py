@@ -1,0 +1,172 @@
+"""Scores a run's checkpoint, or any prediction file.
+
+python -m fingerprint_jax.evaluate --workdir=runs/a --split=test_real --submission=run.csv
+python -m fingerprint_jax.evaluate --task=subtask1 --predictions=p.csv --truth=t.csv --output=DIR
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from fingerprint_jax import cli, decisions, methods, metrics, tables
+from fingerprint_jax.run import Predictions, Run, config_hash
+from fingerprint_jax.writer import show_log
+
+CLASSES = {"subtask1": 2, "subtask2": 5}
+VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+
+def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
+    """Labels [N] by the run's decision. What a decision learns from is never what it decides about.
+
+    Raises ValueError where the decision would learn from the rows that it decides, or the known split has none.
+    """
+    decision = run.config.decision
+    function, params = decisions.get(decision.name), decision.params.to_dict()
+    if not decision.known:
+        if decisions.needs_known(decision.name):
+            raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
+        return function(predictions.scores, None, None, **params)
+    known, rows = run.predict(decision.known), run.rows(decision.known)
+    if split != decision.known:
+        return function(predictions.scores, known.scores, rows.labels, **params)
+    if run.config.method != "ensemble" or run.config.data.fold >= 0 or not run.config.data.folds:
+        raise ValueError(f"decision.known={decision.known!r}: a decision on {split} cannot learn from {split} itself")
+    fold = run.folds(rows)
+    labels = np.empty(len(rows), np.int64)
+    for k in np.unique(fold):
+        own, others = fold == k, fold != k
+        labels[own] = function(predictions.scores[own], known.scores[others], rows.labels[others], **params)
+    return labels
+
+
+def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
+    """Predicts a split, decides, scores it where its labels are known; writes predictions, results.json, the submission.
+
+    Args:
+        run: a run with a checkpoint, or an ensemble or classical run that is fitted.
+        split: `heldout`, `valid` or a packed split.
+        submission: `{path, header, extension, style}`, or None.
+
+    Returns:
+        The results of the split, as in results.json.
+    """
+    predictions, rows = run.predict(split), run.rows(split)
+    labels = decide(run, split, predictions)
+    results = {
+        "split": split,
+        "n": len(rows),
+        "decision": run.config.decision.to_dict(),
+        "state": methods.get(run.config.method).state(run),
+        "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
+    }
+    if (rows.labels >= 0).all():
+        results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
+        if predictions.scores.shape[1] == 1:
+            results["metrics"]["auc"] = metrics.auc(rows.labels, predictions.scores[:, 0])
+    path = run.workdir / "results.json"
+    document = json.loads(path.read_text()) if path.exists() else {"schema": 1, "splits": {}}
+    document |= {
+        "task": run.config.task,
+        "config": run.config.to_dict(),
+        "config_hash": config_hash(run.config),
+        "fingerprints": run.source.fingerprints,
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+    document["splits"][split] = results
+    tables.write_text(path, json.dumps(document, indent=1))
+    if submission:
+        tables.write_submission(ids=predictions.ids, labels=labels, **submission)
+    return results
+
+
+def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
+    """Scores a prediction file against a truth file, writes `output`/results.json and returns its content."""
+    ids, labels = tables.read_labels(predictions, CLASSES[task])
+    true_ids, true_labels = tables.read_labels(truth, CLASSES[task])
+    try:
+        order = tables.align(true_ids, ids)
+    except ValueError as error:
+        raise ValueError(f"{predictions} does not fit {truth}: {error}") from None
+    results = {"schema": 1, "task": task, "metrics": metrics.report(true_labels, labels[order], CLASSES[task])}
+    tables.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
+    return results
+
+
+def table(title: str, report: dict) -> Table:
+    """The figures of a report for the terminal, intervals beside them."""
+    out = Table(title=title, title_justify="left")
+    for column in ("figure", "value", "95% interval"):
+        out.add_column(column, justify="left" if column == "figure" else "right")
+
+    def row(name, value, key):
+        interval = report["intervals"].get(key)
+        text = "" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}"
+        out.add_row(name, "not defined" if value is None else f"{value:.4f}", text)
+
+    row("Cohen's kappa", report["cohen_kappa"], "cohen_kappa")
+    row("accuracy", report["accuracy"], "accuracy")
+    averages = ["positive"] if "positive" in report else ["macro", "weighted"]
+    for average in averages:
+        for figure in ("precision", "recall", "f1", "specificity"):
+            row(f"{figure} ({average})", report[average][figure], f"{average}.{figure}")
+    if "auc" in report:
+        row("AUC", report["auc"], "auc")
+    out.caption = "confusion matrix (rows: truth)\n" + "\n".join(" ".join(f"{v:6d}" for v in r) for r in report["confusion_matrix"])
+    out.caption_justify = "left"
+    return out
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_string("workdir", None, "The run to score.", flag_values=values)
+    flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split, for example test_real.", flag_values=values)
+    flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "Score the images of another packed data set.", flag_values=values)
+    flags.DEFINE_string("submission", None, "Write the decided labels as `id,label` to this file.", flag_values=values)
+    flags.DEFINE_bool("header", False, "Submission: a first line `id,label`.", flag_values=values)
+    flags.DEFINE_string("extension", "", "Submission: appended to every id, for example .png.", flag_values=values)
+    flags.DEFINE_enum("style", "int", ["int", "t", "gen_t"], "Submission: 0..4, t1..t5 or gen_t1..gen_t5.", flag_values=values)
+    flags.DEFINE_enum("task", None, sorted(CLASSES), "Without a run: the task of the files.", flag_values=values)
+    flags.DEFINE_string("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
+    flags.DEFINE_string("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
+    flags.DEFINE_string("output", None, "Without a run: the folder for results.json.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """One evaluation; what the user can mend is one line and exit status 1."""
+    show_log()
+    console = Console()
+    if values.workdir:
+        run = Run.load(values.workdir, values.step, values.data_dir)
+        submission = None
+        if values.submission:
+            submission = {
+                "path": values.submission,
+                "header": values.header,
+                "extension": values.extension,
+                "style": values.style,
+            }
+        results = evaluate(run, values.split, submission)
+        title, place = f"{run.workdir}: {values.split}, {results['n']} images", run.workdir / "results.json"
+    elif values.predictions and values.truth and values.task and values.output:
+        results = score_files(values.task, values.predictions, values.truth, values.output)
+        title, place = f"{values.predictions} against {values.truth}", Path(values.output) / "results.json"
+    else:
+        raise ValueError("give --workdir, or all of --task, --predictions, --truth and --output")
+    if "metrics" in results:
+        console.print(table(title, results["metrics"]))
+    else:
+        console.print(f"{title}: labels unknown, nothing to score")
+    console.print(f"results: {place}", soft_wrap=True)
+    if values.submission:
+        console.print(f"submission: {values.submission}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run("evaluate", define_flags, main)

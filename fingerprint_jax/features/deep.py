@@ -1,0 +1,32 @@
+"""Features from another run's network."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fingerprint_jax import checkpoint, tables, train
+from fingerprint_jax.data.source import Rows
+from fingerprint_jax.methods import gradient
+from fingerprint_jax.run import Run, config_hash
+
+
+def features(run: Run, rows: Rows, output: str, cache: Path) -> np.ndarray:
+    """Output `embedding` or `logits` of a run's network for some rows: [N,D] float32, read from `cache` where it is there."""
+    key = [config_hash(run.config), gradient.state(run), output, run.source.fingerprints, rows.index.tolist()]
+    path = cache / (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".npy")
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    checkpoints = checkpoint.Checkpoints(run.workdir, run.config.best)
+    try:
+        _, state = train.restore(run, checkpoints, run.step)
+    finally:
+        checkpoints.close()
+    outputs = gradient.encode(run, state, rows)
+    if output not in outputs:
+        raise ValueError(f"features.output={output!r} is not an output of {run.workdir}: it has {', '.join(sorted(outputs))}")
+    values = outputs[output].reshape(len(rows), -1).astype(np.float32)
+    with tables.replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
+    return values

@@ -1,0 +1,88 @@
+"""Losses on embeddings, pure functions; the arithmetic is float32 whatever the input."""
+
+import jax
+import jax.numpy as jnp
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+    """Rows of unit length: [N,D] -> float32 [N,D]; a zero row stays zero and its gradient is finite."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def pairwise_distances(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Euclidean distances: [N,D], [M,D] -> [N,M].
+
+    A matrix product, since the differences [N,M,D] would not fit. Distances below 1/1000 of the spread drown in its rounding:
+    they count as zero, with gradient zero.
+    """
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    # Distances do not change with the origin, and their rounding error is least with the origin amid the points.
+    origin = jax.lax.stop_gradient(jnp.concatenate([a, b]).mean(axis=0, keepdims=True))
+    a, b = a - origin, b - origin
+    scale = jnp.sum(a * a, axis=1)[:, None] + jnp.sum(b * b, axis=1)[None, :]
+    square = scale - 2 * jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+    return _sqrt(square, 1e-6 * scale)
+
+
+def contrastive(distance: jax.Array, same: jax.Array, margin: float) -> jax.Array:
+    """y d^2 + (1 - y) max(0, margin - d)^2, elementwise, y = 1 for the same class.
+
+    Hadsell, Chopra & LeCun 2006, eq. 4, without its factor 1/2 (and with y for its 1 - Y), as in the Keras example.
+    """
+    distance = distance.astype(jnp.float32)
+    return jnp.where(same, distance**2, jnp.maximum(margin - distance, 0.0) ** 2)
+
+
+def all_pairs_contrastive(a: jax.Array, b: jax.Array, same: jax.Array, margin: float) -> jax.Array:
+    """Contrastive loss of every pair: [N,D], [M,D], bool [N,M] -> scalar.
+
+    The mean of two means, over positive and over negative pairs; a kind that the batch does not hold counts zero.
+    """
+    loss = contrastive(pairwise_distances(a, b), same, margin)
+    positive = jnp.sum(loss * same) / jnp.maximum(jnp.sum(same), 1)
+    negative = jnp.sum(loss * ~same) / jnp.maximum(jnp.sum(~same), 1)
+    return (positive + negative) / 2
+
+
+def sampled_pairs_contrastive(
+    a: jax.Array, b: jax.Array, same: jax.Array, margin: float, key: jax.Array, num_pairs: int
+) -> jax.Array:
+    """Contrastive loss of pairs drawn with replacement, half of them positive: [N,D], [M,D], bool [N,M] -> scalar.
+
+    Args:
+        a: embeddings [N,D].
+        b: embeddings [M,D].
+        same: which pairs are positive [N,M].
+        margin: of the negatives, a Euclidean distance.
+        key: of the draw.
+        num_pairs: pairs drawn, even. A kind that the batch does not hold counts zero.
+
+    Raises:
+        ValueError: `num_pairs` is odd or less than 2.
+    """
+    if num_pairs < 2 or num_pairs % 2:
+        raise ValueError(f"objective.num_pairs={num_pairs} cannot be half positive: use an even number from 2")
+    total = 0.0
+    for kind, kind_key in zip((same, ~same), jax.random.split(key), strict=True):
+        row, column = sample_pairs(kind_key, kind, num_pairs // 2)
+        difference = a[row].astype(jnp.float32) - b[column].astype(jnp.float32)
+        distance = _sqrt(jnp.sum(difference**2, axis=-1), 0.0)
+        loss = contrastive(distance, same[row, column], margin)
+        total += jnp.sum(jnp.where(jnp.any(kind), loss, 0.0))
+    return total / num_pairs
+
+
+def sample_pairs(key: jax.Array, allowed: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Rows [count] and columns [count] of pairs drawn uniformly, with replacement, where `allowed` [N,M] is true (else any)."""
+    order = jnp.cumsum(allowed.reshape(-1))
+    rank = jax.random.randint(key, (count,), 0, jnp.maximum(order[-1], 1))
+    flat = jnp.minimum(jnp.searchsorted(order, rank, side="right"), order.size - 1)
+    return flat // allowed.shape[1], flat % allowed.shape[1]
+
+
+def _sqrt(square: jax.Array, zero: jax.Array | float) -> jax.Array:
+    # Both branches of a `where` are differentiated: the root must not see what is not used.
+    positive = square > zero
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)

@@ -1,0 +1,31 @@
+"""Fits a run: python -m fingerprint_jax.main --config=configs/quickstart.py --config.data_dir=DATA --workdir=DIR."""
+
+import logging
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from fingerprint_jax import cli, methods
+from fingerprint_jax.run import Run
+from fingerprint_jax.writer import show_log
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    config_flags.DEFINE_config_file("config", None, "The experiment; FILE:smoke shrinks it to seconds.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Where the run lives. The same command continues it.", flag_values=values)
+    flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """One run, fitted; what the user can mend is one line and exit status 1."""
+    show_log()
+    run = Run(values.config, values.workdir)
+    logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
+    methods.get(run.config.method).fit(run)
+    print(f"fitted: {run.workdir}")
+
+
+if __name__ == "__main__":
+    cli.run("main", define_flags, main)

@@ -1,0 +1,99 @@
+"""Several runs combined: children over folds (cross-fitting) or seeds, or finished runs given by their work directories."""
+
+import json
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.stats import rankdata
+
+from fingerprint_jax import Config, methods, tables
+from fingerprint_jax.run import Predictions, Run
+
+
+def members(run: Run) -> list[tuple[int, Run]]:
+    """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out."""
+    e, data = run.config.ensemble, run.config.data
+    if e.runs:
+        return [(-1, Run.load(path)) for path in e.runs]
+    folds = range(data.folds) if data.folds and data.fold < 0 else [-1]
+    found = []
+    for fold in folds:
+        for seed in range(max(e.seeds, 1)):
+            config: Config = ConfigDict(run.config.member.to_dict())
+            config.data.folds, config.data.fold = data.folds, fold if fold >= 0 else data.fold
+            config.data.valid, config.data.split_seed = data.valid, data.split_seed
+            config.seed = run.config.seed + seed
+            name = f"fold{fold}-seed{config.seed}" if fold >= 0 else f"seed{config.seed}"
+            found.append((fold, run.child(name, config)))
+    return found
+
+
+def fit(run: Run) -> None:
+    """Trains every child that is not done."""
+    if run.config.ensemble.combine not in COMBINE:
+        raise ValueError(f"ensemble.combine={run.config.ensemble.combine!r} is unknown: use one of {', '.join(COMBINE)}")
+    run.save_config()
+    if run.config.ensemble.runs:
+        for _, member in members(run):
+            if member.config.task != run.config.task:
+                raise ValueError(f"ensemble.runs: {member.workdir} is a run of {member.config.task}, not {run.config.task}")
+            if not (member.workdir / "done").exists():
+                raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
+    else:
+        for _, member in members(run):
+            methods.get(member.config.method).fit(member)
+    tables.write_text(run.workdir / "done", json.dumps({"members": len(members(run))}))
+
+
+def state(run: Run) -> dict:
+    """The states of the members."""
+    return {str(m.workdir): methods.get(m.config.method).state(m) for _, m in members(run)}
+
+
+def predict(run: Run, split: str) -> Predictions:
+    """Combined scores, rows aligned by id. `heldout` of folds: each row by the members that did not see it."""
+    found = members(run)
+    rows = run.rows(split)
+    if split == "heldout" and any(fold >= 0 for fold, _ in found):
+        parts = []
+        for fold in sorted({fold for fold, _ in found}):
+            parts.append(_combine(run, [m.predict("heldout") for f, m in found if f == fold]))
+        ids = np.concatenate([part.ids for part in parts])
+        merged = Predictions(ids, np.concatenate([part.scores for part in parts]), parts[0].probabilities)
+    else:
+        merged = _combine(run, [member.predict(split) for _, member in found])
+    return Predictions(rows.ids, merged.scores[tables.align(rows.ids, merged.ids)], merged.probabilities)
+
+
+def _combine(run: Run, parts: list[Predictions]) -> Predictions:
+    ids = parts[0].ids
+    stack = np.stack([part.scores[tables.align(ids, part.ids)] for part in parts])
+    name = run.config.ensemble.combine
+    return Predictions(ids, COMBINE[name](stack), name == "mean" and all(part.probabilities for part in parts))
+
+
+def mean(scores: np.ndarray) -> np.ndarray:
+    """Mean over the members: [M,N,K] -> [N,K]."""
+    return scores.mean(axis=0)
+
+
+def vote(scores: np.ndarray) -> np.ndarray:
+    """Share of votes, ties to the higher mean: [M,N,K>1] -> [N,K].
+
+    A member's vote is its highest score. The mean score, scaled into [0, 1), can order ties but never outweigh a vote.
+    """
+    if scores.shape[2] < 2:
+        raise ValueError("ensemble.combine='vote' needs one score a class; use mean or rank for membership")
+    votes = (scores.argmax(axis=2)[..., None] == np.arange(scores.shape[2])).sum(axis=0)
+    means = scores.mean(axis=0)
+    low, high = means.min(), means.max()
+    ties = (means - low) / (high - low) if high > low else np.zeros_like(means)
+    return (votes + 0.5 * ties) / (len(scores) + 0.5)
+
+
+def rank(scores: np.ndarray) -> np.ndarray:
+    """Mean rank within the split, in (0, 1]: [M,N,K] -> [N,K]. Transductive: a score depends on the other rows of the split."""
+    return rankdata(scores, axis=1).mean(axis=0) / scores.shape[1]
+
+
+COMBINE = {"mean": mean, "vote": vote, "rank": rank}

@@ -1,0 +1,170 @@
+"""Figures of a confusion table with their intervals; pure functions on the host."""
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
+
+RESAMPLES = 2000
+FIGURES = ("precision", "recall", "f1", "specificity")
+
+
+def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> dict:
+    """Figures of predicted labels as JSON types.
+
+    Args:
+        labels: int [N] in 0..num_classes-1.
+        predicted: int [N] in the same range.
+        num_classes: K.
+        groups: [N]; where a group has more than one row, intervals come from resampled groups instead of cells.
+        seed: of the resampling.
+
+    Returns:
+        n
+        cohen_kappa: None where it is not defined, that is where truth and prediction are one and the same class.
+        accuracy, accuracy_wilson: the share of correct rows and its 95% Wilson interval (rows taken as independent).
+        confusion_matrix: rows are the truth, columns the prediction.
+        per_class: {precision, recall, f1, specificity, support: [K]}; a figure whose denominator is 0 is 0.
+        macro, weighted: {precision, recall, f1, specificity} averaged over all K classes, evenly or by support.
+        positive: the same of class 1, where there are two classes.
+        intervals, interval_method: 95% bootstrap intervals, see `bootstrap_confusion` and `bootstrap_groups`.
+
+    Raises ValueError for labels outside the range, unequal lengths or an empty table.
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    if not len(labels) or len(labels) != len(predicted):
+        raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions: both must be there, equally many")
+    for name, values in (("label", labels), ("prediction", predicted)):
+        outside = values[(values < 0) | (values >= num_classes)]
+        if len(outside):
+            raise ValueError(f"{len(outside)} {name}s are outside 0..{num_classes - 1}, the first is {outside[0]}")
+    classes = np.arange(num_classes)
+    confusion = confusion_matrix(labels, predicted, labels=classes)
+    kappa = None
+    if len(np.unique(np.concatenate([labels, predicted]))) > 1:
+        kappa = float(cohen_kappa_score(labels, predicted, labels=classes))
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    specificity = _specificity(confusion[None])[0]
+    per_class = {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity, "support": support}
+    correct = int(np.trace(confusion))
+    out = {
+        "n": len(labels),
+        "cohen_kappa": kappa,
+        "accuracy": correct / len(labels),
+        "accuracy_wilson": wilson(correct, len(labels)),
+        "confusion_matrix": confusion.tolist(),
+        "per_class": {name: values.tolist() for name, values in per_class.items()},
+        "macro": {name: float(np.mean(per_class[name])) for name in FIGURES},
+        "weighted": {name: float(np.average(per_class[name], weights=support)) for name in FIGURES},
+    }
+    if num_classes == 2:
+        out["positive"] = {name: float(per_class[name][1]) for name in FIGURES}
+    if groups is not None and len(np.unique(groups)) < len(labels):
+        out["intervals"] = bootstrap_groups(labels, predicted, groups, num_classes, seed=seed)
+        out["interval_method"] = "bootstrap over groups"
+    else:
+        out["intervals"] = bootstrap_confusion(confusion, seed=seed)
+        out["interval_method"] = "multinomial resampling of each row of the confusion table"
+    return out
+
+
+def figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """The figures of many confusion tables at once: [R,K,K] (rows: truth) -> {name: [R]}.
+
+    Names are `cohen_kappa` (Cohen 1960; NaN where it is not defined), `accuracy`, and `macro.`, `weighted.` and for two
+    classes `positive.` before precision, recall, f1 and specificity.
+    """
+    confusion = confusion.astype(np.float64)
+    total, support = confusion.sum(axis=(1, 2)), confusion.sum(axis=2)
+    called, hits = confusion.sum(axis=1), np.diagonal(confusion, axis1=1, axis2=2)
+    accuracy = hits.sum(axis=1) / total
+    chance = (support * called).sum(axis=1) / total**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kappa = (accuracy - chance) / (1 - chance)
+    per_class = {
+        "precision": _ratio(hits, called),
+        "recall": _ratio(hits, support),
+        "f1": _ratio(2 * hits, called + support),
+        "specificity": _specificity(confusion),
+    }
+    out = {"cohen_kappa": kappa, "accuracy": accuracy}
+    for name, values in per_class.items():
+        out[f"macro.{name}"] = values.mean(axis=1)
+        out[f"weighted.{name}"] = (values * support).sum(axis=1) / total
+        if confusion.shape[1] == 2:
+            out[f"positive.{name}"] = values[:, 1]
+    return out
+
+
+def quick(labels, scores) -> dict[str, float]:
+    """What a training watches: accuracy of the highest score, or AUC where there is one column."""
+    if scores.shape[1] == 1:
+        value = auc(labels, scores[:, 0])
+        return {} if value is None else {"auc": value}
+    return {"accuracy": float((scores.argmax(axis=1) == labels).mean())}
+
+
+def auc(labels, scores) -> float | None:
+    """Area under the ROC curve of scores [N] for labels [N] in {0, 1}; None where only one class occurs."""
+    return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> list[float]:
+    """The score interval of a proportion [low, high] (Wilson 1927), n >= 1."""
+    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def bootstrap_confusion(confusion, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> dict:
+    """Percentile intervals {figure: [low, high]} of a confusion table [K,K] of independent images.
+
+    The cells of each true class are resampled as one multinomial, so that its size stays. Figures are named as by
+    `figures`. A table without errors gets no width here; `wilson` gives it one. Resamples without a kappa are left out of
+    its interval, which is [None, None] where none is left.
+    """
+    confusion = np.asarray(confusion)
+    sizes = confusion.sum(axis=1)
+    shares = confusion / np.maximum(sizes, 1)[:, None]
+    draws = np.random.default_rng(seed).multinomial(sizes, shares, size=(resamples, len(sizes)))
+    return _intervals(draws, confidence)
+
+
+def bootstrap_groups(
+    labels, predicted, groups, num_classes: int, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
+) -> dict:
+    """Percentile intervals {figure: [low, high]} where the images of a group [N] are not independent.
+
+    Whole groups are drawn with replacement, stratified by the set of true classes that a group holds. With one image a
+    group it is `bootstrap_confusion`.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    tables = np.zeros((group.max() + 1, num_classes, num_classes), np.int64)
+    np.add.at(tables, (group, labels, predicted), 1)
+    _, stratum = np.unique(tables.any(axis=2), axis=0, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    draws = np.zeros((resamples, num_classes**2))
+    for s in np.unique(stratum):
+        # Groups with equal tables are interchangeable: drawing kinds of tables is the same, and kinds are far fewer.
+        kinds, counts = np.unique(tables[stratum == s].reshape(-1, num_classes**2), axis=0, return_counts=True)
+        draws += rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples) @ kinds.astype(np.float64)
+    return _intervals(draws.reshape(resamples, num_classes, num_classes), confidence)
+
+
+def _intervals(draws: np.ndarray, confidence: float) -> dict:
+    tail = 100 * (1 - confidence) / 2
+    out = {}
+    for name, values in figures(draws).items():
+        finite = values[np.isfinite(values)]
+        out[name] = np.percentile(finite, [tail, 100 - tail]).tolist() if len(finite) else [None, None]
+    return out
+
+
+def _specificity(confusion: np.ndarray) -> np.ndarray:
+    """[R,K,K] -> [R,K]: TN / (TN + FP), 0 where no row is of another class."""
+    total = confusion.sum(axis=(1, 2), keepdims=True)[..., 0]
+    negatives = total - confusion.sum(axis=2)
+    false_positives = confusion.sum(axis=1) - np.diagonal(confusion, axis1=1, axis2=2)
+    return _ratio(negatives - false_positives, negatives)
+
+
+def _ratio(a, b):
+    return np.divide(a, b, out=np.zeros(np.broadcast(a, b).shape), where=np.asarray(b) != 0)

@@ -1,0 +1,25 @@
+"""What a network is trained for. The file name is the registry; each file has
+
+class Objective(config, num_classes, image_shape):
+
+trainable                        an nnx filter
+build(rngs)                      -> nnx.Module that owns everything
+loss(net, batch, key)            -> scalar, {name: scalar}; images arrive normalised and augmented; may assign to net's state
+outputs(net, images)             evaluation mode -> {'logits' | 'embedding': [N, ..]}, of each image alone
+scores(net, query, gallery)      outputs of the query, {stream: outputs + label + index} on the host -> [N, K]
+probabilities                    whether scores are probabilities
+"""
+
+import importlib
+import pkgutil
+
+from fingerprint_jax import Config
+
+
+def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    """The objective named by `config.objective.name`; raises ValueError with the known names."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    name = config.objective.name
+    if name not in names:
+        raise ValueError(f"objective.name={name!r} is unknown: use one of {', '.join(names)}")
+    return importlib.import_module(f"{__name__}.{name}").Objective(config, num_classes, image_shape)

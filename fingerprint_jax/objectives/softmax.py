@@ -1,0 +1,53 @@
+"""Softmax classifier: the cross-entropy of every stream's labels."""
+
+import jax
+import optax
+from flax import nnx
+
+from fingerprint_jax import Config, backbones
+
+
+class Net(nnx.Module):
+    """Backbone and a linear head: images [N,H,W,C] -> features [N,D], logits [N,K]."""
+
+    def __init__(self, backbone, num_classes: int, rngs: nnx.Rngs):
+        self.backbone = backbone
+        self.head = nnx.Linear(backbone.num_features, num_classes, rngs=rngs)
+
+    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+        """Features and logits."""
+        features = self.backbone(images, train=train, rngs=rngs)
+        return features, self.head(features)
+
+
+class Objective:
+    """Classes are the labels of the task; scores are the softmax probabilities."""
+
+    trainable = nnx.Param
+    probabilities = True
+
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+        self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
+
+    def build(self, rngs):
+        """The network."""
+        backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
+        return Net(backbone, self.num_classes, rngs)
+
+    def loss(self, net, batch, key):
+        """Mean cross-entropy over all streams of the batch, and the training accuracy."""
+        images = jax.numpy.concatenate([stream["image"] for stream in batch.values()])
+        labels = jax.numpy.concatenate([stream["label"] for stream in batch.values()])
+        _, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, {"train_accuracy": (logits.argmax(-1) == labels).mean()}
+
+    def outputs(self, net, images):
+        """`embedding` [N,D] and `logits` [N,K]."""
+        features, logits = net(images, train=False)
+        return {"embedding": features, "logits": logits}
+
+    def scores(self, net, query, gallery):
+        """Class probabilities [N,K]; membership [N,1], the probability of `used`."""
+        probabilities = jax.device_get(jax.nn.softmax(jax.device_put(query["logits"]), axis=-1))
+        return probabilities[:, 1:] if self.config.task == "subtask1" else probabilities

@@ -1,0 +1,42 @@
+"""The optimizer as a direction and a learning rate, both inside the compiled step; the peak rate is its argument."""
+
+import jax.numpy as jnp
+import optax
+
+from fingerprint_jax import Config
+
+
+def direction(config: Config) -> optax.GradientTransformation:
+    """Gradients -> the direction that the learning rate scales, weight decay included."""
+    parts = []
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    if config.name == "adam":
+        parts.append(optax.scale_by_adam())
+    elif config.name == "sgd":
+        parts.append(optax.trace(decay=0.9))
+    else:
+        raise ValueError(f"optimizer.name={config.name!r} is unknown: use adam or sgd")
+    if config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=_kernels))
+    return optax.chain(*parts)
+
+
+def _kernels(params: dict) -> dict:
+    # Biases and normalisation scales are not decayed (Loshchilov & Hutter 2019, as the published code of most networks does).
+    return {name: name.endswith("kernel") for name in params}
+
+
+def schedule(config: Config, num_steps: int):
+    """Step -> share of the peak learning rate in [0, 1]: linear warm-up, then constant or cosine to zero."""
+    if config.schedule not in ("constant", "cosine"):
+        raise ValueError(f"optimizer.schedule={config.schedule!r} is unknown: use constant or cosine")
+
+    def share(step):
+        warm = jnp.minimum(1.0, (step + 1) / max(config.warmup_steps, 1))
+        if config.schedule == "constant":
+            return warm
+        progress = (step - config.warmup_steps) / max(num_steps - config.warmup_steps, 1)
+        return warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
+
+    return share

@@ -1,0 +1,328 @@
+"""Folders of images -> a TFDS data set.
+
+python -m fingerprint_jax.pack --task=subtask1 --train_dir=DIR --test_dir=DIR --data_dir=DATA
+"""
+
+import collections
+import contextlib
+import csv
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from fingerprint_jax import cli
+from fingerprint_jax.data import builder, images
+from fingerprint_jax.data.folders import CLASSES, File, Rejected, attach, class_names, layout, require_images, scan
+
+SHOWN = 20  # lines of a list that go to the terminal
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, a line elsewhere; yields what to call after each image."""
+    if not sys.stderr.isatty():
+        print(f"{what} {total:,} images", file=sys.stderr, flush=True)
+        yield lambda: None
+        return
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def inspect(file: File, image_size: int, max_pixels: int) -> str:
+    """Decodes a file for its shape, digest and thumbnail; returns the reason where it is refused, else nothing."""
+    try:
+        pixels, file.info = images.decode(file.path, image_size, max_pixels)
+    except ValueError as error:
+        return str(error)
+    file.shape, file.digest, file.thumbnail = pixels.shape, digest(pixels), images.thumbnail(pixels)
+    return ""
+
+
+def digest(pixels: np.ndarray) -> str:
+    """SHA-256 of shape and pixels."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def select(files: list[File], reasons: list[str]) -> tuple[list[File], Rejected]:
+    """What goes into the data set, by split and id: images of the most common size, each id once whatever its case."""
+    sizes = collections.Counter(f.shape for f, reason in zip(files, reasons, strict=True) if not reason)
+    shape = max(sizes, key=lambda s: (sizes[s], s), default=(0, 0))
+    kept: list[File] = []
+    rejected: Rejected = []
+    seen: dict[tuple[str, str], Path] = {}
+    for file, reason in sorted(zip(files, reasons, strict=True), key=lambda pair: (pair[0].split, pair[0].id, pair[0].path.name)):
+        key = (file.split, file.id.casefold())
+        if not reason and file.shape != shape:
+            reason = f"{file.shape[1]}x{file.shape[0]} pixels, most have {shape[1]}x{shape[0]}; --image_size=N resizes all"
+        if not reason and key in seen:
+            reason = f"its id {file.id!r} is that of {seen[key].name!r} but for case or extension"
+        if reason:
+            rejected.append((str(file.path), reason))
+        else:
+            seen[key] = file.path
+            kept.append(file)
+    return kept, rejected
+
+
+def pack(
+    task: str,
+    data_dir: str | Path,
+    train_dir: str | Path,
+    test_dir: str | Path = "",
+    reference_dir: str | Path = "",
+    groups: str | Path = "",
+    labels: str | Path = "",
+    mapped: dict[str, str] | None = None,
+    image_size: int = 0,
+    max_pixels: int = images.MAX_PIXELS,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> dict:
+    """Packs the folders of a task; returns what stands in summary.json.
+
+    Writes `<data_dir>/fingerprint/<task>/1.0.0/`: the TFDS data set, summary.json (counts and content fingerprints),
+    files.csv (what the files say beside their pixels), rejected.csv (files left out, and why) and duplicates.csv (pairs
+    across splits and classes). A failed pack leaves nothing behind. The arguments are the flags; `mapped` is {NAME: DIR}.
+
+    Raises ValueError for missing or empty folders, a CSV that cannot be used, a data set that is there already, and
+    with `strict` for any rejected file.
+    """
+    target = builder.dataset_dir(data_dir, task)
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target} is there already: give --overwrite to replace it, or another --data_dir")
+    if labels and task != "images":
+        raise ValueError(f"--labels is for the task images, the folders of {task} are its labels")
+    folders = layout(task, train_dir, test_dir, reference_dir, mapped, flat=bool(labels))
+    files: list[File] = []
+    rejected: Rejected = []
+    skip = {os.path.realpath(path) for path in (groups, labels) if path}
+    for folder in folders:
+        found, refused = scan(folder, skip)
+        files += found
+        rejected += refused
+    if task == "images" and not labels:
+        for path in [p for root in (train_dir, test_dir) if root for p in sorted(Path(root).iterdir())]:
+            if not path.is_dir() and path.name[0] != "." and os.path.realpath(path) not in skip:
+                rejected.append((str(path), "not in a class folder"))
+    require_images(folders, files, rejected)
+    classes = CLASSES.get(task) or class_names(Path(train_dir))
+    if labels:
+        names = attach(files, str(labels), ("label", "class"))
+        classes = sorted({n for n in names if n}, key=lambda n: (int(n), "") if n.isdecimal() else (sys.maxsize, n))
+        if not classes:
+            raise ValueError(f"{labels}: none of its ids is that of an image, for example {files[0].id!r}")
+        for file, name in zip(files, names, strict=True):
+            file.label = classes.index(name) if name else -1
+    if groups:
+        for file, group in zip(files, attach(files, str(groups), ("group",)), strict=True):
+            file.group = group or file.id
+    reasons = []
+    with ThreadPoolExecutor() as pool, progress("decoding", len(files)) as advance:
+        for reason in pool.map(lambda file: inspect(file, image_size, max_pixels), files):
+            reasons.append(reason)
+            advance()
+    kept, refused = select(files, reasons)
+    rejected += refused
+    require_images(folders, kept, rejected)
+    if rejected and strict:
+        raise ValueError(f"{len(rejected)} files rejected (--strict), the first: {rejected[0][0]}: {rejected[0][1]}")
+    with _replacing(target, task, overwrite) as work:
+        summary = _write(work, task, kept, classes, image_size, max_pixels)
+        cells = np.unique([f"{file.split}/{file.label}" for file in kept], return_inverse=True)[1]
+        pairs = images.twins(np.stack([file.thumbnail for file in kept]), [file.digest for file in kept], cells)
+        twins = [(kept[i], kept[j], correlation) for i, j, correlation in pairs]
+        made = builder.dataset_dir(work, task)
+        _csv(
+            made / "files.csv",
+            ["split", "id", "label", "bytes", "mode", "metadata_bytes", "order"],
+            [(f.split, f.id, f.label, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in kept],
+        )
+        _csv(made / "rejected.csv", ["file", "reason"], rejected)
+        _csv(
+            made / "duplicates.csv",
+            ["kind", "split", "label", "id", "other_split", "other_label", "other_id", "correlation"],
+            [(_kind(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins],
+        )
+        summary["rejected"] = len(rejected)
+        (made / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    _report(summary, rejected, twins, target)
+    return summary
+
+
+def _write(work: Path, task: str, kept: list[File], classes: list[str], image_size: int, max_pixels: int) -> dict:
+    splits = {name: [f for f in kept if f.split == name] for name in sorted({f.split for f in kept})}
+    content = {name: hashlib.sha256() for name in splits}
+    shape = (*kept[0].shape, 1)
+
+    def records(name: str) -> Iterator[dict]:
+        for file in splits[name]:
+            pixels, _ = images.decode(file.path, image_size, max_pixels)
+            if digest(pixels) != file.digest:
+                raise ValueError(f"{file.path}: changed while it was packed")
+            content[name].update(json.dumps([file.id, file.label, file.group, file.digest]).encode())
+            yield {"id": file.id, "image": pixels[..., None], "label": file.label, "group": file.group}
+            advance()
+
+    with progress("writing", len(kept)) as advance:
+        builder.write(work, task, {name: functools.partial(records, name) for name in splits}, shape)
+    summary = {"version": builder.VERSION, "task": task, "image_shape": list(shape), "classes": classes, "splits": {}}
+    for name, members in splits.items():
+        counts = collections.Counter(_class(task, classes, file) for file in members)
+        summary["splits"][name] = {
+            "count": len(members),
+            "classes": dict(sorted(counts.items())),
+            "fingerprint": content[name].hexdigest(),
+        }
+    return summary
+
+
+def _class(task: str, classes: list[str], file: File) -> str:
+    if task == "subtask1" and file.split.endswith("generated"):
+        return "synthetic"
+    return classes[file.label] if file.label >= 0 else "unknown"
+
+
+def _kind(a: File, b: File) -> str:
+    return "exact" if a.digest == b.digest else "near"
+
+
+@contextlib.contextmanager
+def _replacing(target: Path, task: str, overwrite: bool) -> Iterator[Path]:
+    """A folder to pack into; when the block ends well its data set takes the place of `target`, else nothing stays."""
+    absent = [path for path in target.parents if not path.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".pack-", dir=target.parent))
+    try:
+        yield work
+        aside = work / "replaced"  # a rename does not replace a folder that holds files
+        if overwrite and target.exists():
+            os.replace(target, aside)
+        try:
+            os.replace(builder.dataset_dir(work, task), target)
+        except OSError:
+            if aside.exists():
+                os.replace(aside, target)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        with contextlib.suppress(OSError):  # they hold the data set now
+            for path in absent:
+                path.rmdir()
+
+
+def printable(text: str) -> str:
+    """One line, whatever the names in it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
+    def cell(value):
+        if not isinstance(value, str):
+            return value
+        return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([header, *([cell(value) for value in row] for row in rows)])
+
+
+def _report(summary: dict, rejected: Rejected, twins: list[tuple[File, File, float]], target: Path) -> None:
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    height, width, _ = summary["image_shape"]
+    table = Table(title=f"{summary['task']}, images of {width}x{height}", title_justify="left")
+    for column in ("split", "class", "images", "content"):
+        table.add_column(column, justify="right" if column == "images" else "left")
+    for name, split in summary["splits"].items():
+        for row, (label, count) in enumerate(split["classes"].items()):
+            table.add_row(*((name, label, f"{count:,}", split["fingerprint"][:12]) if not row else ("", label, f"{count:,}", "")))
+    console.print(table)
+
+    def name(file: File) -> str:
+        return f"{file.split}/{_class(summary['task'], summary['classes'], file)}"
+
+    counts = collections.Counter((_kind(a, b), name(a), name(b)) for a, b, _ in twins)
+    pairs = sorted({(kind, *sorted(names)) for kind, *names in counts}, key=lambda p: -counts[p] - counts[p[0], p[2], p[1]])
+    console.print(f"images with an exact or near duplicate in another split or class: {len({id(a) for a, _, _ in twins})}")
+    for kind, a, b in pairs[:SHOWN]:
+        console.print(f"  {kind}: {counts[kind, a, b]} of {a}, {counts[kind, b, a]} of {b}")
+    if len(pairs) > SHOWN:
+        console.print(f"  and {len(pairs) - SHOWN} more pairs of split and class")
+    console.print(f"rejected files: {len(rejected)}")
+    for path, reason in rejected[:SHOWN]:
+        console.print(f"  {printable(path)}: {printable(reason)}")
+    if len(rejected) > SHOWN:
+        console.print(f"  and {len(rejected) - SHOWN} more in rejected.csv")
+    console.print(f"packed: {target}")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    define = functools.partial(flags.DEFINE_string, default=None, flag_values=values)
+    flags.DEFINE_enum("task", None, builder.TASKS, "subtask1, subtask2, or images: any labelled set.", flag_values=values)
+    define("train_dir", help="The training folder in the official layout; task images: see --labels.")
+    define("test_dir", help="The test folder; without it the data has no unknowns.")
+    define("reference_dir", help="Real images known not to be used.")
+    define("data_dir", help="The data set goes to DATA_DIR/fingerprint/TASK/1.0.0.")
+    define("groups", help="CSV with header id,group or split,id,group: the patient of each image.")
+    define("labels", help="Task images: CSV with header id,label or id,class for a flat folder; without it subfolders are classes.")
+    flags.DEFINE_multi_string(
+        "map",
+        [],
+        "NAME=DIR, repeatable: where an official folder lies. Names: generated, real_used, real_not_used, test_generated, real_unknown;"
+        " t1..t5, gen_t1..gen_t5, generated_unknown.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("max_pixels", images.MAX_PIXELS, "Refuse larger images.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("strict", False, "Any rejected file is fatal.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace a data set that is there.", flag_values=values)
+    flags.mark_flags_as_required(["task", "train_dir", "data_dir"], flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Packs what the flags name."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a strange file is in rejected.csv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("pack: error: terminated, nothing was written"))
+    if wrong := [entry for entry in values.map if not all(entry.partition("="))]:
+        raise ValueError(f"--map={wrong[0]}: expected NAME=DIR")
+    try:
+        pack(
+            values.task,
+            values.data_dir,
+            values.train_dir,
+            values.test_dir or "",
+            values.reference_dir or "",
+            values.groups or "",
+            values.labels or "",
+            dict(entry.split("=", 1) for entry in values.map),
+            values.image_size,
+            values.max_pixels,
+            values.strict,
+            values.overwrite,
+        )
+    except (ValueError, OSError) as error:
+        raise ValueError(printable(str(error))) from None
+    except KeyboardInterrupt:
+        sys.exit("pack: error: interrupted, nothing was written")
+
+
+if __name__ == "__main__":
+    cli.run("pack", define_flags, main)

@@ -1,0 +1,163 @@
+"""The tables on disk: `id,label` files, predictions, submissions. Every write is complete or not there."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+_EXTENSION = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
+_LABEL = re.compile(r"(?:gen_)?t([1-9][0-9]{0,8})|([0-9]{1,9})")
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def parse_label(text: str, classes: int) -> int | None:
+    """0..K-1, t1..tK or gen_t1..gen_tK -> 0..K-1; None where it is none of them."""
+    match = _LABEL.fullmatch(text.strip())
+    if not match:
+        return None
+    label = int(match[1]) - 1 if match[1] else int(match[2])
+    return label if label < classes else None
+
+
+def read_labels(path: str | Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [N] and labels int [N] in 0..classes-1 of an `id,label` file, in its order.
+
+    A header is optional (a first line whose label has no digit), and so is a file extension in the id
+    (.png, .jpg, .jpeg), which is cut off. Labels are written 0..K-1, t1..tK or gen_t1..gen_tK.
+
+    Raises ValueError with file, line and value for a wrong number of columns, a label outside the set, an
+    empty or repeated id, a file without labels or one that is not UTF-8 CSV.
+    """
+    labels: dict[str, int] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+    for position, (line, row) in enumerate(lines):
+        if len(row) != 2:
+            raise ValueError(f"{path}, line {line}: {len(row)} columns, expected id,label")
+        label = parse_label(row[1], classes)
+        if label is None:
+            # A word is a header; a number out of range or nothing at all is a mistake, on the first line too.
+            if position == 0 and row[1].strip() and not re.search(r"\d", row[1]):
+                continue
+            raise ValueError(
+                f"{path}, line {line}: label {row[1]!r} is none of 0..{classes - 1}, t1..t{classes}, gen_t1..gen_t{classes}"
+            )
+        name = _EXTENSION.sub("", row[0].strip())
+        if not name:
+            raise ValueError(f"{path}, line {line}: the id is empty")
+        if name in labels:
+            raise ValueError(f"{path}, line {line}: id {name!r} is repeated, each must occur once")
+        labels[name] = label
+    if not labels:
+        raise ValueError(f"{path}: no labels in it, expected lines of id,label")
+    return np.array(list(labels), dtype=str), np.array(list(labels.values()), dtype=np.int64)
+
+
+def align(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Positions [N] in `others` of each of `ids` [N]: `others[align(ids, others)] == ids`.
+
+    Raises ValueError where an id is repeated or the two sets differ, with counts and the first few.
+    """
+    wanted, position = ids.tolist(), {name: i for i, name in enumerate(others.tolist())}
+    for names in (wanted, others.tolist()):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{len(repeated)} ids are repeated (first: {repeated[:3]})")
+    missing = [name for name in wanted if name not in position]
+    extra = sorted(position.keys() - set(wanted))
+    if missing or extra:
+        raise ValueError(
+            f"{len(missing)} ids are missing (first: {missing[:3]}) and {len(extra)} are not expected (first: {extra[:3]})"
+        )
+    return np.array([position[name] for name in wanted], dtype=np.int64)
+
+
+def write_submission(path: str | Path, ids, labels, header: bool = False, extension: str = "", style: str = "int") -> None:
+    """Writes `id,label` lines, each id once.
+
+    Args:
+        path: replaced only when all is written.
+        ids: [N] str.
+        labels: [N] int in 0..K-1.
+        header: whether a first line `id,label` is written.
+        extension: appended to each id, for example `.png`.
+        style: int (0..K-1), t (t1..tK) or gen_t (gen_t1..gen_tK).
+
+    Raises ValueError for a repeated id, a negative label or an extension without its dot.
+    """
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path}: {len(repeated)} ids are repeated (first: {repeated[:3]}), a submission has each once")
+    if min(labels, default=0) < 0:
+        raise ValueError(f"{path}: label {min(labels)} is negative, a submission has a class for each id")
+    if extension and not extension.startswith("."):
+        raise ValueError(f"extension={extension!r}: it starts with a dot, for example .png")
+    render = {"int": str, "t": lambda k: f"t{k + 1}", "gen_t": lambda k: f"gen_t{k + 1}"}[style]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if header:
+            writer.writerow(["id", "label"])
+        writer.writerows([f"{name}{extension}", render(int(label))] for name, label in zip(ids, labels, strict=True))
+
+
+def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, meta: dict) -> None:
+    """Writes ids [N] and scores [N,K] as `id,score_0..score_{K-1}`, float32 to the last bit.
+
+    `meta` says what the table was made from; it stands beside it in `<path>.json`.
+    """
+    path = Path(path)
+    described = path.with_name(path.name + ".json")
+    described.unlink(missing_ok=True)  # a table without its description counts as stale
+    scores = np.asarray(scores, np.float32)
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", *(f"score_{k}" for k in range(scores.shape[1]))])
+        # str of a numpy float32 is the shortest text that reads back as the same float32.
+        writer.writerows([name, *map(str, row)] for name, row in zip(ids.tolist(), scores, strict=True))
+    write_text(described, json.dumps(meta, indent=1))
+
+
+def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Ids [N], scores float32 [N,K] and description of a table; the description is empty where it is missing.
+
+    Raises ValueError that names the file where it is not such a table.
+    """
+    path = Path(path)
+    described = path.with_name(path.name + ".json")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        ids = np.array([row[0] for row in rows], dtype=str)
+        scores = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), len(header) - 1)
+        meta = json.loads(described.read_text(encoding="utf-8")) if described.exists() else {}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ValueError(f"{path}: not a table of predictions ({error}); delete it to have it computed again") from None
+    return ids, scores, meta

@@ -1,0 +1,233 @@
+"""The compiled step and the only training loop.
+
+The network is split once into plain dicts of arrays, `params` (what the objective trains) and `rest` (statistics, queues, momentum
+copies), keyed by path. The step is a pure function of (state, batch, learning rate, key); seed and learning rate are its
+arguments, so that children that differ in nothing else share one compilation.
+"""
+
+import functools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from fingerprint_jax import Config, checkpoint, objectives, optim, sharding
+from fingerprint_jax.data import augment, loader
+from fingerprint_jax.data.sampler import Sampler
+from fingerprint_jax.run import Run
+from fingerprint_jax.writer import Writer
+
+log = logging.getLogger(__name__)
+
+State = dict  # {'step': int32, 'params': {path: array}, 'rest': {path: array}, 'opt': optax state}
+
+
+class Model:
+    """The compiled functions of one config: `init(key)`, `step(...)` and `outputs(params, rest, images)`."""
+
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+        self.mesh = sharding.make_mesh()
+        self.objective = objectives.build(config, num_classes, image_shape)
+        self._config = config
+        self._optimizer = optim.direction(config.optimizer)
+        self._schedule = optim.schedule(config.optimizer, config.num_steps)
+        replicated, split = sharding.replicated(self.mesh), sharding.split(self.mesh)
+        self.init = jax.jit(self._init, out_shardings=replicated)
+        self.abstract = jax.eval_shape(self._init, jax.random.key(0))  # also sets the graph definition
+        self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
+        self.outputs = jax.jit(self._outputs, out_shardings=split)
+
+    def _split(self, net: nnx.Module):
+        graph, params, rest = nnx.split(net, self.objective.trainable, ...)
+        flat = [nnx.to_flat_state(part) for part in (params, rest)]
+        self._graph = graph
+        self._paths = {_name(path): path for part in flat for path, _ in part}
+        return [{_name(path): variable[...] for path, variable in part} for part in flat]
+
+    def merge(self, params: dict, rest: dict) -> nnx.Module:
+        """The network around arrays by path."""
+        leaves = [(self._paths[name], value) for name, value in (params | rest).items()]
+        return nnx.merge(self._graph, nnx.from_flat_state(leaves), copy=True)
+
+    def _init(self, key: jax.Array) -> State:
+        params, rest = self._split(self.objective.build(nnx.Rngs(params=key)))
+        return {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(params)}
+
+    def _images(self, stream: dict, cached, key: jax.Array) -> jax.Array:
+        images = stream["image"] if cached is None else cached[0][stream["index"] - cached[1]]
+        images = augment.normalize(images, self._config.data.normalize)
+        return augment.augment(images, key, **self._config.augment)
+
+    def _step(self, state: State, batch: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
+        key = jax.random.fold_in(key, state["step"])
+        loss_key, *keys = jax.random.split(key, 1 + len(batch))
+        batch = {
+            name: stream | {"image": self._images(stream, cache.get(name), stream_key)}
+            for (name, stream), stream_key in zip(sorted(batch.items()), keys, strict=True)
+        }
+
+        def loss_fn(params):
+            net = self.merge(params, state["rest"])
+            loss, metrics = self.objective.loss(net, batch, loss_key)
+            return loss, (metrics, self._split(net)[1])
+
+        (loss, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        rate = learning_rate * self._schedule(state["step"])
+        direction, opt = self._optimizer.update(gradients, state["opt"], state["params"])
+        params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state["params"], direction)
+        new = {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients), "learning_rate": rate, **metrics}
+        # A step that is not finite changes nothing; the loop stops when it reads the loss, one step later.
+        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(rate)
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics | {"finite": finite}
+
+    def _outputs(self, params: dict, rest: dict, images: jax.Array) -> dict:
+        images = augment.normalize(images, self._config.data.normalize)
+        return self.objective.outputs(self.merge(params, rest), images)
+
+
+def _name(path: tuple) -> str:
+    return "/".join(map(str, path))
+
+
+def model_of(run: Run) -> Model:
+    """The compiled functions of a run's config; shared by all runs that differ only in data, seed and learning rate."""
+    c = run.config
+    shared = {name: c[name].to_dict() for name in ("backbone", "objective", "optimizer", "augment")}
+    shared["optimizer"].pop("learning_rate")
+    shared |= {"task": c.task, "num_steps": c.num_steps, "data": {"normalize": c.data.normalize}}
+    return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape)
+
+
+@functools.lru_cache(maxsize=8)
+def _model(config: str, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
+    # Built from the text, so that nothing else of a config can enter the compiled step unseen.
+    return Model(ConfigDict(json.loads(config)), num_classes, image_shape)
+
+
+def sampler_of(run: Run) -> Sampler:
+    """The batches of a run: stream `x` reads what the run sees of the split `train_x`, or of `x` where there is none."""
+    streams = {}
+    for name in run.config.data.streams:
+        split = f"train_{name}" if f"train_{name}" in run.source.splits else name
+        streams[name] = run.rows(split)
+    sizes = run.config.data.streams.to_dict()
+    return Sampler(streams, sizes, run.config.seed, run.config.data.balanced)
+
+
+def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[int, State]:
+    """Step and state of an undamaged checkpoint of a run."""
+    model = model_of(run)
+    step = checkpoints.resolve(which)
+    return step, checkpoints.restore(step, checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
+
+
+def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
+    """Trains a run to `num_steps`, from its latest checkpoint where there is one.
+
+    The order within a step: dispatch step k; fetch the batch of step k+1; read the metrics of step k-1, which must be finite;
+    at an interval read those of step k too, evaluate, and only then save.
+
+    Args:
+        run: the run; its config is already written.
+        evaluate: state -> metrics of the split `valid`, called every `eval_every` steps.
+
+    Raises:
+        FloatingPointError: the loss, a gradient or the learning rate is not finite; names the step and the records.
+    """
+    c = run.config
+    model = model_of(run)
+    for name, size in c.data.streams.items():
+        sharding.check_batch(f"data.streams.{name}", size, model.mesh)
+    if c.data.cache not in ("none", "device"):
+        raise ValueError(f"data.cache={c.data.cache!r} is unknown: use none or device")
+    replicated = sharding.replicated(model.mesh)
+    checkpoints = checkpoint.Checkpoints(run.workdir, c.best)
+    checkpoints.prune()
+    if checkpoints.manifests():
+        start, state = restore(run, checkpoints, "latest")
+        log.info("%s: resumes at step %d", run.workdir, start)
+    else:
+        start, state = 0, model.init(jax.device_put(jax.random.key(c.seed), replicated))
+    sampler = sampler_of(run)
+    cache = {}
+    if c.data.cache == "device":
+        spans = {name: (int(rows.index.min()), int(rows.index.max()) + 1) for name, rows in sampler.rows.items()}
+        cache = loader.device_cache(run.source, spans, replicated)
+    key = jax.device_put(jax.random.key(c.seed + 1), replicated)
+    learning_rate = jax.device_put(np.float32(c.optimizer.learning_rate), replicated)
+    batches = loader.to_devices(
+        loader.host_batches(
+            sampler,
+            (str(c.data_dir), c.task),
+            start,
+            c.num_steps,
+            with_images=not cache,
+            workers=c.data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        sharding.split(model.mesh),
+    )
+    images_per_step = sum(c.data.streams.values())
+    writer = Writer(run.workdir, run.workdir.name, start, c.num_steps)
+    pending: tuple[int, dict] | None = None  # metrics of the step dispatched last, not read yet
+
+    def read(pending) -> dict[str, float]:
+        step, metrics = pending
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not metrics.pop("finite"):
+            ids = [str(i) for name, rows in sampler.rows.items() for i in _ids(rows, sampler(step - 1)[name]["index"])]
+            raise FloatingPointError(
+                f"{run.workdir}: step {step} is not finite ({json.dumps(metrics)}); its images: {', '.join(ids)};"
+                " the last checkpoint is kept. Lower optimizer.learning_rate or set optimizer.clip_norm"
+            )
+        return metrics
+
+    try:
+        clock = tick = time.perf_counter()
+        waited = 0.0
+        for step in range(start + 1, c.num_steps + 1):
+            wait_from = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - wait_from
+            state, metrics = model.step(state, batch, cache, learning_rate, key)
+            before, pending = pending, (step, metrics)
+            if before is not None:
+                values = read(before)
+                if before[0] % c.log_every == 0:
+                    now = time.perf_counter()
+                    speed = images_per_step * c.log_every / max(now - clock, 1e-9)
+                    values |= {"images_per_s": speed, "input_wait": waited / max(now - clock, 1e-9)}
+                    clock, waited = now, 0.0
+                    writer.write(before[0], values)
+                    writer.progress(before[0], {k: values[k] for k in ("loss", "images_per_s", "input_wait")})
+            checkpoints.poll()
+            last = step == c.num_steps
+            if last or step % c.eval_every == 0 or step % c.checkpoint_every == 0:
+                values = read(pending)
+                pending = None
+                if last or step % c.log_every == 0:
+                    writer.write(step, values)
+                scores = evaluate(state) if last or step % c.eval_every == 0 else {}
+                if scores:
+                    writer.write(step, {f"valid_{name}": value for name, value in scores.items()})
+                    writer.progress(step, {f"valid {name}": value for name, value in scores.items()})
+                checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)})
+                clock, waited = time.perf_counter(), 0.0
+        log.info("%s: %d steps in %.1f s", run.workdir, c.num_steps - start, time.perf_counter() - tick)
+    finally:
+        checkpoints.close()
+        writer.close()
+
+
+def _ids(rows, index: np.ndarray) -> np.ndarray:
+    return rows.ids[np.searchsorted(rows.index, index)]

@@ -1,0 +1,77 @@
+"""Metrics to JSON lines and TensorBoard; progress to a bar on a terminal, to plain lines elsewhere."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+log = logging.getLogger(__name__)
+
+
+def show_log() -> None:
+    """Lines of this package on standard error, as they are; of other libraries only warnings."""
+    logging.getLogger().setLevel(logging.WARNING)
+    own = logging.getLogger("fingerprint_jax")
+    own.setLevel(logging.INFO)
+    if not own.handlers:
+        own.addHandler(logging.StreamHandler())
+        own.propagate = False
+
+
+class Writer:
+    """`metrics.jsonl`, `tensorboard/` and the progress of one training."""
+
+    def __init__(self, workdir: Path, name: str, start: int, stop: int):
+        self._truncate(workdir / "metrics.jsonl", start)
+        self._file = (workdir / "metrics.jsonl").open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._name, self._stop, self._begin, self._start = name, stop, time.perf_counter(), start
+        console = Console(stderr=True)
+        self._bar = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=stop, completed=start, text="")
+
+    @staticmethod
+    def _truncate(path: Path, start: int) -> None:
+        # Lines after the checkpoint a run resumes from will be written again.
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+            path.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Shows a step with its loss, images/s and share of time waiting for input."""
+        text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        seconds = time.perf_counter() - self._begin
+        left = seconds / max(step - self._start, 1) * (self._stop - step)
+        log.info("%s  step %d/%d  %s  eta %.0f s", self._name, step, self._stop, text, left)
+
+    def close(self) -> None:
+        """Ends the bar and flushes the files."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()
+        self._board.close()

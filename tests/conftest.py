@@ -1,0 +1,56 @@
+"""One phantom of each subtask, packed once, and a private compilation cache for the whole suite."""
+
+import importlib.util
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
+_CACHE.mkdir(mode=0o700, exist_ok=True)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+from fingerprint_jax import pack  # noqa: E402
+from fingerprint_jax.data import phantom  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # reader processes need parsed flags
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py") if p.name not in ("base.py", "__init__.py"))
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """Folders of the phantom images of both subtasks, 48 px: {task: path}."""
+    root = tmp_path_factory.mktemp("phantoms")
+    splits = {
+        "subtask1": phantom.subtask1(seed=0, size=48, leak=1.0, real=20, generated=40, unknown=20, reference=20),
+        "subtask2": phantom.subtask2(seed=0, size=48, leak=0.5, real=8, generated=20, unknown=20),
+    }
+    for task, content in splits.items():
+        phantom.write(root / task, task, content, seed=0)
+    return {task: root / task for task in splits}
+
+
+@pytest.fixture(scope="session")
+def data_dir(phantoms, tmp_path_factory):
+    """Both phantoms packed."""
+    data = tmp_path_factory.mktemp("data")
+    for task, root in phantoms.items():
+        reference = str(root / "reference") if task == "subtask1" else ""
+        pack.pack(task, str(data), str(root / "train"), str(root / "test"), reference, groups=str(root / "groups.csv"))
+    return str(data)
+
+
+def load_config(path: str, variant: str = "smoke"):
+    """The config of a file, as the flag would load it."""
+    spec = importlib.util.spec_from_file_location("config", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)

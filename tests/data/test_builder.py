@@ -1,0 +1,62 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from fingerprint_jax.data import builder
+
+
+def records(count, offset=0):
+    for i in range(count):
+        image = np.full((4, 6, 1), (i + offset) % 256, np.uint8)
+        yield {"id": f"t1/ü{count - i:04d}", "image": image, "label": i % 3 - 1, "group": f"g{i // 2}"}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    splits = {"train_real": functools.partial(records, 300), "test_real": functools.partial(records, 2, 100)}
+    builder.write(root, "subtask1", splits, (4, 6, 1))
+    return root
+
+
+def test_the_place_is_named_by_task_and_version(written):
+    place = builder.dataset_dir(written, "subtask1")
+    assert place == written / "fingerprint" / "subtask1" / "1.0.0"
+    assert sorted(p.name for p in place.iterdir()) == [
+        "dataset_info.json",
+        "features.json",
+        "fingerprint-test_real.array_record-00000-of-00001",
+        "fingerprint-train_real.array_record-00000-of-00001",
+    ]
+
+
+def test_records_come_back_in_the_order_given(written):
+    source = tfds.builder_from_directory(str(builder.dataset_dir(written, "subtask1"))).as_data_source("train_real")
+    assert len(source) == 300
+    for got, expected in zip(source.__getitems__(range(300)), records(300), strict=True):
+        assert (got["id"].decode(), got["label"], got["group"].decode()) == (
+            expected["id"],
+            expected["label"],
+            expected["group"],
+        )
+        np.testing.assert_array_equal(got["image"], expected["image"])
+        assert got["image"].dtype == np.uint8
+
+
+def test_other_files_in_the_folder_do_not_disturb(written):
+    place = builder.dataset_dir(written, "subtask1")
+    (place / "files.csv").write_text("split,id\n")
+    reader = tfds.builder_from_directory(str(place))
+    assert sorted(reader.info.splits) == ["test_real", "train_real"]
+    assert reader.as_data_source("test_real")[1]["image"][0, 0, 0] == 101
+
+
+def test_an_error_of_a_record_reaches_the_caller(tmp_path):
+    def broken():
+        yield from records(1)
+        raise ValueError("x.png: changed while it was packed")
+
+    with pytest.raises(ValueError, match="^x.png: changed while it was packed$"):
+        builder.write(tmp_path, "images", {"train": broken}, (4, 6, 1))

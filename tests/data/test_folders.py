@@ -1,0 +1,179 @@
+import os
+
+import pytest
+
+from fingerprint_jax.data import folders
+
+
+def make(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def whole(root, split="train"):
+    return folders.Folder("x", root, split, 3, "t1/")
+
+
+def test_layout_of_both_subtasks(tmp_path):
+    train, test = tmp_path / "train", tmp_path / "test"
+    make(train, "generated/a", "real_used/a", "real_not_used/a")
+    make(test, "generated/a", "real_unknown/a")
+    got = [(f.path.relative_to(tmp_path).as_posix(), f.split, f.label, f.prefix) for f in folders.layout("subtask1", train, test)]
+    assert got == [
+        ("train/generated", "train_generated", 1, ""),
+        ("train/real_used", "train_real", 1, "real_used/"),
+        ("train/real_not_used", "train_real", 0, "real_not_used/"),
+        ("test/generated", "test_generated", 1, ""),
+        ("test/real_unknown", "test_real", -1, ""),
+    ]
+    for k in range(1, 6):
+        make(train, f"real/t{k}/a", f"generated/{'gen_' if k % 2 else ''}t{k}/a")
+    got = folders.layout("subtask2", train)
+    assert {(f.split, f.label, f.prefix) for f in got} == {
+        (split, k, f"{prefix}t{k + 1}/") for k in range(5) for split, prefix in (("train_real", ""), ("train_generated", "gen_"))
+    }
+    assert [f.path.name for f in got if f.split == "train_generated"] == ["gen_t1", "t2", "gen_t3", "t4", "gen_t5"]
+
+
+def test_missing_folders_are_all_named_at_once(tmp_path):
+    make(tmp_path, "generated/a")
+    with pytest.raises(ValueError) as error:
+        folders.layout("subtask1", tmp_path, tmp_path / "nowhere", tmp_path / "none")
+    message = str(error.value)
+    assert message.startswith("missing folders (5): ") and "<train_dir>/{generated,real_used,real_not_used}" in message
+    for name in ("real_used", "real_not_used", "nowhere/generated", "nowhere/real_unknown", "none"):
+        assert str(tmp_path / name) in message
+    with pytest.raises(ValueError, match="missing folders .1.: .*nowhere .train.; expected <train_dir>/<class>"):
+        folders.layout("images", tmp_path / "nowhere")
+
+
+def test_map_replaces_a_folder(tmp_path):
+    make(tmp_path, "generated/a", "elsewhere/a", "real_not_used/a")
+    got = folders.layout("subtask1", tmp_path, mapped={"real_used": tmp_path / "elsewhere", "real_unknown": tmp_path / "elsewhere"})
+    assert {f.name: f.path.name for f in got} == {
+        "generated": "generated",
+        "real_used": "elsewhere",
+        "real_not_used": "real_not_used",
+        "real_unknown": "elsewhere",
+    }
+    with pytest.raises(ValueError, match="--map=t1=.*subtask1 has no official folder of that name"):
+        folders.layout("subtask1", tmp_path, mapped={"t1": tmp_path, "real_used": tmp_path})
+
+
+def test_classes_are_sorted_folder_names(tmp_path):
+    make(tmp_path / "train", "b/a", "a/a", "c/a", ".hidden/a")
+    make(tmp_path / "test", "c/a")
+    got = folders.layout("images", tmp_path / "train", tmp_path / "test")
+    assert [(f.split, f.name, f.label) for f in got] == [
+        ("train", "a", 0),
+        ("train", "b", 1),
+        ("train", "c", 2),
+        ("test", "c", 2),
+    ]
+    make(tmp_path / "test", "d/a")
+    with pytest.raises(ValueError, match=r"test: class folders \['c', 'd'\], expected \['a', 'b', 'c'\]"):
+        folders.layout("images", tmp_path / "train", tmp_path / "test")
+    with pytest.raises(ValueError, match="class folders .., expected some; a flat folder needs --labels"):
+        folders.layout("images", tmp_path / "train" / "a")
+    assert [f.path for f in folders.layout("images", tmp_path / "train" / "a", flat=True)] == [tmp_path / "train" / "a"]
+
+
+def test_scan_orders_by_name_and_keeps_subfolders_in_ids(tmp_path):
+    make(tmp_path, "b.png", "a.x.jpg", "sub/c.png", ".hidden.png", ".checkpoints/d.png", "notes.txt", "ids.csv")
+    files, rejected = folders.scan(whole(tmp_path), {os.path.realpath(tmp_path / "ids.csv")})
+    assert [(f.id, f.order, f.label, f.split, f.group) for f in files] == [
+        (f"t1/{stem}", order, 3, "train", f"t1/{stem}") for order, stem in enumerate(["a.x", "b", "notes", "sub/c"])
+    ]
+    assert rejected == []
+
+
+def test_scan_refuses_hostile_names(tmp_path):
+    surrogate = os.fsdecode(b"\xff.png")
+    make(tmp_path, "a\nb.png", surrogate, "x\x1b[31m.png", "<img onerror=x>.png", "dir\n/c.png", "=cmd.png", 'ü, "q".png')
+    files, rejected = folders.scan(folders.Folder("x", tmp_path, "test", -1), set())
+    assert [f.id for f in files] == ["<img onerror=x>", 'ü, "q"']
+    reasons = {os.path.basename(path): reason for path, reason in rejected}
+    assert reasons.pop("=cmd.png") == "the name starts with '=', which spreadsheets take for a formula"
+    assert reasons.keys() == {"a\nb.png", surrogate, "x\x1b[31m.png", "c.png"}
+    assert set(reasons.values()) == {"the name holds a control character or another unprintable one"}
+
+
+def test_scan_follows_links_only_within_the_folder(tmp_path):
+    root = make(tmp_path / "root", "a.png", "sub/b.png")
+    make(tmp_path, "secret.png", "outside/c.png")
+    (root / "inside.png").symlink_to("a.png")
+    (root / "leaves.png").symlink_to(tmp_path / "secret.png")
+    (root / "outside").symlink_to(tmp_path / "outside")
+    (root / "up").symlink_to("..")
+    (root / "sub" / "loop").symlink_to(root)
+    (root / "self.png").symlink_to("self.png")
+    (root / "dangling.png").symlink_to("nothing.png")
+    os.mkfifo(root / "pipe.png")
+    (tmp_path / "linked").symlink_to(root)  # the folder itself may be a link
+    files, rejected = folders.scan(whole(tmp_path / "linked"), set())
+    assert [f.id for f in files] == ["t1/a", "t1/inside", "t1/sub/b"]
+    assert {os.path.relpath(path, tmp_path / "linked"): reason for path, reason in rejected} == {
+        "leaves.png": "a link that leaves the folder",
+        "outside": "a link that leaves the folder",
+        "up": "a link that leaves the folder",
+        "sub/loop": "a link to a folder",
+        "self.png": "not a regular file",
+        "dangling.png": "not a regular file",
+        "pipe.png": "not a regular file",
+    }
+
+
+def test_empty_folders_are_named_with_a_reason(tmp_path):
+    make(tmp_path, "a/x.png", "b/.hidden", "c/pipe.txt")
+    names = [folders.Folder(n, tmp_path / n, "train", 0) for n in "abc"]
+    files, _ = folders.scan(names[0], set())
+    with pytest.raises(ValueError, match=f"^no image in {tmp_path}/b, {tmp_path}/c$"):
+        folders.require_images(names, files, [(str(tmp_path / "a" / "y.png"), "empty file")])
+    with pytest.raises(ValueError, match=f"^no image in {tmp_path}/c; {tmp_path}/c/pipe.txt: empty file$"):
+        folders.require_images([names[0], names[2]], files, [(str(tmp_path / "c" / "pipe.txt"), "empty file")])
+
+
+def files_of(tmp_path):
+    make(tmp_path, "1.png", "2.png", "3.png")
+    train, _ = folders.scan(folders.Folder("x", tmp_path, "train", -1), set())
+    test, _ = folders.scan(folders.Folder("x", tmp_path, "test", -1), set())
+    return train + test
+
+
+def test_attach_prefers_the_split_and_warns_of_gaps(tmp_path, capsys):
+    table = tmp_path / "groups.csv"
+    table.write_text("\ufeffsplit,id,group\n,1,any\ntest,1,second\ntrain,2,x\ntest,9,y\n", encoding="utf-8")
+    assert folders.attach(files_of(tmp_path / "i"), str(table), ("group",)) == ["any", "x", None, "second", None, None]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {table}: 1 ids match no image, the first is '9'",
+        f"warning: {table}: 3 images are not in it, the first is 'train 3'",
+    ]
+    table.write_text("class,id\nb,1\na,2\na,3\n")
+    assert folders.attach(files_of(tmp_path / "i"), str(table), ("label", "class")) == ["b", "a", "a"] * 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("1,a\n2,b\n", "the header is '1,a', expected id,group, with or without split"),
+        ("", "the header is '', expected id,group"),
+        ("id,group\n1\n", "line 2: the id or the group is empty"),
+        ("id,group\n1,a\n\n,b\n", "line 4: the id or the group is empty"),
+        ("id,group\n1,a\n1,b\n", "line 3: id '1' has a second group"),
+        (b"id,group\n1,\xff\n", "cannot be read as CSV: 'utf-8' codec"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path, text, message):
+    table = tmp_path / "groups.csv"
+    table.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError) as error:
+        folders.read_column(str(table), ("group",))
+    assert str(table) in str(error.value) and message in str(error.value)
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="none.csv: cannot be read as CSV: .*No such file"):
+        folders.read_column(str(tmp_path / "none.csv"), ("group",))

@@ -1,0 +1,212 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fingerprint_jax.data import images
+
+GREY = np.random.default_rng(0).integers(0, 256, (7, 5), dtype=np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+
+
+def encode(image, format="PNG", **options) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def decode(tmp_path, data: bytes, name="a.png", **options):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return images.decode(path, **options)
+
+
+def refusal(tmp_path, data: bytes, name="a.png", **options) -> str:
+    with pytest.raises(ValueError) as error:
+        decode(tmp_path, data, name, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def luma(rgb):  # ITU-R 601-2, to within the rounding of fixed-point arithmetic
+    return rgb.astype(float) @ [0.299, 0.587, 0.114]
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def test_grey_comes_back_unchanged_with_what_the_file_says(tmp_path):
+    data = encode(GREY)
+    pixels, info = decode(tmp_path, data)
+    np.testing.assert_array_equal(pixels, GREY)
+    assert pixels.dtype == np.uint8
+    assert info == images.Info(bytes=len(data), mode="L", metadata_bytes=0)
+
+
+def test_metadata_counts_text_but_not_transparency(tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text("Software", "scanner 7")
+    palette = Image.fromarray(GREY).convert("P")
+    assert decode(tmp_path, encode(palette, pnginfo=text, transparency=bytes(range(255))))[1].metadata_bytes == len("scanner 7")
+
+
+def test_colour_and_palette_become_luma(tmp_path):
+    rgb = Image.fromarray(COLOUR)
+    assert abs(decode(tmp_path, encode(rgb))[0] - luma(COLOUR)).max() <= 0.51
+    palette = rgb.quantize(16)
+    pixels, info = decode(tmp_path, encode(palette))
+    assert info.mode == "P"
+    assert abs(pixels - luma(np.asarray(palette.convert("RGB")))).max() <= 0.51
+    grey_palette = Image.fromarray(GREY).convert("P")  # the kind of the official images: exact
+    np.testing.assert_array_equal(decode(tmp_path, encode(grey_palette))[0], GREY)
+
+
+def test_cmyk_without_black_is_the_complement(tmp_path):
+    flat = np.broadcast_to(np.array([30, 60, 90], np.uint8), (8, 8, 3))
+    cmyk = Image.fromarray(np.dstack([255 - flat, np.zeros((8, 8), np.uint8)]), "CMYK")
+    pixels, info = decode(tmp_path, encode(cmyk, "JPEG", quality=100), "a.jpg")
+    assert info.mode == "CMYK"
+    assert abs(pixels - luma(flat)).max() <= 3  # JPEG
+
+
+def test_one_bit_is_black_and_white(tmp_path):
+    bits = GREY > 127
+    pixels, info = decode(tmp_path, encode(Image.fromarray(bits)))
+    assert info.mode == "1"
+    np.testing.assert_array_equal(pixels, bits * np.uint8(255))
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    values = np.array([[0, 128, 129, 256, 1000], [32767, 32768, 65278, 65406, 65535]], np.uint16)
+    pixels, info = decode(tmp_path, encode(Image.fromarray(values)))
+    assert info.mode == "I;16"
+    np.testing.assert_array_equal(pixels, np.rint(values * (255 / 65535)))
+
+
+def test_varying_alpha_is_composited_over_black_and_constant_alpha_dropped(tmp_path):
+    alpha = np.full_like(GREY, 255)
+    alpha[:3] = 0
+    varying = Image.fromarray(np.dstack([GREY, alpha]), "LA")
+    np.testing.assert_array_equal(decode(tmp_path, encode(varying))[0], np.where(alpha, GREY, 0))
+    for constant in (0, 100, 255):
+        rgba = np.dstack([GREY, GREY, GREY, np.full_like(GREY, constant)])
+        np.testing.assert_array_equal(decode(tmp_path, encode(rgba))[0], GREY)
+    palette = Image.fromarray(GREY).convert("P")
+    transparent = decode(tmp_path, encode(palette, transparency=int(GREY[0, 0])))[0]
+    np.testing.assert_array_equal(transparent, np.where(GREY[0, 0] == GREY, 0, GREY))
+
+
+@pytest.mark.parametrize("format, name", [("PNG", "a.png"), ("JPEG", "a.JPG")])
+def test_exif_orientation_is_applied(tmp_path, format, name):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    half = np.zeros((8, 16), np.uint8)
+    half[:, 8:] = 255  # bright on the right as stored: at the bottom as shown
+    pixels, info = decode(tmp_path, encode(half, format, exif=exif), name)
+    assert pixels.shape == (16, 8)
+    assert pixels[:7].max() < 20 and pixels[9:].min() > 235
+    assert info.metadata_bytes > 0
+
+
+def test_resize_only_when_asked_and_averages(tmp_path):
+    blocks = np.kron(np.array([[10, 200], [90, 40]], np.uint8), np.ones((8, 8), np.uint8))
+    assert decode(tmp_path, encode(blocks))[0].shape == (16, 16)
+    checker = (np.indices((16, 16)).sum(axis=0) % 2 * 200).astype(np.uint8)
+    small = decode(tmp_path, encode(checker), image_size=4)[0]
+    assert small.shape == (4, 4)
+    np.testing.assert_allclose(small, 100, atol=8)  # antialiased: neither 0 nor 200
+    np.testing.assert_array_equal(decode(tmp_path, encode(blocks), image_size=16)[0], blocks)
+
+
+def test_wrong_format_under_the_name(tmp_path):
+    assert refusal(tmp_path, encode(GREY, "JPEG")) == "a JPEG under a .png name"
+    assert refusal(tmp_path, encode(GREY), "a.jpeg") == "a PNG under a .jpeg name"
+    for other in ("GIF", "TIFF", "BMP"):
+        assert refusal(tmp_path, encode(GREY, other)).startswith("neither a PNG nor a JPEG")
+    assert refusal(tmp_path, b"id,label\n1,2\n").startswith("neither a PNG nor a JPEG")
+    assert refusal(tmp_path, encode(GREY), "a.tif").startswith("not named .png")
+    assert refusal(tmp_path, b"") == "empty file"
+
+
+def test_every_truncation_is_refused(tmp_path):
+    png, jpeg = encode(GREY), encode(COLOUR, "JPEG")
+    for length in range(1, len(png) - 4):  # without the checksum of the empty last chunk nothing is lost
+        refusal(tmp_path, png[:length])
+    for length in range(1, len(jpeg) - 2, 5):
+        refusal(tmp_path, jpeg[:length], "a.jpg")
+
+
+def test_bad_checksum_is_refused(tmp_path):
+    data = bytearray(encode(GREY))
+    data[data.index(b"IDAT") - 4 + 8 + 10] ^= 1
+    assert "IDAT" in refusal(tmp_path, bytes(data))
+    data = bytearray(encode(GREY))
+    data[data.index(b"IHDR") + 18] ^= 1
+    refusal(tmp_path, bytes(data))
+
+
+def png(width, height, *chunks):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def test_too_few_pixels_are_refused(tmp_path):
+    rows = zlib.compress(b"".join(b"\0" + bytes(range(row, row + 64)) for row in range(64)))
+    assert decode(tmp_path, png(64, 64, chunk(b"IDAT", rows)))[0][63, 63] == 126
+    assert refusal(tmp_path, png(64, 64, chunk(b"IDAT", rows[: len(rows) // 2]))).startswith("damaged")
+    assert refusal(tmp_path, png(64, 64)).startswith("damaged")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    bomb = png(9000, 9000, chunk(b"IDAT", zlib.compress(bytes(9001 * 9000))))
+    assert len(bomb) < 80_000
+    assert refusal(tmp_path, bomb) == f"9000x9000 is more than {images.MAX_PIXELS} pixels (--max_pixels)"
+    assert "pixels (--max_pixels)" in refusal(tmp_path, png(2**20, 2**20, chunk(b"IDAT", b"")))
+    assert "9 pixels" in refusal(tmp_path, encode(GREY), max_pixels=9)
+    assert "bytes are too many" in refusal(tmp_path, encode(GREY) + bytes(2**20), max_pixels=9)
+
+
+def test_animations_are_refused(tmp_path):
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    moving = encode(frames[0], save_all=True, append_images=frames[1:])
+    assert refusal(tmp_path, moving) == "animated, one frame is expected"
+    assert refusal(tmp_path, encode(frames[0], "MPO", save_all=True, append_images=frames[1:]), "a.jpg")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        images.decode(tmp_path / "a.png")
+
+
+def test_thumbnails_multiply_to_the_correlation():
+    a, b = np.random.default_rng(2).integers(0, 256, (2, 32, 32), dtype=np.uint8)
+    expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
+    assert images.thumbnail(a) @ images.thumbnail(b) == pytest.approx(expected, abs=1e-6)
+    assert images.thumbnail(a) @ images.thumbnail(255 - a) == pytest.approx(-1, abs=1e-5)
+    assert not images.thumbnail(np.full((4, 4), 7, np.uint8)).any()
+
+
+def test_twins_agree_with_all_pairs():
+    rng = np.random.default_rng(3)
+    n = 2200  # cells larger than a block
+    pixels = rng.integers(0, 256, (n, 4, 4), dtype=np.uint8)
+    cells = rng.integers(0, 2, n)
+    cells[:6] = [0, 1, 0, 1, 0, 0]
+    pixels[1] = pixels[0]  # exact, other cell
+    pixels[3] = np.clip(pixels[2].astype(int) + rng.integers(-2, 3, (4, 4)), 0, 255)  # near, other cell
+    pixels[5] = pixels[4]  # exact, same cell: not reported
+    found = list(images.twins(np.stack([images.thumbnail(p) for p in pixels]), [p.tobytes() for p in pixels], cells))
+
+    correlation = np.corrcoef(pixels.reshape(n, -1).astype(float))
+    correlation[cells[:, None] == cells] = -1
+    best = correlation.argmax(axis=1)
+    near = np.flatnonzero(correlation.max(axis=1) > images.NEAR)
+    assert {(i, j) for i, j, _ in found} == set(zip(near, best[near], strict=True)) >= {(0, 1), (1, 0), (2, 3), (3, 2)}
+    assert dict(((i, j), c) for i, j, c in found)[0, 1] == 1

@@ -1,0 +1,74 @@
+"""Votes, ranks, and cross-fitting: a labelled row is scored by the child that did not see it."""
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata
+
+from fingerprint_jax import evaluate, methods
+from fingerprint_jax.methods import ensemble
+from fingerprint_jax.run import Run
+from tests.conftest import load_config
+
+
+def test_votes_count_first_and_ties_go_to_the_higher_mean():
+    # Two members for class 0 by a hair, one for class 2 by far; then one vote each, class 1 with the highest mean.
+    scores = np.array(
+        [
+            [[0.34, 0.33, 0.33], [0.6, 0.4, 0.0]],
+            [[0.34, 0.33, 0.33], [0.0, 0.9, 0.1]],
+            [[0.00, 0.00, 1.00], [0.1, 0.4, 0.5]],
+        ]
+    )
+    assert ensemble.vote(scores).argmax(axis=1).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="use mean or rank"):
+        ensemble.vote(scores[..., :1])
+
+
+def test_rank_is_the_mean_rank_of_scipy():
+    scores = np.random.default_rng(0).normal(size=(3, 10, 1))
+    expected = np.mean([rankdata(member[:, 0]) for member in scores], axis=0) / 10
+    np.testing.assert_allclose(ensemble.rank(scores)[:, 0], expected)
+
+
+@pytest.fixture(scope="module")
+def fitted(data_dir, tmp_path_factory):
+    config = load_config("configs/subtask1/aimm_siamese.py")
+    config.data_dir = data_dir
+    run = Run(config, tmp_path_factory.mktemp("ensemble") / "run")
+    methods.get("ensemble").fit(run)
+    return run
+
+
+def test_every_row_is_scored_by_the_child_that_did_not_see_it(fitted):
+    whole = fitted.predict("heldout")
+    assert sorted(whole.ids) == sorted(fitted.source.rows("train_real").ids)
+    score = dict(zip(whole.ids, whole.scores[:, 0], strict=True))
+    for _, child in ensemble.members(fitted):
+        own = child.predict("heldout")
+        assert not set(own.ids) & set(child.rows("train_real").ids)
+        np.testing.assert_array_equal([score[i] for i in own.ids], own.scores[:, 0])
+
+
+def test_unlabelled_rows_are_averaged_over_the_same_children(fitted):
+    parts = [child.predict("test_real").scores for _, child in ensemble.members(fitted)]
+    np.testing.assert_allclose(fitted.predict("test_real").scores, np.mean(parts, axis=0), rtol=1e-6)
+
+
+def test_the_threshold_of_a_fold_comes_from_the_other_folds(fitted):
+    rows, predictions = fitted.rows("heldout"), fitted.predict("heldout")
+    labels = evaluate.decide(fitted, "heldout", predictions)
+    fold = fitted.folds(rows)
+    for k in np.unique(fold):
+        # A score that is far off in fold k alone must not move fold k's own labels.
+        others = fold != k
+        from fingerprint_jax import decisions
+
+        value = decisions.best_threshold(predictions.scores[others, 0], rows.labels[others])
+        np.testing.assert_array_equal(labels[fold == k], predictions.scores[fold == k, 0] >= value)
+
+
+def test_finished_children_are_not_trained_again(fitted, monkeypatch):
+    from fingerprint_jax import train
+
+    monkeypatch.setattr(train, "train", lambda *a: pytest.fail("trained again"))
+    methods.get("ensemble").fit(fitted)

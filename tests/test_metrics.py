@@ -1,0 +1,207 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support, recall_score
+
+from fingerprint_jax import metrics, tables
+from tests import published
+
+
+def expand(confusion):
+    """Labels and predictions of a confusion table."""
+    pairs = [(t, p) for t, row in enumerate(confusion) for p, count in enumerate(row) for _ in range(count)]
+    return tuple(np.array(side) for side in zip(*pairs, strict=True))
+
+
+def random_tables(classes, count):
+    """Tables with many empty cells, rows and columns."""
+    rng = np.random.default_rng(classes)
+    many = rng.integers(0, 8, (count, classes, classes)) * (rng.random((count, classes, classes)) < 0.4)
+    many[:, 0, 1] += 1
+    return many
+
+
+@pytest.mark.parametrize("row", published.runs(), ids=lambda row: f"rank{row['rank']}")
+def test_report_gives_the_figures_of_table_2(row, tmp_path):
+    table = published.confusion(row)
+    predictions, truth = published.write_files(tmp_path, table)
+    ids, predicted = tables.read_labels(predictions, 2)
+    true_ids, labels = tables.read_labels(truth, 2)
+    report = metrics.report(labels, predicted[tables.align(true_ids, ids)], 2)
+    assert report["n"] == 500
+    assert report["confusion_matrix"] == table
+    got = {"kappa": report["cohen_kappa"], "accuracy": report["accuracy"], **report["positive"]}
+    assert {name: got[name] for name in published.FIGURES} == pytest.approx(
+        {name: row[name] for name in published.FIGURES}, rel=0, abs=published.HALF_DIGIT
+    )
+
+
+def test_table_2_is_complete():
+    assert [row["rank"] for row in published.runs()] == list(range(1, 34))
+
+
+def test_report_of_three_classes_by_hand():
+    report = metrics.report(*expand([[5, 1, 0], [2, 3, 1], [0, 0, 4]]), 3)
+    precision, recall, specificity = [5 / 7, 3 / 4, 4 / 5], [5 / 6, 3 / 6, 4 / 4], [8 / 10, 9 / 10, 11 / 12]
+    f1 = [10 / 13, 6 / 10, 8 / 9]
+    support = [6, 6, 4]
+    assert report["n"] == 16
+    assert report["accuracy"] == 12 / 16
+    assert report["cohen_kappa"] == pytest.approx((12 / 16 - 86 / 256) / (1 - 86 / 256))
+    assert report["confusion_matrix"] == [[5, 1, 0], [2, 3, 1], [0, 0, 4]]
+    assert report["per_class"]["support"] == support
+    assert "positive" not in report
+    for name, expected in {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity}.items():
+        assert report["per_class"][name] == pytest.approx(expected)
+        assert report["macro"][name] == pytest.approx(sum(expected) / 3)
+        assert report["weighted"][name] == pytest.approx(sum(s * v for s, v in zip(support, expected, strict=True)) / 16)
+
+
+def test_report_is_json():
+    report = metrics.report(*expand([[5, 1], [2, 3]]), 2, groups=np.arange(11) // 2)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_positive_is_class_1():
+    assert metrics.report(*expand([[7, 3], [4, 6]]), 2)["positive"] == pytest.approx(
+        {"precision": 6 / 9, "recall": 6 / 10, "f1": 12 / 19, "specificity": 7 / 10}
+    )
+
+
+def test_kappa_of_one_class_is_null():
+    report = metrics.report([1, 1, 1], [1, 1, 1], 2)
+    assert report["cohen_kappa"] is None
+    assert report["intervals"]["cohen_kappa"] == [None, None]
+    assert report["accuracy"] == 1.0
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_kappa_of_a_constant_prediction_is_zero():
+    report = metrics.report([0, 0, 1, 1], [1, 1, 1, 1], 2)
+    assert report["cohen_kappa"] == 0
+    assert report["per_class"]["precision"] == [0, 0.5]
+
+
+def test_absent_class_counts_as_zero_in_the_macro_average():
+    report = metrics.report([0, 1, 1], [0, 1, 1], 5)
+    assert report["macro"]["recall"] == pytest.approx(2 / 5)
+    assert report["weighted"]["recall"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "message"),
+    [
+        ([], [], "0 labels and 0 predictions"),
+        ([0, 1], [0], "2 labels and 1 predictions"),
+        ([0, -1], [0, 1], r"1 labels are outside 0\.\.1, the first is -1"),
+        ([0, 1], [5, 2], r"2 predictions are outside 0\.\.1, the first is 5"),
+    ],
+)
+def test_report_refuses(labels, predicted, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.report(labels, predicted, 2)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_figures_of_many_tables_agree_with_scikit_learn(classes):
+    many = random_tables(classes, 20)
+    got = metrics.figures(many)
+    for i, confusion in enumerate(many):
+        labels, predicted = expand(confusion)
+        assert got["accuracy"][i] == pytest.approx((labels == predicted).mean())
+        assert got["cohen_kappa"][i] == pytest.approx(cohen_kappa_score(labels, predicted), abs=1e-12)
+        for average in ("macro", "weighted"):
+            expected = precision_recall_fscore_support(labels, predicted, labels=range(classes), average=average, zero_division=0)
+            for name, value in zip(("precision", "recall", "f1"), expected, strict=False):
+                assert got[f"{average}.{name}"][i] == pytest.approx(value)
+        # Specificity is the recall of "not this class".
+        each = [recall_score(labels != k, predicted != k, zero_division=0) for k in range(classes)]
+        assert got["macro.specificity"][i] == pytest.approx(np.mean(each))
+        assert got["weighted.specificity"][i] == pytest.approx(np.average(each, weights=confusion.sum(axis=1)))
+        assert ("positive.f1" in got) == (classes == 2)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 20), (7, 20), (20, 20), (287, 500)])
+def test_wilson_closed_form(successes, n):
+    z, p = 1.959963984540054, successes / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert metrics.wilson(successes, n) == pytest.approx([centre - half, centre + half], abs=1e-12)
+
+
+def test_bootstrap_of_cells_has_the_width_of_the_normal_approximation():
+    confusion = [[300, 100], [50, 550]]
+    sd = math.sqrt(400 * 0.75 * 0.25 + 600 * (550 / 600) * (50 / 600)) / 1000
+    low, high = metrics.bootstrap_confusion(confusion, resamples=20_000)["accuracy"]
+    assert [low, high] == pytest.approx([0.85 - 1.96 * sd, 0.85 + 1.96 * sd], abs=0.1 * sd)
+    narrow = metrics.bootstrap_confusion(confusion, resamples=20_000, confidence=0.6827)["accuracy"]
+    assert narrow == pytest.approx([0.85 - sd, 0.85 + sd], abs=0.1 * sd)
+
+
+def test_bootstrap_keeps_the_class_sizes():
+    # With balanced truth kappa is 2 * accuracy - 1 and accuracy the mean recall; both hold only if each row keeps its size.
+    table = [[150, 100], [110, 140]]
+    for intervals in (metrics.bootstrap_confusion(table), metrics.bootstrap_groups(*expand(table), np.arange(500), 2)):
+        assert intervals["cohen_kappa"] == pytest.approx([2 * x - 1 for x in intervals["accuracy"]])
+        assert intervals["macro.recall"] == pytest.approx(intervals["accuracy"])
+
+
+def test_bootstrap_of_cells_degenerate_tables():
+    assert metrics.bootstrap_confusion([[5, 0], [0, 5]])["cohen_kappa"] == [1, 1]
+    absent = metrics.bootstrap_confusion([[5, 5, 0], [0, 0, 0], [0, 2, 8]])
+    assert absent["macro.recall"][1] <= 2 / 3
+
+
+def test_bootstrap_is_seeded():
+    confusion = [[15, 10], [11, 14]]
+    assert metrics.bootstrap_confusion(confusion, seed=1) == metrics.bootstrap_confusion(confusion, seed=1)
+    assert metrics.bootstrap_confusion(confusion, seed=1) != metrics.bootstrap_confusion(confusion, seed=2)
+
+
+def test_bootstrap_over_groups_of_copies_is_that_of_single_images():
+    labels, predicted = expand([[30, 12, 3], [8, 25, 7], [0, 9, 21]])
+    groups = np.arange(len(labels))
+    single = metrics.bootstrap_groups(labels, predicted, groups, 3)
+    copies = metrics.bootstrap_groups(np.repeat(labels, 4), np.repeat(predicted, 4), np.repeat(groups, 4), 3)
+    for name, interval in single.items():
+        assert copies[name] == pytest.approx(interval)
+    cells = metrics.bootstrap_confusion([[30, 12, 3], [8, 25, 7], [0, 9, 21]], resamples=20_000)
+    many = metrics.bootstrap_groups(labels, predicted, groups, 3, resamples=20_000)
+    for name, interval in cells.items():
+        assert many[name] == pytest.approx(interval, abs=0.1 * (interval[1] - interval[0]))
+
+
+def test_bootstrap_over_groups_of_both_classes_has_the_width_of_the_mean_of_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 10)
+    labels = np.tile([0, 1], 500)
+    ease = rng.uniform(0.3, 1, 100)[groups]
+    predicted = np.where(rng.random(1000) < ease, labels, 1 - labels)
+    share = (labels == predicted).reshape(100, 10).mean(axis=1)
+    sd = share.std() / 10
+    names = np.array([f"patient {g}" for g in groups])
+    low, high = metrics.bootstrap_groups(labels, predicted, names, 2, resamples=20_000)["accuracy"]
+    assert [low, high] == pytest.approx([share.mean() - 1.96 * sd, share.mean() + 1.96 * sd], abs=0.1 * sd)
+
+
+def test_report_resamples_groups_only_where_there_are_any():
+    labels, predicted = expand([[30, 10], [10, 30]])
+    alone = metrics.report(labels, predicted, 2, groups=np.arange(80))
+    assert alone == metrics.report(labels, predicted, 2)
+    grouped = metrics.report(labels, predicted, 2, groups=np.arange(80) // 5)
+    assert grouped["interval_method"] == "bootstrap over groups"
+    assert grouped["intervals"] == metrics.bootstrap_groups(labels, predicted, np.arange(80) // 5, 2)
+
+
+def test_auc_counts_ordered_pairs():
+    assert metrics.auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]) == 3 / 4
+    assert metrics.auc([0, 1], [0.5, 0.5]) == 1 / 2
+    assert metrics.auc([1, 1], [0.1, 0.2]) is None
+
+
+def test_quick_watches_accuracy_or_auc():
+    assert metrics.quick(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])) == {"accuracy": pytest.approx(2 / 3)}
+    assert metrics.quick(np.array([0, 0, 1, 1]), np.array([[0.1], [0.4], [0.35], [0.8]])) == {"auc": 3 / 4}
+    assert metrics.quick(np.array([1, 1]), np.array([[0.1], [0.4]])) == {}

@@ -1,0 +1,181 @@
+import json
+
+import numpy as np
+import pytest
+
+from fingerprint_jax import tables
+
+
+def write(tmp_path, text):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,0\nb,4\n",
+        "id,label\na,0\nb,4",
+        "image,prediction\na.png,t1\nb.PNG,t5\n",
+        "a.jpg,gen_t1\nb.Jpeg,gen_t5\n",
+        "\ufeffa,0\r\n\r\nb,4\r\n",
+        ' a , 0\n"b", t5 \n',
+    ],
+)
+def test_read_labels_styles(text, tmp_path):
+    ids, labels = tables.read_labels(write(tmp_path, text), 5)
+    assert ids.tolist() == ["a", "b"]
+    assert labels.tolist() == [0, 4]
+    assert labels.dtype == np.int64
+
+
+def test_read_labels_strips_one_known_extension_only(tmp_path):
+    ids, _ = tables.read_labels(write(tmp_path, "t1/a.b.png,0\nc.png.png,1\nd.dcm,1\n"), 2)
+    assert ids.tolist() == ["t1/a.b", "c.png", "d.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no labels in it, expected lines of id,label"),
+        ("id,label\n", "no labels in it"),
+        ("a,0\nb,2\n", r"line 2: label '2' is none of 0\.\.1, t1\.\.t2"),
+        ("a,2\nb,0\n", "line 1: label '2' is none of"),
+        ("a,\nb,0\n", "line 1: label '' is none of"),
+        ("a,0\n\nb,used\n", "line 3: label 'used' is none of"),
+        ("a,t0\n", "line 1: label 't0'"),
+        ("a,-1\n", "line 1: label '-1'"),
+        ("a,0.5\n", "line 1: label '0.5'"),
+        ("a,\u0661\n", "line 1: label '\u0661'"),
+        ("a,1\nb," + "9" * 5000 + "\n", "line 2: label '999"),
+        ("a,1\nb,1,0\n", "line 2: 3 columns, expected id,label"),
+        ("a;1\n", "line 1: 1 columns, expected id,label"),
+        ("a,1\nb,1\na.png,1\n", "line 3: id 'a' is repeated"),
+        ("a,1\n.png,1\n", "line 2: the id is empty"),
+    ],
+)
+def test_read_labels_names_file_line_and_value(text, message, tmp_path):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as error:
+        tables.read_labels(path, 2)
+    assert str(path) in str(error.value)
+
+
+def test_read_labels_of_what_is_no_text_file(tmp_path):
+    path = tmp_path / "labels.csv"
+    with pytest.raises(ValueError, match="labels.csv: cannot be read as CSV: .*No such file"):
+        tables.read_labels(path, 2)
+    path.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ValueError, match="labels.csv: cannot be read as CSV"):
+        tables.read_labels(path, 2)
+
+
+def test_align_gives_positions():
+    ids, others = np.array(["b", "c", "a"]), np.array(["a", "b", "c"])
+    assert tables.align(ids, others).tolist() == [1, 2, 0]
+    assert (others[tables.align(ids, others)] == ids).all()
+
+
+def test_align_counts_what_differs():
+    with pytest.raises(ValueError, match=r"2 ids are missing \(first: \['c', 'd'\]\) and 1 are not expected \(first: \['x'\]\)"):
+        tables.align(np.array(["a", "c", "d"]), np.array(["x", "a"]))
+
+
+@pytest.mark.parametrize(("ids", "others"), [("aab", "ab"), ("ab", "aab")])
+def test_align_refuses_repeated_ids(ids, others):
+    with pytest.raises(ValueError, match=r"1 ids are repeated \(first: \['a'\]\)"):
+        tables.align(np.array(list(ids)), np.array(list(others)))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "a,0\nb,4\n"),
+        ({"header": True}, "id,label\na,0\nb,4\n"),
+        ({"extension": ".png", "style": "t"}, "a.png,t1\nb.png,t5\n"),
+        ({"style": "gen_t", "header": True}, "id,label\na,gen_t1\nb,gen_t5\n"),
+    ],
+)
+def test_submission_styles_and_their_way_back(options, text, tmp_path):
+    path = tmp_path / "made" / "run.csv"
+    tables.write_submission(path, np.array(["a", "b"]), np.array([0, 4]), **options)
+    assert path.read_bytes() == text.encode()
+    ids, labels = tables.read_labels(path, 5)
+    assert (ids.tolist(), labels.tolist()) == (["a", "b"], [0, 4])
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "options", "message"),
+    [
+        (["a", "b", "a"], [0, 1, 1], {}, r"1 ids are repeated \(first: \['a'\]\)"),
+        (["a", "b"], [0, -1], {}, "label -1 is negative"),
+        (["a", "b"], [0, 1], {"extension": "png"}, "extension='png'"),
+        (["a", "b"], [0], {}, "shorter"),
+    ],
+)
+def test_refused_submission_leaves_the_folder_as_it_was(ids, labels, options, message, tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text("before")
+    with pytest.raises(ValueError, match=message):
+        tables.write_submission(path, ids, labels, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.csv"]
+    assert path.read_text() == "before"
+
+
+def test_predictions_come_back_bit_by_bit(tmp_path):
+    bits = np.random.default_rng(0).integers(0, 2**32, 3000, dtype=np.uint64).astype(np.uint32)
+    scores = bits.view(np.float32)
+    scores = scores[np.isfinite(scores)]
+    extremes = np.array([0.1, 1 / 3, -0.0, 1e-45, 3.4028235e38, 16777216, 1, 0.5], np.float32)
+    scores = np.concatenate([extremes, scores[: len(scores) // 2 * 2]]).reshape(-1, 2)
+    ids = np.array([f"t1/{i}" for i in range(len(scores))])
+    tables.write_predictions(tmp_path / "p.csv", ids, scores, {})
+    back_ids, back, _ = tables.read_predictions(tmp_path / "p.csv")
+    assert (back_ids == ids).all()
+    assert back.dtype == np.float32
+    assert back.tobytes() == scores.tobytes()
+
+
+def test_predictions_carry_their_description(tmp_path):
+    path = tmp_path / "p.csv"
+    meta = {"state": 7, "config": "abc", "fingerprints": {"test_real": "f"}, "probabilities": True}
+    ids = np.array(['a,b "c"', "é\nd"])
+    tables.write_predictions(path, ids, np.array([[1.5], [0.25]]), meta)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.csv", "p.csv.json"]
+    assert path.read_text(encoding="utf-8").startswith('id,score_0\n"a,b ""c""",1.5\n')
+    back_ids, scores, back_meta = tables.read_predictions(path)
+    assert back_ids.tolist() == ids.tolist()
+    assert scores.tolist() == [[1.5], [0.25]]
+    assert back_meta == json.loads((tmp_path / "p.csv.json").read_text()) == meta
+
+
+def test_empty_table_keeps_its_columns(tmp_path):
+    tables.write_predictions(tmp_path / "p.csv", np.array([], str), np.zeros((0, 5)), {})
+    ids, scores, _ = tables.read_predictions(tmp_path / "p.csv")
+    assert ids.shape == (0,) and scores.shape == (0, 5)
+
+
+def test_a_failed_write_leaves_no_description_and_no_temporary_file(tmp_path):
+    path = tmp_path / "p.csv"
+    tables.write_predictions(path, np.array(["a"]), np.array([[1.0]]), {"state": 1})
+    with pytest.raises(ValueError, match="longer"):
+        tables.write_predictions(path, np.array(["a"]), np.array([[1.0], [2.0]]), {"state": 2})
+    ids, scores, meta = tables.read_predictions(path)
+    assert (ids.tolist(), scores.tolist(), meta) == (["a"], [[1.0]], {})
+    assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
+
+
+@pytest.mark.parametrize("text", ["", "id,score_0\na\n", "id,score_0\na,high\n", "id,score_0\na,1,2\nb,1\n"])
+def test_damaged_predictions_are_named(text, tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="p.csv: not a table of predictions"):
+        tables.read_predictions(path)
+
+
+def test_damaged_description_is_named(tmp_path):
+    tables.write_predictions(tmp_path / "p.csv", np.array(["a"]), np.array([[1.0]]), {})
+    (tmp_path / "p.csv.json").write_text("{")
+    with pytest.raises(ValueError, match="p.csv: not a table of predictions"):
+        tables.read_predictions(tmp_path / "p.csv")
