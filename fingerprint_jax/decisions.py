@@ -39,7 +39,7 @@ def mean_plus_std(scores, known_scores=None, known_labels=None, *, k: float) -> 
 def top_fraction(scores, known_scores=None, known_labels=None, *, fraction: float) -> np.ndarray:
     """1 for the round(fraction * N) highest scores (round half to even), ties to the earlier rows.
 
-    This uses the class balance of the split, which an attacker has no right to: a result must say so.
+    This uses the class balance of the split and depends on its other rows: a result that rests on it must say so.
 
     Raises ValueError for a fraction outside 0..1.
     """

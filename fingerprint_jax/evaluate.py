@@ -4,6 +4,7 @@ python -m fingerprint_jax.evaluate --workdir=runs/a --split=test_real --submissi
 python -m fingerprint_jax.evaluate --task=subtask1 --predictions=p.csv --truth=t.csv --output=DIR
 """
 
+import inspect
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,11 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     Raises ValueError where the decision would learn from the rows that it decides, or the known split has none.
     """
     decision = run.config.decision
-    function, params = decisions.get(decision.name), decision.params.to_dict()
+    function = decisions.get(decision.name)
+    params = decision.params.to_dict()
+    wanted = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    if params.keys() != wanted:
+        raise ValueError(f"decision.params: {decision.name} takes {sorted(wanted)}, the config gives {sorted(params)}")
     if not decision.known:
         if decisions.needs_known(decision.name):
             raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")

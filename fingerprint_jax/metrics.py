@@ -42,7 +42,12 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
     kappa = None
     if len(np.unique(np.concatenate([labels, predicted]))) > 1:
         kappa = float(cohen_kappa_score(labels, predicted, labels=classes))
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels,
+        predicted,
+        labels=classes,
+        zero_division=0,  # pyright: ignore[reportArgumentType]
+    )
     specificity = _specificity(confusion[None])[0]
     per_class = {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity, "support": support}
     correct = int(np.trace(confusion))

@@ -169,7 +169,7 @@ def pack(
 def _write(work: Path, task: str, kept: list[File], classes: list[str], image_size: int, max_pixels: int) -> dict:
     splits = {name: [f for f in kept if f.split == name] for name in sorted({f.split for f in kept})}
     content = {name: hashlib.sha256() for name in splits}
-    shape = (*kept[0].shape, 1)
+    height, width = kept[0].shape
 
     def records(name: str) -> Iterator[dict]:
         for file in splits[name]:
@@ -181,8 +181,8 @@ def _write(work: Path, task: str, kept: list[File], classes: list[str], image_si
             advance()
 
     with progress("writing", len(kept)) as advance:
-        builder.write(work, task, {name: functools.partial(records, name) for name in splits}, shape)
-    summary = {"version": builder.VERSION, "task": task, "image_shape": list(shape), "classes": classes, "splits": {}}
+        builder.write(work, task, {name: functools.partial(records, name) for name in splits}, (height, width, 1))
+    summary = {"version": builder.VERSION, "task": task, "image_shape": [height, width, 1], "classes": classes, "splits": {}}
     for name, members in splits.items():
         counts = collections.Counter(_class(task, classes, file) for file in members)
         summary["splits"][name] = {
@@ -254,13 +254,13 @@ def _report(summary: dict, rejected: Rejected, twins: list[tuple[File, File, flo
             table.add_row(*((name, label, f"{count:,}", split["fingerprint"][:12]) if not row else ("", label, f"{count:,}", "")))
     console.print(table)
 
-    def name(file: File) -> str:
+    def cell(file: File) -> str:
         return f"{file.split}/{_class(summary['task'], summary['classes'], file)}"
 
-    counts = collections.Counter((_kind(a, b), name(a), name(b)) for a, b, _ in twins)
-    pairs = sorted({(kind, *sorted(names)) for kind, *names in counts}, key=lambda p: -counts[p] - counts[p[0], p[2], p[1]])
+    counts = collections.Counter((_kind(a, b), cell(a), cell(b)) for a, b, _ in twins)
+    pairs = {(kind, min(a, b), max(a, b)): counts[kind, a, b] + counts[kind, b, a] for kind, a, b in counts}
     console.print(f"images with an exact or near duplicate in another split or class: {len({id(a) for a, _, _ in twins})}")
-    for kind, a, b in pairs[:SHOWN]:
+    for kind, a, b in sorted(pairs, key=lambda pair: -pairs[pair])[:SHOWN]:
         console.print(f"  {kind}: {counts[kind, a, b]} of {a}, {counts[kind, b, a]} of {b}")
     if len(pairs) > SHOWN:
         console.print(f"  and {len(pairs) - SHOWN} more pairs of split and class")
@@ -274,19 +274,19 @@ def _report(summary: dict, rejected: Rejected, twins: list[tuple[File, File, flo
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    define = functools.partial(flags.DEFINE_string, default=None, flag_values=values)
+    define = functools.partial(flags.DEFINE_string, flag_values=values)
     flags.DEFINE_enum("task", None, builder.TASKS, "subtask1, subtask2, or images: any labelled set.", flag_values=values)
-    define("train_dir", help="The training folder in the official layout; task images: see --labels.")
-    define("test_dir", help="The test folder; without it the data has no unknowns.")
-    define("reference_dir", help="Real images known not to be used.")
-    define("data_dir", help="The data set goes to DATA_DIR/fingerprint/TASK/1.0.0.")
-    define("groups", help="CSV with header id,group or split,id,group: the patient of each image.")
-    define("labels", help="Task images: CSV with header id,label or id,class for a flat folder; without it subfolders are classes.")
+    define("train_dir", None, "The training folder in the official layout; task images: see --labels.")
+    define("test_dir", "", "The test folder; without it the data has no unknowns.")
+    define("reference_dir", "", "Real images known not to be used.")
+    define("data_dir", None, "The data set goes to DATA_DIR/fingerprint/TASK/1.0.0.")
+    define("groups", "", "CSV with header id,group or split,id,group: the patient of each image.")
+    define("labels", "", "Task images: CSV with header id,label or id,class for a flat folder; without it subfolders are classes.")
     flags.DEFINE_multi_string(
         "map",
         [],
-        "NAME=DIR, repeatable: where an official folder lies. Names: generated, real_used, real_not_used, test_generated, real_unknown;"
-        " t1..t5, gen_t1..gen_t5, generated_unknown.",
+        "NAME=DIR, repeatable: where an official folder lies. Names: generated, real_used, real_not_used, test_generated,"
+        " real_unknown; t1..t5, gen_t1..gen_t5, generated_unknown.",
         flag_values=values,
     )
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", lower_bound=0, flag_values=values)
@@ -308,10 +308,10 @@ def main(values: flags.FlagValues) -> None:
             values.task,
             values.data_dir,
             values.train_dir,
-            values.test_dir or "",
-            values.reference_dir or "",
-            values.groups or "",
-            values.labels or "",
+            values.test_dir,
+            values.reference_dir,
+            values.groups,
+            values.labels,
             dict(entry.split("=", 1) for entry in values.map),
             values.image_size,
             values.max_pixels,

@@ -144,6 +144,8 @@ class Run:
             if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
                 return Predictions(ids, scores, known["probabilities"])
         predictions = methods.get(self.config.method).predict(self, split)
+        # float32, as in the table, so that the first reading and every later one are equal.
+        predictions = dataclasses.replace(predictions, scores=np.asarray(predictions.scores, np.float32))
         if not np.isfinite(predictions.scores).all():
             bad = predictions.ids[~np.isfinite(predictions.scores).all(axis=1)]
             raise ValueError(f"split {split}: the scores of {len(bad)} images are not finite, the first is {bad[0]!r}")

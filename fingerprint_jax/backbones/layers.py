@@ -52,3 +52,13 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Same shape; `train` takes the batch's statistics and moves the running ones, else the running ones are used."""
         return super().__call__(x, use_running_average=not train).astype(x.dtype)
+
+
+def max_pool2(x: jax.Array) -> jax.Array:
+    """2x2 max-pool with stride 2, no padding: [N,H,W,C] -> [N,H//2,W//2,C].
+
+    As a maximum over a reshaped array: the gradient of XLA's window reduction is a scatter, which is slow on CPU.
+    """
+    n, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))

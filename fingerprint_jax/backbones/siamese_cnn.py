@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fingerprint_jax.backbones.layers import max_pool2
+
 VARIANTS = {
     "siamese_cnn": {"widths": (16, 32, 64, 128), "num_features": 256},
     "siamese_cnn_tiny": {"widths": (4, 8, 16, 32), "num_features": 16},
@@ -49,5 +51,5 @@ class Backbone(nnx.Module):
         """Features [N,D]."""
         x = images
         for conv in self.convs:
-            x = nnx.max_pool(nnx.relu(conv(x)), (2, 2), strides=(2, 2))
+            x = max_pool2(nnx.relu(conv(x)))
         return self.dense(x.reshape(x.shape[0], -1)).astype(jnp.float32)

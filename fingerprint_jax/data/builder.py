@@ -59,7 +59,12 @@ def write(root: Path, task: str, splits: dict[str, Callable[[], Iterator[dict]]]
         task: one of TASKS.
         splits: name -> a function that yields records `{id, image uint8 [H,W,1], label, group}` in the order to keep.
         image_shape: H, W, 1.
+
+    Raises OSError where the files cannot be written.
     """
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS praises itself there
-        Fingerprint(data_dir=str(root), config=task, splits=splits, image_shape=image_shape).download_and_prepare()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS praises itself there
+            Fingerprint(data_dir=str(root), config=task, splits=splits, image_shape=image_shape).download_and_prepare()
+    except RuntimeError as error:  # ArrayRecord's, for example on a full disk
+        raise OSError(f"cannot write to {root}: {error}") from None

@@ -42,8 +42,8 @@ class File:
     group: str
     shape: tuple[int, ...] = ()
     digest: str = ""
-    info: images.Info | None = None
-    thumbnail: np.ndarray | None = None
+    info: images.Info = images.Info(0, "", 0)
+    thumbnail: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
     @property
     def split(self) -> str:

@@ -145,8 +145,8 @@ def twins(thumbnails: np.ndarray, digests: Sequence[str], cells: np.ndarray) -> 
                 block = own[start : start + 1024]
                 similarity = thumbnails[block] @ thumbnails[others].T
                 nearest = similarity.argmax(axis=1)
-                for row, (i, j) in enumerate(zip(block.tolist(), others[nearest].tolist(), strict=True)):
+                for row, i in enumerate(block.tolist()):
                     if digests[i] in first:
                         yield i, first[digests[i]], 1.0
                     elif similarity[row, nearest[row]] > NEAR:
-                        yield i, j, float(similarity[row, nearest[row]])
+                        yield i, int(others[nearest[row]]), float(similarity[row, nearest[row]])

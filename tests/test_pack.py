@@ -1,0 +1,348 @@
+import csv
+import hashlib
+import io
+import json
+import os
+import signal
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from absl import flags
+from PIL import Image
+
+from fingerprint_jax import pack
+from fingerprint_jax.data import builder, images
+
+RNG = np.random.default_rng(0)
+
+
+def save(path, pixels=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, (16, 16), dtype=np.uint8) if pixels is None else pixels
+    Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def subtask1(root, count=2):
+    """Folders of subtask 1: {path below root: pixels}."""
+    names = ["train/generated", "train/real_used", "train/real_not_used", "test/generated", "test/real_unknown", "reference"]
+    return {f"{name}/{i}.png": save(root / f"{name}/{i}.png") for name in names for i in range(count)}
+
+
+def classes(root, count=3):
+    for name in "ab":
+        for i in range(count):
+            save(root / name / f"{i}.png")
+    return root
+
+
+def read(data_dir, task, split):
+    source = tfds.builder_from_directory(str(builder.dataset_dir(data_dir, task))).as_data_source(split)
+    return {r["id"].decode(): (r["label"], r["group"].decode(), r["image"]) for r in source}
+
+
+def table(data_dir, task, name):
+    with open(builder.dataset_dir(data_dir, task) / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def run(**values):
+    """The binary in this process, with flags of its own."""
+    own = flags.FlagValues()
+    pack.define_flags(own)
+    own(["pack", *(f"--{key}={value}" for key, value in values.items())])
+    with warnings.catch_warnings():
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            pack.main(own)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def test_subtask1_packs_pixels_labels_and_groups(tmp_path, capsys):
+    sources = subtask1(tmp_path)
+    groups = tmp_path / "groups.csv"
+    groups.write_text("split,id,group\ntrain_real,real_used/0,p7\ntrain_real,real_not_used/1,p7\n")
+    data = tmp_path / "data"
+    summary = pack.pack("subtask1", data, tmp_path / "train", tmp_path / "test", tmp_path / "reference", groups=groups)
+    assert read(data, "subtask1", "train_real").keys() == {"real_not_used/0", "real_not_used/1", "real_used/0", "real_used/1"}
+    expected = {
+        "train_generated": ("train/generated/", "", 1),
+        "test_generated": ("test/generated/", "", 1),
+        "test_real": ("test/real_unknown/", "", -1),
+        "reference": ("reference/", "", 0),
+        "train_real": ("train/", "real_used/", 1),
+    }
+    for split, (folder, prefix, label) in expected.items():
+        got = read(data, "subtask1", split)
+        for i in range(2):
+            assert got[f"{prefix}{i}"][0] == label
+            np.testing.assert_array_equal(got[f"{prefix}{i}"][2][..., 0], sources[f"{folder}{prefix}{i}.png"])
+    got = read(data, "subtask1", "train_real")
+    assert {k: v[1] for k, v in got.items()} == {
+        "real_used/0": "p7",
+        "real_used/1": "real_used/1",
+        "real_not_used/0": "real_not_used/0",
+        "real_not_used/1": "p7",
+    }
+    assert summary == json.loads((builder.dataset_dir(data, "subtask1") / "summary.json").read_text())
+    assert summary["image_shape"] == [16, 16, 1] and summary["classes"] == ["not_used", "used"]
+    assert summary["version"] == "1.0.0" and summary["rejected"] == 0
+    assert summary["splits"]["train_real"]["count"] == 4
+    assert {name: s["classes"] for name, s in summary["splits"].items()} == {
+        "train_generated": {"synthetic": 2},
+        "test_generated": {"synthetic": 2},
+        "train_real": {"not_used": 2, "used": 2},
+        "test_real": {"unknown": 2},
+        "reference": {"not_used": 2},
+    }
+    out = capsys.readouterr()
+    assert "train_real" in out.out and summary["splits"]["train_real"]["fingerprint"][:12] in out.out
+    assert out.err.splitlines() == [
+        f"warning: {groups}: 10 images are not in it, the first is 'train_generated 0'",
+        "decoding 12 images",
+        "writing 12 images",
+    ]
+
+
+def test_subtask2_without_a_test_folder(tmp_path):
+    for k in range(1, 6):
+        save(tmp_path / f"real/t{k}/x.png")
+        save(tmp_path / f"generated/gen_t{k}/x.png")
+    summary = pack.pack("subtask2", tmp_path / "data", tmp_path)
+    assert {k: v[0] for k, v in read(tmp_path / "data", "subtask2", "train_real").items()} == {f"t{k + 1}/x": k for k in range(5)}
+    assert set(summary["splits"]) == {"train_generated", "train_real"}
+
+
+def test_records_lie_in_the_order_of_their_ids(tmp_path):
+    for name in ("10", "2", "B", "a", "sub/1"):
+        save(tmp_path / "i" / "c" / f"{name}.png")
+    save(tmp_path / "i" / "d" / "0.png")
+    pack.pack("images", tmp_path / "data", tmp_path / "i")
+    assert list(read(tmp_path / "data", "images", "train")) == ["c/10", "c/2", "c/B", "c/a", "c/sub/1", "d/0"]
+
+
+def test_fingerprint_is_of_the_content_not_of_the_files(tmp_path):
+    root = classes(tmp_path / "a")
+    first = pack.pack("images", tmp_path / "d1", root)["splits"]["train"]["fingerprint"]
+    for path in root.rglob("*.png"):
+        with Image.open(path) as image:
+            image.load()
+        image.convert("P").save(path, compress_level=1)
+    assert pack.pack("images", tmp_path / "d2", root)["splits"]["train"]["fingerprint"] == first
+
+    digest = hashlib.sha256()
+    for id, (label, group, image) in read(tmp_path / "d2", "images", "train").items():
+        pixels = hashlib.sha256(repr(image.shape[:2]).encode() + image.tobytes()).hexdigest()
+        digest.update(json.dumps([id, label, group, pixels]).encode())
+    assert digest.hexdigest() == first
+
+    (tmp_path / "groups.csv").write_text("id,group\na/0,g\na/1,g\n")
+    assert pack.pack("images", tmp_path / "d3", root, groups=tmp_path / "groups.csv")["splits"]["train"]["fingerprint"] != first
+    (root / "a" / "0.png").rename(root / "b" / "9.png")
+    assert pack.pack("images", tmp_path / "d4", root)["splits"]["train"]["fingerprint"] != first
+
+
+def test_files_table_says_what_the_files_are(tmp_path):
+    save(tmp_path / "i/a/2.png")
+    save(tmp_path / "i/a/1.png", RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    save(tmp_path / "i/b/3.jpg", comment=b"by hand")
+    pack.pack("images", tmp_path / "data", tmp_path / "i")
+    rows = table(tmp_path / "data", "images", "files.csv")
+    size = {p.stem: str(p.stat().st_size) for p in (tmp_path / "i").rglob("*.*")}
+    assert [tuple(row.values()) for row in rows] == [
+        ("train", "a/1", "0", size["1"], "RGB", "0", "0"),
+        ("train", "a/2", "0", size["2"], "L", "0", "1"),
+        ("train", "b/3", "1", size["3"], "L", "7", "0"),
+    ]
+
+
+def test_rejected_files_are_named_with_a_reason_each(tmp_path, capsys):
+    root = classes(tmp_path / "i")
+    good = (root / "a" / "0.png").read_bytes()
+    (root / "a" / "cut.png").write_bytes(good[:-20])
+    (root / "a" / "notes.txt").write_text("x")
+    (root / "a" / "text.png").write_text("x")
+    (root / "a" / "two\nlines.png").write_bytes(good)
+    (root / "a" / "1.jpg").write_bytes(good)
+    save(root / "b" / "1.jpg")
+    save(root / "b" / "wide.png", np.zeros((16, 20), np.uint8))
+    (root / "stray.png").write_bytes(good)
+    (root / "b" / "A.png").write_bytes(good)
+    save(root / "b" / "a.png")
+    summary = pack.pack("images", tmp_path / "data", root)
+    rows = table(tmp_path / "data", "images", "rejected.csv")
+    assert {os.path.relpath(row["file"], root): row["reason"].partition(":")[0] for row in rows} == {
+        "a/cut.png": "damaged",
+        "a/notes.txt": "not named .png, .jpg or .jpeg",
+        "a/text.png": "neither a PNG nor a JPEG inside, or its header is damaged",
+        "a/two\\nlines.png": "the name holds a control character or another unprintable one",
+        "a/1.jpg": "a PNG under a .jpg name",
+        "b/1.png": "its id 'b/1' is that of '1.jpg' but for case or extension",
+        "b/wide.png": "20x16 pixels, most have 16x16; --image_size=N resizes all",
+        "b/a.png": "its id 'b/a' is that of 'A.png' but for case or extension",
+        "stray.png": "not in a class folder",
+    }
+    assert summary["rejected"] == len(rows) == 9 and summary["splits"]["train"]["count"] == 7
+    out = capsys.readouterr().out
+    assert "rejected files: 9" in out and "two\\nlines.png" in out
+
+    assert pack.pack("images", tmp_path / "resized", root, image_size=8)["image_shape"] == [8, 8, 1]
+    assert "wide" in "".join(read(tmp_path / "resized", "images", "train"))
+
+
+def test_strict_makes_any_rejection_fatal(tmp_path):
+    root = classes(tmp_path / "i")
+    (root / "a" / "x.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 files rejected \(--strict\), the first: .*a/x.png: empty file"):
+        pack.pack("images", tmp_path / "data", root, strict=True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_existing_data_set_needs_overwrite(tmp_path):
+    root, data = classes(tmp_path / "i"), tmp_path / "data"
+    before = pack.pack("images", data, root)
+    save(root / "a" / "new.png")
+    with pytest.raises(ValueError, match="data/fingerprint/images/1.0.0 is there already: give --overwrite"):
+        pack.pack("images", data, root)
+    after = pack.pack("images", data, root, overwrite=True)
+    assert after["splits"]["train"]["count"] == before["splits"]["train"]["count"] + 1 == len(read(data, "images", "train"))
+    assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
+
+
+def test_a_failure_in_the_middle_leaves_nothing_behind_and_the_old_data_in_place(tmp_path, monkeypatch):
+    root, data = classes(tmp_path / "i"), tmp_path / "deep" / "data"
+    decode, seen = images.decode, set()
+
+    def changing(path, *rest):
+        pixels, info = decode(path, *rest)
+        changed = path in seen and path.name == "2.png"
+        seen.add(path)
+        return (pixels ^ 1 if changed else pixels), info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode", changing)
+        with pytest.raises(ValueError, match="2.png: changed while it was packed"):
+            pack.pack("images", data, root)
+        assert not (tmp_path / "deep").exists()
+        seen.clear()
+        patch.undo()
+        before = pack.pack("images", data, root)
+        patch.setattr(images, "decode", changing)
+        with pytest.raises(ValueError, match="changed while it was packed"):
+            pack.pack("images", data, root, overwrite=True)
+    assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
+    assert json.loads((builder.dataset_dir(data, "images") / "summary.json").read_text()) == before
+    assert len(read(data, "images", "train")) == 6
+
+
+def test_the_old_data_returns_when_the_new_cannot_take_its_place(tmp_path, monkeypatch):
+    root, data = classes(tmp_path / "i"), tmp_path / "data"
+    before = pack.pack("images", data, root)
+    replace, calls = os.replace, []
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(pack.os, "replace", failing)
+    with pytest.raises(OSError, match="No space left"):
+        pack.pack("images", data, root, overwrite=True)
+    assert json.loads((builder.dataset_dir(data, "images") / "summary.json").read_text()) == before
+    assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
+
+
+def test_empty_class_folders_are_named(tmp_path):
+    root = classes(tmp_path / "i")
+    (root / "c").mkdir()
+    with pytest.raises(ValueError, match=f"^no image in {root}/c$"):
+        pack.pack("images", tmp_path / "data", root)
+    (root / "c" / "x.png").write_text("x")
+    with pytest.raises(ValueError, match=f"^no image in {root}/c; {root}/c/x.png: neither a PNG"):
+        pack.pack("images", tmp_path / "data", root)
+
+
+def test_labels_from_a_table(tmp_path, capsys):
+    root = tmp_path / "i"
+    for i in range(4):
+        save(root / f"{i}.png")
+    labels = root / "labels.csv"  # beside the images
+    labels.write_text("id,class\n0,mild\n1,absent\n2,mild\n")
+    summary = pack.pack("images", tmp_path / "d1", root, labels=labels)
+    assert summary["classes"] == ["absent", "mild"] and summary["rejected"] == 0
+    assert summary["splits"]["train"]["classes"] == {"absent": 1, "mild": 2, "unknown": 1}
+    assert {k: v[0] for k, v in read(tmp_path / "d1", "images", "train").items()} == {"0": 1, "1": 0, "2": 1, "3": -1}
+    assert "1 images are not in it, the first is 'train 3'" in capsys.readouterr().err
+    labels.write_text("id,label\n0,10\n1,2\n2,0\n3,2\n")
+    assert pack.pack("images", tmp_path / "d2", root, labels=labels)["classes"] == ["0", "2", "10"]
+    labels.write_text("id,label\n0.png,1\n")
+    with pytest.raises(ValueError, match="labels.csv: none of its ids is that of an image, for example '0'"):
+        pack.pack("images", tmp_path / "d3", root, labels=labels)
+    with pytest.raises(ValueError, match="--labels is for the task images"):
+        pack.pack("subtask2", tmp_path / "d3", root, labels=labels)
+
+
+def test_duplicates_across_splits_and_classes(tmp_path, capsys):
+    sources = subtask1(tmp_path)
+    twin = sources["train/real_used/0.png"]
+    save(tmp_path / "test/real_unknown/copy.png", twin)
+    save(tmp_path / "train/real_used/again.png", twin)  # within a class: not reported
+    save(tmp_path / "train/generated/close.png", np.clip(twin.astype(int) + RNG.integers(-3, 4, (16, 16)), 0, 255).astype(np.uint8))
+    pack.pack("subtask1", tmp_path / "data", tmp_path / "train", tmp_path / "test")
+    rows = table(tmp_path / "data", "subtask1", "duplicates.csv")
+    found = {(row["kind"], row["split"], row["id"], row["other_split"], row["other_id"]) for row in rows}
+    one, two, three = ("train_real", "real_used/0"), ("test_real", "copy"), ("train_generated", "close")
+    again = ("train_real", "real_used/again")
+    exact = {pair[1:] for pair in found if pair[0] == "exact"}
+    assert exact == {(*one, *two), (*again, *two), (*two, *one)}  # of two equal images the first by id
+    near = {pair for pair in found if pair[0] == "near"}
+    assert {pair[1:3] for pair in near} == {one, two, three, again} and len(near) == 5
+    for row in rows:
+        assert (row["correlation"] == "1.0000") == (row["kind"] == "exact")
+    out = capsys.readouterr().out
+    assert "images with an exact or near duplicate in another split or class: 4" in out
+    assert "exact: 1 of test_real/unknown, 2 of train_real/used" in out
+    assert "near: 1 of train_generated/synthetic, 2 of train_real/used" in out
+
+
+def test_tables_hold_no_formulas_and_one_line_a_row(tmp_path):
+    pack._csv(tmp_path / "t.csv", ["a", "b"], [("=cmd|x", -1), ("a\nb\udc80", 0.5), ('q"uote, comma', "-x")])
+    assert (tmp_path / "t.csv").read_text() == 'a,b\n\'=cmd|x,-1\na\\nb\\udc80,0.5\n"q""uote, comma",\'-x\n'
+
+
+def test_the_binary_packs_and_its_errors_are_one_line(tmp_path, capsys):
+    for name in ("generated", "u", "real_not_used"):
+        save(tmp_path / name / "0.png")
+    place = {"task": "subtask1", "train_dir": tmp_path, "data_dir": tmp_path / "data"}
+    with pytest.raises(ValueError, match=f"^missing folders .1.: {tmp_path}/real_used "):
+        run(**place)
+    with pytest.raises(ValueError, match="^--map=real_used: expected NAME=DIR"):
+        run(**place, map="real_used")
+    (tmp_path / "u" / "x\ny\udcff.png").write_bytes(b"")
+    with pytest.raises(ValueError) as error:
+        run(**place, map=f"real_used={tmp_path}/u", strict=True)
+    assert str(error.value).count("\n") == 0 and "x\\ny\\udcff.png: the name holds" in str(error.value)
+    capsys.readouterr()
+    run(**place, map=f"real_used={tmp_path}/u", image_size=8)
+    assert capsys.readouterr().out.endswith(f"packed: {tmp_path}/data/fingerprint/subtask1/1.0.0\n")
+    assert read(tmp_path / "data", "subtask1", "train_real")["real_used/0"][2].shape == (8, 8, 1)
+
+
+@pytest.mark.skipif("FINGERPRINT_DATA" not in os.environ, reason="FINGERPRINT_DATA names no folder with the real images")
+def test_real_images(tmp_path):
+    root = os.path.join(os.environ["FINGERPRINT_DATA"], "thorax256")
+    summary = pack.pack("images", tmp_path, root, labels=f"{root}/classes.csv", groups=f"{root}/groups.csv", strict=True)
+    assert summary["image_shape"] == [256, 256, 1]
+    assert summary["splits"]["train"]["classes"] == {"benign": 120, "malignant": 561, "normal": 416}
+    with open(f"{root}/groups.csv", newline="") as file:
+        groups = {row["id"]: row["group"] for row in csv.DictReader(file)}
+    records = read(tmp_path, "images", "train")
+    assert {id: group for id, (_, group, _) in records.items()} == groups
+    with Image.open(f"{root}/slice_0001.png") as image:
+        buffer = io.BytesIO()
+        image.save(buffer, "PPM")
+    assert buffer.getvalue().endswith(records["slice_0001"][2].tobytes())
