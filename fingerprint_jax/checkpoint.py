@@ -37,7 +37,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            policy = [policies.LatestN(2)]
+            policy: list[policies.PreservationPolicy] = [policies.LatestN(2)]
             if self.metric:
                 policy.append(policies.BestN(get_metric_fn=self._rank, n=1))
             self._manager = ocp.CheckpointManager(

@@ -64,7 +64,7 @@ def sampled_pairs_contrastive(
     """
     if num_pairs < 2 or num_pairs % 2:
         raise ValueError(f"objective.num_pairs={num_pairs} cannot be half positive: use an even number from 2")
-    total = 0.0
+    total = jnp.float32(0)
     for kind, kind_key in zip((same, ~same), jax.random.split(key), strict=True):
         row, column = sample_pairs(kind_key, kind, num_pairs // 2)
         difference = a[row].astype(jnp.float32) - b[column].astype(jnp.float32)

@@ -14,6 +14,7 @@ state: dropout takes it from the `rngs` of the call.
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
 from flax import nnx
 
@@ -22,7 +23,7 @@ from fingerprint_jax import Config
 DTYPES = ("float32", "bfloat16")
 
 
-def variants() -> dict[str, tuple[type[nnx.Module], dict]]:
+def variants() -> dict[str, tuple[Any, dict]]:
     """Every variant: name -> (class, its options)."""
     found = {}
     for info in pkgutil.iter_modules(__path__):

@@ -28,7 +28,7 @@ class Block(nnx.Module):
         """The map after the block."""
         y = nnx.relu(self.norm1(self.conv1(x), train=train))
         y = self.norm2(self.conv2(y), train=train)
-        if self.shortcut is not None:
+        if self.shortcut is not None and self.shortcut_norm is not None:
             x = self.shortcut_norm(self.shortcut(x), train=train)
         return nnx.relu(x + y)
 
@@ -69,7 +69,7 @@ class Backbone(nnx.Module):
         """Features [N,D], the mean over the last map."""
         x = nnx.relu(self.stem_norm(self.stem(images), train=train))
         if self.pool:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         for block in self.blocks:
             x = block(x, train=train)
         return x.mean(axis=(1, 2), dtype=jnp.float32)

@@ -139,13 +139,14 @@ def twins(thumbnails: np.ndarray, digests: Sequence[str], cells: np.ndarray) -> 
     """
     members = {cell: np.flatnonzero(cells == cell) for cell in np.unique(cells)}
     for b, others in members.items():
+        columns = thumbnails[others].T
         first = {digests[j]: j for j in reversed(others.tolist())}
         for a, own in members.items():
             for start in range(0, len(own) if a != b else 0, 1024):
                 block = own[start : start + 1024]
-                similarity = thumbnails[block] @ thumbnails[others].T
+                similarity = thumbnails[block] @ columns
                 nearest = similarity.argmax(axis=1)
-                for row, i in enumerate(block.tolist()):
+                for row, i in enumerate(map(int, block)):
                     if digests[i] in first:
                         yield i, first[digests[i]], 1.0
                     elif similarity[row, nearest[row]] > NEAR:

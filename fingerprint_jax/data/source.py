@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -44,9 +45,9 @@ class Source:
         self.summary = json.loads((path / "summary.json").read_text())
         self.image_shape: tuple[int, int, int] = tuple(self.summary["image_shape"])
         self.splits = sorted(self.summary["splits"])
-        tfds_builder = tfds.builder_from_directory(str(path))
+        tfds_builder: Any = tfds.builder_from_directory(str(path))
         self._sources = [tfds_builder.as_data_source(split) for split in self.splits]
-        undecoded = {"image": tfds.decode.SkipDecoding()}  # pyright: ignore
+        undecoded = {"image": tfds.decode.SkipDecoding()}
         self._labels_only = [tfds_builder.as_data_source(split, decoders=undecoded) for split in self.splits]
         self._offsets = np.concatenate([[0], np.cumsum([len(s) for s in self._sources])])
 
