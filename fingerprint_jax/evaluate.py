@@ -37,16 +37,20 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
         if decisions.needs_known(decision.name):
             raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
         return function(predictions.scores, None, None, **params)
-    known, rows = run.predict(decision.known), run.rows(decision.known)
-    if split != decision.known:
+    # Scored on other data, a run still decides by what it learned on its own.
+    own = Run.load(run.workdir, run.step)
+    known, rows = own.predict(decision.known), own.rows(decision.known)
+    same_data = own.source.fingerprints == run.source.fingerprints
+    if not (same_data and np.isin(run.rows(split).index, rows.index).any()):
         return function(predictions.scores, known.scores, rows.labels, **params)
-    if run.config.method != "ensemble" or run.config.data.fold >= 0 or not run.config.data.folds:
+    cross_fitted = run.config.method == "ensemble" and run.config.data.folds and run.config.data.fold < 0
+    if split != decision.known or not cross_fitted:
         raise ValueError(f"decision.known={decision.known!r}: a decision on {split} cannot learn from {split} itself")
     fold = run.folds(rows)
     labels = np.empty(len(rows), np.int64)
     for k in np.unique(fold):
-        own, others = fold == k, fold != k
-        labels[own] = function(predictions.scores[own], known.scores[others], rows.labels[others], **params)
+        inside, outside = fold == k, fold != k
+        labels[inside] = function(predictions.scores[inside], known.scores[outside], rows.labels[outside], **params)
     return labels
 
 
@@ -61,7 +65,10 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
     Returns:
         The results of the split, as in results.json.
     """
-    predictions, rows = run.predict(split), run.rows(split)
+    rows = run.rows(split)
+    if not len(rows):
+        raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
+    predictions = run.predict(split)
     labels = decide(run, split, predictions)
     results = {
         "split": split,

@@ -59,8 +59,9 @@ def quickstart(data_dir, tmp_path_factory):
 def test_a_decision_never_learns_from_the_rows_it_decides(quickstart):
     run = Run.load(quickstart.workdir)
     run.config.decision.name, run.config.decision.known = "learned_threshold", "heldout"
-    with pytest.raises(ValueError, match="cannot learn from heldout itself"):
-        evaluate.decide(run, "heldout", run.predict("heldout"))
+    for split in ("heldout", "heldout:1"):
+        with pytest.raises(ValueError, match=f"cannot learn from {split} itself"):
+            evaluate.decide(run, split, run.predict(split))
     run.config.decision.known = ""
     with pytest.raises(ValueError, match="set decision.known"):
         evaluate.decide(run, "heldout", run.predict("heldout"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from fingerprint_jax import evaluate, methods
+from fingerprint_jax import decisions, evaluate, methods, train
 from fingerprint_jax.methods import ensemble
 from fingerprint_jax.run import Run
 from tests.conftest import load_config
@@ -61,14 +61,15 @@ def test_the_threshold_of_a_fold_comes_from_the_other_folds(fitted):
     for k in np.unique(fold):
         # A score that is far off in fold k alone must not move fold k's own labels.
         others = fold != k
-        from fingerprint_jax import decisions
-
         value = decisions.best_threshold(predictions.scores[others, 0], rows.labels[others])
         np.testing.assert_array_equal(labels[fold == k], predictions.scores[fold == k, 0] >= value)
 
 
 def test_finished_children_are_not_trained_again(fitted, monkeypatch):
-    from fingerprint_jax import train
-
     monkeypatch.setattr(train, "train", lambda *a: pytest.fail("trained again"))
     methods.get("ensemble").fit(fitted)
+
+
+def test_a_split_that_is_all_held_out_says_so(fitted):
+    with pytest.raises(ValueError, match="split train_real has no rows"):
+        evaluate.evaluate(fitted, "train_real")
