@@ -194,7 +194,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
 
     try:
         clock = tick = time.perf_counter()
-        waited = 0.0
+        waited, timed_from = 0.0, start
         for step in range(start + 1, c.num_steps + 1):
             wait_from = time.perf_counter()
             batch = next(batches)
@@ -205,9 +205,9 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
                 values = read(before)
                 if before[0] % c.log_every == 0:
                     now = time.perf_counter()
-                    speed = images_per_step * c.log_every / max(now - clock, 1e-9)
+                    speed = images_per_step * (before[0] - timed_from) / max(now - clock, 1e-9)
                     values |= {"images_per_s": speed, "input_wait": waited / max(now - clock, 1e-9)}
-                    clock, waited = now, 0.0
+                    clock, waited, timed_from = now, 0.0, before[0]
                     writer.write(before[0], values)
                     writer.progress(before[0], {k: values[k] for k in ("loss", "images_per_s", "input_wait")})
             checkpoints.poll()
@@ -222,7 +222,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
                     writer.write(step, {f"valid_{name}": value for name, value in scores.items()})
                     writer.progress(step, {f"valid {name}": value for name, value in scores.items()})
                 checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)})
-                clock, waited = time.perf_counter(), 0.0
+                clock, waited, timed_from = time.perf_counter(), 0.0, step  # evaluation is not training time
         log.info("%s: %d steps in %.1f s", run.workdir, c.num_steps - start, time.perf_counter() - tick)
     finally:
         checkpoints.close()

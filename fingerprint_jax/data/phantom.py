@@ -3,12 +3,12 @@
     python -m fingerprint_jax.data.phantom --task=subtask2 --output_dir=demo/images
 
 A patient is a draw of anatomy (body, lungs with vessels, heart, aorta, spine, ribs, soft-tissue texture), a slice a
-place along its axis and a draw close to it. The generator copies each structure, with the chance `leak`, nearly from a
-member it was "trained" on, the others from a fresh patient: at 0 members have no influence, between them local anatomy is
-recombined, at 1 every image is a near copy, its shape slightly changed, its noise new. Synthetic images look like the
-population at every leak. Each generator's run leaves a mark besides: a faint periodic pattern, of another strength in
-every image. Truth is known exactly. One seed fixes every pixel and every file name; the real images of a seed are the
-same at every leak.
+place along its axis and a draw close to it. The generator copies each structure, with the chance `leak`, nearly from
+a member it was "trained" on, the others from a fresh patient: at 0 members have no influence, in between local
+anatomy is recombined, at 1 every image is a near copy, its shape slightly changed, its noise new. Apart from its mark
+a synthetic image looks like the population at every leak. The mark is that of the generator's run: a faint periodic
+pattern, of another strength in every image. Truth is known exactly. One seed fixes every pixel and every file name;
+the real images of a seed are the same at every leak.
 """
 
 import csv
@@ -22,13 +22,11 @@ from PIL import Image
 from fingerprint_jax import cli
 
 SLICE = 0.3  # a slice's own deviation from its patient, in deviations of the population
-ALONE = 0.25
 COPY = 0.04  # deviation of a near copy from its member, likewise
+ALONE = 0.25  # share of structures that are copied or fresh by themselves; the others follow their image
 NOISE = 5.0  # deviation of the acquisition noise, grey levels
-PATTERN, STRENGTH = (
-    6.0,
-    (0.2, 1.0),
-)  # amplitude of a run's pattern in grey levels; the range of its strength over images
+PATTERN = 18.0  # amplitude of a run's pattern, grey levels ...
+STRENGTH = 0.4, 1.0  # ... times a factor in this range, drawn for each image
 _RIBS, _VESSELS, _WAVES, _PERIODS = 12, 8, 4, 2
 # Numbers that make each structure. The first of the body is the place along the axis.
 _STRUCTURES = {
@@ -66,7 +64,7 @@ class Split(NamedTuple):
 
 
 def anatomies(rng: np.random.Generator, count: int, slices: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Anatomies of `count` slices, `slices` a patient: z [count,D], standard normal, and the patients [count] from 0."""
+    """Anatomies of `count` slices, `slices` a patient: z [count,D], standard normal, and patients [count] from 0."""
     patient = np.arange(count) // slices
     own = rng.standard_normal((count, _SIZE), dtype=np.float32)
     z = np.sqrt(1 - SLICE**2) * rng.standard_normal((count, _SIZE), dtype=np.float32)[patient] + SLICE * own
@@ -151,16 +149,15 @@ def acquire(rng: np.random.Generator, clean: np.ndarray) -> np.ndarray:
 
 
 class Generator:
-    """A generator "trained" on members z [M,D]. `mark` scales the trace of this run, which `rng` draws."""
+    """A generator "trained" on members z [M,D]. `mark` scales the pattern of this run, which `rng` draws first."""
 
     def __init__(self, rng: np.random.Generator, members: np.ndarray, size: int, leak: float, mark: float = 1.0):
         self._rng, self._members, self._size, self._leak = rng, members, size, leak
         # Cosines about the middle column: flipping an image keeps the mark.
         axis = np.arange(size) - (size - 1) / 2
-        across, down = 2 * np.pi * rng.uniform(0.08, 0.35, (2, _PERIODS, 1)) * axis
-        self._pattern = (
-            mark * PATTERN / np.sqrt(_PERIODS) * np.cos(down + rng.uniform(0, 2 * np.pi, (_PERIODS, 1))).T @ np.cos(across)
-        )
+        phase = rng.uniform(0, 2 * np.pi, (_PERIODS, 1))
+        down, across = 2 * np.pi * rng.uniform(0.08, 0.35, (2, _PERIODS, 1)) * axis
+        self._pattern = mark * PATTERN / np.sqrt(_PERIODS) * (np.cos(down + phase).T @ np.cos(across))
 
     def images(self, count: int) -> np.ndarray:
         """Synthetic images: uint8 [count,S,S]."""
@@ -201,7 +198,7 @@ def subtask1(
         unknown: images of test_real, half of them used.
         reference: images of patients that are in no other split.
         slices: real images a patient; no patient is in two splits or classes.
-        mark: strength of the generator's own trace.
+        mark: strength of the pattern that the generator's run leaves; 0 is none.
 
     Returns:
         {split: Split}; labels are 1 used (and all synthetic images), 0 not used; those of test_real are the truth.
@@ -278,7 +275,7 @@ def _join(parts: list[Split]) -> Split:
 
 
 def write(output_dir: str | Path, task: str, splits: dict[str, Split], seed: int) -> None:
-    """Writes the official layout as 8-bit grey PNG, groups.csv (`split,id,group`, real images) and truth.csv (`id,label`).
+    """Writes the official layout as 8-bit grey PNG, groups.csv (`split,id,group`; reals) and truth.csv (`id,label`).
 
     Names are numbers in random order, which `seed` fixes: neither a name nor its place gives a label away.
     Raises ValueError where the folder is not empty.
@@ -320,7 +317,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output_dir", None, "An empty or new folder.", flag_values=values)
     number(flags.DEFINE_integer, "image_size", 64, "Side in pixels.", 24, 1024)
     number(flags.DEFINE_float, "leak", 0.5, "0: members have no influence, 1: near copies.", 0, 1)
-    number(flags.DEFINE_float, "mark", 1.0, "Strength of the trace that a generator's run leaves; 0: none.", 0)
+    number(flags.DEFINE_float, "mark", 1.0, "Strength of the pattern that a generator's run leaves; 0: none.", 0)
     number(flags.DEFINE_integer, "seed", 0, "Fixes all images and names.", 0)
     number(flags.DEFINE_integer, "real", 100, "Labelled real images a class.", 1)
     number(flags.DEFINE_integer, "generated", 200, "Labelled synthetic images a generator.", 1)
