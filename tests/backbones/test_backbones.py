@@ -208,7 +208,7 @@ def numpy_norm(x, norm):
 def test_resnet_tiny_against_scipy(stem, size):
     graph, state = parts("resnet_tiny", size=size, stem=stem)
     rng = np.random.default_rng(3)
-    state = jax.tree.map(lambda v: v + rng.uniform(0, 0.3, v.shape).astype(np.float32), state)  # variances stay positive
+    state = jax.tree.map(lambda v: v + rng.uniform(-0.3, 0.3, v.shape).astype(np.float32), state)  # variances stay positive
     net = nnx.merge(graph, state)
     x = np.asarray(images(1, size=size), np.float64)[0]
 
