@@ -47,11 +47,11 @@ def images(n, size=SIZE):
     return np.random.default_rng(7).uniform(size=(n, *size, 1)).astype(np.float32)
 
 
-def step(name, size, channels=1, **options):
+def step(name, size):
     """Loss, features, parameters, gradients and statistics of a training step: shapes only."""
 
     def run(key, batch, labels):
-        net = backbones.build(name, image_size=size, channels=channels, rngs=nnx.Rngs(key))
+        net = backbones.build(name, image_size=size, rngs=nnx.Rngs(key))
         graph, params, rest = nnx.split(net, nnx.Param, ...)
 
         def loss_fn(params):
@@ -63,7 +63,7 @@ def step(name, size, channels=1, **options):
         (loss, (features, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
         return loss, features, params, gradients, rest
 
-    return jax.eval_shape(run, jax.random.key(0), jnp.zeros((2, *size, channels)), jnp.zeros(2, jnp.int32))
+    return jax.eval_shape(run, jax.random.key(0), jnp.zeros((2, *size, 1)), jnp.zeros(2, jnp.int32))
 
 
 def count(state):
@@ -75,9 +75,9 @@ def test_every_family_has_a_tiny_variant():
     assert {backbones.variants()[name][0] for name in TINY} == classes
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 224)])
 @pytest.mark.parametrize("name", NAMES)
-def test_shapes_of_a_training_step(name, size):
+def test_shapes_of_a_training_step(name):
+    size = (64, 96)
     loss, features, params, gradients, _ = step(name, size)
     assert loss.shape == ()
     assert features.shape == (2, abstract(name, size=size).num_features) and features.dtype == jnp.float32
@@ -132,8 +132,9 @@ def test_bfloat16_keeps_float32_parameters_and_features(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_smallest_size_fits_and_one_less_is_refused(name):
     side = backbones.variants()[name][0].min_size
-    _, features, *_ = step(name, (side, side))
-    assert features.shape[0] == 2
+    net = abstract(name, size=(side, side))
+    features = jax.eval_shape(lambda net, x: net(x, train=False), net, jnp.zeros((2, side, side, 1)))
+    assert features.shape == (2, net.num_features)
     if side > 1:
         with pytest.raises(ValueError, match=rf"backbone.name='{name}' needs images of {side} pixels a side, not {side - 1}x200"):
             abstract(name, size=(side - 1, 200))
@@ -153,7 +154,7 @@ def test_unknown_names_and_options_are_named():
 def test_siamese_cnn_parameter_count():
     # 3x3 convolutions 1-16-32-64-128 with bias; 256 -> 127 -> 62 -> 30 -> 14 pixels; dense 256.
     convolutions = sum(9 * a * b + b for a, b in [(1, 16), (16, 32), (32, 64), (64, 128)])
-    _, _, params, *_ = step("siamese_cnn", (256, 256))
+    params = nnx.state(abstract("siamese_cnn", size=(256, 256)), nnx.Param)
     assert count(params) == convolutions + 14 * 14 * 128 * 256 + 256
 
 
@@ -173,10 +174,10 @@ def test_siamese_cnn_against_loops():
 
 def test_resnet18_is_torchvisions_in_number_and_shape():
     total = 11_176_512  # torchvision.models.resnet18 without `fc`, 3 input channels
-    _, _, params, _, rest = step("resnet18", (224, 224), channels=3)
+    _, params, rest = nnx.split(abstract("resnet18", channels=3), nnx.Param, ...)
     assert count(params) == total
     assert count(rest) == 2 * (64 * 5 + 128 * 5 + 256 * 5 + 512 * 5)  # mean and variance of 20 normalisations
-    _, _, params, *_ = step("resnet18", (224, 224))
+    params = nnx.state(abstract("resnet18"), nnx.Param)
     assert count(params) == total - 7 * 7 * 2 * 64
     kernels = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(params) if path[-1] == "kernel"}
     expected = {"stem/kernel": (7, 7, 1, 64)}
@@ -231,7 +232,7 @@ def test_resnet_tiny_against_scipy(stem, size):
 @pytest.mark.parametrize("kernel_size,stride", [(3, 1), (3, 2), (1, 2), (7, 2)])
 def test_conv_of_small_maps(kernel_size, stride):
     layer = Conv(3, 4, kernel_size, stride, rngs=nnx.Rngs(0))
-    sizes = [(1, 1), (2, 2), (1, 2), (2, 1), (3, 3), (4, 4), (5, 5), (2, 6)]
+    sizes = [(1, 1), (2, 2), (1, 2), (3, 4), (5, 2)]
     maps = [np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32) for size in sizes]
     pad = ((kernel_size // 2,) * 2,) * 2
 
@@ -272,9 +273,12 @@ from flax import nnx
 from fingerprint_jax import backbones, losses, sharding
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 4
-net = jax.jit(lambda key: nnx.split(backbones.build("resnet_tiny", image_size=(16, 16), rngs=nnx.Rngs(key)), nnx.Param, ...)[1:])
-graph = nnx.split(nnx.eval_shape(lambda: backbones.build("resnet_tiny", image_size=(16, 16), rngs=nnx.Rngs(0))))[0]
-params, rest = net(jax.random.key(0))
+
+def build(key):
+    return backbones.build("resnet_tiny", widths=(8,), depths=(1,), image_size=(16, 16), rngs=nnx.Rngs(key))
+
+graph = nnx.split(nnx.eval_shape(build, jax.random.key(0)))[0]
+params, rest = jax.jit(lambda key: nnx.split(build(key), nnx.Param, ...)[1:])(jax.random.key(0))
 
 @jax.jit
 def step(params, batch, key):
