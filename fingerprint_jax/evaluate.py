@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fingerprint_jax import cli, decisions, methods, metrics, tables
+from fingerprint_jax.data import folders
 from fingerprint_jax.run import Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
-CLASSES = {"subtask1": 2, "subtask2": 5}
+CLASSES = {task: len(names) for task, names in folders.CLASSES.items()}
 VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 

@@ -47,28 +47,26 @@ class Run:
 
     def save_config(self) -> None:
         """Writes config.json before step 0, or checks it: a resumed run must have the same config, but for `data_dir`."""
-        path = self.workdir / "config.json"
-        record = {"config": flat_config(self.config), "fingerprints": self.source.fingerprints}
-        provenance = self.workdir / "data.json"
+        path, provenance = self.workdir / "config.json", self.workdir / "data.json"
+        fingerprints = self.source.fingerprints
         if path.exists():
-            before = flat_config(Run.load(self.workdir).config)
-            after = record["config"]
+            before, after = identity(Run.load(self.workdir).config), identity(self.config)
             for field in sorted(before.keys() | after.keys()):
-                if field.rpartition(".")[2] != "data_dir" and before.get(field) != after.get(field):
+                if before.get(field) != after.get(field):
                     raise ValueError(
                         f"{self.workdir}: config.{field} is {after.get(field)!r}, the run was started with {before.get(field)!r};"
                         " use another --workdir"
                     )
             known = json.loads(provenance.read_text())
-            for split in sorted(known.keys() | record["fingerprints"].keys()):
-                if known.get(split) != record["fingerprints"].get(split):
+            for split in sorted(known.keys() | fingerprints.keys()):
+                if known.get(split) != fingerprints.get(split):
                     raise ValueError(
                         f"{self.workdir}: the data of split {split} is not what the run was started with"
-                        f" ({self.config.data_dir}: {record['fingerprints'].get(split)}, before: {known.get(split)})"
+                        f" ({self.config.data_dir}: {fingerprints.get(split)}, before: {known.get(split)})"
                     )
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
-        tables.write_text(provenance, json.dumps(record["fingerprints"], indent=1))
+        tables.write_text(provenance, json.dumps(fingerprints, indent=1))
         tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
 
     @property
@@ -125,10 +123,13 @@ class Run:
         fold = dict(zip(target.index, fold_of(target, self.config.data.folds, self.config.data.split_seed), strict=True))
         return np.array([fold[i] for i in rows.index])
 
-    def child(self, name: str, config: Config) -> "Run":
-        """A run at `workdir/children/name`, on the data of this one."""
+    def child(self, name: str, config: Config, *, seed: int, fold: int) -> "Run":
+        """A run at `workdir/children/name` from a member's config: on the data of this one, with its folds, holding out `fold`."""
         config = ConfigDict(config.to_dict())
-        config.data_dir = self.config.data_dir
+        config.data_dir, config.seed = self.config.data_dir, seed
+        for field in ("folds", "valid", "split_seed"):
+            config.data[field] = self.config.data[field]
+        config.data.fold = fold
         return Run(config, self.workdir / "children" / name, "best")
 
     def predict(self, split: str) -> Predictions:
@@ -180,10 +181,14 @@ def flat_config(config: Config, prefix: str = "") -> dict:
     return flat
 
 
+def identity(config: Config) -> dict:
+    """The flat config without `data_dir`, which may move."""
+    return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] != "data_dir"}
+
+
 def config_hash(config: Config) -> str:
-    """Digest of everything in a config but `data_dir`, which may move."""
-    flat = {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] != "data_dir"}
-    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+    """Digest of a config's identity."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _lists_to_tuples(fields: dict) -> dict:

@@ -133,8 +133,8 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[
 def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
     """Trains a run to `num_steps`, from its latest checkpoint where there is one.
 
-    The order within a step: dispatch step k; fetch the batch of step k+1; read the metrics of step k-1, which must be finite;
-    at an interval read those of step k too, evaluate, and only then save.
+    The order within a step: dispatch step k; read the metrics of step k-1, which must be finite; at an interval read those of
+    step k too, evaluate, and only then save; send the batch after the next while step k runs.
 
     Args:
         run: the run; its config is already written.

@@ -14,8 +14,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from fingerprint_jax import pack  # noqa: E402
+from fingerprint_jax import methods, pack  # noqa: E402
 from fingerprint_jax.data import phantom  # noqa: E402
+from fingerprint_jax.run import Run  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
@@ -54,3 +55,11 @@ def load_config(path: str, variant: str = "smoke"):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(variant)
+
+
+def fit(path: str, data_dir: str, workdir) -> Run:
+    """A run of a config, shrunk, fitted on the phantom."""
+    config = load_config(path)
+    config.data_dir = data_dir
+    methods.get(config.method).fit(Run(config, workdir))
+    return Run.load(workdir)

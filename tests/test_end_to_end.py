@@ -4,17 +4,14 @@ import json
 
 import pytest
 
-from fingerprint_jax import evaluate, methods, tables
-from fingerprint_jax.run import Run
-from tests.conftest import CONFIGS, load_config
+from fingerprint_jax import evaluate, tables
+from tests.conftest import CONFIGS, fit
 
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_config_fits_evaluates_and_submits(path, data_dir, tmp_path, phantoms):
-    config = load_config(path)
-    config.data_dir = data_dir
-    methods.get(config.method).fit(Run(config, tmp_path / "run"))
-    run = Run.load(tmp_path / "run")
+    run = fit(path, data_dir, tmp_path / "run")
+    config = run.config
     held = evaluate.evaluate(run, "heldout")
     assert held["metrics"]["n"] == held["n"] > 0
     unknown = "test_real" if config.task == "subtask1" else "test_generated"

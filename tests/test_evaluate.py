@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from fingerprint_jax import evaluate, methods, pack
+from fingerprint_jax import evaluate, pack
 from fingerprint_jax.data import phantom
 from fingerprint_jax.run import Run
 from tests import published
-from tests.conftest import load_config
+from tests.conftest import fit
 
 
 def run_binary(module, *arguments):
@@ -49,11 +49,7 @@ def test_without_a_run_or_files_it_says_what_to_give():
 
 @pytest.fixture(scope="module")
 def quickstart(data_dir, tmp_path_factory):
-    config = load_config("configs/quickstart.py")
-    config.data_dir = data_dir
-    run = Run(config, tmp_path_factory.mktemp("quickstart") / "run")
-    methods.get("gradient").fit(run)
-    return run
+    return fit("configs/quickstart.py", data_dir, tmp_path_factory.mktemp("quickstart") / "run")
 
 
 def test_a_decision_never_learns_from_the_rows_it_decides(quickstart):

@@ -51,7 +51,7 @@ class Source:
         self._labels_only = [tfds_builder.as_data_source(split, decoders=undecoded) for split in self.splits]
         self._offsets = np.concatenate([[0], np.cumsum([len(s) for s in self._sources])])
 
-    @functools.cached_property
+    @property
     def num_classes(self) -> int:
         """Classes of the task."""
         return len(self.summary["classes"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import checkpoint, tables, train
+from fingerprint_jax import tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.run import Run, config_hash
@@ -18,12 +18,7 @@ def features(run: Run, rows: Rows, output: str, cache: Path) -> np.ndarray:
     path = cache / (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".npy")
     if path.exists():
         return np.load(path, allow_pickle=False)
-    checkpoints = checkpoint.Checkpoints(run.workdir, run.config.best)
-    try:
-        _, state = train.restore(run, checkpoints, run.step)
-    finally:
-        checkpoints.close()
-    outputs = gradient.encode(run, state, rows)
+    outputs = gradient.encode(run, gradient.restore(run), rows)
     if output not in outputs:
         raise ValueError(f"features.output={output!r} is not an output of {run.workdir}: it has {', '.join(sorted(outputs))}")
     values = outputs[output].reshape(len(rows), -1).astype(np.float32)

@@ -2,9 +2,7 @@
 
 import json
 
-from ml_collections import ConfigDict
-
-from fingerprint_jax import Config, methods, tables
+from fingerprint_jax import methods, tables
 from fingerprint_jax.estimators import classify, reduce
 from fingerprint_jax.features import deep
 from fingerprint_jax.run import Predictions, Run
@@ -14,11 +12,7 @@ def encoder(run: Run) -> Run:
     """The run whose network gives the features: a finished one, or the child `encoder`."""
     if run.config.features.run:
         return Run.load(run.config.features.run, data_dir=run.config.data_dir)
-    config: Config = ConfigDict(run.config.member.to_dict())
-    config.data.folds, config.data.fold = run.config.data.folds, run.config.data.fold
-    config.data.valid, config.data.split_seed = run.config.data.valid, run.config.data.split_seed
-    config.seed = run.config.seed
-    return run.child("encoder", config)
+    return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
 
 
 def fit(run: Run) -> None:

@@ -3,10 +3,9 @@
 import json
 
 import numpy as np
-from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
-from fingerprint_jax import Config, methods, tables
+from fingerprint_jax import methods, tables
 from fingerprint_jax.run import Predictions, Run
 
 
@@ -19,12 +18,9 @@ def members(run: Run) -> list[tuple[int, Run]]:
     found = []
     for fold in folds:
         for seed in range(max(e.seeds, 1)):
-            config: Config = ConfigDict(run.config.member.to_dict())
-            config.data.folds, config.data.fold = data.folds, fold if fold >= 0 else data.fold
-            config.data.valid, config.data.split_seed = data.valid, data.split_seed
-            config.seed = run.config.seed + seed
-            name = f"fold{fold}-seed{config.seed}" if fold >= 0 else f"seed{config.seed}"
-            found.append((fold, run.child(name, config)))
+            seed += run.config.seed
+            name = f"fold{fold}-seed{seed}" if fold >= 0 else f"seed{seed}"
+            found.append((fold, run.child(name, run.config.member, seed=seed, fold=fold if fold >= 0 else data.fold)))
     return found
 
 
@@ -80,7 +76,7 @@ def mean(scores: np.ndarray) -> np.ndarray:
 def vote(scores: np.ndarray) -> np.ndarray:
     """Share of votes, ties to the higher mean: [M,N,K>1] -> [N,K].
 
-    A member's vote is its highest score. The mean score, scaled into [0, 1), can order ties but never outweigh a vote.
+    A member's vote is its highest score. The mean score, scaled into [0, 1/2], can order ties but never outweigh a vote.
     """
     if scores.shape[2] < 2:
         raise ValueError("ensemble.combine='vote' needs one score a class; use mean or rank for membership")

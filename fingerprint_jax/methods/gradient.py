@@ -38,23 +38,16 @@ def state(run: Run) -> int:
 def predict(run: Run, split: str) -> Predictions:
     """Scores of a split from the checkpoint that `run.step` names."""
     rows = run.rows(split)
-    checkpoints = checkpoint.Checkpoints(run.workdir, run.config.best)
-    try:
-        _, restored = train.restore(run, checkpoints, run.step)
-    finally:
-        checkpoints.close()
-    return Predictions(rows.ids, _scores(run, restored, rows), train.model_of(run).objective.probabilities)
+    return Predictions(rows.ids, _scores(run, restore(run), rows), train.model_of(run).objective.probabilities)
 
 
-def outputs(run: Run, split: str) -> tuple[Rows, dict[str, np.ndarray]]:
-    """Rows of a split and the network's outputs for them: {'embedding' | 'logits': [N, ..]}."""
-    rows = run.rows(split)
+def restore(run: Run) -> train.State:
+    """The state at the checkpoint that `run.step` names."""
     checkpoints = checkpoint.Checkpoints(run.workdir, run.config.best)
     try:
-        _, restored = train.restore(run, checkpoints, run.step)
+        return train.restore(run, checkpoints, run.step)[1]
     finally:
         checkpoints.close()
-    return rows, encode(run, restored, rows)
 
 
 def _scores(run: Run, state: train.State, rows: Rows) -> np.ndarray:

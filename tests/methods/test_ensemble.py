@@ -6,8 +6,7 @@ from scipy.stats import rankdata
 
 from fingerprint_jax import decisions, evaluate, methods, train
 from fingerprint_jax.methods import ensemble
-from fingerprint_jax.run import Run
-from tests.conftest import load_config
+from tests.conftest import fit
 
 
 def test_votes_count_first_and_ties_go_to_the_higher_mean():
@@ -32,11 +31,7 @@ def test_rank_is_the_mean_rank_of_scipy():
 
 @pytest.fixture(scope="module")
 def fitted(data_dir, tmp_path_factory):
-    config = load_config("configs/subtask1/aimm_siamese.py")
-    config.data_dir = data_dir
-    run = Run(config, tmp_path_factory.mktemp("ensemble") / "run")
-    methods.get("ensemble").fit(run)
-    return run
+    return fit("configs/subtask1/aimm_siamese.py", data_dir, tmp_path_factory.mktemp("ensemble") / "run")
 
 
 def test_every_row_is_scored_by_the_child_that_did_not_see_it(fitted):
