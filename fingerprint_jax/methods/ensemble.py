@@ -13,7 +13,7 @@ def members(run: Run) -> list[tuple[int, Run]]:
     """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out."""
     e, data = run.config.ensemble, run.config.data
     if e.runs:
-        return [(-1, Run.load(path)) for path in e.runs]
+        return [(-1, Run.load(path, data_dir=run.config.data_dir)) for path in e.runs]
     folds = range(data.folds) if data.folds and data.fold < 0 else [-1]
     found = []
     for fold in folds:

@@ -6,7 +6,8 @@ from scipy.stats import rankdata
 
 from fingerprint_jax import decisions, evaluate, methods, train
 from fingerprint_jax.methods import ensemble
-from tests.conftest import fit
+from fingerprint_jax.run import Run
+from tests.conftest import fit, load_config
 
 
 def test_votes_count_first_and_ties_go_to_the_higher_mean():
@@ -68,3 +69,16 @@ def test_finished_children_are_not_trained_again(fitted, monkeypatch):
 def test_a_split_that_is_all_held_out_says_so(fitted):
     with pytest.raises(ValueError, match="split train_real has no rows"):
         evaluate.evaluate(fitted, "train_real")
+
+
+def test_finished_runs_are_combined_on_the_data_of_the_ensemble(data_dir, tmp_path):
+    member = fit("configs/subtask2/aimm_siamese.py", data_dir, tmp_path / "member")
+    moved = tmp_path / "moved"
+    moved.symlink_to(data_dir)
+    config = load_config("configs/subtask2/siamese_vote.py")
+    config.data.folds = member.config.data.folds
+    config.data_dir, config.ensemble.runs, config.ensemble.combine = str(moved), (str(member.workdir),), "mean"
+    run = Run(config, tmp_path / "run")
+    methods.get("ensemble").fit(run)
+    assert [m.config.data_dir for _, m in ensemble.members(run)] == [str(moved)]
+    np.testing.assert_array_equal(run.predict("heldout").scores, member.predict("heldout").scores)
