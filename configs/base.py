@@ -14,6 +14,7 @@ def common(task: str, method: str) -> ConfigDict:
     c.data.folds = 0  # cut the labelled target rows into this many folds (0: none) ...
     c.data.fold = -1  # ... and hold this one out as the split `heldout` (-1: none)
     c.data.valid = 0.0  # share of the remaining labelled target rows that becomes the split `valid`
+    c.data.max_damaged = 0  # damaged records of the data set to go on with, each replaced by its neighbour; one more is an error
     c.data.split_seed = 0  # the draw of folds and valid; apart from `seed`, so that members see the same folds
     c.decision = ConfigDict()
     c.decision.name = "argmax"  # a function of decisions.py
@@ -51,6 +52,8 @@ def gradient(task: str) -> ConfigDict:
     c.optimizer.warmup_steps = 0  # linear warm-up
     c.optimizer.weight_decay = 0.0  # decoupled (AdamW), on kernels only
     c.optimizer.clip_norm = 0.0  # clip gradients to this global norm (0: off)
+    c.optimizer.accumulate = 1  # parts of a batch, one after the other in memory; in-batch losses and BatchNorm see a part
+    c.optimizer.ema_decay = 0.0  # predict with averaged weights and BatchNorm statistics, for example 0.999 (0: off)
     return c
 
 

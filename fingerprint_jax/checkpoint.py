@@ -1,15 +1,17 @@
 """Orbax checkpoints with a digest manifest beside each: what does not match its digests is never used."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from fingerprint_jax import tables
 
@@ -25,86 +27,116 @@ def parse_best(best: str) -> tuple[str, str]:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir. The latest two and the best are kept."""
+    """The checkpoints of a workdir: the latest two and the best are kept.
+
+    `checkpoints/<step>` holds what Orbax wrote, `digests/<step>.json` its manifest: step, metrics, the arrays' shapes and the
+    SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do.
+    """
 
     def __init__(self, workdir: Path, best: str = ""):
         self.mode, self.metric = parse_best(best)
         self._digests = workdir / "digests"
         self._directory = workdir / "checkpoints"
         self._workdir = workdir
-        self._pending: tuple[int, dict] | None = None
+        self._pending: tuple[int, dict, dict] | None = None
         self._manager: ocp.CheckpointManager | None = None
 
-    def _open(self) -> ocp.CheckpointManager:
-        if self._manager is None:
-            policy: list[policies.PreservationPolicy] = [policies.LatestN(2)]
-            if self.metric:
-                policy.append(policies.BestN(get_metric_fn=self._rank, n=1))
-            self._manager = ocp.CheckpointManager(
-                self._directory.absolute(),
-                options=ocp.CheckpointManagerOptions(
-                    create=True,
-                    preservation_policy=policies.AnyPreservationPolicy(policy),
-                    enable_async_checkpointing=True,
-                ),
-            )
-        return self._manager
-
-    def _rank(self, metrics) -> float:
+    def _rank(self, metrics: dict) -> float:
         # A step without the metric, or with NaN, never counts as the best.
-        value = (metrics or {}).get(self.metric, math.nan)
+        value = metrics.get(self.metric, math.nan)
         value = value if self.mode == "max" else -value
         return value if math.isfinite(value) else -math.inf
 
     def save(self, step: int, state: dict, metrics: dict[str, float]) -> None:
-        """Starts writing `state`; the manifest follows when all bytes are there (`poll`, the next `save` or `close`)."""
+        """Starts writing `state`; the manifest follows when all bytes are there (`poll`, the next `save` or `close`).
+
+        Raises OSError where it cannot be written, for example on a full disk; the checkpoints before it stay.
+        """
         self.wait()
-        self._open().save(step, args=ocp.args.StandardSave(state), metrics=metrics)
-        self._pending = (step, metrics)
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True)
+            self._manager = ocp.CheckpointManager(self._directory.absolute(), options=options)
+        self._pending = (step, metrics, shapes(state))
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failed(error)
 
     def poll(self) -> None:
         """Writes the manifest of a save that has ended; returns at once where it has not."""
-        if self._pending and not self._open().is_saving_in_progress():
+        if self._pending and self._manager is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the save under way and writes its manifest."""
-        if self._pending is None:
+        """Waits for the save under way, writes its manifest and removes what retention lets go."""
+        if self._pending is None or self._manager is None:
             return
-        self._open().wait_until_finished()
-        step, metrics = self._pending
+        step, metrics, arrays = self._pending
+        try:
+            self._manager.wait_until_finished()
+            files = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
+            _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": files})
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failed(error)
         self._pending = None
-        files = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
-        tables.write_text(self._digests / f"{step}.json", json.dumps({"step": step, "metrics": metrics, "files": files}, indent=1))
-        kept = {p.name for p in self._directory.iterdir() if p.name.isdigit()}
-        for manifest in self._digests.glob("*.json"):
-            if manifest.stem not in kept:
-                manifest.unlink()
+        kept = self.manifests()
+        keep = set(sorted(kept)[-2:])
+        if self.metric:
+            keep.add(max(kept, key=lambda step: (self._rank(kept[step]["metrics"]), step)))
+        for old in kept.keys() - keep:
+            self._remove(old)
+
+    def _failed(self, error: Exception) -> None:
+        assert self._pending
+        step, self._pending = self._pending[0], None
+        manager, self._manager = self._manager, None  # it would raise the same error at the next save
+        if manager is not None:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                manager.close()
+        for leftover in self._directory.glob("*"):  # it may have filled the disk
+            if leftover.name.partition(".")[0] == str(step):
+                shutil.rmtree(leftover, ignore_errors=True)
+        text = str(error).strip() or type(error).__name__
+        full = os.strerror(errno.ENOSPC)
+        reason = full if full in text else text.splitlines()[-1]
+        raise OSError(f"{self._directory}: the checkpoint of step {step} could not be written: {reason}") from error
 
     def close(self) -> None:
         """Ends the save under way."""
-        self.wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+    def _path(self, step: int) -> Path:
+        return self._digests / f"{step}.json"
 
     def _files(self, step: int) -> list[str]:
         root = self._directory / str(step)
         return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
 
+    def _committed(self) -> set[int]:
+        return {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
+
     def manifests(self) -> dict[int, dict]:
-        """Complete checkpoints by step, oldest first."""
-        found = [json.loads(p.read_text()) for p in self._digests.glob("*.json")]
-        return {m["step"]: m for m in sorted(found, key=lambda m: m["step"])}
+        """Checkpoints by step, oldest first; a manifest that is damaged itself has no `files`."""
+        found = {int(path.stem): _read_manifest(path) for path in self._digests.glob("*.json") if path.stem.isdigit()}
+        return dict(sorted(found.items()))
 
     def damage(self, step: int) -> str:
         """Names the first file that does not match the manifest; '' where all do."""
-        files = self.manifests()[step]["files"]
+        files = _read_manifest(self._path(step))["files"]
+        if files is None:
+            return f"{self._path(step)} is missing or damaged"
         for name, digest in files.items():
             path = self._directory / str(step) / name
-            if not path.exists():
+            try:
+                found = _digest(path)
+            except FileNotFoundError:
                 return f"{path} is missing"
-            if _digest(path) != digest:
+            if found != digest:
                 return f"{path} is damaged (its digest differs)"
         extra = sorted(set(self._files(step)) - files.keys())
         return f"{self._directory / str(step) / extra[0]} is not part of the checkpoint" if extra else ""
@@ -117,10 +149,12 @@ class Checkpoints:
         manifests = self.manifests()
         if which not in ("best", "latest"):
             if not which.isdigit() or int(which) not in manifests:
-                raise ValueError(f"step={which!r}: checkpoints are {list(manifests)}; or use best, latest")
+                raise ValueError(f"step={which!r}: {self._workdir} has checkpoints {list(manifests)}; or use best, latest")
             if damage := self.damage(int(which)):
-                raise ValueError(f"step={which}: {damage}")
+                raise ValueError(f"step={which}: {damage}; use another of {list(manifests)}")
             return int(which)
+        for step in sorted(self._committed() - manifests.keys()):
+            log.warning("%s is missing: step %d is being saved, or was not to its end; it is not used", self._path(step), step)
         steps = sorted(manifests, reverse=True)
         if which == "best" and self.metric:
             steps.sort(key=lambda step: self._rank(manifests[step]["metrics"]), reverse=True)  # stable: ties to the latest
@@ -128,22 +162,104 @@ class Checkpoints:
             damage = self.damage(step)
             if not damage:
                 return step
-            log.warning("%s; the checkpoint before it is used", damage)
+            if self._path(step).exists():  # else retention has removed it since
+                log.warning("%s; the checkpoint before it is used", damage)
         raise ValueError(f"{self._workdir}: no usable checkpoint")
 
-    def restore(self, step: int, abstract: dict) -> dict:
-        """The state at a step, as arrays with the shapes, types and shardings of `abstract`."""
-        return dict(self._open().restore(step, args=ocp.args.StandardRestore(abstract)))
+    def restore(self, which: str, abstract: dict) -> tuple[int, dict]:
+        """Step and state of an undamaged checkpoint; arrays have the shapes, types and shardings of `abstract`.
+
+        A training that goes on may remove the checkpoint while it is read; then the choice is made again.
+
+        Raises ValueError where there is none, or where its arrays are not those of `abstract`.
+        """
+        while True:
+            step = self.resolve(which)
+            manifest = _read_manifest(self._path(step))
+            if manifest["files"] is not None:
+                self._compare(step, manifest["arrays"], shapes(abstract))
+                try:
+                    item = self._directory.absolute() / str(step) / "default"
+                    with ocp.StandardCheckpointer() as reader:
+                        state = dict(reader.restore(item, abstract))
+                except (OSError, ValueError, KeyError):
+                    if self._path(step).exists():
+                        raise
+                else:
+                    # Manifests go first: as long as it stands every file did while it was read.
+                    if self._path(step).exists():
+                        return step, state
+            log.info("%s: step %d was removed while it was read; choosing again", self._workdir, step)
+
+    def _compare(self, step: int, there: dict, here: dict) -> None:
+        for name in sorted(there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
+                raise ValueError(
+                    f"{self._directory / str(step)} does not fit the config: {name} is {there.get(name, 'missing')} in the"
+                    f" checkpoint, {here.get(name, 'missing')} in the model"
+                )
+
+    def adopt(self, other: "Checkpoints", step: int) -> bool:
+        """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
+        target = self._directory / str(step)
+        shutil.rmtree(target, ignore_errors=True)
+        self._digests.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copytree(other._directory / str(step), target)
+            shutil.copyfile(other._path(step), self._path(step))
+        except (FileNotFoundError, shutil.Error):
+            shutil.rmtree(target, ignore_errors=True)
+            return False
+        damage = self.damage(step)
+        if damage:
+            log.warning("%s", damage)
+            self._remove(step)
+        return not damage
+
+    def keep_best(self, step: int, metrics: dict[str, float]) -> bool:
+        """Gives a checkpoint its metrics and keeps only the best so far; True where that is this one."""
+        manifest = _read_manifest(self._path(step))
+        _write_manifest(self._path(step), manifest | {"metrics": metrics})
+        best = self.resolve("best")
+        for other in self.manifests():
+            if other != best:
+                self._remove(other)
+        return best == step
+
+    def _remove(self, step: int) -> None:
+        self._path(step).unlink(missing_ok=True)
+        shutil.rmtree(self._directory / str(step), ignore_errors=True)
 
     def prune(self) -> None:
-        """Removes what a killed process left: checkpoints without a manifest, or damaged ones after the last good one."""
-        good = [step for step in self.manifests() if not self.damage(step)]
-        last = max(good, default=-1)
-        for path in self._directory.glob("*") if self._directory.exists() else []:
-            if path.is_dir() and (not path.name.isdigit() or int(path.name) > last):
-                log.warning("%s is incomplete or damaged and is removed", path)
-                shutil.rmtree(path)
-                (self._digests / f"{path.name}.json").unlink(missing_ok=True)
+        """Clears what a killed process left and what is damaged, before a training goes on.
+
+        What Orbax had not committed is removed; a checkpoint that is damaged or has no manifest is moved to `damaged/`, in case
+        it is wanted one day.
+        """
+        for path in sorted(self._directory.glob("*")):
+            if not path.name.isdigit():
+                log.warning("%s was not written to its end and is removed", path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for step in sorted(self._committed() | self.manifests().keys()):
+            if damage := self.damage(step):
+                aside = self._workdir / "damaged" / str(step)
+                log.warning("%s; step %d is moved to %s", damage, step, aside)
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+                for path in (self._path(step), self._directory / str(step)):
+                    if path.exists():
+                        shutil.move(path, aside / path.name)
+
+
+def shapes(tree: dict) -> dict[str, str]:
+    """Path -> type and shape of every array of a tree, for example `['params']['head/kernel']` -> `float32[16,5]`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{x.dtype}[{','.join(map(str, x.shape))}]" for path, x in leaves}
+
+
+def abstract(tree: dict, sharding: jax.sharding.Sharding) -> dict:
+    """Shapes and types of a tree of arrays, every leaf with the same sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _digest(path: Path) -> str:
@@ -151,6 +267,19 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def abstract(tree: dict, sharding: jax.sharding.Sharding) -> dict:
-    """Shapes and types of a tree of arrays, every leaf with the same sharding."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def _write_manifest(path: Path, content: dict) -> None:
+    tables.write_text(path, json.dumps(content | {"sha256": _seal(content)}, indent=1))
+
+
+def _read_manifest(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("sha256") == _seal(content) and content["step"] == int(path.stem):
+            return content
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        pass
+    return {"metrics": {}, "arrays": {}, "files": None}
+
+
+def _seal(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

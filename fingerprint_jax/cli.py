@@ -5,9 +5,14 @@ from collections.abc import Callable
 
 from absl import app, flags
 
+from fingerprint_jax.preemption import RUN_AGAIN, Preempted
+
 
 def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None]) -> None:
-    """Parses the command line and calls `main`. A ValueError, OSError or FloatingPointError is one line and exit status 1."""
+    """Parses the command line and calls `main`; what ends it early is one line.
+
+    Exit status 1 for a ValueError, OSError or FloatingPointError, RUN_AGAIN for a Preempted.
+    """
     define_flags(flags.FLAGS)
 
     def guarded(argv: list[str]) -> None:
@@ -17,5 +22,8 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
             main(flags.FLAGS)
         except (ValueError, OSError, FloatingPointError) as error:
             sys.exit(f"{name}: error: {error}")
+        except Preempted as stop:
+            print(f"{name}: {stop}", file=sys.stderr)
+            sys.exit(RUN_AGAIN)
 
     app.run(guarded)

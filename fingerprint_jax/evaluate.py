@@ -1,6 +1,7 @@
 """Scores a run's checkpoint, or any prediction file.
 
 python -m fingerprint_jax.evaluate --workdir=runs/a --split=test_real --submission=run.csv
+python -m fingerprint_jax.evaluate --workdir=runs/a --split=valid --watch=600
 python -m fingerprint_jax.evaluate --task=subtask1 --predictions=p.csv --truth=t.csv --output=DIR
 """
 
@@ -14,13 +15,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fingerprint_jax import cli, decisions, methods, metrics, tables
+from fingerprint_jax import cli, decisions, methods, metrics, preemption, tables, watch
 from fingerprint_jax.data import folders
-from fingerprint_jax.run import Predictions, Run, config_hash
+from fingerprint_jax.run import VERSIONS, Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
 CLASSES = {task: len(names) for task, names in folders.CLASSES.items()}
-VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
 def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
@@ -90,6 +90,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
         "config_hash": config_hash(run.config),
         "fingerprints": run.source.fingerprints,
         "versions": {name: version(name) for name in VERSIONS},
+        "changes": run.provenance["changes"],
     }
     document["splits"][split] = results
     tables.write_text(path, json.dumps(document, indent=1))
@@ -140,6 +141,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "The run to score.", flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split, for example test_real.", flag_values=values)
     flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
+    flags.DEFINE_float(
+        "watch", 0, "Follow a training that runs; give up after this many seconds without a new checkpoint.", flag_values=values
+    )
     flags.DEFINE_string("data_dir", "", "Score the images of another packed data set.", flag_values=values)
     flags.DEFINE_string("submission", None, "Write the decided labels as `id,label` to this file.", flag_values=values)
     flags.DEFINE_bool("header", False, "Submission: a first line `id,label`.", flag_values=values)
@@ -156,7 +160,11 @@ def main(values: flags.FlagValues) -> None:
     show_log()
     console = Console()
     if values.workdir:
-        run = Run.load(values.workdir, values.step, values.data_dir)
+        if values.watch:
+            preemption.stop_at_once()
+            run = watch.watch(Path(values.workdir), values.split, values.watch, evaluate, values.data_dir)
+        else:
+            run = Run.load(values.workdir, values.step, values.data_dir)
         submission = None
         if values.submission:
             submission = {

@@ -6,7 +6,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import cli, methods
+from fingerprint_jax import cli, dry_run, methods, preemption
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import show_log
 
@@ -15,14 +15,21 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     config_flags.DEFINE_config_file("config", None, "The experiment; FILE:smoke shrinks it to seconds.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Where the run lives. The same command continues it.", flag_values=values)
+    flags.DEFINE_list("allow_change", [], "Fields of a stopped run that may change, or `data`.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print parameters, FLOPs and memory of a step, and do nothing.", flag_values=values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """One run, fitted; what the user can mend is one line and exit status 1."""
     show_log()
-    run = Run(values.config, values.workdir)
+    preemption.stop_at_once()
+    run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change))
     logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
+    if values.dry_run:
+        for what, figure in dry_run.describe(run):
+            print(f"{what:24}{figure}")
+        return
     methods.get(run.config.method).fit(run)
     print(f"fitted: {run.workdir}")
 

@@ -6,6 +6,7 @@ python -m fingerprint_jax.pack --task=subtask1 --train_dir=DIR --test_dir=DIR --
 import collections
 import contextlib
 import csv
+import fcntl
 import functools
 import hashlib
 import json
@@ -66,19 +67,24 @@ def select(files: list[File], reasons: list[str]) -> tuple[list[File], Rejected]
     shape = max(sizes, key=lambda s: (sizes[s], s), default=(0, 0))
     kept: list[File] = []
     rejected: Rejected = []
-    seen: dict[tuple[str, str], Path] = {}
+    seen: dict[tuple[str, str], File] = {}
     for file, reason in sorted(zip(files, reasons, strict=True), key=lambda pair: (pair[0].split, pair[0].id, pair[0].path.name)):
         key = (file.split, file.id.casefold())
         if not reason and file.shape != shape:
             reason = f"{file.shape[1]}x{file.shape[0]} pixels, most have {shape[1]}x{shape[0]}; --image_size=N resizes all"
         if not reason and key in seen:
-            reason = f"its id {file.id!r} is that of {seen[key].name!r} but for case or extension"
+            reason = f"its id {file.id!r} is that of {seen[key].path} but for case or extension: rename one"
         if reason:
             rejected.append((str(file.path), reason))
         else:
-            seen[key] = file.path
+            seen[key] = file
             kept.append(file)
     return kept, rejected
+
+
+def _require_place(target: Path, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target} is there already: give --overwrite to replace it, or another --data_dir")
 
 
 def pack(
@@ -101,12 +107,11 @@ def pack(
     files.csv (what the files say beside their pixels), rejected.csv (files left out, and why) and duplicates.csv (pairs
     across splits and classes). A failed pack leaves nothing behind. The arguments are the flags; `mapped` is {NAME: DIR}.
 
-    Raises ValueError for missing or empty folders, a CSV that cannot be used, a data set that is there already, and
-    with `strict` for any rejected file.
+    Raises ValueError for missing or empty folders, a CSV that cannot be used, a data set that is there already, another
+    pack that is writing it, and with `strict` for any rejected file.
     """
     target = builder.dataset_dir(data_dir, task)
-    if target.exists() and not overwrite:
-        raise ValueError(f"{target} is there already: give --overwrite to replace it, or another --data_dir")
+    _require_place(target, overwrite)
     if labels and task != "images":
         raise ValueError(f"--labels is for the task images, the folders of {task} are its labels")
     folders = layout(task, train_dir, test_dir, reference_dir, mapped, flat=bool(labels))
@@ -151,8 +156,8 @@ def pack(
         made = builder.dataset_dir(work, task)
         _csv(
             made / "files.csv",
-            ["split", "id", "label", "bytes", "mode", "metadata_bytes", "order"],
-            [(f.split, f.id, f.label, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in kept],
+            ["split", "id", "label", "group", "bytes", "mode", "metadata_bytes", "order"],
+            [(f.split, f.id, f.label, f.group, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in kept],
         )
         _csv(made / "rejected.csv", ["file", "reason"], rejected)
         _csv(
@@ -208,35 +213,56 @@ def _replacing(target: Path, task: str, overwrite: bool) -> Iterator[Path]:
     """A folder to pack into; when the block ends well its data set takes the place of `target`, else nothing stays."""
     absent = [path for path in target.parents if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".pack-", dir=target.parent))
     try:
-        yield work
-        aside = work / "replaced"  # a rename does not replace a folder that holds files
-        if overwrite and target.exists():
-            os.replace(target, aside)
-        try:
-            os.replace(builder.dataset_dir(work, task), target)
-        except OSError:
-            if aside.exists():
-                os.replace(aside, target)
-            raise
+        with _alone(target):
+            _require_place(target, overwrite)
+            work = Path(tempfile.mkdtemp(prefix=".pack-", dir=target.parent))
+            try:
+                yield work
+                aside = work / "replaced"  # a rename does not replace a folder that holds files
+                if overwrite and target.exists():
+                    os.replace(target, aside)
+                try:
+                    os.replace(builder.dataset_dir(work, task), target)
+                except OSError:
+                    if aside.exists():
+                        os.replace(aside, target)
+                    raise
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
         with contextlib.suppress(OSError):  # they hold the data set now
             for path in absent:
                 path.rmdir()
 
 
-def printable(text: str) -> str:
-    """One line, whatever the names in it."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Holds off other packs of `target` and removes what killed ones left: the lock of a process ends with it."""
+    path = target.parent / ".packing"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))  # else removed after it was opened
+        except BlockingIOError:
+            held = False
+        if not held:
+            raise ValueError(f"another pack is writing {target}: wait for it, or give another --data_dir")
+        try:
+            for stale in target.parent.glob(".pack-*"):
+                if (stale / "replaced").exists() and not target.exists():  # killed between its two renames
+                    os.replace(stale / "replaced", target)
+                shutil.rmtree(stale, ignore_errors=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
     def cell(value):
         if not isinstance(value, str):
             return value
-        return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
+        return "'" * (value[:1] in tuple("=+-@")) + images.printable(value)  # no formulas for spreadsheets
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -266,7 +292,7 @@ def _report(summary: dict, rejected: Rejected, twins: list[tuple[File, File, flo
         console.print(f"  and {len(pairs) - SHOWN} more pairs of split and class")
     console.print(f"rejected files: {len(rejected)}")
     for path, reason in rejected[:SHOWN]:
-        console.print(f"  {printable(path)}: {printable(reason)}")
+        console.print(f"  {images.printable(path)}: {images.printable(reason)}")
     if len(rejected) > SHOWN:
         console.print(f"  and {len(rejected) - SHOWN} more in rejected.csv")
     console.print(f"packed: {target}")
@@ -319,7 +345,7 @@ def main(values: flags.FlagValues) -> None:
             values.overwrite,
         )
     except (ValueError, OSError) as error:
-        raise ValueError(printable(str(error))) from None
+        raise ValueError(images.printable(str(error))) from None
     except KeyboardInterrupt:
         sys.exit("pack: error: interrupted, nothing was written")
 

@@ -1,17 +1,29 @@
 """A run is a directory and the data seen through its config; predictions are a table."""
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from fingerprint_jax import Config, methods, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
+
+log = logging.getLogger(__name__)
+
+VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 # The labelled rows a system is asked about: held-out and validation rows come from here.
 TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "train"}
@@ -27,12 +39,20 @@ class Predictions:
 
 
 class Run:
-    """`config`, `workdir` and `step` (best | latest | a number, read by `predict`)."""
+    """A config, a directory and what `predict` reads from it.
 
-    def __init__(self, config: Config, workdir: str | Path, step: str = "best"):
+    Args:
+        config: the experiment.
+        workdir: where everything of the run lies.
+        step: best | latest | a number, the checkpoint that `predict` reads.
+        allow_change: fields that may differ from those the run was started with; `data` stands for the content of the data set.
+    """
+
+    def __init__(self, config: Config, workdir: str | Path, step: str = "best", allow_change: tuple[str, ...] = ()):
         self.config = config
         self.workdir = Path(workdir)
         self.step = step
+        self.allow_change = allow_change
 
     @staticmethod
     def load(workdir: str | Path, step: str = "best", data_dir: str = "") -> "Run":
@@ -40,34 +60,80 @@ class Run:
         path = Path(workdir) / "config.json"
         if not path.exists():
             raise ValueError(f"workdir={str(workdir)!r}: no run there ({path} is missing)")
-        config: Config = ConfigDict(json.loads(path.read_text(), object_hook=_lists_to_tuples))
+        config: Config = ConfigDict(_read_json(path, _lists_to_tuples))
         if data_dir:
             config.data_dir = data_dir
         return Run(config, workdir, step)
 
-    def save_config(self) -> None:
-        """Writes config.json before step 0, or checks it: a resumed run must have the same config, but for `data_dir`."""
-        path, provenance = self.workdir / "config.json", self.workdir / "data.json"
-        fingerprints = self.source.fingerprints
-        if path.exists():
-            before, after = identity(Run.load(self.workdir).config), identity(self.config)
-            for field in sorted(before.keys() | after.keys()):
-                if before.get(field) != after.get(field):
-                    raise ValueError(
-                        f"{self.workdir}: config.{field} is {after.get(field)!r}, the run was started with {before.get(field)!r};"
-                        " use another --workdir"
-                    )
-            known = json.loads(provenance.read_text())
-            for split in sorted(known.keys() | fingerprints.keys()):
-                if known.get(split) != fingerprints.get(split):
-                    raise ValueError(
-                        f"{self.workdir}: the data of split {split} is not what the run was started with"
-                        f" ({self.config.data_dir}: {fingerprints.get(split)}, before: {known.get(split)})"
-                    )
-            return
+    @contextlib.contextmanager
+    def fitting(self) -> Iterator[None]:
+        """The block in which this process alone may change the run; its config is written, or checked, at the beginning.
+
+        The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
+        devices, library versions) and every change of the config that was allowed.
+
+        Raises ValueError where another process holds the run, or where config or data differ from those it was started with
+        in more than `data_dir` and the fields of `allow_change`; names the fields and both values.
+        """
+        fingerprints = self.source.fingerprints  # a wrong data_dir leaves no workdir behind
         self.workdir.mkdir(parents=True, exist_ok=True)
-        tables.write_text(provenance, json.dumps(fingerprints, indent=1))
-        tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+        with (self.workdir / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read() or "another process"
+                raise ValueError(f"{self.workdir}: {holder} is fitting this run; wait for it, or use another --workdir") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            self._write_or_check(fingerprints)
+            yield
+
+    def _write_or_check(self, fingerprints: dict[str, str]) -> None:
+        path = self.workdir / "config.json"
+        start: dict = {"step": max([int(p.stem) for p in self.workdir.glob("digests/*.json")], default=0)}
+        start["topology"] = {"processes": jax.process_count(), "devices": jax.device_count(), "backend": jax.default_backend()}
+        start["versions"] = {name: version(name) for name in VERSIONS}
+        if not path.exists():
+            self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
+            tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+            return
+        known = self.provenance
+        before = identity(Run.load(self.workdir).config) | {"data": known["fingerprints"]}
+        after = identity(self.config) | {"data": fingerprints}
+        changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+        if refused := [name for name in changed if name not in self.allow_change]:
+            raise ValueError(f"{self.workdir}: {'; '.join(_difference(name, before, after) for name in refused)}")
+        if changed and (self.workdir / "done").exists():
+            if not any(name.endswith("num_steps") for name in changed):
+                raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
+            (self.workdir / "done").unlink()
+        last = known["starts"][-1]
+        for name in ("topology", "versions"):
+            if last[name] != start[name]:
+                log.warning(
+                    "%s: goes on with %s %s, before it was %s: the same batches, but sums are rounded in another order",
+                    self.workdir,
+                    name,
+                    start[name],
+                    last[name],
+                )
+        changes = [{"step": start["step"], "field": n, "from": before.get(n), "to": after.get(n)} for n in changed]
+        for change in changes:
+            log.warning("%s: %s changes at step %d, as allowed", self.workdir, change["field"], change["step"])
+        starts, changes = known["starts"] + [start] * (not (self.workdir / "done").exists()), known["changes"] + changes
+        self._write_provenance({"fingerprints": fingerprints, "starts": starts, "changes": changes})
+        if changed:
+            tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+
+    @property
+    def provenance(self) -> dict:
+        """`fingerprints` of the data, `starts` and `changes` of this run."""
+        return _read_json(self.workdir / "provenance.json")
+
+    def _write_provenance(self, content: dict) -> None:
+        tables.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
 
     @property
     def source(self) -> Source:
@@ -96,6 +162,12 @@ class Run:
                 raise ValueError("split heldout is empty: set data.folds, and data.fold or method=ensemble")
         else:
             rows = self.source.rows(split)
+        found, allowed = len(self.source.damaged), self.config.data.max_damaged
+        if found > allowed:
+            raise ValueError(
+                f"{self.config.data_dir}: {found} damaged records, data.max_damaged={allowed} (in {split}:"
+                f" {self.source.damaged_ids(rows)}); pack the data again, or allow that neighbours replace them"
+            )
         return rows.take(rows.labels == int(label)) if label else rows
 
     @functools.cached_property
@@ -127,10 +199,11 @@ class Run:
         """A run at `workdir/children/name` from a member's config: on the data of this one, with its folds, holding out `fold`."""
         config = ConfigDict(config.to_dict())
         config.data_dir, config.seed = self.config.data_dir, seed
-        for field in ("folds", "valid", "split_seed"):
+        for field in ("folds", "valid", "split_seed", "max_damaged"):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
-        return Run(config, self.workdir / "children" / name, "best")
+        allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
+        return Run(config, self.workdir / "children" / name, "best", allow_change)
 
     def predict(self, split: str) -> Predictions:
         """The table of a split: read where it stands, computed and written where it is missing or stale."""
@@ -140,10 +213,15 @@ class Run:
             "fingerprints": self.source.fingerprints,
         }
         path = self.workdir / "predictions" / f"{split.replace(':', '-')}.csv"
+        if damaged := self.source.damaged_ids(self.rows(split)):
+            raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
         if path.exists():
-            ids, scores, known = tables.read_predictions(path)
-            if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
-                return Predictions(ids, scores, known["probabilities"])
+            try:
+                ids, scores, known = tables.read_predictions(path)
+                if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
+                    return Predictions(ids, scores, known["probabilities"])
+            except ValueError as error:
+                log.warning("%s; it is computed again", error)
         predictions = methods.get(self.config.method).predict(self, split)
         # float32, as in the table, so that the first reading and every later one are equal.
         predictions = dataclasses.replace(predictions, scores=np.asarray(predictions.scores, np.float32))
@@ -189,6 +267,23 @@ def identity(config: Config) -> dict:
 def config_hash(config: Config) -> str:
     """Digest of a config's identity."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _difference(name: str, before: dict, after: dict) -> str:
+    if name == "data":
+        splits = sorted(s for s in before[name].keys() | after[name].keys() if before[name].get(s) != after[name].get(s))
+        values = [", ".join(f"{s} {known.get(s, 'missing')[:12]}" for s in splits) for known in (after[name], before[name])]
+        what = "the content of the data"
+    else:
+        what, values = f"config.{name}", [repr(known.get(name)) for known in (after, before)]
+    return f"{what} is {values[0]}, the run was started with {values[1]} (--allow_change={name} goes on with the new)"
+
+
+def _read_json(path: Path, hook=None) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_hook=hook)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _lists_to_tuples(fields: dict) -> dict:

@@ -20,7 +20,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(name: str, size: int, mesh: Mesh) -> None:
-    """Raises ValueError where the devices do not divide a batch."""
-    if size < 1 or size % mesh.size:
-        raise ValueError(f"{name}={size} is not a multiple of the {mesh.size} devices")
+def parts(batch: dict, count: int, mesh: Mesh) -> dict:
+    """Arrays [B, ..] cut into consecutive parts [count, B / count, ..], every part split over the devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x.reshape(count, -1, *x.shape[1:]), sharding), batch)
+
+
+def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises ValueError where a batch, or each of its `parts` of gradient accumulation, cannot be divided over the devices."""
+    if size < 1 or parts < 1 or size % (mesh.size * parts):
+        what = f"{mesh.size} devices" + (f" times optimizer.accumulate={parts}" if parts != 1 else "")
+        raise ValueError(f"{name}={size} is not a multiple of the {what}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import re
@@ -73,6 +74,8 @@ def read_labels(path: str | Path, classes: int) -> tuple[np.ndarray, np.ndarray]
         name = _EXTENSION.sub("", row[0].strip())
         if not name:
             raise ValueError(f"{path}, line {line}: the id is empty")
+        if not name.isprintable():
+            raise ValueError(f"{path}, line {line}: the id {name!r} holds a control character")
         if name in labels:
             raise ValueError(f"{path}, line {line}: id {name!r} is repeated, each must occur once")
         labels[name] = label
@@ -131,7 +134,7 @@ def write_submission(path: str | Path, ids, labels, header: bool = False, extens
 def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, meta: dict) -> None:
     """Writes ids [N] and scores [N,K] as `id,score_0..score_{K-1}`, float32 to the last bit.
 
-    `meta` says what the table was made from; it stands beside it in `<path>.json`.
+    `meta` says what the table was made from; it stands beside it in `<path>.json`, with the digest of the table.
     """
     path = Path(path)
     described = path.with_name(path.name + ".json")
@@ -142,22 +145,24 @@ def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, met
         writer.writerow(["id", *(f"score_{k}" for k in range(scores.shape[1]))])
         # str of a numpy float32 is the shortest text that reads back as the same float32.
         writer.writerows([name, *map(str, row)] for name, row in zip(ids.tolist(), scores, strict=True))
-    write_text(described, json.dumps(meta, indent=1))
+    write_text(described, json.dumps(meta | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=1))
 
 
 def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Ids [N], scores float32 [N,K] and description of a table; the description is empty where it is missing.
+    """Ids [N], scores float32 [N,K] and description of a table.
 
-    Raises ValueError that names the file where it is not such a table.
+    Raises ValueError that names the file where it is not such a table, or not the one that its description was written for.
     """
     path = Path(path)
     described = path.with_name(path.name + ".json")
     try:
+        meta = json.loads(described.read_text(encoding="utf-8"))
+        if hashlib.sha256(path.read_bytes()).hexdigest() != meta.pop("sha256"):
+            raise ValueError("its digest differs")
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         ids = np.array([row[0] for row in rows], dtype=str)
         scores = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), len(header) - 1)
-        meta = json.loads(described.read_text(encoding="utf-8")) if described.exists() else {}
-    except (ValueError, IndexError, csv.Error) as error:
-        raise ValueError(f"{path}: not a table of predictions ({error}); delete it to have it computed again") from None
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OSError, csv.Error) as error:
+        raise ValueError(f"{path}: not a table of predictions ({error})") from None
     return ids, scores, meta

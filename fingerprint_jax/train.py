@@ -2,9 +2,11 @@
 
 The network is split once into plain dicts of arrays, `params` (what the objective trains) and `rest` (statistics, queues, momentum
 copies), keyed by path. The step is a pure function of (state, batch, learning rate, key); seed and learning rate are its
-arguments, so that children that differ in nothing else share one compilation.
+arguments, so that children that differ in nothing else share one compilation. A run ends byte-identical however often it was
+stopped: by a signal, after which it saves the step it is at, or by a kill, after which it starts from the last save.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -19,7 +21,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, checkpoint, objectives, optim, sharding
+from fingerprint_jax import Config, checkpoint, objectives, optim, preemption, sharding
 from fingerprint_jax.data import augment, loader
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.run import Run
@@ -27,7 +29,9 @@ from fingerprint_jax.writer import Writer
 
 log = logging.getLogger(__name__)
 
-State = dict  # {'step': int32, 'params': {path: array}, 'rest': {path: array}, 'opt': optax state}
+# {'step': int32, 'params': {path: array}, 'rest': {path: array}, 'opt': optax state}, and where weights are averaged 'ema':
+# {path: array} of the parameters and the BatchNorm statistics.
+State = dict
 
 
 class Model:
@@ -50,6 +54,7 @@ class Model:
         flat = [nnx.to_flat_state(part) for part in (params, rest)]
         self._graph = graph
         self._paths = {_name(path): path for part in flat for path, _ in part}
+        self._statistics = [_name(path) for path, variable in flat[1] if isinstance(variable, nnx.BatchStat)]
         return [{_name(path): variable[...] for path, variable in part} for part in flat]
 
     def merge(self, params: dict, rest: dict) -> nnx.Module:
@@ -57,9 +62,19 @@ class Model:
         leaves = [(self._paths[name], value) for name, value in (params | rest).items()]
         return nnx.merge(self._graph, nnx.from_flat_state(leaves), copy=True)
 
+    def weights(self, state: State) -> tuple[dict, dict]:
+        """`params` and `rest` to predict with: the averaged ones where the config averages."""
+        average = state.get("ema", {})
+        params, rest = ({name: average.get(name, value) for name, value in state[part].items()} for part in ("params", "rest"))
+        return params, rest
+
     def _init(self, key: jax.Array) -> State:
         params, rest = self._split(self.objective.build(nnx.Rngs(params=key)))
-        return {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(params)}
+        state = {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(params)}
+        if self._config.optimizer.ema_decay:
+            # Copies: a donated buffer must not be held twice.
+            state["ema"] = jax.tree.map(jnp.copy, params | {name: rest[name] for name in self._statistics})
+        return state
 
     def _images(self, stream: dict, cached, key: jax.Array) -> jax.Array:
         images = stream["image"] if cached is None else cached[0][stream["index"] - cached[1]]
@@ -74,19 +89,38 @@ class Model:
             for (name, stream), stream_key in zip(sorted(batch.items()), keys, strict=True)
         }
 
-        def loss_fn(params):
-            net = self.merge(params, state["rest"])
-            loss, metrics = self.objective.loss(net, batch, loss_key)
-            return loss, (metrics, self._split(net)[1])
+        def loss_fn(params, rest, batch, key):
+            net = self.merge(params, rest)
+            loss, metrics = self.objective.loss(net, batch, key)
+            return loss, ({"loss": loss, **metrics}, self._split(net)[1])
 
-        (loss, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        def gradient_of(rest, part):
+            batch, key = part
+            (_, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], rest, batch, key)
+            return rest, (gradients, metrics)
+
+        def accumulate(carry, part):
+            rest, values = gradient_of(carry[0], part)
+            return (rest, jax.tree.map(jnp.add, carry[1], values)), None
+
+        parts = self._config.optimizer.accumulate
+        batches = sharding.parts(batch, parts, self.mesh), jax.random.split(loss_key, parts)
+        shapes = jax.eval_shape(gradient_of, state["rest"], jax.tree.map(lambda x: x[0], batches))[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        # In a loop only one part's activations are in memory. A single part needs none: convolutions in loops are slow on CPU.
+        (rest, total), _ = jax.lax.scan(accumulate, (state["rest"], zeros), batches, unroll=parts == 1)
+        gradients, metrics = jax.tree.map(lambda x: x / parts, total)
         rate = learning_rate * self._schedule(state["step"])
         direction, opt = self._optimizer.update(gradients, state["opt"], state["params"])
         params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state["params"], direction)
         new = {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients), "learning_rate": rate, **metrics}
+        if "ema" in state:
+            # The decay grows from 0.1, so that the first weights are soon forgotten (the rule of TensorFlow's averages).
+            decay = jnp.minimum(self._config.optimizer.ema_decay, (1 + state["step"]) / (10 + state["step"]))
+            new["ema"] = {name: decay * old + (1 - decay) * (params | rest)[name] for name, old in state["ema"].items()}
+        metrics |= {"grad_norm": optax.global_norm(gradients), "learning_rate": rate}
         # A step that is not finite changes nothing; the loop stops when it reads the loss, one step later.
-        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(rate)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(rate)
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics | {"finite": finite}
 
     def _outputs(self, params: dict, rest: dict, images: jax.Array) -> dict:
@@ -126,8 +160,7 @@ def sampler_of(run: Run) -> Sampler:
 def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[int, State]:
     """Step and state of an undamaged checkpoint of a run."""
     model = model_of(run)
-    step = checkpoints.resolve(which)
-    return step, checkpoints.restore(step, checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
+    return checkpoints.restore(which, checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
 
 
 def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
@@ -141,12 +174,14 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
         evaluate: state -> metrics of the split `valid`, called every `eval_every` steps.
 
     Raises:
+        Preempted: SIGTERM or SIGINT came; the step it was at is saved.
+        OSError: a checkpoint cannot be written; those before it stay.
         FloatingPointError: the loss, a gradient or the learning rate is not finite; names the step and the records.
     """
     c = run.config
     model = model_of(run)
     for name, size in c.data.streams.items():
-        sharding.check_batch(f"data.streams.{name}", size, model.mesh)
+        sharding.check_batch(f"data.streams.{name}", size, model.mesh, c.optimizer.accumulate)
     if c.data.cache not in ("none", "device"):
         raise ValueError(f"data.cache={c.data.cache!r} is unknown: use none or device")
     replicated = sharding.replicated(model.mesh)
@@ -155,6 +190,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
     if checkpoints.manifests():
         start, state = restore(run, checkpoints, "latest")
         log.info("%s: resumes at step %d", run.workdir, start)
+        if start > c.num_steps:
+            raise ValueError(f"num_steps={c.num_steps} lies before step {start}, the latest checkpoint of {run.workdir}")
     else:
         start, state = 0, model.init(jax.device_put(jax.random.key(c.seed), replicated))
     sampler = sampler_of(run)
@@ -192,7 +229,10 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
             )
         return metrics
 
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(writer.close)
+        stack.callback(checkpoints.close)
+        signalled = stack.enter_context(preemption.deferred())
         clock = tick = time.perf_counter()
         waited, timed_from = 0.0, start
         for step in range(start + 1, c.num_steps + 1):
@@ -211,8 +251,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
                     writer.write(before[0], values)
                     writer.progress(before[0], {k: values[k] for k in ("loss", "images_per_s", "input_wait")})
             checkpoints.poll()
-            last = step == c.num_steps
-            if last or step % c.eval_every == 0 or step % c.checkpoint_every == 0:
+            last, signal = step == c.num_steps, signalled()
+            if last or signal or step % c.eval_every == 0 or step % c.checkpoint_every == 0:
                 values = read(pending)
                 pending = None
                 if last or step % c.log_every == 0:
@@ -223,10 +263,11 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
                     writer.progress(step, {f"valid {name}": value for name, value in scores.items()})
                 checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)})
                 clock, waited, timed_from = time.perf_counter(), 0.0, step  # evaluation is not training time
-        log.info("%s: %d steps in %.1f s", run.workdir, c.num_steps - start, time.perf_counter() - tick)
-    finally:
+            if signal and not last:
+                checkpoints.close()
+                raise preemption.Preempted(f"{run.workdir}: {signal}: saved at step {step}; the same command continues the run")
         checkpoints.close()
-        writer.close()
+        log.info("%s: %d steps in %.1f s", run.workdir, c.num_steps - start, time.perf_counter() - tick)
 
 
 def _ids(rows, index: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import sys
 import time
 from pathlib import Path
 
@@ -9,12 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from fingerprint_jax import tables
+
 log = logging.getLogger(__name__)
 
 
 def show_log() -> None:
     """Lines of this package on standard error, as they are; of other libraries only warnings."""
     logging.getLogger().setLevel(logging.WARNING)
+    # Of a save that fails Orbax logs pages, and its threads call into loops that it has closed; `checkpoint` says it in one line.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda args: None if "loop is closed" in str(args.exc_value) else sys.__unraisablehook__(args)
     own = logging.getLogger("fingerprint_jax")
     own.setLevel(logging.INFO)
     if not own.handlers:
@@ -47,15 +55,19 @@ class Writer:
 
     @staticmethod
     def _truncate(path: Path, start: int) -> None:
-        # Lines after the checkpoint a run resumes from will be written again.
+        # Lines after the checkpoint a run resumes from will be written again. A kill can cut the last one.
         if path.exists():
-            lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-            path.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
+            lines = [line for line in path.read_text().splitlines(True) if _step(line) <= start]
+            with tables.replacing(path) as temporary:
+                temporary.write_text("".join(lines))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:  # Python does not say which file
+            raise OSError(f"{self._file.name} cannot be written: {error.strerror}") from error
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
 
@@ -75,3 +87,10 @@ class Writer:
             self._bar.stop()
         self._file.close()
         self._board.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -3,8 +3,12 @@ import hashlib
 import io
 import json
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +17,9 @@ from absl import flags
 from PIL import Image
 
 from fingerprint_jax import pack
-from fingerprint_jax.data import builder, images
+from fingerprint_jax.data import builder, folders, images
+from fingerprint_jax.data.source import Source
+from tests.data.test_images import chunk, encode, png
 
 RNG = np.random.default_rng(0)
 
@@ -153,44 +159,213 @@ def test_files_table_says_what_the_files_are(tmp_path):
     rows = table(tmp_path / "data", "images", "files.csv")
     size = {p.stem: str(p.stat().st_size) for p in (tmp_path / "i").rglob("*.*")}
     assert [tuple(row.values()) for row in rows] == [
-        ("train", "a/1", "0", size["1"], "RGB", "0", "0"),
-        ("train", "a/2", "0", size["2"], "L", "0", "1"),
-        ("train", "b/3", "1", size["3"], "L", "7", "0"),
+        ("train", "a/1", "0", "a/1", size["1"], "RGB", "0", "0"),
+        ("train", "a/2", "0", "a/2", size["2"], "L", "0", "1"),
+        ("train", "b/3", "1", "b/3", size["3"], "L", "7", "0"),
     ]
 
 
-def test_rejected_files_are_named_with_a_reason_each(tmp_path, capsys):
-    root = classes(tmp_path / "i")
-    good = (root / "a" / "0.png").read_bytes()
-    (root / "a" / "cut.png").write_bytes(good[:-20])
-    (root / "a" / "notes.txt").write_text("x")
-    (root / "a" / "text.png").write_text("x")
-    (root / "a" / "two\nlines.png").write_bytes(good)
-    (root / "a" / "1.jpg").write_bytes(good)
-    save(root / "b" / "1.jpg")
-    save(root / "b" / "wide.png", np.zeros((16, 20), np.uint8))
-    (root / "stray.png").write_bytes(good)
-    (root / "b" / "A.png").write_bytes(good)
-    save(root / "b" / "a.png")
-    summary = pack.pack("images", tmp_path / "data", root)
-    rows = table(tmp_path / "data", "images", "rejected.csv")
-    assert {os.path.relpath(row["file"], root): row["reason"].partition(":")[0] for row in rows} == {
-        "a/cut.png": "damaged",
-        "a/notes.txt": "not named .png, .jpg or .jpeg",
-        "a/text.png": "neither a PNG nor a JPEG inside, or its header is damaged",
-        "a/two\\nlines.png": "the name holds a control character or another unprintable one",
-        "a/1.jpg": "a PNG under a .jpg name",
-        "b/1.png": "its id 'b/1' is that of '1.jpg' but for case or extension",
-        "b/wide.png": "20x16 pixels, most have 16x16; --image_size=N resizes all",
-        "b/a.png": "its id 'b/a' is that of 'A.png' but for case or extension",
-        "stray.png": "not in a class folder",
-    }
-    assert summary["rejected"] == len(rows) == 9 and summary["splits"]["train"]["count"] == 7
-    out = capsys.readouterr().out
-    assert "rejected files: 9" in out and "two\\nlines.png" in out
+def test_files_table_reads_back_as_the_records(tmp_path):
+    root = tmp_path / "i"
+    names = ["'quoted'", 'ü "q", r', " b", "c=d", "<i>", "a;b\\n", "#"]
+    for name in names:
+        save(root / "a" / f"{name}.png")
+        save(root / "b" / f"{name}.png")
+    with (tmp_path / "groups.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "group"), *((f"a/{name}", name) for name in names)])
+    for split in ("train", "test"):
+        pack.pack("images", tmp_path / split, root, root if split == "test" else "", groups=tmp_path / "groups.csv")
+        source = Source(str(tmp_path / split), "images")
+        rows = {s: source.rows(s) for s in source.splits}
+        found = folders.read_files(builder.dataset_dir(tmp_path / split, "images") / "files.csv")
+        assert found == {s: list(zip(r.ids.tolist(), r.labels.tolist(), r.groups.tolist(), strict=True)) for s, r in rows.items()}
+        assert set(found) == {"train", split} and len(found["train"]) == 14
 
+
+def grey(width=16, fill=None):
+    return RNG.integers(0, 256, (16, width), dtype=np.uint8) if fill is None else np.full((16, width), fill)
+
+
+GOOD = encode(grey())
+BROKEN = GOOD[:60] + bytes([GOOD[60] ^ 1]) + GOOD[61:]
+FRAMES = {"save_all": True, "append_images": [Image.fromarray(np.zeros((16, 16), np.uint8))]}
+BAD = {  # below the training folder: (bytes, reason)
+    "a/crc.png": (BROKEN, "damaged: broken PNG file (bad header checksum in b'IDAT')"),
+    "a/cut.png": (GOOD[:-20], "damaged: Truncated File Read"),
+    "a/empty.png": (b"", "empty file"),
+    "a/notes.txt": (b"x", "not named .png, .jpg or .jpeg"),
+    "a/text.png": (b"id,label\n", "neither a PNG nor a JPEG inside, or its header is damaged"),
+    "a/nan.png": (
+        encode(grey(fill=np.float32("nan")), "TIFF"),
+        "neither a PNG nor a JPEG inside, or its header is damaged",
+    ),
+    "a/gif.png": (encode(grey(), "GIF"), "neither a PNG nor a JPEG inside, or its header is damaged"),
+    "a/photo.png": (encode(grey(), "JPEG"), "a JPEG under a .png name"),
+    "a/1.jpg": (GOOD, "a PNG under a .jpg name"),
+    "b/1.png": (GOOD, "its id 'b/1' is that of {root}/b/1.jpg but for case or extension: rename one"),
+    "b/c.png": (GOOD, "its id 'b/c' is that of {root}/b/C.png but for case or extension: rename one"),
+    "a/moving.png": (encode(grey(), **FRAMES), "2 frames, one is expected"),
+    "a/bomb.png": (
+        png(9000, 9000, chunk(b"IDAT", zlib.compress(bytes(9001 * 9000)))),
+        "9000x9000 is more than 16777216 pixels (--max_pixels)",
+    ),
+    "a/words.png": (
+        png(16, 16, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**7)))),
+        "damaged: Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK",
+    ),
+    "b/wide.png": (encode(grey(20)), "20x16 pixels, most have 16x16; --image_size=N resizes all"),
+    "a/two\nlines.png": (GOOD, "the name holds unprintable characters, or bytes that are not UTF-8"),
+    os.fsdecode(b"a/\xfc.png"): (GOOD, "the name holds unprintable characters, or bytes that are not UTF-8"),
+    "stray.png": (GOOD, "not in a class folder"),
+    "a/locked.png": (GOOD, "cannot be read: Permission denied"),
+    "a/unlisted/1.png": (GOOD, None),
+    "a/closed/1.png": (GOOD, "cannot be read: Permission denied"),
+}
+LINKS = {  # (where it leads, reason)
+    "a/out.png": ("/etc/passwd", "a link that leaves the folder"),
+    "a/up": ("../..", "a link that leaves the folder"),
+    "a/loop": (".", "a link to a folder"),
+    "a/self.png": ("self.png", "cannot be read: Too many levels of symbolic links"),
+    "a/nothing.png": ("nowhere", "cannot be read: No such file or directory"),
+}
+KEPT = {"a/0": 0, "a/1": 0, "a/2": 0, "b/0": 1, "b/1": 1, "b/2": 1, "b/C": 1}
+KEPT |= {"a/<img onerror=alert(1)>": 0, "a/=cmd": 0, "a/cmyk": 0, "a/turned": 0, "a/link": 0}
+
+# File modes count for root too once CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH are out of its bounding set (PR_CAPBSET_DROP).
+WITHOUT_PRIVILEGES = """if True:
+    import ctypes, os, sys
+    prctl = ctypes.CDLL(None).prctl
+    if os.geteuid() == 0 and (prctl(24, 1, 0, 0, 0) or prctl(24, 2, 0, 0, 0)):
+        sys.exit(77)
+    os.execv(sys.executable, [sys.executable, "-m", "fingerprint_jax.pack", *sys.argv[1:]])
+"""
+
+
+def binary(*arguments):
+    """The binary in a process of its own, which file modes bind even for root."""
+    command = [sys.executable, "-c", WITHOUT_PRIVILEGES, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1])
+    if done.returncode == 77:
+        pytest.skip("root here may read every file and cannot give that up")
+    return done
+
+
+def test_every_bad_file_is_named_with_a_reason_and_the_others_are_packed(tmp_path):
+    root = classes(tmp_path / "i")
+    save(root / "b" / "1.jpg")
+    save(root / "b" / "C.png")
+    for name in ("<img onerror=alert(1)>", "=cmd"):
+        save(root / "a" / f"{name}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(root / "a" / "turned.png", exif=exif)
+    Image.fromarray(RNG.integers(0, 256, (16, 16, 4), dtype=np.uint8), "CMYK").save(root / "a" / "cmyk.jpg")
+    (root / "a" / "link.png").symlink_to("0.png")
+    expected = {f"{root}/{pack.images.printable(name)}": reason.format(root=root) for name, (_, reason) in BAD.items() if reason}
+    for name, (content, _) in BAD.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(content)
+    for name, (target, reason) in LINKS.items():
+        (root / name).symlink_to(target)
+        expected[f"{root}/{name}"] = reason
+    os.mkfifo(root / "a" / "pipe.png")
+    expected |= {f"{root}/a/pipe.png": "not a regular file", f"{root}/a/unlisted": "cannot be listed: Permission denied"}
+    (root / "a" / "locked.png").chmod(0)
+    (root / "a" / "unlisted").chmod(0)
+    (root / "a" / "closed").chmod(0o644)  # its names can be listed, its files not be opened
+
+    place = ["--task=images", f"--train_dir={root}", f"--data_dir={tmp_path}/data"]
+    done = binary(*place, "--strict")
+    assert done.returncode == 1 and not (tmp_path / "data").exists()
+    assert done.stderr.splitlines()[-1].startswith(f"pack: error: {len(expected)} files rejected (--strict), the first: {root}/")
+    done = binary(*place)
+    assert done.returncode == 0 and done.stderr.splitlines() == ["decoding 28 images", "writing 12 images"], done.stderr
+    rows = table(tmp_path / "data", "images", "rejected.csv")
+    assert {row["file"]: row["reason"] for row in rows} == expected and len(rows) == len(expected) == 27
+    assert f"rejected files: {len(rows)}\n" in done.stdout and "  and 7 more in rejected.csv\n" in done.stdout
+    assert len([line for line in done.stdout.splitlines() if line.startswith(f"  {root}/")]) == pack.SHOWN
+    assert {id: label for id, (label, _, _) in read(tmp_path / "data", "images", "train").items()} == KEPT
+
+
+def test_other_sizes_are_resized_when_asked(tmp_path):
+    root = classes(tmp_path / "i")
+    save(root / "b" / "wide.png", np.zeros((16, 20), np.uint8))
     assert pack.pack("images", tmp_path / "resized", root, image_size=8)["image_shape"] == [8, 8, 1]
-    assert "wide" in "".join(read(tmp_path / "resized", "images", "train"))
+    assert "b/wide" in read(tmp_path / "resized", "images", "train")
+
+
+def test_class_folders_that_differ_in_case_only(tmp_path):
+    root = classes(tmp_path / "i")
+    save(root / "A" / "0.png")
+    with pytest.raises(ValueError, match=f"^no image in {root}/a; {root}/a/0.png: its id 'a/0' is that of {root}/A/0.png"):
+        for i in (1, 2):
+            save(root / "A" / f"{i}.png")
+        pack.pack("images", tmp_path / "data", root)
+
+
+def test_a_group_that_tables_cannot_hold_is_refused(tmp_path):
+    (tmp_path / "groups.csv").write_text("id,group\na/0,=1+1\n")
+    with pytest.raises(
+        ValueError, match="groups.csv, line 2: the group '=1.1' starts with '=', which spreadsheets take for a formula"
+    ):
+        pack.pack("images", tmp_path / "data", classes(tmp_path / "i"), groups=tmp_path / "groups.csv")
+    assert not (tmp_path / "data").exists()
+
+
+# Packs, and stops for long before the data set takes its place.
+STOPPING = """if True:
+    import sys, time
+    from fingerprint_jax import pack
+    from fingerprint_jax.data import builder
+    write = builder.write
+    def stopping(*rest):
+        write(*rest)
+        print("written", flush=True)
+        time.sleep(600)
+    builder.write = stopping
+    pack.pack("images", *sys.argv[1:])
+"""
+
+
+def test_one_pack_at_a_time_and_what_a_killed_one_left_is_removed(tmp_path):
+    root, data = classes(tmp_path / "i"), tmp_path / "data"
+    place = data / "fingerprint" / "images"
+    command = [sys.executable, "-c", STOPPING, data, root]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[1]) as running:
+        try:
+            assert running.stdout and running.stdout.readline() == "written\n"
+            (work,) = place.glob(".pack-*")
+            files = sorted(work.rglob("*"))
+            with pytest.raises(ValueError, match=f"^another pack is writing {place}/1.0.0: wait for it"):
+                pack.pack("images", data, root)
+            assert list(place.glob(".pack-*")) == [work] and sorted(work.rglob("*")) == files
+        finally:
+            running.kill()
+    assert work.exists() and not (place / "1.0.0").exists()
+    pack.pack("images", data, root)
+    assert os.listdir(place) == ["1.0.0"] and len(read(data, "images", "train")) == 6
+
+
+def test_the_old_data_returns_when_its_pack_was_killed_between_the_renames(tmp_path):
+    root, data = classes(tmp_path / "i"), tmp_path / "data"
+    place = data / "fingerprint" / "images"
+    pack.pack("images", data, root)
+    (place / ".pack-x").mkdir()
+    (place / "1.0.0").rename(place / ".pack-x" / "replaced")
+    with pytest.raises(ValueError, match="is there already"):
+        pack.pack("images", data, root)
+    assert os.listdir(place) == ["1.0.0"] and len(read(data, "images", "train")) == 6
+
+
+def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch):
+    def late(*_):
+        (tmp_path / ".packing").unlink()
+        (tmp_path / ".packing").touch()  # by the next pack
+
+    monkeypatch.setattr(pack.fcntl, "flock", late)
+    with pytest.raises(ValueError, match="another pack is writing"), pack._alone(tmp_path / "1.0.0"):
+        pass
+    assert (tmp_path / ".packing").exists()
 
 
 def test_strict_makes_any_rejection_fatal(tmp_path):

@@ -1,9 +1,14 @@
 """Views of the data, the config of a resumed run, and stale tables."""
 
+import json
+import shutil
+
+import jax
 import numpy as np
 import pytest
 
 from fingerprint_jax import methods
+from fingerprint_jax.data import builder
 from fingerprint_jax.run import Run
 from tests.conftest import CONFIGS, load_config
 
@@ -48,17 +53,100 @@ def test_a_split_that_is_not_there_says_what_would_be(split, message, data_dir, 
 def test_a_config_survives_its_file(path, data_dir, tmp_path):
     config = load_config(path, "")
     config.data_dir = data_dir
-    Run(config, tmp_path).save_config()
-    assert Run.load(tmp_path).config.to_dict() == config.to_dict()
-    Run(config, tmp_path).save_config()
+    for _ in range(2):
+        with Run(config, tmp_path).fitting():
+            assert Run.load(tmp_path).config.to_dict() == config.to_dict()
 
 
-def test_a_changed_config_is_refused_with_the_field_and_both_values(data_dir, tmp_path):
+def _start(config, workdir, **options):
+    with Run(config, workdir, **options).fitting():
+        pass
+    return json.loads((workdir / "provenance.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("optimizer.learning_rate", 0.5, "config.optimizer.learning_rate is 0.5, the run was started with 0.001"),
+        ("backbone.name", "resnet_tiny", "config.backbone.name is 'resnet_tiny', the run was started with 'siamese_cnn_tiny'"),
+        ("seed", 7, "config.seed is 7, the run was started with 0"),
+        ("data.streams.generated", 16, "config.data.streams.generated is 16, the run was started with 8"),
+    ],
+)
+def test_a_changed_field_is_refused_with_both_values_and_the_flag(field, value, text, data_dir, tmp_path):
     config = _config(data_dir)
-    Run(config, tmp_path).save_config()
-    config.optimizer.learning_rate = 0.5
-    with pytest.raises(ValueError, match="config.optimizer.learning_rate is 0.5, the run was started with 0.001"):
-        methods.get("gradient").fit(Run(config, tmp_path))
+    _start(config, tmp_path)
+    written = (tmp_path / "config.json").read_bytes()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError) as error:
+        _start(config, tmp_path, allow_change=("num_steps",))
+    assert str(error.value) == f"{tmp_path}: {text} (--allow_change={field} goes on with the new)"
+    assert (tmp_path / "config.json").read_bytes() == written
+    changes = _start(config, tmp_path, allow_change=("num_steps", field))["changes"]
+    assert [(c["step"], c["field"], c["to"]) for c in changes] == [(0, field, value)]
+    assert Run.load(tmp_path).config.to_dict() == config.to_dict()
+    assert len(_start(config, tmp_path)["changes"]) == 1  # nothing more to allow
+
+
+def test_all_changed_fields_are_named_at_once(data_dir, tmp_path):
+    config = _config(data_dir)
+    _start(config, tmp_path)
+    config.seed, config.num_steps = 3, 9
+    with pytest.raises(ValueError, match="config.num_steps is 9.*--allow_change=num_steps.*; config.seed is 3"):
+        _start(config, tmp_path)
+
+
+def test_other_data_is_refused_and_data_that_moved_is_not(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "moved")
+    config = _config(data_dir)
+    _start(config, tmp_path / "run")
+    config.data_dir = str(tmp_path / "moved")
+    assert _start(config, tmp_path / "run")["changes"] == []
+    summary = builder.dataset_dir(tmp_path / "moved", "subtask2") / "summary.json"
+    content = json.loads(summary.read_text())
+    before = content["splits"]["train_real"]["fingerprint"]
+    content["splits"]["train_real"]["fingerprint"] = "0" * 64
+    summary.write_text(json.dumps(content))
+    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    config.data_dir = str(tmp_path / "other")
+    with pytest.raises(ValueError, match=f"is train_real 000000000000, .* with train_real {before[:12]} .--allow_change=data "):
+        _start(config, tmp_path / "run")
+    assert [c["field"] for c in _start(config, tmp_path / "run", allow_change=("data",))["changes"]] == ["data"]
+
+
+def test_a_finished_run_refuses_a_change_but_more_steps(data_dir, tmp_path):
+    config = _config(data_dir)
+    _start(config, tmp_path)
+    (tmp_path / "done").write_text("{}")
+    config.seed = 5
+    with pytest.raises(ValueError, match="is finished, seed would change nothing"):
+        _start(config, tmp_path, allow_change=("seed",))
+    config.seed, config.num_steps = 0, 8
+    _start(config, tmp_path, allow_change=("num_steps",))
+    assert not (tmp_path / "done").exists()
+
+
+def test_another_topology_is_announced(data_dir, tmp_path, caplog):
+    config = _config(data_dir)
+    starts = _start(config, tmp_path)["starts"]
+    assert starts[0]["topology"] == {"processes": 1, "devices": jax.device_count(), "backend": "cpu"}
+    content = json.loads((tmp_path / "provenance.json").read_text())
+    content["starts"][0]["topology"]["devices"] = 64
+    (tmp_path / "provenance.json").write_text(json.dumps(content))
+    assert len(_start(config, tmp_path)["starts"]) == 2
+    assert "goes on with topology" in caplog.text and "'devices': 64" in caplog.text
+
+
+def test_a_damaged_config_is_named(data_dir, tmp_path):
+    _start(_config(data_dir), tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json cannot be read"):
+        Run.load(tmp_path)
+
+
+def test_a_child_inherits_what_may_change(data_dir, tmp_path):
+    run = Run(_config(data_dir), tmp_path, allow_change=("member.seed", "data"))
+    assert run.child("x", run.config, seed=0, fold=0).allow_change == ("seed", "data")
 
 
 def test_no_data_is_one_clear_error(tmp_path):
@@ -66,14 +154,19 @@ def test_no_data_is_one_clear_error(tmp_path):
         Run(_config(str(tmp_path)), tmp_path).rows("valid")
 
 
-def test_predictions_are_read_back_and_a_stale_table_is_made_anew(data_dir, tmp_path):
+def test_predictions_are_read_back_and_a_stale_or_damaged_table_is_made_anew(data_dir, tmp_path, caplog):
     run = Run(_config(data_dir), tmp_path / "run")
     methods.get("gradient").fit(run)
     first = run.predict("heldout")
     table = tmp_path / "run" / "predictions" / "heldout.csv"
-    table.write_text(table.read_text().replace("score_0", "score_x"))
-    again = run.predict("heldout")
-    assert "score_x" in table.read_text()  # it was read, not written
-    np.testing.assert_array_equal(first.scores, again.scores)
-    Run.load(tmp_path / "run", step="2").predict("heldout")
-    assert "score_x" not in table.read_text()  # another step: made anew
+
+    def touched(run):
+        before = table.stat().st_ino
+        np.testing.assert_array_equal(first.ids, run.predict("heldout").ids)
+        return table.stat().st_ino != before
+
+    assert not touched(run)
+    table.write_text(table.read_text().replace("0.", "0.1", 1))
+    assert touched(run) and "its digest differs" in caplog.text
+    np.testing.assert_array_equal(first.scores, run.predict("heldout").scores)
+    assert touched(Run.load(tmp_path / "run", step="2"))  # another step

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -53,6 +54,7 @@ def test_read_labels_strips_one_known_extension_only(tmp_path):
         ("a;1\n", "line 1: 1 columns, expected id,label"),
         ("a,1\nb,1\na.png,1\n", "line 3: id 'a' is repeated"),
         ("a,1\n.png,1\n", "line 2: the id is empty"),
+        ("a,1\nb\x00,1\n", "line 2: the id .* holds a control character"),
     ],
 )
 def test_read_labels_names_file_line_and_value(text, message, tmp_path):
@@ -147,7 +149,9 @@ def test_predictions_carry_their_description(tmp_path):
     back_ids, scores, back_meta = tables.read_predictions(path)
     assert back_ids.tolist() == ids.tolist()
     assert scores.tolist() == [[1.5], [0.25]]
-    assert back_meta == json.loads((tmp_path / "p.csv.json").read_text()) == meta
+    assert back_meta == meta
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "p.csv.json").read_text()) == meta | {"sha256": digest}
 
 
 def test_empty_table_keeps_its_columns(tmp_path):
@@ -161,8 +165,8 @@ def test_a_failed_write_leaves_no_description_and_no_temporary_file(tmp_path):
     tables.write_predictions(path, np.array(["a"]), np.array([[1.0]]), {"state": 1})
     with pytest.raises(ValueError, match="longer"):
         tables.write_predictions(path, np.array(["a"]), np.array([[1.0], [2.0]]), {"state": 2})
-    ids, scores, meta = tables.read_predictions(path)
-    assert (ids.tolist(), scores.tolist(), meta) == (["a"], [[1.0]], {})
+    with pytest.raises(ValueError, match="p.csv: not a table of predictions"):
+        tables.read_predictions(path)
     assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
 
 
@@ -174,8 +178,16 @@ def test_damaged_predictions_are_named(text, tmp_path):
         tables.read_predictions(path)
 
 
-def test_damaged_description_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"sha256": "0"}'])
+def test_damaged_description_is_named(text, tmp_path):
     tables.write_predictions(tmp_path / "p.csv", np.array(["a"]), np.array([[1.0]]), {})
-    (tmp_path / "p.csv.json").write_text("{")
+    (tmp_path / "p.csv.json").write_text(text)
     with pytest.raises(ValueError, match="p.csv: not a table of predictions"):
+        tables.read_predictions(tmp_path / "p.csv")
+
+
+def test_a_changed_score_is_noticed(tmp_path):
+    tables.write_predictions(tmp_path / "p.csv", np.array(["a"]), np.array([[0.125]]), {})
+    (tmp_path / "p.csv").write_text("id,score_0\na,0.625\n")
+    with pytest.raises(ValueError, match="p.csv: not a table of predictions .its digest differs"):
         tables.read_predictions(tmp_path / "p.csv")

@@ -26,9 +26,7 @@ def _config(data_dir, backbone="resnet_tiny", **fields):
 
 
 def _state(run):
-    checkpoints = checkpoint.Checkpoints(run.workdir, run.config.best)
-    _, state = train.restore(run, checkpoints, "latest")
-    checkpoints.close()
+    _, state = train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), "latest")
     return jax.tree.map(np.asarray, jax.device_get(state))
 
 
@@ -133,20 +131,121 @@ def test_a_batch_the_devices_do_not_divide_names_both(data_dir, tmp_path, monkey
         methods.get("gradient").fit(run)
 
 
-def test_what_is_not_finite_stops_and_changes_nothing(data_dir, tmp_path):
-    config = _config(data_dir, num_steps=4)
-    run = Run(config, tmp_path)
+def _one_step(run, data_dir, change=lambda batch: batch, learning_rate=0.01):
     model = train.model_of(run)
     state = model.init(jax.random.key(0))
     before = jax.tree.map(np.asarray, jax.device_get(state))
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))
-    state, metrics = model.step(state, batch, {}, np.float32(np.inf), jax.random.key(1))
-    assert not bool(metrics["finite"])
-    _same(before, jax.tree.map(np.asarray, jax.device_get(state)))
-    config.optimizer.learning_rate = float("inf")
-    with pytest.raises(FloatingPointError, match=r"step 1 is not finite .*t1/\d+"):
-        methods.get("gradient").fit(Run(config, tmp_path / "run"))
-    assert not checkpoint.Checkpoints(tmp_path / "run").manifests()
+    state, metrics = model.step(state, change(batch), {}, np.float32(learning_rate), jax.random.key(1))
+    return before, jax.tree.map(np.asarray, jax.device_get(state)), jax.device_get(metrics)
+
+
+def test_what_is_not_finite_changes_nothing(data_dir, tmp_path):
+    run = Run(_config(data_dir, num_steps=4), tmp_path)
+
+    def nan(batch):
+        image = batch["real"]["image"].astype(np.float32)
+        image[3, 5, 7] = np.nan  # one pixel
+        return batch | {"real": batch["real"] | {"image": image}}
+
+    for options in ({"learning_rate": np.inf}, {"change": nan}):
+        before, after, metrics = _one_step(run, data_dir, **options)
+        assert not metrics["finite"]
+        _same(before, after)
+    _, _, metrics = _one_step(run, data_dir)
+    assert metrics["finite"]
+
+
+def test_a_training_that_is_not_finite_stops_and_keeps_the_checkpoint_before(data_dir, tmp_path):
+    config = _config(data_dir, num_steps=6)
+    whole = Run(config, tmp_path / "run")
+    methods.get("gradient").fit(whole)
+    kept = _state(whole)
+    config.num_steps, config.optimizer.learning_rate = 9, float("inf")
+    allowed = Run(config, tmp_path / "run", allow_change=("num_steps", "optimizer.learning_rate"))
+    with pytest.raises(FloatingPointError, match=r"step 7 is not finite .*t1/\d+"):
+        methods.get("gradient").fit(allowed)
+    assert max(checkpoint.Checkpoints(tmp_path / "run").manifests()) == 6
+    _same(kept, _state(allowed))
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch_in_less_memory(data_dir, tmp_path):
+    found, memory = [], []
+    for accumulate in (1, 4):  # without BatchNorm the mean over the parts is the mean over the batch
+        run = Run(_config(data_dir, "siamese_cnn_tiny"), tmp_path)
+        run.config.optimizer.accumulate, run.config.data.streams.real = accumulate, 32
+        found.append(_one_step(run, data_dir)[2])
+        model = train.model_of(run)
+        batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))
+        lowered = model.step.lower(model.abstract, batch, {}, np.float32(0), jax.random.key(0))
+        memory.append(lowered.compile().memory_analysis().temp_size_in_bytes)
+    whole, parts = found
+    np.testing.assert_allclose(parts["loss"], whole["loss"], rtol=1e-6)
+    np.testing.assert_allclose(parts["grad_norm"], whole["grad_norm"], rtol=1e-5)
+    assert memory[1] < 0.5 * memory[0], memory
+    run.config.data.streams.real = 6
+    with pytest.raises(ValueError, match="data.streams.real=6 is not a multiple of the 1 devices times optimizer.accumulate=4"):
+        methods.get("gradient").fit(run)
+
+
+def test_batch_norm_sees_the_parts_one_after_the_other(data_dir, tmp_path):
+    run = Run(_config(data_dir), tmp_path)
+    run.config.optimizer.accumulate, run.config.augment.flip = 2, 0.0
+    model = train.model_of(run)
+    before, after, _ = _one_step(run, data_dir)
+    batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))["real"]
+    params, rest = jax.device_put((before["params"], before["rest"]))
+    for half in np.split(batch["image"], 2):
+        net = model.merge(params, rest)
+        images = np.float32(half) / 255
+        model.objective.loss(net, {"real": {"image": images, "label": np.zeros(4, np.int32)}}, jax.random.key(0))
+        rest = model._split(net)[1]
+    for name, value in rest.items():
+        np.testing.assert_allclose(after["rest"][name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_averaged_weights_follow_the_closed_form_and_are_those_that_predict(data_dir, tmp_path):
+    run = Run(_config(data_dir, num_steps=5, checkpoint_every=1, eval_every=1), tmp_path)
+    run.config.optimizer.ema_decay = 0.25
+    states = []
+    methods.get("gradient").fit(run)
+    model = train.model_of(run)
+    state = model.init(jax.random.key(run.config.seed))
+    sampler, learning_rate = train.sampler_of(run), np.float32(run.config.optimizer.learning_rate)
+    for batch in loader.host_batches(sampler, (data_dir, "subtask2"), 0, 5):
+        states.append(jax.tree.map(np.asarray, jax.device_get(state)))
+        state, _ = model.step(state, batch, {}, learning_rate, jax.random.key(run.config.seed + 1))
+    states.append(jax.tree.map(np.asarray, jax.device_get(state)))
+    _same(states[-1], _state(run))
+    assert any(name.endswith("/var") for name in states[0]["ema"])  # the statistics too
+    for name, average in states[-1]["ema"].items():
+        values = [(s["params"] | s["rest"])[name].astype(np.float64) for s in states]
+        expected = values[0]
+        for step, value in enumerate(values[1:]):
+            decay = min(0.25, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * value
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7, err_msg=name)
+    gradient, rows = methods.get("gradient"), run.rows("test_generated")
+    logits = gradient.encode(run, states[-1], rows)["logits"]
+    plain = {key: value for key, value in states[-1].items() if key != "ema"}
+    swapped = plain | {
+        part: states[-1][part] | {k: v for k, v in states[-1]["ema"].items() if k in plain[part]} for part in ("params", "rest")
+    }
+    np.testing.assert_allclose(logits, gradient.encode(run, swapped, rows)["logits"], rtol=1e-6)
+    assert not np.allclose(logits, gradient.encode(run, plain, rows)["logits"], rtol=1e-3)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32(data_dir, tmp_path):
+    run = Run(_config(data_dir, num_steps=2), tmp_path)
+    run.config.backbone.dtype = "bfloat16"
+    methods.get("gradient").fit(run)
+    state = _state(run)
+    assert {str(x.dtype) for x in jax.tree.leaves((state["params"], state["rest"]))} == {"float32"}
+    model = train.model_of(run)
+    batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))
+    text = model.step.lower(model.abstract, batch, {}, np.float32(0), jax.random.key(0)).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions and all("bf16" in line.rpartition("->")[2] for line in convolutions)
 
 
 def test_seed_and_learning_rate_share_one_compilation(data_dir, tmp_path):

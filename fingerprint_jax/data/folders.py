@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -97,8 +98,10 @@ def layout(
                 folders.append(Folder(split, root, split, -1))
                 continue
             found = class_names(root)
-            if not found or set(found) - set(names):
-                raise ValueError(f"{root}: class folders {found}, expected {names or 'some'}; a flat folder needs --labels")
+            if not found:
+                raise ValueError(f"{root}: no class folders in it; a flat folder needs --labels")
+            if set(found) - set(names):
+                raise ValueError(f"{root}: class folders {found}, expected {names}")
             folders += [Folder(n, root / n, split, names.index(n), f"{n}/") for n in found]
     if reference_dir:
         folders.append(Folder("reference", Path(reference_dir), "reference", 0 if task == "subtask1" else -1))
@@ -136,20 +139,29 @@ def scan(folder: Folder, skip: set[str]) -> tuple[list[File], Rejected]:
                 continue
             relative = real.relative_to(root)
             id = folder.prefix + relative.with_suffix("").as_posix()
-            reason = ""
-            if not id.isprintable():
-                reason = "the name holds a control character or another unprintable one"
-            elif id[0] in "=+-@":
-                reason = f"the name starts with {id[0]!r}, which spreadsheets take for a formula"
-            elif real.is_symlink() and not Path(os.path.realpath(real)).is_relative_to(root):
+            if reason := unfit(id):
+                reason = f"the name {reason}"
+            elif os.path.islink(real) and not Path(os.path.realpath(real)).is_relative_to(root):
                 reason = "a link that leaves the folder"
-            elif not real.is_file():
-                reason = "a link to a folder" if real.is_dir() else "not a regular file"
+            else:
+                try:
+                    mode = real.stat().st_mode
+                    if not stat.S_ISREG(mode):
+                        reason = "a link to a folder" if stat.S_ISDIR(mode) else "not a regular file"
+                except OSError as error:
+                    reason = f"cannot be read: {error.strerror}"
             if reason:
                 rejected.append((str(folder.path / relative), reason))
             else:
                 files.append(File(folder.path / relative, folder, id, folder.label, len(files), id))
     return files, rejected
+
+
+def unfit(text: str) -> str:
+    """Why an id, a group or a class cannot stand in a table as it is; nothing where it can."""
+    if not text.isprintable():
+        return "holds unprintable characters, or bytes that are not UTF-8"
+    return f"starts with {text[0]!r}, which spreadsheets take for a formula" if text.startswith(("=", "+", "-", "@")) else ""
 
 
 def require_images(folders: list[Folder], files: list[File], rejected: Rejected) -> None:
@@ -163,7 +175,8 @@ def require_images(folders: list[Folder], files: list[File], rejected: Rejected)
 def read_column(path: str, names: tuple[str, ...]) -> dict[tuple[str, str], str]:
     """A CSV with header `id,<name>` or `split,id,<name>` -> {(split or '', id): value}.
 
-    Raises ValueError with file and line for another header, an empty cell or two values for one id.
+    Raises ValueError with file and line for another header, an empty cell, a value that tables cannot hold as it is, or
+    two values for one id.
     """
     values: dict[tuple[str, str], str] = {}
     try:
@@ -171,12 +184,14 @@ def read_column(path: str, names: tuple[str, ...]) -> dict[tuple[str, str], str]
             reader = csv.DictReader(file)
             header = list(reader.fieldnames or [])
             name = next((n for n in names if n in header), "")
-            if "id" not in header or not name:
+            if header.count("id") != 1 or header.count(name) != 1:
                 expected = " or ".join(f"id,{n}" for n in names)
-                raise ValueError(f"{path}: the header is {','.join(header)!r}, expected {expected}, with or without split")
+                raise ValueError(f"{path}: the header is {','.join(header)[:80]!r}, expected {expected}, with or without split")
             for row in reader:
                 if not row["id"] or not row[name]:
                     raise ValueError(f"{path}, line {reader.line_num}: the id or the {name} is empty")
+                if reason := unfit(row[name]):
+                    raise ValueError(f"{path}, line {reader.line_num}: the {name} {row[name][:80]!r} {reason}")
                 key = (row.get("split") or "", row["id"])
                 if values.setdefault(key, row[name]) != row[name]:
                     raise ValueError(f"{path}, line {reader.line_num}: id {row['id']!r} has a second {name}")
@@ -194,3 +209,22 @@ def attach(files: list[File], path: str, names: tuple[str, ...]) -> list[str | N
     if without := [f"{f.split} {f.id}" for f, key in zip(files, keys, strict=True) if key is None]:
         print(f"warning: {path}: {len(without)} images are not in it, the first is {without[0]!r}", file=sys.stderr)
     return [values[key] if key else None for key in keys]
+
+
+def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
+    """files.csv of a packed data set -> {split: [(id, label, group)]} in the order of its records.
+
+    Raises ValueError that names the file where it cannot be read, or has other columns.
+    """
+    splits: dict[str, list[tuple[str, int, str]]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if None in row.values():
+                    raise ValueError("a line is cut short")
+                splits.setdefault(row["split"], []).append((row["id"], int(row["label"]), row["group"]))
+    except KeyError as error:
+        raise ValueError(f"{path}: no column {error}; pack the data again") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: not the table of packed files: {error}") from None
+    return splits

@@ -51,7 +51,8 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS) -> tup
         max_pixels: larger images are refused before decoding.
 
     Raises:
-        ValueError: the reason, without the path: damaged, animated, too large, unreadable, not the format of its name.
+        ValueError: the reason in one line, without the path: damaged, animated, too large, unreadable, not the format
+            of its name.
     """
     wanted = FORMATS.get(path.suffix.lower())
     if wanted is None:
@@ -77,11 +78,16 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS) -> tup
     except _Refused as error:
         raise ValueError(str(error)) from None
     except _DAMAGED as error:
-        raise ValueError(f"damaged: {error}") from None
+        raise ValueError(printable(f"damaged: {error}")) from None
     if image_size and pixels.shape != (image_size, image_size):
         resized = Image.fromarray(pixels).resize((image_size, image_size), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
     return pixels, Info(len(data), mode, metadata)
+
+
+def printable(text: str) -> str:
+    """One line, whatever the names in it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Refused(Exception):
@@ -89,26 +95,32 @@ class _Refused(Exception):
 
 
 def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
+    # Each costs milliseconds and a megabyte holds thousands; sound files have one profile, and about ten scans if progressive.
+    marker, what = (b"\xff\xda", "scans") if data.startswith(b"\xff\xd8") else (b"iCCP", "colour profiles")
+    if data.count(marker) > 100:
+        raise _Refused(f"more than 100 {what}, a file made to waste time")
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
     except UnidentifiedImageError:
         raise _Refused("neither a PNG nor a JPEG inside, or its header is damaged") from None
     except Image.DecompressionBombError:
-        raise _Refused(f"more than {max_pixels} pixels (--max_pixels)") from None
+        raise _Refused("more pixels than Pillow opens, some 178 million") from None
     with image:
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise _Refused(f"{frames} frames, one is expected")
         if image.format != wanted:
             raise _Refused(f"a {image.format} under a {suffix} name")
         if image.width * image.height > max_pixels:
             raise _Refused(f"{image.width}x{image.height} is more than {max_pixels} pixels (--max_pixels)")
-        if getattr(image, "n_frames", 1) > 1:
-            raise _Refused("animated, one frame is expected")
         image.verify()  # `load` skips the checksums of the pixels and does not miss the end of the file
 
 
 def _grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         # Pillow's own conversion would clip everything above 255. 65535 = 255 * 257.
-        return ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)
+        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.mode == "P" and np.asarray(image).max() >= (len(image.palette.palette) // 3 if image.palette else 0):
+        raise ValueError("a pixel has no colour in the palette")  # Pillow makes it black, or trips over itself
     if image.has_transparency_data:
         image = image.convert("RGBA")
         least, most = image.getchannel("A").getextrema()

@@ -1,7 +1,10 @@
 """Batches on the devices: the sampler decides which records, this process reads its block of them."""
 
 import collections
+import ctypes
 import itertools
+import signal
+import sys
 from collections.abc import Iterator
 
 import grain
@@ -46,8 +49,14 @@ def host_batches(
     # No reader threads: the step before runs on the device while this process reads.
     data = grain.MapDataset.range(start, stop).map(read).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     if workers:
-        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_die_with_trainer)
     return iter(data)
+
+
+def _die_with_trainer(worker: int, workers: int) -> None:
+    # Without this a trainer killed by SIGKILL leaves its readers behind. Linux only (PR_SET_PDEATHSIG of prctl).
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def to_devices(batches: Iterator, sharding: jax.sharding.Sharding, in_flight: int = 2) -> Iterator:

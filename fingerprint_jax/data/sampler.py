@@ -1,8 +1,8 @@
 """Step -> {stream: rows}: a pure function of (seed, step), the same on every host and after every restart."""
 
+import functools
 import zlib
 
-import grain
 import numpy as np
 
 from fingerprint_jax.data.source import Rows
@@ -19,21 +19,26 @@ class StreamSampler:
         self._orders = []
         for label in labels:
             chosen = np.arange(len(rows)) if label is None else np.flatnonzero(rows.labels == label)
-            order = grain.MapDataset.range(len(chosen)).seed(_seed(seed, name, label)).shuffle().repeat()
-            self._orders.append((chosen, order))
+            self._orders.append((chosen, zlib.crc32(f"{seed}/{name}/{label}".encode())))
 
     def __call__(self, step: int) -> np.ndarray:
         """Row positions of the batch of a step: [batch_size]."""
         turns = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         batch = np.empty(self.batch_size, np.int64)
-        for k, (chosen, order) in enumerate(self._orders):
+        for k, (chosen, seed) in enumerate(self._orders):
             where = np.flatnonzero(turns % len(self._orders) == k)
-            batch[where] = chosen[[order[int(t)] for t in turns[where] // len(self._orders)]]
+            epochs, places = np.divmod(turns[where] // len(self._orders), len(chosen))
+            for epoch in np.unique(epochs):
+                now = epochs == epoch
+                batch[where[now]] = chosen[_order(len(chosen), seed, int(epoch))[places[now]]]
         return batch
 
 
-def _seed(seed: int, name: str, label) -> int:
-    return zlib.crc32(f"{seed}/{name}/{label}".encode())
+@functools.lru_cache(maxsize=32)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    # The raw stream of a bit generator is fixed over the versions of numpy, its `permutation` is not. An order an epoch costs
+    # less than a look-up an element in a shuffled grain.MapDataset: 0.3 ms each on short streams.
+    return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(count), kind="stable")
 
 
 class Sampler:

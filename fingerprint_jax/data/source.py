@@ -3,13 +3,17 @@
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import json_format  # comes with tensorflow-datasets, which lets its errors through
 
-from fingerprint_jax.data import builder
+from fingerprint_jax.data import builder, folders
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,20 +40,31 @@ class Rows:
 
 
 class Source:
-    """Random access to the records of one packed data set. Record numbers count through the splits in sorted order."""
+    """Random access to the records of one packed data set. Record numbers count through the splits in sorted order.
+
+    ArrayRecord notices damage by itself. A damaged record keeps its row, by what `files.csv` says of it; its image is replaced
+    by that of the next record of its split with the same label. `damaged` holds the numbers of those met so far: all of a split
+    once its `rows` were read.
+    """
 
     def __init__(self, data_dir: str, task: str):
         path = builder.dataset_dir(data_dir, task)
         if not (path / "summary.json").exists():
             raise ValueError(f"data_dir={data_dir!r}: no packed data for task {task!r} ({path}); run fingerprint_jax.pack")
-        self.summary = json.loads((path / "summary.json").read_text())
-        self.image_shape: tuple[int, int, int] = tuple(self.summary["image_shape"])
-        self.splits = sorted(self.summary["splits"])
-        tfds_builder: Any = tfds.builder_from_directory(str(path))
-        self._sources = [tfds_builder.as_data_source(split) for split in self.splits]
-        undecoded = {"image": tfds.decode.SkipDecoding()}
-        self._labels_only = [tfds_builder.as_data_source(split, decoders=undecoded) for split in self.splits]
-        self._offsets = np.concatenate([[0], np.cumsum([len(s) for s in self._sources])])
+        self._path = path
+        self.damaged: set[int] = set()
+        try:
+            self.summary = json.loads((path / "summary.json").read_text())
+            self.image_shape: tuple[int, int, int] = tuple(self.summary["image_shape"])
+            self.splits = sorted(self.summary["splits"])
+            tfds_builder: Any = tfds.builder_from_directory(str(path))
+            self._sources = [tfds_builder.as_data_source(split) for split in self.splits]
+            undecoded = {"image": tfds.decode.SkipDecoding()}
+            self._labels_only = [tfds_builder.as_data_source(split, decoders=undecoded) for split in self.splits]
+            self._offsets = np.concatenate([[0], np.cumsum([len(s) for s in self._sources])])
+        except (ValueError, KeyError, OSError, RuntimeError, json_format.Error) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{path} is damaged ({reason}): pack the data again") from None
 
     @property
     def num_classes(self) -> int:
@@ -73,16 +88,40 @@ class Source:
 
     @functools.cache  # noqa: B019 - a source lives as long as the process
     def rows(self, split: str) -> Rows:
-        """All rows of a packed split."""
-        records = self._labels_only[self._position(split)]
+        """All rows of a packed split. Every record is read, so that a damaged one is known from here on."""
+        position = self._position(split)
         start, stop = self.span(split)
-        records = records.__getitems__(range(len(records))) if len(records) else []
-        return Rows(
+        records = self._read(self._labels_only[position], np.arange(stop - start))
+        files = folders.read_files(self._path / "files.csv")[split] if None in records else []
+        for i, record in enumerate(records):
+            if record is None:
+                id, label, group = files[i]
+                records[i] = {"id": id, "label": label, "group": group}
+                self.damaged.add(start + i)
+        rows = Rows(
             ids=np.array([_text(r["id"]) for r in records], dtype=str),
             labels=np.array([int(r["label"]) for r in records], dtype=np.int64),
             groups=np.array([_text(r["group"]) for r in records], dtype=str),
             index=np.arange(start, stop),
         )
+        if files:
+            log.warning("%s: damaged records in %s: %s", self._path, split, self.damaged_ids(rows))
+        return rows
+
+    def damaged_ids(self, rows: Rows) -> str:
+        """Ids of the damaged among some rows, at most ten of them written out; '' for none."""
+        ids = rows.ids[np.isin(rows.index, list(self.damaged))].tolist()
+        return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+
+    @staticmethod
+    def _read(source, positions: np.ndarray) -> list:
+        """Records at positions; None where one is damaged."""
+        if not len(positions):
+            return []
+        try:
+            return list(source.__getitems__(positions.tolist()))
+        except RuntimeError:  # it names no record: read them one by one
+            return [Source._read(source, part)[0] for part in np.split(positions, len(positions))] if len(positions) > 1 else [None]
 
     def images(self, index: np.ndarray) -> np.ndarray:
         """Records by number: [N] -> uint8 [N,H,W,1]."""
@@ -91,9 +130,22 @@ class Source:
         owner = np.searchsorted(self._offsets, index, side="right") - 1
         for position in np.unique(owner):
             where = np.flatnonzero(owner == position)
-            records = self._sources[position].__getitems__((index[where] - self._offsets[position]).tolist())
-            out[where] = np.stack([record["image"] for record in records])
+            records = self._read(self._sources[position], index[where] - self._offsets[position])
+            for i, record in zip(where, records, strict=True):
+                out[i] = self._replacement(int(index[i])) if record is None else record["image"]
         return out
+
+    def _replacement(self, damaged: int) -> np.ndarray:
+        position = int(np.searchsorted(self._offsets, damaged, side="right")) - 1
+        rows = self.rows(self.splits[position])
+        self.damaged.add(damaged)  # in case it was whole when the rows were read
+        own = damaged - rows.index[0]
+        for i in np.roll(np.arange(len(rows)), -own - 1):
+            if rows.labels[i] == rows.labels[own] and int(rows.index[i]) not in self.damaged:
+                record = self._read(self._sources[position], np.array([i]))[0]
+                if record is not None:
+                    return record["image"]
+        raise ValueError(f"{self._path}: every record like {rows.ids[own]!r} is damaged; pack the data again")
 
 
 def _text(value: str | bytes) -> str:

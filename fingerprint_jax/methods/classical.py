@@ -17,13 +17,13 @@ def encoder(run: Run) -> Run:
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the training features."""
-    run.save_config()
-    source = encoder(run)
-    if not run.config.features.run:
-        methods.get(source.config.method).fit(source)
-    _check_views(run, source)
-    _features(run, run.config.train_split)
-    tables.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir)}))
+    with run.fitting():
+        source = encoder(run)
+        if not run.config.features.run:
+            methods.get(source.config.method).fit(source)
+        _check_views(run, source)
+        _features(run, run.config.train_split)
+        tables.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir)}))
 
 
 def state(run: Run) -> dict:

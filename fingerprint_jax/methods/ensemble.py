@@ -28,17 +28,15 @@ def fit(run: Run) -> None:
     """Trains every child that is not done."""
     if run.config.ensemble.combine not in COMBINE:
         raise ValueError(f"ensemble.combine={run.config.ensemble.combine!r} is unknown: use one of {', '.join(COMBINE)}")
-    run.save_config()
-    if run.config.ensemble.runs:
+    with run.fitting():
         for _, member in members(run):
-            if member.config.task != run.config.task:
+            if not run.config.ensemble.runs:
+                methods.get(member.config.method).fit(member)
+            elif member.config.task != run.config.task:
                 raise ValueError(f"ensemble.runs: {member.workdir} is a run of {member.config.task}, not {run.config.task}")
-            if not (member.workdir / "done").exists():
+            elif not (member.workdir / "done").exists():
                 raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
-    else:
-        for _, member in members(run):
-            methods.get(member.config.method).fit(member)
-    tables.write_text(run.workdir / "done", json.dumps({"members": len(members(run))}))
+        tables.write_text(run.workdir / "done", json.dumps({"members": len(members(run))}))
 
 
 def state(run: Run) -> dict:

@@ -12,9 +12,6 @@ from fingerprint_jax.run import Predictions, Run
 
 def fit(run: Run) -> None:
     """Trains to `num_steps`; returns at once where that is done."""
-    run.save_config()
-    if (run.workdir / "done").exists():
-        return
     validates = bool(run.config.data.valid)
     if run.config.best and not validates:
         raise ValueError(f"config.best={run.config.best!r} needs a validation split: set data.valid")
@@ -26,8 +23,10 @@ def fit(run: Run) -> None:
         scores = _scores(run, state, rows)
         return metrics.quick(rows.labels, scores)
 
-    train.train(run, evaluate)
-    tables.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
+    with run.fitting():
+        if not (run.workdir / "done").exists():
+            train.train(run, evaluate)
+            tables.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
 
 
 def state(run: Run) -> int:
@@ -43,11 +42,7 @@ def predict(run: Run, split: str) -> Predictions:
 
 def restore(run: Run) -> train.State:
     """The state at the checkpoint that `run.step` names."""
-    checkpoints = checkpoint.Checkpoints(run.workdir, run.config.best)
-    try:
-        return train.restore(run, checkpoints, run.step)[1]
-    finally:
-        checkpoints.close()
+    return train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), run.step)[1]
 
 
 def _scores(run: Run, state: train.State, rows: Rows) -> np.ndarray:
@@ -61,7 +56,7 @@ def _scores(run: Run, state: train.State, rows: Rows) -> np.ndarray:
         stream = Rows.concatenate([run.rows(split) for split in present])
         gallery[name] = encode(run, state, stream) | {"label": stream.labels, "index": stream.index}
     query = encode(run, state, rows) | {"index": rows.index}
-    net = model.merge(state["params"], state["rest"])
+    net = model.merge(*model.weights(state))
     return np.asarray(model.objective.scores(net, query, gallery), np.float32)
 
 
@@ -70,13 +65,14 @@ def encode(run: Run, state: train.State, rows: Rows) -> dict[str, np.ndarray]:
     model = train.model_of(run)
     size = run.config.eval_batch
     sharding.check_batch("eval_batch", size, model.mesh)
+    params, rest = model.weights(state)
     parts, pending = [], None
     for first in range(0, len(rows), size):
         index = rows.index[first : first + size]
         images = run.source.images(np.pad(index, (0, size - len(index)), mode="edge"))
         images = jax.device_put(images, sharding.split(model.mesh))
         # The batch before is read only now, so that the device works while this one was read from disk.
-        running, pending = pending, (model.outputs(state["params"], state["rest"], images), len(index))
+        running, pending = pending, (model.outputs(params, rest, images), len(index))
         if running:
             parts.append(_to_host(*running))
     if pending:

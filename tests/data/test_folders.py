@@ -75,7 +75,7 @@ def test_classes_are_sorted_folder_names(tmp_path):
     make(tmp_path / "test", "d/a")
     with pytest.raises(ValueError, match=r"test: class folders \['c', 'd'\], expected \['a', 'b', 'c'\]"):
         folders.layout("images", tmp_path / "train", tmp_path / "test")
-    with pytest.raises(ValueError, match="class folders .., expected some; a flat folder needs --labels"):
+    with pytest.raises(ValueError, match="train/a: no class folders in it; a flat folder needs --labels"):
         folders.layout("images", tmp_path / "train" / "a")
     assert [f.path for f in folders.layout("images", tmp_path / "train" / "a", flat=True)] == [tmp_path / "train" / "a"]
 
@@ -97,7 +97,7 @@ def test_scan_refuses_hostile_names(tmp_path):
     reasons = {os.path.basename(path): reason for path, reason in rejected}
     assert reasons.pop("=cmd.png") == "the name starts with '=', which spreadsheets take for a formula"
     assert reasons.keys() == {"a\nb.png", surrogate, "x\x1b[31m.png", "c.png"}
-    assert set(reasons.values()) == {"the name holds a control character or another unprintable one"}
+    assert set(reasons.values()) == {"the name holds unprintable characters, or bytes that are not UTF-8"}
 
 
 def test_scan_follows_links_only_within_the_folder(tmp_path):
@@ -119,8 +119,8 @@ def test_scan_follows_links_only_within_the_folder(tmp_path):
         "outside": "a link that leaves the folder",
         "up": "a link that leaves the folder",
         "sub/loop": "a link to a folder",
-        "self.png": "not a regular file",
-        "dangling.png": "not a regular file",
+        "self.png": "cannot be read: Too many levels of symbolic links",
+        "dangling.png": "cannot be read: No such file or directory",
         "pipe.png": "not a regular file",
     }
 
@@ -164,6 +164,11 @@ def test_attach_prefers_the_split_and_warns_of_gaps(tmp_path, capsys):
         ("id,group\n1,a\n\n,b\n", "line 4: the id or the group is empty"),
         ("id,group\n1,a\n1,b\n", "line 3: id '1' has a second group"),
         (b"id,group\n1,\xff\n", "cannot be read as CSV: 'utf-8' codec"),
+        ("id,group,group\n1,a,b\n", "the header is 'id,group,group', expected id,group"),
+        ("id,group\n1,=a\n", "line 2: the group '=a' starts with '=', which spreadsheets take for a formula"),
+        ('id,group\n1,a\n2,"a\nb"\n', "line 4: the group 'a\\nb' holds unprintable characters"),
+        ("id,group\n1,a\0\n", "line 2: the group 'a\\x00' holds unprintable characters"),
+        ("id,group\n1," + "x" * 200_000, "cannot be read as CSV: field larger than field limit"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, text, message):
@@ -177,3 +182,19 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
 def test_a_table_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="none.csv: cannot be read as CSV: .*No such file"):
         folders.read_column(str(tmp_path / "none.csv"), ("group",))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("split,id,label\ntrain,1,0\n", "no column 'group'; pack the data again"),
+        ("split,id,label,group\ntrain,1,x,g\n", "not the table of packed files: invalid literal"),
+        ("split,id,label,group,bytes\ntrain,1,0,g\n", "not the table of packed files: a line is cut short"),
+        (b"split,id,label,group\ntrain,1,0,\xff\n", "not the table of packed files: 'utf-8' codec"),
+    ],
+)
+def test_a_table_of_packed_files_that_cannot_be_used(tmp_path, text, message):
+    (tmp_path / "files.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError) as error:
+        folders.read_files(tmp_path / "files.csv")
+    assert str(error.value).startswith(f"{tmp_path}/files.csv: {message}")

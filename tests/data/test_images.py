@@ -1,5 +1,9 @@
+import functools
 import io
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
 
 import numpy as np
@@ -130,6 +134,8 @@ def test_wrong_format_under_the_name(tmp_path):
     assert refusal(tmp_path, encode(GREY), "a.jpeg") == "a PNG under a .jpeg name"
     for other in ("GIF", "TIFF", "BMP"):
         assert refusal(tmp_path, encode(GREY, other)).startswith("neither a PNG nor a JPEG")
+    floats = np.full((7, 5), np.nan, np.float32)  # only a TIFF can hold them
+    assert refusal(tmp_path, encode(floats, "TIFF")).startswith("neither a PNG nor a JPEG")
     assert refusal(tmp_path, b"id,label\n1,2\n").startswith("neither a PNG nor a JPEG")
     assert refusal(tmp_path, encode(GREY), "a.tif").startswith("not named .png")
     assert refusal(tmp_path, b"") == "empty file"
@@ -152,8 +158,8 @@ def test_bad_checksum_is_refused(tmp_path):
     refusal(tmp_path, bytes(data))
 
 
-def png(width, height, *chunks):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+def png(width, height, *chunks, kind=0):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
@@ -164,20 +170,109 @@ def test_too_few_pixels_are_refused(tmp_path):
     assert refusal(tmp_path, png(64, 64)).startswith("damaged")
 
 
+def test_pixels_beyond_the_palette_are_refused(tmp_path):
+    pixels, clear = chunk(b"IDAT", zlib.compress(b"\0\1\2")), chunk(b"tRNS", b"\5")
+    palette = [chunk(b"PLTE", bytes([9, 9, 9]) * n) for n in range(4)]
+    assert decode(tmp_path, png(2, 1, palette[3], pixels, kind=3))[0].tolist() == [[9, 9]]
+    for chunks in ([], [palette[0]], [palette[2]], [clear], [palette[1], clear]):
+        assert refusal(tmp_path, png(2, 1, *chunks, pixels, kind=3)) == "damaged: a pixel has no colour in the palette"
+
+
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     bomb = png(9000, 9000, chunk(b"IDAT", zlib.compress(bytes(9001 * 9000))))
     assert len(bomb) < 80_000
     assert refusal(tmp_path, bomb) == f"9000x9000 is more than {images.MAX_PIXELS} pixels (--max_pixels)"
-    assert "pixels (--max_pixels)" in refusal(tmp_path, png(2**20, 2**20, chunk(b"IDAT", b"")))
+    assert refusal(tmp_path, png(2**20, 2**20, chunk(b"IDAT", b""))) == "more pixels than Pillow opens, some 178 million"
     assert "9 pixels" in refusal(tmp_path, encode(GREY), max_pixels=9)
     assert "bytes are too many" in refusal(tmp_path, encode(GREY) + bytes(2**20), max_pixels=9)
+
+
+PROFILE = chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(100)))
+PIXEL = chunk(b"IDAT", zlib.compress(b"\0\0"))
+
+
+@functools.cache
+def bombs():
+    inflated = zlib.compress(bytes(3 * 10**8), 1)  # 300 MB in 1.3
+    return {
+        "text": png(1, 1, chunk(b"zTXt", b"k\0\0" + inflated), PIXEL),
+        "international text": png(1, 1, chunk(b"iTXt", b"k\0\1\0\0\0" + inflated), PIXEL),
+        "profile": png(1, 1, chunk(b"iCCP", b"k\0\0" + inflated), PIXEL),
+        "many texts": png(1, 1, *[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**6)))] * 300, PIXEL),
+        "pixels": png(20_000, 20_000, chunk(b"IDAT", inflated)),
+        "more pixels than announced": png(1, 1, chunk(b"IDAT", inflated)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["text", "international text", "profile", "many texts", "pixels", "more pixels than announced"])
+def test_bombs_take_no_memory(tmp_path, kind):
+    (tmp_path / "a.png").write_bytes(bombs()[kind])
+    program = r"""if True:
+        import pathlib, re, sys
+        from fingerprint_jax.data import images
+        # Not ru_maxrss, which begins with that of the process that started this one.
+        used = lambda: int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) // 1024
+        before = used()
+        try:
+            images.decode(pathlib.Path(sys.argv[1]))
+        except ValueError as error:
+            print(error)
+        sys.exit(used() - before > 60 and f"{before} and {used() - before} MB")
+    """
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "a.png"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == (kind != "more pixels than announced")
+
+
+def test_files_made_to_waste_time_are_refused(tmp_path):
+    assert decode(tmp_path, png(1, 1, *[PROFILE] * 2, PIXEL))[0].shape == (1, 1)
+    assert refusal(tmp_path, png(1, 1, *[PROFILE] * 101, PIXEL)) == "more than 100 colour profiles, a file made to waste time"
+    scans = encode(GREY, "JPEG", progressive=True)
+    last = scans[scans.rindex(b"\xff\xda") : -2]
+    assert decode(tmp_path, scans[:-2] + last * 2 + scans[-2:], "a.jpg")[0].shape == (7, 5)
+    assert refusal(tmp_path, scans[:-2] + last * 101 + scans[-2:], "a.jpg") == "more than 100 scans, a file made to waste time"
+
+
+EXIF_TYPES = {
+    "short": (3, "HH", 6, 0),
+    "rational": (5, "I", 2**31),
+    "float": (11, "f", float("nan")),
+    "double": (12, "I", 8),
+    "text": (2, "4s", b"6"),
+}
+
+
+@pytest.mark.parametrize("kind", EXIF_TYPES)
+def test_an_orientation_of_any_type_is_applied_or_passed_over(tmp_path, kind):
+    code, form, *value = EXIF_TYPES[kind]
+    exif = b"II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, code, 1) + struct.pack("<" + form, *value) + bytes(20)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        pixels = decode(tmp_path, png(2, 1, chunk(b"eXIf", exif), chunk(b"IDAT", zlib.compress(b"\0\1\2"))))[0]
+    assert pixels.tolist() == ([[1], [2]] if kind == "short" else [[1, 2]])
+
+
+def test_exif_that_is_cut_short_is_used_or_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    data, reasons = exif.tobytes()[6:], set()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for length in range(len(data)):
+            try:
+                decode(tmp_path, png(1, 1, chunk(b"eXIf", data[:length]), PIXEL))
+            except ValueError as error:
+                reasons.add(str(error).partition("(")[0])
+    assert reasons == {"damaged: not a TIFF file ", "damaged: unpack requires a buffer of 4 bytes"}
 
 
 def test_animations_are_refused(tmp_path):
     frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
     moving = encode(frames[0], save_all=True, append_images=frames[1:])
-    assert refusal(tmp_path, moving) == "animated, one frame is expected"
-    assert refusal(tmp_path, encode(frames[0], "MPO", save_all=True, append_images=frames[1:]), "a.jpg")
+    assert b"acTL" in moving  # an APNG
+    assert refusal(tmp_path, moving) == "2 frames, one is expected"
+    photo = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert refusal(tmp_path, photo, "a.jpg") == "2 frames, one is expected"
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -1,0 +1,66 @@
+"""What a training would take, before it is started: parameters, FLOPs and memory of a step. Nothing is written or trained."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fingerprint_jax import Config, methods, train
+from fingerprint_jax.methods import classical, ensemble
+from fingerprint_jax.run import Run
+
+
+def describe(run: Run) -> list[tuple[str, str]]:
+    """Rows `(what, figure)`; for an ensemble or a classical method those of a child, with the number of children."""
+    method = run.config.method
+    if method == "ensemble":
+        children = [member for _, member in ensemble.members(run)]
+        return [("children", f"{len(children)}, each:"), *describe(children[0])]
+    if method == "classical":
+        return [("encoder", str(classical.encoder(run).workdir)), *describe(classical.encoder(run))]
+    methods.get(method)  # an unknown one is named
+    return _gradient(run)
+
+
+def _gradient(run: Run) -> list[tuple[str, str]]:
+    c, model = run.config, train.model_of(run)
+    sampler = train.sampler_of(run)
+    batch: dict[str, dict[str, Any]] = {**sampler(0)}
+    cache = {}
+    for name, rows in sampler.rows.items():
+        if c.data.cache == "device":
+            count = int(rows.index.max() - rows.index.min()) + 1
+            cache[name] = (jax.ShapeDtypeStruct((count, *run.source.image_shape), np.uint8), np.int32(0))
+        else:
+            shape = (len(batch[name]["index"]), *run.source.image_shape)
+            batch[name]["image"] = jax.ShapeDtypeStruct(shape, np.uint8)
+    args = (model.abstract, batch, cache, np.float32(0), jax.random.key(0))
+    memory: Any = model.step.lower(*args).compile().memory_analysis()
+    images = sum(c.data.streams.values())
+    params, state = model.abstract["params"], model.abstract
+    rows = [
+        ("parameters", f"{sum(x.size for x in params.values()):,}"),
+        ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
+        ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
+        ("FLOPs a step", f"{_flops(run, args):.4g}, as XLA counts them; {_flops(run, args) / images:.4g} an image"),
+        ("state", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))),
+        ("data on the device", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((batch, cache))))),
+        ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
+        ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
+        ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
+    ]
+    return rows
+
+
+def _flops(run: Run, args: tuple) -> float:
+    # XLA counts the body of a loop once, so the count is that of a step without accumulation.
+    config: Config = ConfigDict(run.config.to_dict())
+    config.optimizer.accumulate = 1
+    whole = Run(config, run.workdir)
+    cost: Any = train.model_of(whole).step.lower(*args).cost_analysis()
+    return cost["flops"]
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

@@ -1,0 +1,67 @@
+"""Follows a training from another process: scores each new checkpoint and keeps a copy of its own best."""
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fingerprint_jax.checkpoint import Checkpoints
+from fingerprint_jax.preemption import Preempted
+from fingerprint_jax.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, str], dict], data_dir: str = "") -> Run:
+    """Scores the checkpoints of a training as they come, until it is done; called again it goes on where it was.
+
+    Each is copied to `<workdir>/watch-<split>` and scored there, out of reach of the training's retention; the copy stays where
+    it is the best so far. That folder is a run: `evaluate --workdir` reads it. `metrics.jsonl` in it has a line a checkpoint.
+
+    Args:
+        workdir: of a gradient run.
+        split: with known labels. The best of many checkpoints flatters the split it was chosen on.
+        patience: seconds without a new checkpoint after which the training is taken for dead.
+        evaluate: run, split -> results, as in results.json.
+        data_dir: replaces the data that the run was made with.
+
+    Returns:
+        The run of the best checkpoint.
+
+    Raises Preempted where the training is not done and no checkpoint came for `patience` seconds.
+    """
+    run = Run.load(workdir, data_dir=data_dir)
+    if run.config.method != "gradient":
+        raise ValueError(f"--watch follows the checkpoints of a gradient run, {workdir} is a run of the method {run.config.method}")
+    if (run.rows(split).labels < 0).any():
+        raise ValueError(f"--watch: the labels of {split} are unknown, nothing says which checkpoint is the best")
+    best = run.config.best or ("max:auc" if run.config.task == "subtask1" else "max:accuracy")
+    home = workdir / f"watch-{split.replace(':', '-')}"
+    home.mkdir(exist_ok=True)
+    for name in ("config.json", "provenance.json"):
+        shutil.copyfile(workdir / name, home / name)
+    theirs, mine = Checkpoints(workdir), Checkpoints(home, best)
+    lines = home / "metrics.jsonl"
+    seen = max((json.loads(line)["step"] for line in lines.read_text().splitlines()), default=0) if lines.exists() else 0
+    since = time.monotonic()
+    while True:
+        done = (workdir / "done").exists()  # asked before the list, so that the last checkpoint is on it
+        new = [step for step in theirs.manifests() if step > seen]
+        for seen in new:
+            if mine.adopt(theirs, seen):
+                report = evaluate(Run.load(home, str(seen), data_dir), split)["metrics"]
+                values = {name: value for name, value in report.items() if isinstance(value, float) and math.isfinite(value)}
+                first = mine.keep_best(seen, values)
+                with lines.open("a") as file:
+                    file.write(json.dumps({"step": seen, **values}) + "\n")
+                figure = f"{mine.metric} {values.get(mine.metric, math.nan):.4f}"
+                log.info("%s step %d  %s%s", workdir, seen, figure, ", the best so far" if first else "")
+            since = time.monotonic()
+        if done and not new:
+            return Run.load(home, "best", data_dir)
+        if time.monotonic() - since > patience:
+            raise Preempted(f"{workdir}: no new checkpoint for {patience:.0f} s, and it is not done; the same command goes on")
+        time.sleep(min(1.0, patience))

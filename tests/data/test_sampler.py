@@ -1,0 +1,59 @@
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from fingerprint_jax.data.sampler import Sampler, StreamSampler
+from fingerprint_jax.data.source import Rows
+
+
+def rows(labels):
+    labels = np.asarray(labels)
+    ids = np.arange(len(labels)).astype(str)
+    return Rows(ids, labels, ids, np.arange(len(labels)) + 100)
+
+
+def draws(sampler, steps):
+    return np.concatenate([sampler(step) for step in range(steps)])
+
+
+def test_every_row_once_an_epoch_and_each_epoch_in_another_order():
+    sampler = StreamSampler(rows(np.zeros(21)), 6, 0, "x", balanced=False)
+    epochs = draws(sampler, 7).reshape(2, 21)  # 7 steps of 6: epochs end within batches
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(21))
+    assert (epochs[0] != epochs[1]).any() and (epochs[0] != np.arange(21)).any()
+
+
+def test_balanced_labels_take_turns_and_each_label_has_its_own_epochs():
+    labels = np.array([0] * 3 + [1] * 12 + [4] * 6)
+    order = draws(StreamSampler(rows(labels), 9, 0, "x", balanced=True), 8)
+    np.testing.assert_array_equal(labels[order], np.tile([0, 1, 4], 24))
+    for label, count in collections.Counter(labels.tolist()).items():
+        for epoch in order[labels[order] == label].reshape(-1, count):
+            np.testing.assert_array_equal(np.sort(epoch), np.flatnonzero(labels == label))
+
+
+def test_all_orders_are_equally_frequent():
+    orders = collections.Counter()
+    for seed in range(3000):
+        orders[tuple(StreamSampler(rows([0, 0, 0]), 3, seed, "x", balanced=False)(0))] += 1
+    assert set(orders) == set(itertools.permutations(range(3)))
+    assert sum((n - 500) ** 2 / 500 for n in orders.values()) < 20.5  # chi-square, 5 degrees of freedom: 0.1%
+
+
+def test_streams_and_seeds_differ_and_a_step_does_not_depend_on_the_steps_before():
+    def make(seed):
+        return Sampler({"a": rows(range(50)), "b": rows(range(50))}, {"a": 50, "b": 50}, seed, balanced=False)
+
+    first, again, other = make(0)(0), make(0), make(1)(0)
+    assert (first["a"]["index"] != first["b"]["index"]).any() and (first["a"]["index"] != other["a"]["index"]).any()
+    again(5)
+    np.testing.assert_array_equal(again(0)["a"]["index"], first["a"]["index"])
+    np.testing.assert_array_equal(first["a"]["index"], first["a"]["label"] + 100)
+
+
+def test_an_empty_stream_is_named():
+    with pytest.raises(ValueError, match="data.streams.x: no rows"):
+        StreamSampler(rows([]), 1, 0, "x", balanced=False)

@@ -1,0 +1,70 @@
+"""Following a training from beside it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fingerprint_jax import evaluate, methods, watch
+from fingerprint_jax.preemption import Preempted
+from fingerprint_jax.run import Run
+from tests.conftest import fit, load_config
+from tests.faults import trainer
+
+
+@pytest.fixture
+def finished(data_dir, tmp_path):
+    """A run of four saves, of which the training keeps two."""
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps, config.checkpoint_every, config.best = data_dir, 8, 2, ""
+    methods.get("gradient").fit(Run(config, tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def test_it_keeps_its_own_best_while_the_training_removes(finished, monkeypatch):
+    scores = {6: 0.9, 8: 0.3}
+    real = evaluate.evaluate
+
+    def scored(run, split):
+        results = real(run, split)
+        results["metrics"]["accuracy"] = scores[int(run.step)]
+        return results
+
+    best = watch.watch(finished, "valid", 5, scored)
+    assert best.workdir == finished / "watch-valid" and trainer.saved(best.workdir) == [6]
+    lines = [json.loads(line) for line in (best.workdir / "metrics.jsonl").open()]
+    assert [(line["step"], line["accuracy"]) for line in lines] == [(6, 0.9), (8, 0.3)]
+    assert trainer.state(best.workdir) == trainer.state(finished, "6")
+    np.testing.assert_array_equal(best.predict("heldout").scores, Run.load(finished, "6").predict("heldout").scores)
+    shutil.rmtree(finished / "checkpoints")  # the copy does not need the run
+    evaluate.evaluate(Run.load(best.workdir), "valid")
+    watch.watch(finished, "valid", 5, scored)  # nothing is scored twice
+    assert len((best.workdir / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_first_steps_are_scored_though_the_training_removes_them(data_dir, tmp_path):
+    process = trainer.start(data_dir, tmp_path / "run", "--config.data.valid=0.2")
+    while not trainer.saved(tmp_path / "run"):
+        assert process.poll() is None, process.stderr.read()
+    best = watch.watch(tmp_path / "run", "valid", 60, evaluate.evaluate)
+    _, text = process.communicate()
+    assert process.returncode == 0, text
+    lines = [json.loads(line) for line in (best.workdir / "metrics.jsonl").open()]
+    assert lines[-1]["step"] == trainer.STEPS and lines == sorted(lines, key=lambda line: line["step"])
+    top = max(line["accuracy"] for line in lines)
+    assert trainer.saved(best.workdir) == [max(line["step"] for line in lines if line["accuracy"] == top)]
+
+
+def test_a_dead_training_ends_the_watch(finished):
+    (finished / "done").unlink()
+    with pytest.raises(Preempted, match="no new checkpoint for 0 s, and it is not done; the same command goes on"):
+        watch.watch(finished, "valid", 0.01, evaluate.evaluate)
+
+
+def test_what_cannot_be_watched_is_named(finished, data_dir, tmp_path):
+    with pytest.raises(ValueError, match="the labels of test_generated are unknown"):
+        watch.watch(finished, "test_generated", 1, evaluate.evaluate)
+    ensemble = fit("configs/subtask2/siamese_vote.py", data_dir, tmp_path / "vote")
+    with pytest.raises(ValueError, match="a run of the method ensemble"):
+        watch.watch(ensemble.workdir, "heldout", 1, evaluate.evaluate)
