@@ -7,6 +7,8 @@ from absl import app, flags
 
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
 
+QUOTES = "\"'"
+
 
 def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None]) -> None:
     """Parses the command line and calls `main`; what ends it early is one line.
@@ -21,9 +23,22 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
         try:
             main(flags.FLAGS)
         except (ValueError, OSError, FloatingPointError) as error:
-            sys.exit(f"{name}: error: {error}")
+            sys.exit(f"{name}: error: {_line(error)}")
         except Preempted as stop:
             print(f"{name}: {stop}", file=sys.stderr)
             sys.exit(RUN_AGAIN)
 
-    app.run(guarded)
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            sys.exit(f"{name}: error: {_line(error)}")
+        except AttributeError as error:  # of ml_collections, for --config.<field>
+            sys.exit(f"{name}: error: the config has no field {str(error).strip(QUOTES)}")
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _line(error: Exception) -> str:
+    # What libraries say on many lines, tracebacks even, ends with the reason.
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

@@ -1,5 +1,6 @@
 """Metrics to JSON lines and TensorBoard; progress to a bar on a terminal, to plain lines elsewhere."""
 
+import contextlib
 import json
 import logging
 import math
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.summary import scalar
 
 from fingerprint_jax import tables
 
@@ -36,7 +39,10 @@ class Writer:
     def __init__(self, workdir: Path, name: str, start: int, stop: int):
         self._truncate(workdir / "metrics.jsonl", start)
         self._file = (workdir / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        # Not SummaryWriter: it writes from a thread, where a full disk ends in a traceback, and holds semaphores that a kill leaks.
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._board, self._flushed = EventsWriter(str(workdir / "tensorboard" / "events")), time.perf_counter()
+        self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
         self._name, self._stop, self._begin, self._start = name, stop, time.perf_counter(), start
         console = Console(stderr=True)
         self._bar = None
@@ -66,10 +72,13 @@ class Writer:
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
+            for key, value in values.items():
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(key, value)))
+            if time.perf_counter() - self._flushed > 10:
+                self._board.flush()
+                self._flushed = time.perf_counter()
         except OSError as error:  # Python does not say which file
-            raise OSError(f"{self._file.name} cannot be written: {error.strerror}") from error
-        for key, value in values.items():
-            self._board.add_scalar(key, value, step)
+            raise OSError(f"{self._file.name} or tensorboard/ beside it cannot be written: {error.strerror}") from error
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Shows a step with its loss, images/s and share of time waiting for input."""
@@ -85,8 +94,9 @@ class Writer:
         """Ends the bar and flushes the files."""
         if self._bar is not None:
             self._bar.stop()
-        self._file.close()
-        self._board.close()
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):  # of a full disk, which `write` or the checkpoint has told of
+                file.close()
 
 
 def _step(line: str) -> float:
