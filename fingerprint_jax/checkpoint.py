@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -154,7 +155,7 @@ class Checkpoints:
                 raise ValueError(f"step={which}: {damage}; use another of {list(manifests)}")
             return int(which)
         for step in sorted(self._committed() - manifests.keys()):
-            log.warning("%s is missing: step %d is being saved, or was not to its end; it is not used", self._path(step), step)
+            _warn(f"{self._path(step)} is missing: step {step} is being saved, or was not to its end; it is not used")
         steps = sorted(manifests, reverse=True)
         if which == "best" and self.metric:
             steps.sort(key=lambda step: self._rank(manifests[step]["metrics"]), reverse=True)  # stable: ties to the latest
@@ -163,7 +164,7 @@ class Checkpoints:
             if not damage:
                 return step
             if self._path(step).exists():  # else retention has removed it since
-                log.warning("%s; the checkpoint before it is used", damage)
+                _warn(f"{damage}; the checkpoint before it is used")
         raise ValueError(f"{self._workdir}: no usable checkpoint")
 
     def restore(self, which: str, abstract: dict) -> tuple[int, dict]:
@@ -175,9 +176,8 @@ class Checkpoints:
         """
         while True:
             step = self.resolve(which)
-            manifest = _read_manifest(self._path(step))
-            if manifest["files"] is not None:
-                self._compare(step, manifest["arrays"], shapes(abstract))
+            if _read_manifest(self._path(step))["files"] is not None:
+                self.compare(step, abstract)
                 try:
                     item = self._directory.absolute() / str(step) / "default"
                     with ocp.StandardCheckpointer() as reader:
@@ -191,8 +191,10 @@ class Checkpoints:
                         return step, state
             log.info("%s: step %d was removed while it was read; choosing again", self._workdir, step)
 
-    def _compare(self, step: int, there: dict, here: dict) -> None:
-        for name in sorted(there.keys() | here.keys()):
+    def compare(self, step: int, abstract: dict) -> None:
+        """Raises ValueError that names the first array which a checkpoint and `abstract` do not have alike."""
+        there, here = _read_manifest(self._path(step))["arrays"], shapes(abstract)
+        for name in sorted(there.keys() | here.keys(), key=lambda name: ("'params'" not in name, name)):
             if there.get(name) != here.get(name):
                 raise ValueError(
                     f"{self._directory / str(step)} does not fit the config: {name} is {there.get(name, 'missing')} in the"
@@ -249,6 +251,11 @@ class Checkpoints:
                 for path in (self._path(step), self._directory / str(step)):
                     if path.exists():
                         shutil.move(path, aside / path.name)
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    log.warning(text)  # once a process: an evaluation looks at a checkpoint several times
 
 
 def shapes(tree: dict) -> dict[str, str]:

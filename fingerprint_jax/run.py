@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,11 +66,11 @@ class Run:
         return Run(config, workdir, step)
 
     @contextlib.contextmanager
-    def fitting(self) -> Iterator[None]:
+    def fitting(self, fits: Callable[[], None] = lambda: None) -> Iterator[None]:
         """The block in which this process alone may change the run; its config is written, or checked, at the beginning.
 
         The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
-        devices, library versions) and every change of the config that was allowed.
+        devices, library versions) and every change of the config that was allowed; `fits` may refuse a change before it is written.
 
         Raises ValueError where another process holds the run, or where config or data differ from those it was started with
         in more than `data_dir` and the fields of `allow_change`; names the fields and both values.
@@ -87,13 +87,13 @@ class Run:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
-            self._write_or_check(fingerprints)
+            self._write_or_check(fingerprints, fits)
             yield
 
-    def _write_or_check(self, fingerprints: dict[str, str]) -> None:
+    def _write_or_check(self, fingerprints: dict[str, str], fits: Callable[[], None]) -> None:
         path = self.workdir / "config.json"
         start: dict = {"step": max([int(p.stem) for p in self.workdir.glob("digests/*.json")], default=0)}
-        start["topology"] = {"processes": jax.process_count(), "devices": jax.device_count(), "backend": jax.default_backend()}
+        start["topology"] = f"{jax.process_count()} processes, {jax.device_count()} {jax.default_backend()} devices"
         start["versions"] = {name: version(name) for name in VERSIONS}
         if not path.exists():
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
@@ -108,12 +108,13 @@ class Run:
         if changed and (self.workdir / "done").exists():
             if not any(name.endswith("num_steps") for name in changed):
                 raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
-            (self.workdir / "done").unlink()
+        if changed:
+            fits()
         last = known["starts"][-1]
         for name in ("topology", "versions"):
             if last[name] != start[name]:
                 log.warning(
-                    "%s: goes on with %s %s, before it was %s: the same batches, but sums are rounded in another order",
+                    "%s goes on with other %s: %s, before %s; batches are the same, sums may be rounded otherwise",
                     self.workdir,
                     name,
                     start[name],
@@ -125,6 +126,7 @@ class Run:
         starts, changes = known["starts"] + [start] * (not (self.workdir / "done").exists()), known["changes"] + changes
         self._write_provenance({"fingerprints": fingerprints, "starts": starts, "changes": changes})
         if changed:
+            (self.workdir / "done").unlink(missing_ok=True)
             tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
 
     @property

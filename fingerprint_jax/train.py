@@ -163,6 +163,13 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[
     return checkpoints.restore(which, checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
 
 
+def check_fit(run: Run) -> None:
+    """Raises ValueError where the latest checkpoint, if there is one, does not hold the arrays of the config's model."""
+    checkpoints = checkpoint.Checkpoints(run.workdir)
+    if checkpoints.manifests():
+        checkpoints.compare(checkpoints.resolve("latest"), model_of(run).abstract)
+
+
 def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
     """Trains a run to `num_steps`, from its latest checkpoint where there is one.
 

@@ -128,13 +128,22 @@ def test_a_finished_run_refuses_a_change_but_more_steps(data_dir, tmp_path):
 
 def test_another_topology_is_announced(data_dir, tmp_path, caplog):
     config = _config(data_dir)
-    starts = _start(config, tmp_path)["starts"]
-    assert starts[0]["topology"] == {"processes": 1, "devices": jax.device_count(), "backend": "cpu"}
-    content = json.loads((tmp_path / "provenance.json").read_text())
-    content["starts"][0]["topology"]["devices"] = 64
-    (tmp_path / "provenance.json").write_text(json.dumps(content))
+    here = f"1 processes, {jax.device_count()} cpu devices"
+    assert _start(config, tmp_path)["starts"][0]["topology"] == here
+    text = (tmp_path / "provenance.json").read_text()
+    (tmp_path / "provenance.json").write_text(text.replace(here, "8 processes, 64 tpu devices"))
     assert len(_start(config, tmp_path)["starts"]) == 2
-    assert "goes on with topology" in caplog.text and "'devices': 64" in caplog.text
+    assert f"goes on with other topology: {here}, before 8 processes, 64 tpu devices; batches are the same" in caplog.text
+
+
+def test_a_change_that_the_checkpoint_does_not_fit_is_not_written(data_dir, tmp_path):
+    config = _config(data_dir)
+    methods.get("gradient").fit(Run(config, tmp_path))
+    config.num_steps, config.backbone.name = 8, "siamese_cnn"
+    with pytest.raises(ValueError, match="checkpoints/4 does not fit the config: .'params'.*float32.* in the checkpoint"):
+        methods.get("gradient").fit(Run(config, tmp_path, allow_change=("num_steps", "backbone.name")))
+    assert Run.load(tmp_path).config.num_steps == 4 and (tmp_path / "done").exists()
+    Run.load(tmp_path).predict("heldout")
 
 
 def test_a_damaged_config_is_named(data_dir, tmp_path):

@@ -23,7 +23,7 @@ def fit(run: Run) -> None:
         scores = _scores(run, state, rows)
         return metrics.quick(rows.labels, scores)
 
-    with run.fitting():
+    with run.fitting(lambda: train.check_fit(run)):
         if not (run.workdir / "done").exists():
             train.train(run, evaluate)
             tables.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
