@@ -1,5 +1,6 @@
 """Kills, signals, orphans, and two processes in one workdir."""
 
+import contextlib
 import os
 import re
 import signal
@@ -91,8 +92,9 @@ def test_a_signal_before_the_first_step_says_run_me_again_too(data_dir, tmp_path
 def _descendants(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *_descendants(int(child))]
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
+            for child in (task / "children").read_text().split():
+                found += [int(child), *_descendants(int(child))]
     return found
 
 
