@@ -105,10 +105,10 @@ class Run:
         changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
         if refused := [name for name in changed if name not in self.allow_change]:
             raise ValueError(f"{self.workdir}: {'; '.join(_difference(name, before, after) for name in refused)}")
-        if changed and (self.workdir / "done").exists():
-            if not any(name.endswith("num_steps") for name in changed):
-                raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
+        finished = (self.workdir / "done").exists()
         if changed:
+            if finished and not any(name.endswith("num_steps") for name in changed):
+                raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
             fits()
         last = known["starts"][-1]
         for name in ("topology", "versions"):
@@ -123,8 +123,10 @@ class Run:
         changes = [{"step": start["step"], "field": n, "from": before.get(n), "to": after.get(n)} for n in changed]
         for change in changes:
             log.warning("%s: %s changes at step %d, as allowed", self.workdir, change["field"], change["step"])
-        starts, changes = known["starts"] + [start] * (not (self.workdir / "done").exists()), known["changes"] + changes
-        self._write_provenance({"fingerprints": fingerprints, "starts": starts, "changes": changes})
+        if changed or not finished:  # else nothing is started
+            known["starts"].append(start)
+        known["changes"] += changes
+        self._write_provenance(known | {"fingerprints": fingerprints})
         if changed:
             (self.workdir / "done").unlink(missing_ok=True)
             tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))

@@ -122,7 +122,7 @@ def test_a_finished_run_refuses_a_change_but_more_steps(data_dir, tmp_path):
     with pytest.raises(ValueError, match="is finished, seed would change nothing"):
         _start(config, tmp_path, allow_change=("seed",))
     config.seed, config.num_steps = 0, 8
-    _start(config, tmp_path, allow_change=("num_steps",))
+    assert len(_start(config, tmp_path, allow_change=("num_steps",))["starts"]) == 2
     assert not (tmp_path / "done").exists()
 
 
