@@ -11,6 +11,7 @@ from pathlib import Path
 from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.preemption import Preempted
 from fingerprint_jax.run import Run
+from fingerprint_jax.writer import keep_lines
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
         shutil.copyfile(workdir / name, home / name)
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)
     lines = home / "metrics.jsonl"
-    seen = max((json.loads(line)["step"] for line in lines.read_text().splitlines()), default=0) if lines.exists() else 0
+    seen = keep_lines(lines)
     since = time.monotonic()
     while True:
         done = (workdir / "done").exists()  # asked before the list, so that the last checkpoint is on it

@@ -37,7 +37,7 @@ class Writer:
     """`metrics.jsonl`, `tensorboard/` and the progress of one training."""
 
     def __init__(self, workdir: Path, name: str, start: int, stop: int):
-        self._truncate(workdir / "metrics.jsonl", start)
+        keep_lines(workdir / "metrics.jsonl", start)
         self._file = (workdir / "metrics.jsonl").open("a")
         # Not SummaryWriter: it writes from a thread, where a full disk ends in a traceback, and holds semaphores that a kill leaks.
         (workdir / "tensorboard").mkdir(exist_ok=True)
@@ -58,14 +58,6 @@ class Writer:
             )
             self._bar.start()
             self._task = self._bar.add_task(name, total=stop, completed=start, text="")
-
-    @staticmethod
-    def _truncate(path: Path, start: int) -> None:
-        # Lines after the checkpoint a run resumes from will be written again. A kill can cut the last one.
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines(True) if _step(line) <= start]
-            with tables.replacing(path) as temporary:
-                temporary.write_text("".join(lines))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics."""
@@ -99,8 +91,18 @@ class Writer:
                 file.close()
 
 
+def keep_lines(path: Path, last: float = math.inf) -> int:
+    """Drops the lines of steps past `last`, and one that a kill has cut short; the step of the last line kept, 0 for none."""
+    if not path.exists():
+        return 0
+    lines = [line for line in path.read_text().splitlines(True) if _step(line) <= last]
+    with tables.replacing(path) as temporary:
+        temporary.write_text("".join(lines))
+    return int(_step(lines[-1])) if lines else 0
+
+
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        return json.loads(line)["step"] if line.endswith("\n") else math.nan
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return math.nan  # not before any step

@@ -39,6 +39,8 @@ def test_it_keeps_its_own_best_while_the_training_removes(finished, monkeypatch)
     np.testing.assert_array_equal(best.predict("heldout").scores, Run.load(finished, "6").predict("heldout").scores)
     shutil.rmtree(finished / "checkpoints")  # the copy does not need the run
     evaluate.evaluate(Run.load(best.workdir), "valid")
+    with (best.workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "accu')  # a kill cut it
     watch.watch(finished, "valid", 5, scored)  # nothing is scored twice
     assert len((best.workdir / "metrics.jsonl").read_text().splitlines()) == 2
 
