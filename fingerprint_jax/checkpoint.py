@@ -176,19 +176,18 @@ class Checkpoints:
         """
         while True:
             step = self.resolve(which)
-            if _read_manifest(self._path(step))["files"] is not None:
+            try:
                 self.compare(step, abstract)
-                try:
-                    item = self._directory.absolute() / str(step) / "default"
-                    with ocp.StandardCheckpointer() as reader:
-                        state = dict(reader.restore(item, abstract))
-                except (OSError, ValueError, KeyError):
-                    if self._path(step).exists():
-                        raise
-                else:
-                    # Manifests go first: as long as it stands every file did while it was read.
-                    if self._path(step).exists():
-                        return step, state
+                item = self._directory.absolute() / str(step) / "default"
+                with ocp.StandardCheckpointer() as reader:
+                    state = dict(reader.restore(item, abstract))
+            except (OSError, ValueError, KeyError):
+                if self._path(step).exists():
+                    raise
+            else:
+                # Manifests go first: as long as it stands every file did while it was read.
+                if self._path(step).exists():
+                    return step, state
             log.info("%s: step %d was removed while it was read; choosing again", self._workdir, step)
 
     def compare(self, step: int, abstract: dict) -> None:
@@ -203,14 +202,13 @@ class Checkpoints:
 
     def adopt(self, other: "Checkpoints", step: int) -> bool:
         """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
-        target = self._directory / str(step)
-        shutil.rmtree(target, ignore_errors=True)
+        self._remove(step)
         self._digests.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.copytree(other._directory / str(step), target)
+            shutil.copytree(other._directory / str(step), self._directory / str(step))
             shutil.copyfile(other._path(step), self._path(step))
         except (FileNotFoundError, shutil.Error):
-            shutil.rmtree(target, ignore_errors=True)
+            self._remove(step)
             return False
         damage = self.damage(step)
         if damage:

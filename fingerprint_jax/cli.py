@@ -7,8 +7,6 @@ from absl import app, flags
 
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
 
-QUOTES = "\"'"
-
 
 def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None]) -> None:
     """Parses the command line and calls `main`; what ends it early is one line.
@@ -34,7 +32,8 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
         except flags.Error as error:
             sys.exit(f"{name}: error: {_line(error)}")
         except AttributeError as error:  # of ml_collections, for --config.<field>
-            sys.exit(f"{name}: error: the config has no field {str(error).strip(QUOTES)}")
+            field = _line(error).strip("\"'")
+            sys.exit(f"{name}: error: the config has no field {field}")
 
     app.run(guarded, flags_parser=parse)
 

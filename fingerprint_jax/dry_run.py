@@ -37,20 +37,19 @@ def _gradient(run: Run) -> list[tuple[str, str]]:
             batch[name]["image"] = jax.ShapeDtypeStruct(shape, np.uint8)
     args = (model.abstract, batch, cache, np.float32(0), jax.random.key(0))
     memory: Any = model.step.lower(*args).compile().memory_analysis()
-    images = sum(c.data.streams.values())
+    images, flops = sum(c.data.streams.values()), _flops(run, args)
     params, state = model.abstract["params"], model.abstract
-    rows = [
+    return [
         ("parameters", f"{sum(x.size for x in params.values()):,}"),
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
-        ("FLOPs a step", f"{_flops(run, args):.4g}, as XLA counts them; {_flops(run, args) / images:.4g} an image"),
+        ("FLOPs a step", f"{flops:.4g}, as XLA counts them; {flops / images:.4g} an image"),
         ("state", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))),
         ("data on the device", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((batch, cache))))),
         ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
         ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
         ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
     ]
-    return rows
 
 
 def _flops(run: Run, args: tuple) -> float:

@@ -22,6 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # reader processes need parsed flags
 
+FULL_FAULTS = os.environ.get("FINGERPRINT_FAULTS") == "full"
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py") if p.name not in ("base.py", "__init__.py"))
 

@@ -29,6 +29,7 @@ from fingerprint_jax.backbones.layers import BatchNorm, Keys
 
 DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "frozen")
+STEMS = ("imagenet", "native")
 
 
 def variants() -> dict[str, tuple[Any, dict]]:
@@ -63,7 +64,7 @@ def build(
         **options: of the family; they go before those of the variant.
 
     Raises:
-        ValueError: an unknown name, option, norm or dtype, or images smaller than the variant takes.
+        ValueError: an unknown name, option, norm, dtype or stem, or images smaller than the variant takes.
     """
     known = variants()
     if name not in known:
@@ -79,6 +80,8 @@ def build(
         raise ValueError(f"backbone.norm_groups={norm_groups} must be at least 1")
     if options.get("dtype", "float32") not in DTYPES:
         raise ValueError(f"backbone.dtype={options['dtype']!r} is unknown: use {' or '.join(DTYPES)}")
+    if options.get("stem", "imagenet") not in STEMS:
+        raise ValueError(f"backbone.stem={options['stem']!r} is unknown: use {' or '.join(STEMS)}")
     if min(image_size) < backbone.min_size:
         height, width = image_size
         raise ValueError(f"backbone.name={name!r} needs images of {backbone.min_size} pixels a side, not {height}x{width}")

@@ -181,8 +181,6 @@ class Backbone(nnx.Module):
         stochastic_depth: float = 0.0,
         dtype: str = "float32",
     ):
-        if stem not in ("imagenet", "native"):
-            raise ValueError(f"backbone.stem={stem!r} is unknown: use imagenet or native")
         self.act = ACTIVATIONS[act]
         conv = functools.partial(Conv, same=tensorflow, dtype=dtype, rngs=rngs)
         depthwise = functools.partial(DepthwiseConv, same=tensorflow, dtype=dtype, rngs=rngs)

@@ -50,8 +50,6 @@ class Stem(nnx.Module):
     """
 
     def __init__(self, channels: int, features: int, kind: str, conv: Callable, norm: Callable | None):
-        if kind not in ("imagenet", "native"):
-            raise ValueError(f"backbone.stem={kind!r} is unknown: use imagenet or native")
         self.pool = kind == "imagenet"
         self.conv = conv(channels, features, 7, 2) if self.pool else conv(channels, features, 3)
         self.norm = norm(features) if norm else None

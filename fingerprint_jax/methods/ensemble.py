@@ -29,14 +29,15 @@ def fit(run: Run) -> None:
     if run.config.ensemble.combine not in COMBINE:
         raise ValueError(f"ensemble.combine={run.config.ensemble.combine!r} is unknown: use one of {', '.join(COMBINE)}")
     with run.fitting():
-        for _, member in members(run):
+        found = members(run)
+        for _, member in found:
             if not run.config.ensemble.runs:
                 methods.get(member.config.method).fit(member)
             elif member.config.task != run.config.task:
                 raise ValueError(f"ensemble.runs: {member.workdir} is a run of {member.config.task}, not {run.config.task}")
             elif not (member.workdir / "done").exists():
                 raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
-        tables.write_text(run.workdir / "done", json.dumps({"members": len(members(run))}))
+        tables.write_text(run.workdir / "done", json.dumps({"members": len(found)}))
 
 
 def state(run: Run) -> dict:

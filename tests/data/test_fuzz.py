@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 from fingerprint_jax import pack, tables
 from fingerprint_jax.data import builder, folders, images
 from fingerprint_jax.data.source import Source
+from tests.conftest import FULL_FAULTS
 from tests.data.test_images import chunk, encode
 
 MAX_PIXELS = 4096
@@ -30,7 +31,7 @@ COLOUR = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 
 def fuzz(examples):
     return settings(
-        max_examples=examples * (20 if os.environ.get("FINGERPRINT_FAULTS") == "full" else 1),
+        max_examples=examples * (20 if FULL_FAULTS else 1),
         derandomize=True,
         deadline=None,
         database=None,

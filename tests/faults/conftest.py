@@ -1,13 +1,12 @@
 """Faults injected into real processes and files. The suite runs a few of each, `make faults` all, and prints what it counted."""
 
-import os
 import time
 
 import pytest
 
+from tests.conftest import FULL_FAULTS as FULL
 from tests.faults import trainer
 
-FULL = os.environ.get("FINGERPRINT_FAULTS") == "full"
 _TABLE: list[tuple[str, str, str]] = []
 
 

@@ -80,5 +80,9 @@ def unfinished_saves(workdir) -> list[str]:
 def state(workdir, which="latest") -> dict[str, bytes]:
     """Every array of a checkpoint: path -> bytes."""
     run = Run.load(workdir)
-    _, tree = train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), which)
+    return arrays(train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), which)[1])
+
+
+def arrays(tree) -> dict[str, bytes]:
+    """Every array of a tree: path -> bytes."""
     return {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in jax.tree_util.tree_leaves_with_path(tree)}
