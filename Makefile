@@ -28,7 +28,7 @@ lint: .venv/ready
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 # Some 200 kills, signals and damages more than the suite has: three quarters of an hour on two cores.
 faults: .venv/ready

@@ -181,7 +181,7 @@ class Checkpoints:
                 item = self._directory.absolute() / str(step) / "default"
                 with ocp.StandardCheckpointer() as reader:
                     state = dict(reader.restore(item, abstract))
-            except (OSError, ValueError, KeyError):
+            except Exception:  # TensorStore raises a plain Exception for a file that is gone
                 if self._path(step).exists():
                     raise
             else:
