@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from fingerprint_jax import backbones
+
 
 def common(task: str, method: str) -> ConfigDict:
     """What every method has: the task, the data, the seed and the decision."""
@@ -43,6 +45,7 @@ def gradient(task: str) -> ConfigDict:
     c.augment.brightness = 0.0  # largest additive change, in normalised units
     c.augment.contrast = 0.0  # largest relative change of the contrast
     c.backbone = ConfigDict({"name": "siamese_cnn"})  # a variant of fingerprint_jax/backbones and its options
+    c.backbone.weights = ""  # FILE.safetensors | hf://timm/MODEL | pip:efficientnet_lite0; empty: drawn from the seed
     c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
     c.gallery = ConfigDict()  # {stream: splits}: what `scores` compares a query with
     c.optimizer = ConfigDict()
@@ -53,6 +56,7 @@ def gradient(task: str) -> ConfigDict:
     c.optimizer.weight_decay = 0.0  # decoupled (AdamW), on kernels only
     c.optimizer.clip_norm = 0.0  # clip gradients to this global norm (0: off)
     c.optimizer.accumulate = 1  # parts of a batch, one after the other in memory; in-batch losses and BatchNorm see a part
+    c.optimizer.rates = ()  # ((pattern, factor), ...): the first found in a parameter's path scales its rate; 0 freezes it
     c.optimizer.ema_decay = 0.0  # predict with averaged weights and BatchNorm statistics, for example 0.999 (0: off)
     return c
 
@@ -102,7 +106,6 @@ def _smoke(c: ConfigDict) -> None:
         c.eval_batch = 32
         for name in c.data.streams:
             c.data.streams[name] = min(c.data.streams[name], 8)
-        tiny = {"siamese_cnn": "siamese_cnn_tiny", "resnet18": "resnet_tiny"}
-        c.backbone.name = tiny.get(c.backbone.name, c.backbone.name)
+        c.backbone.name, c.backbone.weights = backbones.tiny(c.backbone.name), ""
     if "pca" in c:
         c.pca = min(c.pca, 4)

@@ -1,5 +1,8 @@
 """The optimizer as a direction and a learning rate, both inside the compiled step; the peak rate is its argument."""
 
+import re
+from collections.abc import Iterable
+
 import jax.numpy as jnp
 import optax
 
@@ -20,6 +23,29 @@ def direction(config: Config) -> optax.GradientTransformation:
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=_kernels))
     return optax.chain(*parts)
+
+
+def factors(config: Config, names: Iterable[str]) -> dict[str, float]:
+    """Parameters by path -> the factor of their learning rate by `rates`: that of the first pattern found in the path, else 1.
+
+    Raises ValueError for a pattern that is found in no path, or where every parameter is frozen.
+    """
+    names = sorted(names)
+    if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in config.rates):
+        raise ValueError(f"optimizer.rates={config.rates!r} must be pairs, for example (('^backbone/', 0.1),)")
+    for pattern, factor in config.rates:
+        try:
+            found = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise ValueError(f"optimizer.rates: {pattern!r} is no regular expression: {error}") from error
+        if not found:
+            raise ValueError(f"optimizer.rates: {pattern!r} is found in no parameter's path, such as {names[0]} or {names[-1]}")
+        if factor < 0:
+            raise ValueError(f"optimizer.rates: the factor of {pattern!r} is {factor}, use 0 (frozen) or more")
+    found = {name: next((factor for pattern, factor in config.rates if re.search(pattern, name)), 1.0) for name in names}
+    if not any(found.values()):
+        raise ValueError("optimizer.rates freezes every parameter")
+    return found
 
 
 def _kernels(params: dict) -> dict:

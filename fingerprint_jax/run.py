@@ -70,7 +70,8 @@ class Run:
         """The block in which this process alone may change the run; its config is written, or checked, at the beginning.
 
         The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
-        devices, library versions) and every change of the config that was allowed; `fits` may refuse a change before it is written.
+        devices, library versions) and every change of the config that was allowed; `fits` may refuse a config, or a change of
+        it, before it is written.
 
         Raises ValueError where another process holds the run, or where config or data differ from those it was started with
         in more than `data_dir` and the fields of `allow_change`; names the fields and both values.
@@ -96,6 +97,7 @@ class Run:
         start["topology"] = f"{jax.process_count()} processes, {jax.device_count()} {jax.default_backend()} devices"
         start["versions"] = {name: version(name) for name in VERSIONS}
         if not path.exists():
+            fits()  # a config that cannot be trained leaves none behind
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
             tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return
@@ -291,4 +293,8 @@ def _read_json(path: Path, hook=None) -> dict:
 
 
 def _lists_to_tuples(fields: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return {key: _to_tuple(value) for key, value in fields.items()}
+
+
+def _to_tuple(value):
+    return tuple(map(_to_tuple, value)) if isinstance(value, list) else value

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, checkpoint, objectives, optim, preemption, sharding
+from fingerprint_jax.backbones import pretrained
 from fingerprint_jax.data import augment, loader
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.run import Run
@@ -35,7 +37,10 @@ State = dict
 
 
 class Model:
-    """The compiled functions of one config: `init(key)`, `step(...)` and `outputs(params, rest, images)`."""
+    """The compiled functions of one config: `init(key)`, `step(...)` and `outputs(params, rest, images)`.
+
+    `init` draws every parameter; `load` then replaces those of the backbone, outside of the compiled program.
+    """
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.mesh = sharding.make_mesh()
@@ -44,7 +49,9 @@ class Model:
         self._optimizer = optim.direction(config.optimizer)
         self._schedule = optim.schedule(config.optimizer, config.num_steps)
         replicated, split = sharding.replicated(self.mesh), sharding.split(self.mesh)
-        self.init = jax.jit(self._init, out_shardings=replicated)
+        # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
+        quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
         self.abstract = jax.eval_shape(self._init, jax.random.key(0))  # also sets the graph definition
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
         self.outputs = jax.jit(self._outputs, out_shardings=split)
@@ -55,7 +62,7 @@ class Model:
         self._graph = graph
         self._paths = {_name(path): path for part in flat for path, _ in part}
         self._statistics = [_name(path) for path, variable in flat[1] if isinstance(variable, nnx.BatchStat)]
-        return [{_name(path): variable[...] for path, variable in part} for part in flat]
+        return [{_name(path): variable.get_value() for path, variable in part} for part in flat]
 
     def merge(self, params: dict, rest: dict) -> nnx.Module:
         """The network around arrays by path."""
@@ -70,11 +77,32 @@ class Model:
 
     def _init(self, key: jax.Array) -> State:
         params, rest = self._split(self.objective.build(nnx.Rngs(params=key)))
-        state = {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(params)}
-        if self._config.optimizer.ema_decay:
-            # Copies: a donated buffer must not be held twice.
-            state["ema"] = jax.tree.map(jnp.copy, params | {name: rest[name] for name in self._statistics})
-        return state
+        self._rates = optim.factors(self._config.optimizer, params)
+        state = {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(self._trained(params))}
+        return state | self._average(state)
+
+    def load(self, state: State, weights: str) -> State:
+        """A state at step 0 with the backbone's parameters and statistics read from `weights`, see backbones/pretrained.py."""
+        params, rest = self.pretrained(state, weights)
+        state = state | {"params": params, "rest": rest}
+        return state | self._average(state)
+
+    def pretrained(self, state: State, weights: str) -> tuple[dict, dict]:
+        """`params` and `rest` of a state, concrete or abstract, with those of `weights` in the backbone."""
+        net: Any = self.merge(state["params"], state["rest"])
+        pretrained.load(weights, self._config.backbone.name, net.backbone)
+        params, rest = self._split(net)
+        return params, rest
+
+    def _average(self, state: State) -> State:
+        if not self._config.optimizer.ema_decay:
+            return {}
+        statistics = {name: state["rest"][name] for name in self._statistics}
+        # Copies: a donated buffer must not be held twice.
+        return {"ema": jax.tree.map(jnp.copy, state["params"] | statistics)}
+
+    def _trained(self, params: dict) -> dict:
+        return {name: value for name, value in params.items() if self._rates[name]}
 
     def _images(self, stream: dict, cached, key: jax.Array) -> jax.Array:
         images = stream["image"] if cached is None else cached[0][stream["index"] - cached[1]]
@@ -89,14 +117,16 @@ class Model:
             for (name, stream), stream_key in zip(sorted(batch.items()), keys, strict=True)
         }
 
-        def loss_fn(params, rest, batch, key):
-            net = self.merge(params, rest)
+        trained = self._trained(state["params"])
+
+        def loss_fn(trained, rest, batch, key):
+            net = self.merge(state["params"] | trained, rest)
             loss, metrics = self.objective.loss(net, batch, key)
             return loss, ({"loss": loss, **metrics}, self._split(net)[1])
 
         def gradient_of(rest, part):
             batch, key = part
-            (_, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], rest, batch, key)
+            (_, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained, rest, batch, key)
             return rest, (gradients, metrics)
 
         def accumulate(carry, part):
@@ -114,8 +144,9 @@ class Model:
         rest, total = carry
         gradients, metrics = jax.tree.map(lambda x: x / parts, total)
         rate = learning_rate * self._schedule(state["step"])
-        direction, opt = self._optimizer.update(gradients, state["opt"], state["params"])
-        params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, state["params"], direction)
+        direction, opt = self._optimizer.update(gradients, state["opt"], trained)
+        factors = {name: self._rates[name] for name in trained}
+        params = state["params"] | jax.tree.map(lambda p, d, factor: p - factor * rate * d, trained, direction, factors)
         new = {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
         if "ema" in state:
             # The decay grows from 0.1, so that the first weights are soon forgotten (the rule of TensorFlow's averages).
@@ -140,6 +171,7 @@ def model_of(run: Run) -> Model:
     c = run.config
     shared = {name: c[name].to_dict() for name in ("backbone", "objective", "optimizer", "augment")}
     shared["optimizer"].pop("learning_rate")
+    shared["backbone"].pop("weights", "")
     shared |= {"task": c.task, "num_steps": c.num_steps, "data": {"normalize": c.data.normalize}}
     return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape)
 
@@ -167,10 +199,12 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[
 
 
 def check_fit(run: Run) -> None:
-    """Raises ValueError where the latest checkpoint, if there is one, does not hold the arrays of the config's model."""
-    checkpoints = checkpoint.Checkpoints(run.workdir)
+    """Raises ValueError where the latest checkpoint, or else the pretrained weights, are not those of the config's model."""
+    model, checkpoints = model_of(run), checkpoint.Checkpoints(run.workdir)
     if checkpoints.manifests():
-        checkpoints.compare(checkpoints.resolve("latest"), model_of(run).abstract)
+        checkpoints.compare(checkpoints.resolve("latest"), model.abstract)
+    elif run.config.backbone.weights:
+        model.pretrained(model.abstract, run.config.backbone.weights)
 
 
 def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
@@ -204,6 +238,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
             raise ValueError(f"num_steps={c.num_steps} lies before step {start}, the latest checkpoint of {run.workdir}")
     else:
         start, state = 0, model.init(jax.device_put(jax.random.key(c.seed), replicated))
+        if c.backbone.weights:
+            state = model.load(state, c.backbone.weights)
     sampler = sampler_of(run)
     cache = {}
     if c.data.cache == "device":

@@ -10,17 +10,19 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
 from fingerprint_jax import checkpoint, methods, train
 from fingerprint_jax.data import loader
 from fingerprint_jax.run import Run
+from tests.backbones import test_pretrained
 from tests.conftest import ROOT, load_config
 
 
 def _config(data_dir, backbone="resnet_tiny", **fields):
     config = load_config("configs/subtask2/medhastra_resnet18.py")
     config.data_dir = data_dir
-    config.backbone = ConfigDict({"name": backbone, "stem": "native"} if backbone == "resnet_tiny" else {"name": backbone})
+    config.backbone = ConfigDict({"name": backbone, "weights": ""} | ({"stem": "native"} if backbone == "resnet_tiny" else {}))
     config.update(fields)
     return config
 
@@ -250,10 +252,66 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(data_dir, tmp_path):
     assert convolutions and all("bf16" in line.rpartition("->")[2] for line in convolutions)
 
 
+def test_a_factor_scales_the_step_of_its_parameters_and_zero_freezes_them(data_dir, tmp_path):
+    def moved(*rates):
+        run = Run(_config(data_dir), tmp_path)
+        run.config.optimizer.update(name="sgd", weight_decay=0.1, rates=rates)
+        before, after, metrics = _one_step(run, data_dir, learning_rate=1.0)
+        return {k: after["params"][k] - v for k, v in before["params"].items()}, metrics, after["opt"]
+
+    whole, _, _ = moved()
+    part, metrics, moments = moved(("^backbone/stem/", 0.0), ("^backbone/", 0.25))
+    for name, change in whole.items():
+        factor = 0 if name.startswith("backbone/stem/") else 0.25 if name.startswith("backbone/") else 1
+        assert np.any(change), name
+        np.testing.assert_allclose(part[name], factor * change, rtol=1e-3, atol=1e-6, err_msg=name)
+    assert not any("stem" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path((metrics, moments)))
+
+
+def test_pretrained_weights_begin_the_training_and_a_resume_needs_them_no_more(data_dir, tmp_path):
+    tensors = test_pretrained.tensors("resnet_tiny", (48, 48))
+    save_file(tensors, tmp_path / "weights.safetensors")
+
+    def config(num_steps):
+        c = _config(data_dir, num_steps=num_steps, best="")
+        c.backbone.update(weights=str(tmp_path / "weights.safetensors"), stem="imagenet", norm="frozen")
+        c.optimizer.update(rates=(("^backbone/", 0.0),), ema_decay=0.5)
+        return c
+
+    run = Run(config(2), tmp_path / "run")
+    methods.get("gradient").fit(run)
+    (tmp_path / "weights.safetensors").unlink()
+    run = Run(config(4), tmp_path / "run", allow_change=("num_steps",))
+    methods.get("gradient").fit(run)
+    state = _state(run)
+    assert int(state["step"]) == 4
+    kernel = tensors["layer1.0.conv1.weight"].transpose(2, 3, 1, 0)
+    for part in ("params", "ema"):
+        np.testing.assert_allclose(state[part]["backbone/stages/0/0/conv1/kernel"], kernel, rtol=1e-6)
+    np.testing.assert_array_equal(state["rest"]["backbone/stem/norm/mean"], tensors["bn1.running_mean"])
+    drawn = train.model_of(run).init(jax.random.key(run.config.seed))["params"]
+    assert not np.array_equal(state["params"]["head/kernel"], drawn["head/kernel"])
+
+
+def test_weights_that_do_not_fit_leave_no_run_behind(data_dir, tmp_path):
+    config = _config(data_dir)
+    for weights, text in ((tmp_path / "no.safetensors", "no such file"), ("pip:efficientnet_lite0", "not 'resnet_tiny'")):
+        config.backbone.weights = str(weights)
+        with pytest.raises((ValueError, OSError), match=text):
+            methods.get("gradient").fit(Run(config, tmp_path / "run"))
+        assert not (tmp_path / "run" / "config.json").exists()
+    save_file(test_pretrained.tensors("vit_tiny"), tmp_path / "vit.safetensors")
+    config.backbone.weights = str(tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match="does not fit backbone.name='resnet_tiny'; it lacks: .*; it has more: blocks.0"):
+        methods.get("gradient").fit(Run(config, tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_seed_and_learning_rate_share_one_compilation(data_dir, tmp_path):
     first = Run(_config(data_dir, seed=1), tmp_path / "a")
     second = Run(_config(data_dir, seed=2), tmp_path / "b")
     second.config.optimizer.learning_rate = 0.25
+    second.config.backbone.weights = "hf://timm/resnet18.a1_in1k"
     assert train.model_of(first) is train.model_of(second)
     third = Run(_config(data_dir), tmp_path / "c")
     third.config.optimizer.weight_decay = 0.5

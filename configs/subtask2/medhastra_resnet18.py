@@ -1,7 +1,9 @@
 """Medhastra's ResNet-18 on subtask 2: trained on the real images, applied to the synthetic ones.
 
 Published: run 1287 accuracy 0.9484. System: ResNet-18, five classes, trained on the *real* images of the subsets, validated on
-synthetic ones, predicts synthetic images by softmax. ImageNet weights and the similarity by its 512-d features are not here yet.
+synthetic ones, predicts synthetic images by softmax. The ImageNet weights that a user may add are
+`--config.backbone.weights=hf://timm/resnet18.tv_in1k --config.data.normalize=imagenet`; the similarity by its 512-d features is not
+here yet.
 
     python -m fingerprint_jax.main --config=configs/subtask2/medhastra_resnet18.py --config.data_dir=$HOME/data --workdir=runs/m
 """
@@ -18,7 +20,7 @@ def get_config(variant: str = ""):
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
     c.data.streams = ConfigDict({"real": 32})
     c.data.cache = "device"
-    c.backbone = ConfigDict({"name": "resnet18", "stem": "imagenet"})
+    c.backbone.name, c.backbone.stem = "resnet18", "imagenet"
     c.augment.flip = 0.5
     c.optimizer.learning_rate = 3e-4
     c.optimizer.schedule = "cosine"

@@ -8,7 +8,7 @@ class Backbone(nnx.Module):
     maps(images, *, train, rngs=None) -> float32 [N,h,w,C], the last map; ViT: the tokens [N,T,D]
     __call__(images, *, train, rngs=None) -> float32 [N,D], from the last map
 TIMM = [(pattern, replacement)]        our paths -> timm's names, where the family has published weights
-adapt(path, array, net) -> array       optional: a tensor of a file whose shape is not the net's, in our order of axes
+adapt(path, array, net) -> array       optional: a tensor of a file, in our order of axes, as the net takes it
 
 `TIMM` holds regular expressions, applied to a path such as `stages/0/1/conv1/kernel` one after the other; pretrained.py turns the
 last part and the order of axes into PyTorch's. `build` loads no weights: `pretrained.load` does, once the parameters are there.
@@ -40,6 +40,14 @@ def variants() -> dict[str, tuple[Any, dict]]:
         for name, options in getattr(module, "VARIANTS", {}).items():
             found[name] = (module.Backbone, options)
     return found
+
+
+def tiny(name: str) -> str:
+    """The first variant `..._tiny` of the family of a variant; a name that is unknown stays, to be refused by `build`."""
+    known = variants()
+    if name not in known:
+        return name
+    return next(other for other, (backbone, _) in known.items() if backbone is known[name][0] and other.endswith("_tiny"))
 
 
 def build(
@@ -99,5 +107,5 @@ def build(
 def from_config(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> nnx.Module:
     """The backbone of `config.backbone` for images of `image_shape` (H, W, C), as initialised: `weights` are loaded later."""
     options = config.to_dict()
-    options.pop("weights", "")  # see pretrained.py; within the trace they would become constants of the compiled program
+    options.pop("weights", "")  # train.Model.initial loads them; within the trace they would be constants of the program
     return build(options.pop("name"), image_size=image_shape[:2], channels=image_shape[2], rngs=rngs, **options)

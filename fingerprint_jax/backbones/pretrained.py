@@ -64,9 +64,7 @@ def load(weights: str, name: str, net: Any) -> None:
         if value is None:
             missing.append(theirs)
             continue
-        value = _layout(value, ours, old.shape)
-        if value.shape != old.shape:
-            value = adapt(ours, value, net)
+        value = adapt(ours, _layout(value, ours, old.shape), net)
         if value.shape != old.shape:
             misshapen.append(f"{theirs} for {ours}: {list(value.shape)} in place of {list(old.shape)}")
             continue

@@ -3,7 +3,7 @@
 class Objective(config, num_classes, image_shape):
 
 trainable                        an nnx filter
-build(rngs)                      -> nnx.Module that owns everything
+build(rngs)                      -> nnx.Module that owns everything; its `backbone` is what pretrained weights go into
 loss(net, batch, key)            -> scalar, {name: scalar}; images arrive normalised and augmented; may assign to net's state
 outputs(net, images)             evaluation mode -> {'logits' | 'embedding': [N, ..]}, of each image alone
 scores(net, query, gallery)      outputs of the query, {stream: outputs + label + index} on the host -> [N, K]

@@ -1,0 +1,52 @@
+"""Learning rates: their course over the steps, and their factors by parameter."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from fingerprint_jax import optim
+
+NAMES = ("backbone/stem/conv/kernel", "backbone/stem/norm/scale", "head/bias", "head/kernel")
+
+
+def _schedule(name, warmup, num_steps):
+    share = optim.schedule(ConfigDict({"schedule": name, "warmup_steps": warmup}), num_steps)
+    return [float(share(np.int32(step))) for step in range(num_steps)]
+
+
+def test_schedules_follow_their_closed_forms():
+    assert _schedule("constant", 0, 3) == [1, 1, 1]
+    np.testing.assert_allclose(_schedule("constant", 4, 6), [0.25, 0.5, 0.75, 1, 1, 1])
+    cosine = 0.5 * (1 + np.cos(np.pi * np.arange(8) / 8))
+    np.testing.assert_allclose(_schedule("cosine", 0, 8), cosine, rtol=1e-5)
+    np.testing.assert_allclose(_schedule("cosine", 2, 10)[2:], cosine, rtol=1e-5)
+    with pytest.raises(ValueError, match="optimizer.schedule='step' is unknown"):
+        _schedule("step", 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ((), (1, 1, 1, 1)),
+        ((("^backbone/", 0.1),), (0.1, 0.1, 1, 1)),
+        ((("norm", 0), ("backbone", 0.5)), (0.5, 0, 1, 1)),  # the first found counts
+        ((("bias$", 2.0),), (1, 1, 2, 1)),
+    ],
+)
+def test_factors_are_those_of_the_first_pattern_found(rates, expected):
+    assert optim.factors(ConfigDict({"rates": rates}), NAMES) == dict(zip(NAMES, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ((("backbon$", 0.1),), "'backbon\\$' is found in no parameter's path, such as backbone/stem/conv/kernel or head/kernel"),
+        ((("head", -1.0),), "the factor of 'head' is -1.0, use 0 .frozen. or more"),
+        (((".", 0),), "freezes every parameter"),
+        ((("(", 0),), "optimizer.rates: '\\(' is no regular expression"),
+        (("head", 0), "optimizer.rates=.* pairs"),
+    ],
+)
+def test_rates_that_cannot_be_meant_are_refused(rates, message):
+    with pytest.raises(ValueError, match=message):
+        optim.factors(ConfigDict({"rates": rates}), NAMES)
