@@ -3,7 +3,7 @@ BIN = .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test lint faults clean
+.PHONY: demo test lint faults full clean
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.13 ...")'
@@ -33,6 +33,10 @@ test: lint
 # Some 200 kills, signals and damages more than the suite has: three quarters of an hour on two cores.
 faults: .venv/ready
 	FINGERPRINT_FAULTS=full $(BIN)/python -m pytest tests/faults tests/data/test_fuzz.py
+
+# Every published size of a backbone through the real binaries.
+full: .venv/ready
+	$(BIN)/python -m tests.backbones.full_sizes
 
 clean:
 	rm -rf .venv .jax_cache demo
