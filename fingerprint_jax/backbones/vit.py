@@ -26,7 +26,7 @@ def resample_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarr
     """
     _, tokens, width = positions.shape
     side = round((tokens - 1) ** 0.5)
-    if (side, side) == grid:
+    if (side, side) == grid or side**2 != tokens - 1:  # of a grid that is not square its sides cannot be known
         return positions
     square = positions[:, 1:].reshape(1, side, side, width)
     resampled = jax.image.resize(square, (1, *grid, width), "cubic", antialias=True)

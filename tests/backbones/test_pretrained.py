@@ -85,6 +85,16 @@ def test_position_embedding_is_resampled(tmp_path):
     assert features(net, images(1, (32, 48))).shape == (1, 16)
 
 
+def test_position_embedding_is_resampled_for_a_grid_of_as_many_patches(tmp_path):
+    found = tensors("vit_tiny", (32, 32))
+    save_file(found, tmp_path / "vit.safetensors")
+    square, wide = build("vit_tiny", size=(32, 32)), build("vit_tiny", size=(16, 64))
+    for net in (square, wide):
+        pretrained.load(str(tmp_path / "vit.safetensors"), "vit_tiny", net)
+    np.testing.assert_array_equal(square.pos_embed[...], found["pos_embed"])
+    assert wide.pos_embed.shape == square.pos_embed.shape and not np.array_equal(wide.pos_embed[...], found["pos_embed"])
+
+
 def test_files_that_are_no_weights_are_refused(tmp_path):
     bad = tmp_path / "a.safetensors"
     for weights, message in [
