@@ -182,8 +182,9 @@ class Backbone(nnx.Module):
         dtype: str = "float32",
     ):
         self.act = ACTIVATIONS[act]
-        conv = functools.partial(Conv, same=tensorflow, dtype=dtype, rngs=rngs)
-        depthwise = functools.partial(DepthwiseConv, same=tensorflow, dtype=dtype, rngs=rngs)
+        padding = "same" if tensorflow else "torch"
+        conv = functools.partial(Conv, padding=padding, dtype=dtype, rngs=rngs)
+        depthwise = functools.partial(DepthwiseConv, padding=padding, dtype=dtype, rngs=rngs)
         norm = functools.partial(BatchNorm, epsilon=1e-3 if tensorflow else 1e-5, rngs=rngs)
         self.stem = conv(channels, stem_width, 3, 2 if stem == "imagenet" else 1)
         self.stem_norm = norm(stem_width)

@@ -27,19 +27,22 @@ class Keys:
         self._stream.count[...] = self._start + self._used
 
 
-def _padding(size: int, kernel_size: int, stride: int, same: bool) -> tuple[int, int]:
-    """Zeros before and after an axis: k//2 on both sides as PyTorch, or TensorFlow's SAME, the odd one after."""
-    if not same:
-        return kernel_size // 2, kernel_size // 2
-    total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
-    return total // 2, total - total // 2
+_he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _padding(size: int, kernel_size: int, stride: int, padding: str) -> tuple[int, int]:
+    """Zeros before and after an axis: k//2 on both sides as PyTorch, TensorFlow's SAME (the odd one after), or none."""
+    if padding == "same":
+        total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+        return total // 2, total - total // 2
+    return (kernel_size // 2, kernel_size // 2) if padding == "torch" else (0, 0)
 
 
 class Conv(nnx.Conv):
     """k x k convolution, k odd, without bias unless asked for.
 
-    k//2 zeros on every side as in PyTorch; `same=True` pads as TensorFlow does, which differs where stride is 2. Initialised as
-    He et al. 2015 (arXiv 1502.01852): normal with variance 2 / (k^2 * features).
+    Padded with k//2 zeros on every side as in PyTorch; `padding='same'` pads as TensorFlow does, which differs where stride is 2,
+    `valid` not at all. Initialised as He et al. 2015 (arXiv 1502.01852): normal with variance 2 / (k^2 * features).
     """
 
     def __init__(
@@ -50,42 +53,59 @@ class Conv(nnx.Conv):
         stride: int = 1,
         *,
         bias: bool = False,
-        same: bool = False,
+        padding: str = "torch",
+        kernel_init=_he,
         dtype="float32",
-        rngs: nnx.Rngs,
+        rngs,
     ):
-        super().__init__(
-            channels,
-            features,
-            (kernel_size, kernel_size),
-            strides=(stride, stride),
-            padding="SAME" if same else ((kernel_size // 2, kernel_size // 2),) * 2,
-            use_bias=bias,
-            dtype=jnp.dtype(dtype),
-            kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            rngs=rngs,
-        )
-        self.size, self.stride, self.same = kernel_size, stride, same
+        dtype, shape = jnp.dtype(dtype), (kernel_size, kernel_size)
+        super().__init__(channels, features, shape, use_bias=bias, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
+        self.size, self.stride, self.pad = kernel_size, stride, padding
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),D]."""
+        """[N,H,W,C] -> [N,h,w,D]; h and w are H/stride and W/stride rounded up, `valid` (H-k)/stride+1 rounded down."""
         k, stride, x = self.size, self.stride, x.astype(self.dtype)
-        height, width, channels = x.shape[1:]
-        rows, columns = range(0, height, stride), range(0, width, stride)
+        kernel = self.kernel[...].astype(self.dtype)
+        n, *sizes, channels = x.shape
+        pad = tuple(_padding(size, k, stride, self.pad) for size in sizes)
+        height, width = ((size + sum(zeros) - k) // stride + 1 for size, zeros in zip(sizes, pad, strict=True))
         # XLA:CPU is slow where a convolution ends in a map of 2x2 or less (5 times for 4x4 -> 2x2, 150 times for 2x2 -> 2x2), and
-        # in the gradient of a 1x1 one (22 times for 64 -> 256 channels at 56x56); as matrix products they are not.
+        # in the gradient of a 1x1 one (22 times for 64 -> 256 channels at 56x56); as matrix products they are not. They are flat,
+        # since the gradient of a product with more axes takes up to three times as long.
         if k == 1:
-            patches = x[:, ::stride, ::stride]
-        elif len(rows) <= 2 and len(columns) <= 2:
-            pad = [_padding(size, k, stride, self.same) for size in (height, width)]
+            x = x[:, ::stride, ::stride].reshape(-1, channels) @ kernel.reshape(channels, -1)
+        elif height <= 2 and width <= 2:
             x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
+            rows, columns = range(0, height * stride, stride), range(0, width * stride, stride)
             patches = jnp.stack([x[:, i : i + k, j : j + k] for i in rows for j in columns], axis=1)
+            x = patches.reshape(-1, k * k * channels) @ kernel.reshape(k * k * channels, -1)
+        elif k == 3 and channels >= 16 and jax.default_backend() == "cpu":
+            x = _conv_on_cpu(x, kernel, stride, pad)
         else:
-            return super().__call__(x)
-        kernel = self.kernel[...].astype(self.dtype).reshape(k * k * channels, -1)
-        # Flat, since the gradient of a product with more axes takes up to three times as long.
-        x = (patches.reshape(-1, k * k * channels) @ kernel).reshape(len(x), len(rows), len(columns), -1)
+            x = _conv(x, kernel, stride, pad)
+        x = x.reshape(n, height, width, -1)
         return x if self.bias is None else x + self.bias[...].astype(self.dtype)[None, None, None]
+
+
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+# The weights' gradient as nine matrix products: XLA:CPU takes up to twice the time for its convolution, at maps from 14x14 on;
+# below it is as fast, and with one input channel it is faster.
+_conv_on_cpu = jax.custom_vjp(_conv, nondiff_argnums=(2, 3))
+
+
+def _conv_backward(stride: int, pad: tuple, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    (of_x,) = jax.vjp(lambda x: _conv(x, kernel, stride, pad), x)[1](gradient)
+    taps = _taps(jnp.pad(x, ((0, 0), *pad, (0, 0))), len(kernel), stride)
+    flat = gradient.reshape(-1, gradient.shape[-1])
+    of_kernel = jnp.stack([tap.reshape(-1, x.shape[-1]).T @ flat for tap in taps])
+    return of_x, of_kernel.reshape(kernel.shape)
+
+
+_conv_on_cpu.defvjp(lambda x, kernel, stride, pad: (_conv(x, kernel, stride, pad), (x, kernel)), _conv_backward)
 
 
 def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
@@ -126,14 +146,14 @@ class DepthwiseConv(nnx.Module):
     with its gradients, measured at the shapes of EfficientNet-B0. Initialised normal with variance 2 / k^2.
     """
 
-    def __init__(self, channels: int, kernel_size: int, stride: int = 1, *, same: bool = False, dtype="float32", rngs: nnx.Rngs):
+    def __init__(self, channels: int, kernel_size: int, stride: int = 1, *, padding: str = "torch", dtype="float32", rngs):
         init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         self.kernel = nnx.Param(init(rngs.params(), (kernel_size, kernel_size, 1, channels), jnp.float32))
-        self.size, self.stride, self.same, self.dtype = kernel_size, stride, same, jnp.dtype(dtype)
+        self.size, self.stride, self.padding, self.dtype = kernel_size, stride, padding, jnp.dtype(dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),C]."""
-        pad = [_padding(size, self.size, self.stride, self.same) for size in x.shape[1:3]]
+        pad = [_padding(size, self.size, self.stride, self.padding) for size in x.shape[1:3]]
         x = jnp.pad(x.astype(self.dtype), ((0, 0), *pad, (0, 0)))
         return _depthwise(x, self.kernel[...].astype(self.dtype), self.stride)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax.backbones.layers import max_pool2
+from fingerprint_jax.backbones.layers import Conv, max_pool2
 
 VARIANTS = {
     "siamese_cnn": {"widths": (16, 32, 64, 128), "num_features": 256},
@@ -42,7 +42,7 @@ class Backbone(nnx.Module):
         self.convs = nnx.List()
         height, width = image_size
         for features in widths:
-            self.convs.append(nnx.Conv(channels, features, (3, 3), padding="VALID", **options))
+            self.convs.append(Conv(channels, features, 3, bias=True, padding="valid", **options))
             channels, height, width = features, (height - 2) // 2, (width - 2) // 2
         self.dense = nnx.Linear(height * width * channels, num_features, **options)
         self.num_features = num_features
