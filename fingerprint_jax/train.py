@@ -296,6 +296,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
                     clock, waited, timed_from = now, 0.0, before[0]
                     writer.write(before[0], values)
                     writer.progress(before[0], {k: values[k] for k in ("loss", "images_per_s", "input_wait")})
+                if before[0] == start + 1:  # its time was that of the compilation
+                    clock, waited, timed_from = time.perf_counter(), 0.0, before[0]
             checkpoints.poll()
             last, signal = step == c.num_steps, signalled()
             if last or signal or step % c.eval_every == 0 or step % c.checkpoint_every == 0:
