@@ -3,7 +3,7 @@ BIN = .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test lint faults full clean
+.PHONY: demo test lint faults full null clean
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.13 ...")'
@@ -37,6 +37,10 @@ faults: .venv/ready
 # Every published size of a backbone through the real binaries.
 full: .venv/ready
 	$(BIN)/python -m tests.backbones.full_sizes
+
+# How often the permutation tests are significant where nothing is there.
+null: .venv/ready
+	$(BIN)/python -m tests.null_simulations
 
 clean:
 	rm -rf .venv .jax_cache demo

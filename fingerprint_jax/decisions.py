@@ -55,16 +55,16 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     """The threshold with the highest Cohen's kappa of `scores >= threshold` [N] against labels [N], in O(N log N).
 
     Candidates lie half-way between neighbouring scores, so that both labels are given; of equally good ones
-    the one in the widest gap is taken. Where all scores are equal it is that score.
+    the one in the widest gap is taken.
 
-    Raises ValueError unless both labels occur.
+    Raises ValueError unless both labels occur, and where all scores are equal.
     """
     found = np.unique(labels).tolist()
     if found != [0, 1]:
         raise ValueError(f"a threshold is learned from rows labelled 0 and 1, the known rows have {found}")
     values = np.unique(scores)
     if len(values) == 1:
-        return float(values[0])
+        raise ValueError(f"a threshold cannot be learned: all {len(scores)} known scores are {values[0]:g}")
     order = np.argsort(scores, kind="stable")
     sorted_scores, sorted_labels = scores[order].astype(np.float64), labels[order]
     first = np.searchsorted(sorted_scores, values[1:], side="left")  # rows from here on are called 1
@@ -106,3 +106,8 @@ def get(name: str):
 def needs_known(name: str) -> bool:
     """Whether a decision cannot do without known scores and labels."""
     return name == "learned_threshold"
+
+
+def uses_class_balance(name: str) -> bool:
+    """Whether a decision rests on how many rows of the split are used, which an honest test does not tell."""
+    return name == "top_fraction"

@@ -15,11 +15,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fingerprint_jax import cli, decisions, methods, metrics, preemption, tables, watch
+from fingerprint_jax import cli, decisions, methods, metrics, preemption, significance, tables, watch
 from fingerprint_jax.data import folders
+from fingerprint_jax.data.source import Rows
 from fingerprint_jax.run import VERSIONS, Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
+SCHEMA = 2  # of results.json, docs/results.md
 CLASSES = {task: len(names) for task, names in folders.CLASSES.items()}
 
 
@@ -74,16 +76,20 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
     results = {
         "split": split,
         "n": len(rows),
-        "decision": run.config.decision.to_dict(),
+        "decision": run.config.decision.to_dict() | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
         "state": methods.get(run.config.method).state(run),
         "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
     }
     if (rows.labels >= 0).all():
         results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
-        if predictions.scores.shape[1] == 1:
-            results["metrics"]["auc"] = metrics.auc(rows.labels, predictions.scores[:, 0])
+        try:
+            results["metrics"] |= score(run, rows, predictions)
+        except ValueError as error:
+            raise ValueError(f"split {split}: {error}") from None
     path = run.workdir / "results.json"
-    document = json.loads(path.read_text()) if path.exists() else {"schema": 1, "splits": {}}
+    document = json.loads(path.read_text()) if path.exists() else {}
+    if document.get("schema") != SCHEMA:  # the splits of another version would be read wrongly
+        document = {"schema": SCHEMA, "splits": {}}
     document |= {
         "task": run.config.task,
         "config": run.config.to_dict(),
@@ -99,6 +105,24 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
     return results
 
 
+def score(run: Run, rows: Rows, predictions: Predictions) -> dict:
+    """Figures of the scores of rows with known labels: `scores` and `permutation`, as in results.json; empty where there are none.
+
+    Raises ValueError where a p is asked of scores that are all equal.
+    """
+    scores = predictions.scores
+    if run.config.task != "subtask1":
+        return {"scores": {"calibration": metrics.calibration(rows.labels, scores)}} if predictions.probabilities else {}
+    groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
+    out = {"scores": metrics.score_report(rows.labels, scores[:, 0], predictions.probabilities, groups)}
+    reason = significance.unavailable(run, rows)
+    out["permutation"] = {"p": None, "reason": reason}
+    if not reason:
+        found = significance.permutation_p(significance.auc_of(scores[:, 0]), rows.labels, groups)
+        out["permutation"] |= {"p": found["p"][0], "permutations": found["permutations"], "split_groups": found["split_groups"]}
+    return out
+
+
 def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     """Scores a prediction file against a truth file, writes `output`/results.json and returns its content."""
     ids, labels = tables.read_labels(predictions, CLASSES[task])
@@ -107,31 +131,51 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
         order = tables.align(true_ids, ids)
     except ValueError as error:
         raise ValueError(f"{predictions} does not fit {truth}: {error}") from None
-    results = {"schema": 1, "task": task, "metrics": metrics.report(true_labels, labels[order], CLASSES[task])}
+    if (true_labels == true_labels[0]).all():
+        raise ValueError(f"{truth}: all {len(true_labels)} labels are {true_labels[0]}, a score needs at least two classes")
+    results = {"schema": SCHEMA, "task": task, "metrics": metrics.report(true_labels, labels[order], CLASSES[task])}
     tables.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
     return results
 
 
-def table(title: str, report: dict) -> Table:
+def table(title: str, report: dict, decision: dict | None = None) -> Table:
     """The figures of a report for the terminal, intervals beside them."""
     out = Table(title=title, title_justify="left")
     for column in ("figure", "value", "95% interval"):
         out.add_column(column, justify="left" if column == "figure" else "right")
 
-    def row(name, value, key):
-        interval = report["intervals"].get(key)
+    def row(name, value, interval):
         text = "" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}"
         out.add_row(name, "not defined" if value is None else f"{value:.4f}", text)
 
-    row("Cohen's kappa", report["cohen_kappa"], "cohen_kappa")
-    row("accuracy", report["accuracy"], "accuracy")
+    intervals = report["intervals"]
+    row("Cohen's kappa", report["cohen_kappa"], intervals["cohen_kappa"])
+    row("accuracy", report["accuracy"], intervals["accuracy"])
+    row("accuracy (Wilson)", report["accuracy"], report["accuracy_wilson"])
     averages = ["positive"] if "positive" in report else ["macro", "weighted"]
     for average in averages:
         for figure in ("precision", "recall", "f1", "specificity"):
-            row(f"{figure} ({average})", report[average][figure], f"{average}.{figure}")
-    if "auc" in report:
-        row("AUC", report["auc"], "auc")
-    out.caption = "confusion matrix (rows: truth)\n" + "\n".join(" ".join(f"{v:6d}" for v in r) for r in report["confusion_matrix"])
+            row(f"{figure} ({average})", report[average][figure], intervals[f"{average}.{figure}"])
+    scores = report.get("scores", {})
+    if "auc" in scores:
+        row("AUC", scores["auc"], scores["auc_interval"])
+        for at in scores["tpr_at_fpr"]:
+            row(f"TPR at FPR {at['fpr']:g}", at["tpr"], at["interval"])
+    if "calibration" in scores:
+        row("Brier score", scores["calibration"]["brier"], None)
+        row("calibration error", scores["calibration"]["ece"], None)
+    lines = ["confusion matrix (rows: truth)", *(" ".join(f"{v:6d}" for v in r) for r in report["confusion_matrix"])]
+    if "permutation" in report:
+        found = report["permutation"]
+        if found["p"] is None:
+            lines.append(f"p not available: {found['reason']}")
+        else:
+            row("p of the AUC (permutation)", found["p"], None)
+            if found["split_groups"]:
+                lines.append(f"p: {found['split_groups']} groups hold both labels and were permuted as two")
+    if decision:
+        lines.append(f"decision: {decision['name']}" + (", uses the class balance" if decision["uses_class_balance"] else ""))
+    out.caption = "\n".join(lines)
     out.caption_justify = "left"
     return out
 
@@ -181,7 +225,7 @@ def main(values: flags.FlagValues) -> None:
     else:
         raise ValueError("give --workdir, or all of --task, --predictions, --truth and --output")
     if "metrics" in results:
-        console.print(table(title, results["metrics"]))
+        console.print(table(title, results["metrics"], results.get("decision")))
     else:
         console.print(f"{title}: labels unknown, nothing to score")
     console.print(f"results: {place}", soft_wrap=True)

@@ -1,10 +1,24 @@
-"""Figures of a confusion table with their intervals; pure functions on the host."""
+"""Figures of predicted labels and of scores, with their 95% intervals; pure functions on the host.
+
+Whatever takes groups [N] resamples whole groups, stratified by the true classes they hold (`bootstrap`); without them, rows.
+"""
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
+from scipy.stats import binomtest, t
+from sklearn.metrics import (
+    brier_score_loss,
+    cohen_kappa_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    roc_curve,
+)
 
-RESAMPLES = 2000
+from fingerprint_jax import bootstrap
+
+RESAMPLES = bootstrap.RESAMPLES
+FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
+BINS = 10  # of the calibration
 FIGURES = ("precision", "recall", "f1", "specificity")
 
 
@@ -30,13 +44,7 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
 
     Raises ValueError for labels outside the range, unequal lengths or an empty table.
     """
-    labels, predicted = np.asarray(labels), np.asarray(predicted)
-    if not len(labels) or len(labels) != len(predicted):
-        raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions: both must be there, equally many")
-    for name, values in (("label", labels), ("prediction", predicted)):
-        outside = values[(values < 0) | (values >= num_classes)]
-        if len(outside):
-            raise ValueError(f"{len(outside)} {name}s are outside 0..{num_classes - 1}, the first is {outside[0]}")
+    labels, predicted = _checked_labels(labels, predicted, num_classes)
     classes = np.arange(num_classes)
     confusion = confusion_matrix(labels, predicted, labels=classes)
     kappa = None
@@ -108,11 +116,6 @@ def quick(labels, scores) -> dict[str, float]:
     return {"accuracy": float((scores.argmax(axis=1) == labels).mean())}
 
 
-def auc(labels, scores) -> float | None:
-    """Area under the ROC curve of scores [N] for labels [N] in {0, 1}; None where only one class occurs."""
-    return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None
-
-
 def wilson(successes: int, n: int, confidence: float = 0.95) -> list[float]:
     """The score interval of a proportion [low, high] (Wilson 1927), n >= 1."""
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
@@ -141,26 +144,251 @@ def bootstrap_groups(
     Whole groups are drawn with replacement, stratified by the set of true classes that a group holds. With one image a
     group it is `bootstrap_confusion`.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    tables = np.zeros((group.max() + 1, num_classes, num_classes), np.int64)
-    np.add.at(tables, (group, labels, predicted), 1)
-    _, stratum = np.unique(tables.any(axis=2), axis=0, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    draws = np.zeros((resamples, num_classes**2))
-    for s in np.unique(stratum):
-        # Groups with equal tables are interchangeable: drawing kinds of tables is the same, and kinds are far fewer.
-        kinds, counts = np.unique(tables[stratum == s].reshape(-1, num_classes**2), axis=0, return_counts=True)
-        draws += rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples) @ kinds.astype(np.float64)
+    cells = np.asarray(labels) * num_classes + np.asarray(predicted)
+    draws = bootstrap.sums(labels, cells, num_classes**2, groups, resamples, seed)
     return _intervals(draws.reshape(resamples, num_classes, num_classes), confidence)
 
 
-def _intervals(draws: np.ndarray, confidence: float) -> dict:
-    tail = 100 * (1 - confidence) / 2
+def paired_difference(labels, predicted_a, predicted_b, num_classes: int, groups=None, seed: int = 0) -> dict:
+    """How much better a is than b on the same rows.
+
+    Args:
+        labels: int [N] in 0..num_classes-1.
+        predicted_a, predicted_b: int [N] in the same range.
+        num_classes: K.
+        groups: [N].
+        seed: of the resampling.
+
+    Returns:
+        {cohen_kappa, accuracy: {difference: a - b, interval: [low, high]}}, the interval from resamples that both sides share; a
+        kappa that is not defined leaves None.
+
+    Raises ValueError as `report` does.
+    """
+    labels, a = _checked_labels(labels, predicted_a, num_classes)
+    _, b = _checked_labels(labels, predicted_b, num_classes)
+    cells = (labels * num_classes + a) * num_classes + b
+    cube = np.bincount(cells, minlength=num_classes**3)[None]
+    draws = bootstrap.sums(labels, cells, num_classes**3, groups, seed=seed)
+    cubes = np.concatenate([cube, draws]).reshape(-1, num_classes, num_classes, num_classes)
+    of_a, of_b = figures(cubes.sum(axis=3)), figures(cubes.sum(axis=2))
     out = {}
-    for name, values in figures(draws).items():
-        finite = values[np.isfinite(values)]
-        out[name] = np.percentile(finite, [tail, 100 - tail]).tolist() if len(finite) else [None, None]
+    for name in ("cohen_kappa", "accuracy"):
+        difference = of_a[name] - of_b[name]
+        observed = float(difference[0]) if np.isfinite(difference[0]) else None
+        out[name] = {"difference": observed, "interval": bootstrap.percentiles(difference[1:])}
     return out
+
+
+def auc(labels, scores) -> float | None:
+    """Area under the ROC curve of scores [N] for labels [N] in {0, 1}; None where only one class occurs."""
+    return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None
+
+
+def auc_interval(labels, scores, groups=None, seed: int = 0) -> list[float]:
+    """Interval [low, high] of the AUC of scores [N] for labels [N] in {0, 1}.
+
+    Raises ValueError for scores that are not finite, other labels, one class only or unequal lengths.
+    """
+    labels, scores = _checked_scores(labels, scores)
+    return bootstrap.percentiles(_resampled_auc(labels, [scores], groups, seed)[0])
+
+
+def paired_auc(labels, scores_a, scores_b, groups=None, seed: int = 0) -> dict:
+    """{difference: AUC of a - AUC of b, interval: [low, high]} on the same rows, from resamples that both sides share.
+
+    Raises ValueError as `auc_interval` does.
+    """
+    labels, a = _checked_scores(labels, scores_a)
+    _, b = _checked_scores(labels, scores_b)
+    of_a, of_b = _resampled_auc(labels, [a, b], groups, seed)
+    return {
+        "difference": float(roc_auc_score(labels, a) - roc_auc_score(labels, b)),
+        "interval": bootstrap.percentiles(of_a - of_b),
+    }
+
+
+def tpr_at_fpr(labels, scores, fpr: float, groups=None, seed: int = 0) -> dict | None:
+    """The largest share of used rows (label 1) called used, where at most a share `fpr` of the others is called used too.
+
+    Args:
+        labels: int [N] in {0, 1}.
+        scores: [N].
+        fpr: in (0, 1).
+        groups: [N].
+        seed: of the resampling.
+
+    Returns:
+        fpr, tpr
+        threshold: rows that reach it are called used, tied ones together; None where every threshold calls too many.
+        interval: [low, high]; every resample has a threshold of its own.
+        Or None where fpr * (rows labelled 0) is below 5: the threshold would rest on too few rows.
+
+    Raises ValueError for an fpr outside (0, 1), and as `auc_interval` does.
+    """
+    labels, scores = _checked_scores(labels, scores)
+    if not 0 < fpr < 1:
+        raise ValueError(f"fpr={fpr} is outside 0..1, both excluded")
+    if round(fpr * np.sum(labels == 0), 6) < 5:
+        return None
+    rates, tprs, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    last = np.flatnonzero(rates <= fpr)[-1]  # both rates rise along the curve, which begins at 0, 0 and an infinite threshold
+    return {
+        "fpr": fpr,
+        "tpr": float(tprs[last]),
+        "threshold": float(thresholds[last]) if last else None,
+        "interval": bootstrap.percentiles(_resampled_tpr(labels, scores, fpr, groups, seed)),
+    }
+
+
+def calibration(labels, probabilities) -> dict:
+    """How far probabilities can be taken at their word.
+
+    Args:
+        labels: int [N] in 0..K-1.
+        probabilities: [N,K] of each class, or [N] of class 1.
+
+    Returns:
+        brier: mean squared error of the probabilities (Brier 1950): of class 1 in 0..1, of K > 2 classes their sum in 0..2.
+        ece: expected calibration error (Naeini et al. 2015): mean distance of confidence and accuracy over the bins, by their rows.
+        bins: {low, high, confidence, accuracy, count} of each of 10 bins of equal width that holds rows, for a reliability diagram.
+            [N]: confidence is the mean probability of class 1, accuracy its share. [N,K]: of the likeliest class.
+
+    Raises ValueError for probabilities outside 0..1 or that do not add up to 1, labels outside the range or unequal lengths.
+    """
+    p = np.asarray(probabilities, np.float64)
+    table = np.stack([1 - p, p], axis=1) if p.ndim == 1 else p
+    whole = table.sum(axis=1, keepdims=True)
+    if not (table >= -1e-4).all() or not np.allclose(whole, 1, rtol=0, atol=1e-4):
+        raise ValueError(f"probabilities lie in 0..1 and add up to 1 in each row, these lie in {p.min()}..{p.max()}")
+    table = np.maximum(table, 0) / whole  # in float32 the sum is 1 to seven digits only
+    labels, likeliest = _checked_labels(labels, table.argmax(axis=1), table.shape[1])
+    confidence, hit = (table[:, 1], labels == 1) if p.ndim == 1 else (table.max(axis=1), labels == likeliest)
+    chosen = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = []
+    for k in np.unique(chosen):
+        inside = chosen == k
+        bins.append(
+            {
+                "low": int(k) / BINS,
+                "high": (int(k) + 1) / BINS,
+                "confidence": float(confidence[inside].mean()),
+                "accuracy": float(hit[inside].mean()),
+                "count": int(inside.sum()),
+            }
+        )
+    return {
+        "brier": float(brier_score_loss(labels, table, labels=np.arange(table.shape[1]))),
+        "ece": sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / len(labels),
+        "bins": bins,
+    }
+
+
+def score_report(labels, scores, probabilities: bool, groups=None, seed: int = 0) -> dict:
+    """Figures of membership scores that no decision enters, as JSON types.
+
+    Args:
+        labels: int [N] in {0, 1}.
+        scores: [N], higher is likelier used.
+        probabilities: whether the scores are probabilities of `used`.
+        groups: [N].
+        seed: of the resampling.
+
+    Returns:
+        auc, auc_interval: None where only one class occurs.
+        tpr_at_fpr: a list of what `tpr_at_fpr` gives at 0.01, 0.05 and 0.1, without those that rest on too few rows.
+        calibration: as `calibration` gives it; only where the scores are probabilities.
+
+    Raises ValueError for scores that are not finite, other labels or unequal lengths.
+    """
+    labels, scores = _checked_scores(labels, scores, both=False)
+    out: dict = {"auc": auc(labels, scores), "auc_interval": None, "tpr_at_fpr": []}
+    if out["auc"] is not None:
+        out["auc_interval"] = auc_interval(labels, scores, groups, seed)
+        found = (tpr_at_fpr(labels, scores, fpr, groups, seed) for fpr in FALSE_POSITIVE_RATES)
+        out["tpr_at_fpr"] = [figure for figure in found if figure]
+    if probabilities:
+        out["calibration"] = calibration(labels, scores)
+    return out
+
+
+def over_seeds(values) -> dict:
+    """One figure of several seeds: values [S] -> {values, mean, interval: Student's t for the mean, None for a single value}.
+
+    Raises ValueError where there is none, or one is not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"values={values.tolist()}: a finite figure of at least one seed is needed")
+    interval = None
+    if len(values) > 1:
+        half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+        interval = [float(values.mean() - half), float(values.mean() + half)]
+    return {"values": values.tolist(), "mean": float(values.mean()), "interval": interval}
+
+
+def _resampled_auc(labels, columns, groups, seed: int) -> list[np.ndarray]:
+    """The AUC [R] of each of the columns of scores [N], in the same resamples: the Mann-Whitney count of weighted rows."""
+    negative, positive = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    plans = []
+    for scores in columns:
+        order = negative[np.argsort(scores[negative], kind="stable")]
+        beaten = [np.searchsorted(scores[order], scores[positive], side=side) for side in ("left", "right")]  # ties: half-way
+        plans.append((order, *beaten))
+    parts: list[list] = [[] for _ in columns]
+    for weights in bootstrap.weights(labels, groups, seed=seed):
+        used = weights[:, positive]
+        for part, (order, below, level) in zip(parts, plans, strict=True):
+            count = _running(weights[:, order])
+            pairs = (used * (count[:, below] + count[:, level])).sum(axis=1)
+            part.append(pairs / (2 * used.sum(axis=1) * count[:, -1]))
+    return [np.concatenate(part) for part in parts]
+
+
+def _resampled_tpr(labels, scores, fpr: float, groups, seed: int) -> np.ndarray:
+    """The largest true-positive rate [R] within a false-positive rate, the threshold drawn anew in each resample."""
+    negative, positive = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    negative, positive = (side[np.argsort(-scores[side], kind="stable")] for side in (negative, positive))
+    above = np.searchsorted(-scores[positive], -scores[negative], side="left")  # used rows above each of the others
+    parts = []
+    for weights in bootstrap.weights(labels, groups, seed=seed):
+        others, used = _running(weights[:, negative]), _running(weights[:, positive])
+        first = (others[:, 1:] / others[:, -1:] > fpr).argmax(axis=1)  # the row that would be one too many
+        parts.append(used[np.arange(len(used)), above[first]] / used[:, -1])
+    return np.concatenate(parts)
+
+
+def _running(weights: np.ndarray) -> np.ndarray:
+    """Sums over the first 0..N columns: [R,N] -> [R,N+1]."""
+    return np.pad(np.cumsum(weights, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
+
+
+def _intervals(draws: np.ndarray, confidence: float) -> dict:
+    return {name: bootstrap.percentiles(values, confidence) for name, values in figures(draws).items()}
+
+
+def _checked_labels(labels, predicted, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    if not len(labels) or len(labels) != len(predicted):
+        raise ValueError(f"{len(labels)} labels and {len(predicted)} predictions: both must be there, equally many")
+    for name, values in (("label", labels), ("prediction", predicted)):
+        outside = values[(values < 0) | (values >= num_classes)]
+        if len(outside):
+            raise ValueError(f"{len(outside)} {name}s are outside 0..{num_classes - 1}, the first is {outside[0]}")
+    return labels, predicted
+
+
+def _checked_scores(labels, scores, both: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    if not len(labels) or scores.shape != labels.shape:
+        raise ValueError(f"{len(labels)} labels and scores of shape {list(scores.shape)}: one score a label is needed")
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise ValueError(f"{len(bad)} of {len(scores)} scores are not finite, the first is row {bad[0]}: {scores[bad[0]]}")
+    _checked_labels(labels, labels, 2)
+    if both and (labels == labels[0]).all():
+        raise ValueError(f"all {len(labels)} labels are {labels[0]}: the figure needs rows labelled 0 and rows labelled 1")
+    return labels, scores
 
 
 def _specificity(confusion: np.ndarray) -> np.ndarray:

@@ -54,7 +54,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
         for seen in new:
             if mine.adopt(theirs, seen):
                 report = evaluate(Run.load(home, str(seen), data_dir), split)["metrics"]
-                values = {name: value for name, value in report.items() if isinstance(value, float) and math.isfinite(value)}
+                figures = report | report.get("scores", {})
+                values = {name: value for name, value in figures.items() if isinstance(value, float) and math.isfinite(value)}
                 first = mine.keep_best(seen, values)
                 with lines.open("a") as file:
                     file.write(json.dumps({"step": seen, **values}) + "\n")

@@ -59,9 +59,10 @@ def test_learned_threshold_separates_neighbouring_floats():
         low = high
 
 
-def test_learned_threshold_of_equal_scores_calls_all_used():
+def test_a_threshold_is_not_learned_from_equal_scores():
     scores = column(0.3, 0.3)
-    assert decisions.learned_threshold(scores, scores, np.array([0, 1])).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="a threshold cannot be learned: all 2 known scores are 0.3"):
+        decisions.learned_threshold(column(0.1, 0.2), scores, np.array([0, 1]))
 
 
 def test_learned_threshold_needs_both_labels():
@@ -131,3 +132,7 @@ def test_unknown_name_lists_the_known_ones():
 
 def test_only_the_learned_threshold_needs_known_scores():
     assert [name for name in decisions.DECISIONS if decisions.needs_known(name)] == ["learned_threshold"]
+
+
+def test_only_the_top_fraction_uses_the_class_balance():
+    assert [name for name in decisions.DECISIONS if decisions.uses_class_balance(name)] == ["top_fraction"]

@@ -1,16 +1,19 @@
 """The evaluation binary: prediction files without a run, decisions that may not see what they decide, other data."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 from absl import flags
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from fingerprint_jax import evaluate, pack
+from fingerprint_jax import evaluate, methods, pack
 from fingerprint_jax.data import phantom
 from fingerprint_jax.run import Run
 from tests import published
-from tests.conftest import fit
+from tests.conftest import ROOT, fit, load_config
 
 
 def run_binary(module, *arguments):
@@ -40,6 +43,13 @@ def test_files_that_do_not_fit_are_one_line_that_names_both(tmp_path):
     with pytest.raises(ValueError, match=r"p.csv does not fit .*t.csv"):
         evaluate.score_files("subtask1", str(tmp_path / "p.csv"), str(tmp_path / "t.csv"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_truth_of_one_class_is_refused(tmp_path):
+    for name in ("t.csv", "p.csv"):
+        (tmp_path / name).write_text("a,1\nb,1\n")
+    with pytest.raises(ValueError, match=r"t.csv: all 2 labels are 1, a score needs at least two classes"):
+        evaluate.score_files("subtask1", str(tmp_path / "p.csv"), str(tmp_path / "t.csv"), str(tmp_path / "out"))
 
 
 def test_without_a_run_or_files_it_says_what_to_give():
@@ -90,3 +100,102 @@ def test_the_binary_writes_the_submission_in_the_style_asked_for(quickstart, tmp
         name.endswith(".png") and label in {f"gen_t{k}" for k in range(1, 6)} for name, label in (x.split(",") for x in lines)
     )
     assert "submission:" in capsys.readouterr().out
+
+
+def test_attribution_has_the_calibration_of_probabilities_and_no_p(quickstart):
+    found = evaluate.evaluate(quickstart, "heldout")["metrics"]
+    assert "permutation" not in found and set(found["scores"]) == {"calibration"}
+    scores, rows = quickstart.predict("heldout").scores.astype(np.float64), quickstart.rows("heldout")
+    expected = brier_score_loss(rows.labels, scores / scores.sum(axis=1, keepdims=True), labels=np.arange(5))
+    assert found["scores"]["calibration"]["brier"] == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def membership(data_dir, tmp_path_factory):
+    """Cross-fitted, and on the fixed half that the reason of the first names."""
+    root = tmp_path_factory.mktemp("membership")
+    crossed = fit("configs/subtask1/aimm_siamese.py", data_dir, root / "crossed")
+    config = load_config("configs/subtask1/aimm_siamese.py")
+    config.data_dir, config.decision.known = data_dir, "valid"
+    config.data.folds, config.data.fold, config.data.valid = 2, 0, 0.2
+    methods.get("ensemble").fit(Run(config, root / "half"))
+    return crossed, Run.load(root / "half")
+
+
+def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, capsys):
+    run, _ = membership
+    run_binary(evaluate, f"--workdir={run.workdir}")
+    found = json.loads((run.workdir / "results.json").read_text())
+    assert found["schema"] == 2
+    permutation = found["splits"]["heldout"]["metrics"]["permutation"]
+    assert permutation["p"] is None and "was trained on the labels of" in permutation["reason"]
+    remedy = "--config.data.folds=2 --config.data.fold=0 --config.data.valid=0.2 --config.decision.known=valid"
+    assert remedy in permutation["reason"]
+    scores, rows = run.predict("heldout").scores[:, 0], run.rows("heldout")
+    assert found["splits"]["heldout"]["metrics"]["scores"]["auc"] == roc_auc_score(rows.labels, scores)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "p not available" in printed and "decision: learned_threshold" in printed and "AUC" in printed
+
+
+def test_a_fixed_half_has_a_p(membership, capsys):
+    _, run = membership
+    run_binary(evaluate, f"--workdir={run.workdir}")
+    found = json.loads((run.workdir / "results.json").read_text())["splits"]["heldout"]["metrics"]
+    assert found["permutation"]["reason"] is None and found["permutation"]["permutations"] == 999
+    assert found["permutation"]["split_groups"] == 0
+    # The z of Mann and Whitney on the patients, whose two slices share their mean score up to noise.
+    rows, scores = run.rows("heldout"), run.predict("heldout").scores[:, 0]
+    assert found["scores"]["auc"] == roc_auc_score(rows.labels, scores)
+    patients, patient = np.unique(rows.groups, return_inverse=True)
+    mean = np.bincount(patient, scores) / np.bincount(patient)
+    label = np.array([rows.labels[patient == p][0] for p in range(len(patients))])
+    n, m = label.sum(), (1 - label).sum()
+    z = (roc_auc_score(label, mean) - 0.5) / math.sqrt((n + m + 1) / (12 * n * m))
+    assert found["permutation"]["p"] == pytest.approx(0.5 * math.erfc(z / math.sqrt(2)), abs=0.15)
+    assert "p of the AUC (permutation)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_scores_that_are_all_equal_are_one_line(membership, monkeypatch):
+    run = Run.load(membership[1].workdir)
+    constant = dataclasses.replace(run.predict("heldout"), scores=np.full((len(run.rows("heldout")), 1), 0.25, np.float32))
+    monkeypatch.setattr(run, "predict", lambda split: constant)
+    with pytest.raises(ValueError, match=r"split heldout: all \d+ scores are 0.25: they tell no two images apart"):
+        evaluate.evaluate(run, "heldout")
+
+
+def test_the_balanced_rule_is_marked(membership, capsys):
+    run = Run.load(membership[1].workdir)
+    run.config.decision.name, run.config.decision.known = "top_fraction", ""
+    run.config.decision.params.fraction = 0.5
+    results = evaluate.evaluate(run, "heldout")
+    assert results["decision"]["uses_class_balance"]
+    evaluate.Console().print(evaluate.table("", results["metrics"], results["decision"]))
+    assert "decision: top_fraction, uses the class balance" in " ".join(capsys.readouterr().out.split())
+
+
+def test_results_of_another_schema_are_not_mixed_in(quickstart):
+    path = quickstart.workdir / "results.json"
+    path.write_text(json.dumps({"schema": 1, "splits": {"valid": {"n": 3}}}))
+    evaluate.evaluate(quickstart, "heldout")
+    document = json.loads(path.read_text())
+    assert document["schema"] == evaluate.SCHEMA and set(document["splits"]) == {"heldout"}
+
+
+def keys(value) -> set[str]:
+    """Names of all fields of a JSON document, below `config` and the like only those that are ours."""
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    if not isinstance(value, dict):
+        return set()
+    own = {key: v for key, v in value.items() if key not in ("config", "params", "fingerprints", "versions", "splits", "state")}
+    return value.keys() | set().union(*map(keys, [*own.values(), *value.get("splits", {}).values()]))
+
+
+def test_every_field_of_results_json_is_documented(quickstart, membership):
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert f"Schema {evaluate.SCHEMA}" in text
+    for run in (quickstart, *membership):
+        evaluate.evaluate(Run.load(run.workdir), "heldout")
+        found = keys(json.loads((run.workdir / "results.json").read_text()))
+        assert {"auc", "permutation"} <= found or {"calibration", "ece"} <= found
+        assert not [key for key in found if f"`{key.rpartition('.')[2]}`" not in text]

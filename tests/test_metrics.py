@@ -3,9 +3,11 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support, recall_score
+from scipy import stats
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support, recall_score, roc_auc_score, roc_curve
 
-from fingerprint_jax import metrics, tables
+from fingerprint_jax import bootstrap, decisions, metrics, tables
 from tests import published
 
 
@@ -205,3 +207,263 @@ def test_quick_watches_accuracy_or_auc():
     assert metrics.quick(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])) == {"accuracy": pytest.approx(2 / 3)}
     assert metrics.quick(np.array([0, 0, 1, 1]), np.array([[0.1], [0.4], [0.35], [0.8]])) == {"auc": 3 / 4}
     assert metrics.quick(np.array([1, 1]), np.array([[0.1], [0.4]])) == {}
+
+
+def tied_scores(rng, n, effect=0.7):
+    """Labels and scores with many ties."""
+    labels = np.append(rng.integers(0, 2, n - 2), [0, 1])
+    return labels, np.round(rng.normal(effect * labels), 1)
+
+
+def expanded(weights, *columns):
+    """Rows as often as they were drawn."""
+    return [np.repeat(column, weights) for column in columns]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_resample_has_the_auc_and_tpr_of_scikit_learn(grouped):
+    rng = np.random.default_rng(0)
+    labels, scores = tied_scores(rng, 120)
+    other = np.round(rng.normal(size=120), 1)
+    groups = rng.integers(0, 40, 120) if grouped else None
+    draws = np.concatenate(list(bootstrap.weights(labels, groups, seed=3)))
+    aucs = metrics._resampled_auc(labels, [scores, other], groups, seed=3)
+    assert draws.shape == (2000, 120) and len(aucs[0]) == 2000
+    tprs = metrics._resampled_tpr(labels, scores, 0.1, groups, seed=3)
+    for i in range(0, 2000, 100):
+        y, a, b = expanded(draws[i], labels, scores, other)
+        assert aucs[0][i] == pytest.approx(roc_auc_score(y, a), abs=1e-12)
+        assert aucs[1][i] == pytest.approx(roc_auc_score(y, b), abs=1e-12)
+        fpr, tpr, _ = roc_curve(y, a, drop_intermediate=False)
+        assert tprs[i] == pytest.approx(tpr[fpr <= 0.1].max(), abs=1e-12)
+
+
+def test_groups_are_drawn_whole_and_classes_keep_their_groups():
+    labels = np.array([0, 0, 0, 1, 1, 0, 1, 1])
+    groups = np.array(["a", "a", "b", "c", "c", "d", "d", "e"])  # only d holds both classes
+    draws = np.concatenate(list(bootstrap.weights(labels, groups, resamples=500)))
+    assert (draws[:, 0] == draws[:, 1]).all() and (draws[:, 3] == draws[:, 4]).all()
+    assert (draws[:, [0, 2]].sum(axis=1) == 2).all() and (draws[:, [3, 7]].sum(axis=1) == 2).all()
+    assert (draws[:, [5, 6]] == 1).all()
+    assert draws[:, 0].mean() == pytest.approx(1, abs=0.1)
+
+
+def test_auc_interval_has_the_width_of_delong():
+    rng = np.random.default_rng(0)
+    labels = np.arange(800) % 2
+    scores = rng.normal(labels)
+    negative, positive = scores[labels == 0], scores[labels == 1]
+    beats = (positive[:, None] > negative[None, :]).mean(axis=1), (positive[:, None] > negative[None, :]).mean(axis=0)
+    sd = math.sqrt(beats[0].var(ddof=1) / 400 + beats[1].var(ddof=1) / 400)  # DeLong, DeLong & Clarke-Pearson 1988
+    auc = roc_auc_score(labels, scores)
+    assert metrics.auc_interval(labels, scores) == pytest.approx([auc - 1.96 * sd, auc + 1.96 * sd], abs=0.15 * sd)
+
+
+def test_auc_interval_of_groups_of_copies_is_that_of_single_rows():
+    rng = np.random.default_rng(0)
+    labels, scores = tied_scores(rng, 100)
+    single = metrics.auc_interval(labels, scores)
+    copies = metrics.auc_interval(np.repeat(labels, 4), np.repeat(scores, 4), np.repeat(np.arange(100), 4))
+    assert copies == pytest.approx(single, abs=0.1 * (single[1] - single[0]))
+    unaware = metrics.auc_interval(np.repeat(labels, 4), np.repeat(scores, 4))
+    assert unaware[1] - unaware[0] == pytest.approx((single[1] - single[0]) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fpr", [0.05, 0.1, 0.3])
+def test_tpr_at_fpr_is_the_best_that_scikit_learn_finds(seed, fpr):
+    labels, scores = tied_scores(np.random.default_rng(seed), 300)
+    rates, tprs, _ = roc_curve(labels, scores, drop_intermediate=False)
+    found = metrics.tpr_at_fpr(labels, scores, fpr)
+    assert found["tpr"] == tprs[rates <= fpr].max()
+    called = decisions.threshold(scores[:, None], value=found["threshold"])
+    assert called[labels == 1].mean() == found["tpr"] and called[labels == 0].mean() <= fpr
+    low, high = found["interval"]
+    assert low <= found["tpr"] <= high and low < high
+
+
+def test_tpr_at_fpr_by_hand():
+    # 100 not used at 0..99, used at 94.5 and 95.5, which is above all but four.
+    labels = np.repeat([0, 1], [100, 2])
+    scores = np.append(np.arange(100), [94.5, 95.5])
+    assert metrics.tpr_at_fpr(labels, scores, 0.05) | {"interval": None} == {
+        "fpr": 0.05,
+        "tpr": 1.0,
+        "threshold": 94.5,
+        "interval": None,
+    }
+    tied = np.where(scores > 50, 50, scores)
+    assert metrics.tpr_at_fpr(labels, tied, 0.05) == {"fpr": 0.05, "tpr": 0.0, "threshold": None, "interval": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize(("fpr", "unused", "given"), [(0.01, 499, False), (0.01, 500, True), (0.05, 99, False), (0.05, 100, True)])
+def test_tpr_at_fpr_needs_five_false_positives(fpr, unused, given):
+    labels = np.repeat([0, 1], [unused, 50])
+    assert (metrics.tpr_at_fpr(labels, np.arange(len(labels)), fpr) is not None) == given
+
+
+def test_the_threshold_is_drawn_again_in_each_resample():
+    # Two classes from one distribution: TPR is about FPR, with the variance of both the share and the threshold.
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) % 2
+    low, high = metrics.tpr_at_fpr(labels, rng.normal(size=4000), 0.1)["interval"]
+    sd = math.sqrt(2 * 0.1 * 0.9 / 2000)
+    assert high - low == pytest.approx(2 * 1.96 * sd, rel=0.15)
+
+
+@pytest.mark.parametrize("fpr", [0, 1, -0.1, 5])
+def test_tpr_at_fpr_refuses_what_is_no_rate(fpr):
+    with pytest.raises(ValueError, match=rf"fpr={fpr} is outside 0\.\.1"):
+        metrics.tpr_at_fpr([0, 1], [0.1, 0.2], fpr)
+
+
+def test_calibration_by_hand_and_scikit_learn():
+    rng = np.random.default_rng(0)
+    p = rng.random(500)
+    labels = (rng.random(500) < p**2).astype(int)
+    found = metrics.calibration(labels, p)
+    assert found["brier"] == pytest.approx(np.mean((p - labels) ** 2))
+    accuracy, confidence = calibration_curve(labels, p, n_bins=10)
+    assert [b["accuracy"] for b in found["bins"]] == pytest.approx(accuracy)
+    assert [b["confidence"] for b in found["bins"]] == pytest.approx(confidence)
+    counts = np.histogram(p, 10, (0, 1))[0]
+    assert [b["count"] for b in found["bins"]] == counts.tolist()
+    assert found["ece"] == pytest.approx(np.average(abs(accuracy - confidence), weights=counts))
+    assert found["bins"][3]["low"] == 0.3 and found["bins"][3]["high"] == 0.4
+
+
+def test_calibration_of_classes_is_that_of_the_likeliest():
+    p = np.array([[0.7, 0.2, 0.1], [0.75, 0.2, 0.05], [0.1, 0.5, 0.4], [0, 0, 1]])
+    found = metrics.calibration([0, 1, 2, 2], p)
+    assert found["brier"] == pytest.approx((0.14 + (0.5625 + 0.64 + 0.0025) + (0.01 + 0.25 + 0.36) + 0) / 4)
+    assert found["bins"] == [
+        {"low": 0.5, "high": 0.6, "confidence": pytest.approx(0.5), "accuracy": 0.0, "count": 1},
+        {"low": 0.7, "high": 0.8, "confidence": pytest.approx(0.725), "accuracy": 0.5, "count": 2},
+        {"low": 0.9, "high": 1.0, "confidence": pytest.approx(1.0), "accuracy": 1.0, "count": 1},
+    ]
+    assert found["ece"] == pytest.approx((0.5 + 2 * 0.225 + 0) / 4)
+
+
+@pytest.mark.parametrize("p", [[0.2, 1.5], [-0.5, 0.2], [0.1, np.nan], [[0.5, 0.2], [0.5, 0.5]]])
+def test_calibration_refuses_what_is_no_probability(p):
+    with pytest.raises(ValueError, match=r"probabilities lie in 0\.\.1 and add up to 1"):
+        metrics.calibration([0, 1], p)
+
+
+def test_calibration_takes_float32_probabilities():
+    logits = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert sum(b["count"] for b in metrics.calibration(np.arange(300) % 5, p)["bins"]) == 300
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_paired_difference_is_that_of_the_two_reports(classes):
+    rng = np.random.default_rng(0)
+    labels, a, b = rng.integers(0, classes, (3, 400))
+    a = np.where(rng.random(400) < 0.5, labels, a)
+    found = metrics.paired_difference(labels, a, b, classes)
+    assert found["cohen_kappa"]["difference"] == pytest.approx(cohen_kappa_score(labels, a) - cohen_kappa_score(labels, b))
+    difference = (labels == a).astype(int) - (labels == b)
+    assert found["accuracy"]["difference"] == pytest.approx(difference.mean())
+    sd = math.sqrt(sum(difference[labels == k].var() * (labels == k).sum() for k in range(classes))) / 400
+    assert found["accuracy"]["interval"] == pytest.approx(
+        [difference.mean() - 1.96 * sd, difference.mean() + 1.96 * sd], abs=0.15 * sd
+    )
+    opposite = metrics.paired_difference(labels, b, a, classes)["accuracy"]["difference"]
+    assert opposite == pytest.approx(-found["accuracy"]["difference"])
+
+
+def test_paired_difference_of_a_run_with_itself_is_zero():
+    labels, predicted = expand([[30, 12], [8, 25]])
+    assert metrics.paired_difference(labels, predicted, predicted, 2) == {
+        name: {"difference": 0, "interval": [0, 0]} for name in ("cohen_kappa", "accuracy")
+    }
+    assert metrics.paired_difference([1, 1], [1, 1], [1, 1], 2)["cohen_kappa"] == {"difference": None, "interval": [None, None]}
+
+
+def test_paired_difference_over_groups_has_the_width_of_the_mean_of_groups():
+    rng = np.random.default_rng(0)
+    labels, groups = np.tile([0, 1], 500), np.repeat(np.arange(100), 10)
+    ease = rng.uniform(0.2, 1, 100)[groups]
+    a = np.where(rng.random(1000) < ease, labels, 1 - labels)
+    b = np.where(rng.random(1000) < 0.5, labels, 1 - labels)
+    share = ((a == labels).astype(float) - (b == labels)).reshape(100, 10).mean(axis=1)
+    sd = share.std() / 10
+    found = metrics.paired_difference(labels, a, b, 2, groups)["accuracy"]
+    assert found["interval"] == pytest.approx([share.mean() - 1.96 * sd, share.mean() + 1.96 * sd], abs=0.15 * sd)
+
+
+def test_paired_auc_shares_the_resamples():
+    rng = np.random.default_rng(0)
+    labels, scores = tied_scores(rng, 300)
+    assert metrics.paired_auc(labels, scores, scores) == {"difference": 0, "interval": [0, 0]}
+    near = scores + rng.normal(size=300) * 0.2
+    found = metrics.paired_auc(labels, scores, near)
+    assert found["difference"] == pytest.approx(roc_auc_score(labels, scores) - roc_auc_score(labels, near))
+    alone = metrics.auc_interval(labels, scores)
+    assert 0 < found["interval"][1] - found["interval"][0] < 0.6 * (alone[1] - alone[0])
+    mirrored = metrics.paired_auc(labels, scores, -scores)
+    assert mirrored["interval"] == pytest.approx([2 * x - 1 for x in alone])  # the AUC of -scores is 1 - AUC
+
+
+def test_over_seeds_is_the_t_interval_of_the_mean():
+    values = [0.61, 0.66, 0.58, 0.7]
+    found = metrics.over_seeds(values)
+    assert found["values"] == values and found["mean"] == pytest.approx(np.mean(values))
+    assert found["interval"] == pytest.approx(stats.t.interval(0.95, 3, np.mean(values), stats.sem(values)))
+    assert metrics.over_seeds([0.5]) == {"values": [0.5], "mean": 0.5, "interval": None}
+    for bad in ([], [0.5, np.nan]):
+        with pytest.raises(ValueError, match="a finite figure of at least one seed"):
+            metrics.over_seeds(bad)
+
+
+def test_score_report_is_json_and_leaves_out_what_rests_on_too_few():
+    labels, scores = tied_scores(np.random.default_rng(0), 300)
+    report = metrics.score_report(labels, scores.astype(np.float32), False)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert [at["fpr"] for at in report["tpr_at_fpr"]] == [0.05, 0.1] and "calibration" not in report
+    assert report["auc_interval"][0] < report["auc"] < report["auc_interval"][1]
+    assert metrics.score_report(labels, (scores > 0).astype(float), True)["calibration"]["bins"][0]["low"] == 0
+    assert metrics.score_report([1, 1], [0.1, 0.2], False) == {"auc": None, "auc_interval": None, "tpr_at_fpr": []}
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([], [], "0 labels"),
+        ([0, 1], [0.1], r"2 labels and scores of shape \[1\]"),
+        ([0, 1], [[0.1], [0.2]], r"scores of shape \[2, 1\]: one score a label"),
+        ([0, 1, 1], [0.1, np.nan, 0.2], "1 of 3 scores are not finite, the first is row 1: nan"),
+        ([0, 2], [0.1, 0.2], r"1 labels are outside 0\.\.1, the first is 2"),
+        ([0, -1], [0.1, 0.2], r"1 labels are outside 0\.\.1, the first is -1"),
+        ([1, 1], [0.1, 0.2], "all 2 labels are 1: the figure needs rows labelled 0 and rows labelled 1"),
+    ],
+)
+def test_figures_of_scores_refuse(labels, scores, message):
+    for figure in (
+        lambda: metrics.auc_interval(labels, scores),
+        lambda: metrics.tpr_at_fpr(labels, scores, 0.1),
+        lambda: metrics.paired_auc(labels, scores, scores),
+    ):
+        with pytest.raises(ValueError, match=message):
+            figure()
+
+
+@pytest.mark.parametrize("row", published.runs("subtask1"), ids=lambda row: f"rank{row['rank']}")
+def test_decisions_reproduce_table_2_from_scores(row):
+    # Scores in 0..1 whose calls at 0.5 are the published ones.
+    (tn, fp), (fn, tp) = table = published.confusion(row)
+    labels, predicted = expand(table)
+    scores = 0.5 * (predicted + np.random.default_rng(0).random(500)).astype(np.float32)[:, None]
+    report = metrics.report(labels, decisions.threshold(scores, value=0.5), 2)
+    got = {"kappa": report["cohen_kappa"], "accuracy": report["accuracy"], **report["positive"]}
+    assert {n: got[n] for n in published.FIGURES} == pytest.approx({n: row[n] for n in published.FIGURES}, abs=published.HALF_DIGIT)
+    # One score a call: the balanced rule calls exactly half used, filled up from the tied ones in the order of the rows, which
+    # `expand` sorts by class. With balanced truth and calls kappa is 2 * accuracy - 1.
+    steps = predicted.astype(np.float32)[:, None]
+    called = decisions.top_fraction(steps, fraction=0.5)
+    missing = 250 - (tp + fp)  # calls to add (from the first rows: not used), or to drop (the last rows: used)
+    true_positive = tp + max(0, missing - tn) if missing >= 0 else tp + missing if tp >= -missing else 0
+    report = metrics.report(labels, called, 2)
+    assert called.sum() == 250
+    assert report["cohen_kappa"] == pytest.approx(2 * (2 * true_positive / 500) - 1)

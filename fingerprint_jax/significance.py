@@ -1,0 +1,144 @@
+"""Permutation p-values for membership, and which rows of a run they can be had for."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy.stats import mannwhitneyu, rankdata
+
+from fingerprint_jax import methods
+from fingerprint_jax.data.source import Rows
+from fingerprint_jax.run import Run
+
+PERMUTATIONS = 999
+
+
+def permutation_p(
+    statistic: Callable[[np.ndarray], np.ndarray], labels, groups=None, permutations: int = PERMUTATIONS, seed: int = 0
+) -> dict:
+    """One-sided p-values by permuting the labels of whole groups (without groups: of rows).
+
+    A group keeps its rows together and hands on its label as one unit; a group with both labels is split into a unit a label.
+    p = (1 + #(permuted >= observed)) / (1 + permutations), which is valid for any number of permutations (Phipson & Smyth 2010).
+    The labels of units must be exchangeable: then their sizes may differ, but a label must not go with the size.
+
+    Args:
+        statistic: labels [N] -> [M], one value a method, higher is more evidence. Where labels were used to make the scores it
+            has to make them anew; `auc_of` is for scores that no label of these rows has entered.
+        labels: int [N] in {0, 1}.
+        groups: [N].
+        permutations: B; the smallest p is 1 / (1 + B).
+        seed: of the permutations, which all methods share.
+
+    Returns:
+        p: [M].
+        family_wise: the p of the largest statistic of all methods (Westfall & Young 1993): right however many were tried.
+        permutations: B.
+        split_groups: groups that held both labels.
+
+    Raises ValueError for other labels, one class only, or a statistic that is not finite.
+    """
+    labels = np.asarray(labels)
+    if np.unique(labels).tolist() != [0, 1]:
+        raise ValueError(f"a permutation needs rows labelled 0 and 1, these have {np.unique(labels).tolist()}")
+    _, group = np.unique(np.arange(len(labels)) if groups is None else groups, return_inverse=True)
+    units, first, unit = np.unique(2 * group + labels, return_index=True, return_inverse=True)
+    unit_labels = labels[first]
+    rng = np.random.default_rng(seed)
+    observed = np.atleast_1d(statistic(labels))
+    highest = observed.max()
+    reached, reached_by_any = np.ones(len(observed)), 1
+    for _ in range(permutations):
+        permuted = np.atleast_1d(statistic(rng.permutation(unit_labels)[unit]))
+        if not np.isfinite(permuted).all() or not np.isfinite(observed).all():
+            raise ValueError(f"the statistic is not finite: {observed.tolist()}, and {permuted.tolist()} after a permutation")
+        reached += permuted >= observed
+        reached_by_any += permuted.max() >= highest
+    return {
+        "p": (reached / (1 + permutations)).tolist(),
+        "family_wise": float(reached_by_any / (1 + permutations)),
+        "permutations": permutations,
+        "split_groups": len(units) - len(np.unique(group)),
+    }
+
+
+def auc_of(scores) -> Callable[[np.ndarray], np.ndarray]:
+    """The statistic of scores [N] or [N,M] of M methods: labels [N] -> AUC [M], by rank sums (Mann & Whitney 1947).
+
+    Raises ValueError for scores that are not finite, or all equal.
+    """
+    scores = np.asarray(scores, np.float64).reshape(len(scores), -1)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{(~np.isfinite(scores)).any(axis=1).sum()} of {len(scores)} scores are not finite")
+    constant = np.flatnonzero((scores == scores[0]).all(axis=0))
+    if len(constant):
+        raise ValueError(f"all {len(scores)} scores are {scores[0, constant[0]]:g}: they tell no two images apart")
+    ranks = rankdata(scores, axis=0)  # tied scores share their mean rank, a multiple of 1/2: sums are exact
+
+    def auc(labels):
+        used = ranks[labels == 1]
+        n = len(used)
+        return (used.sum(axis=0) - n * (n + 1) / 2) / (n * (len(labels) - n))
+
+    return auc
+
+
+def unavailable(run: Run, rows: Rows) -> str | None:
+    """Why permuting the labels of these rows would give a wrong p for the run's scores; None where it is right.
+
+    It is right where no label of these rows, or of another image of their groups, had a part in their scores: on a fixed held-out
+    fold, and on a packed split that the run did not read labels of. A cross-fitted score depends on the labels of the other folds:
+    permuting them afterwards leaves that out and gives false alarms. So does a label that goes with the size of a group.
+    """
+    if len(np.unique(rows.labels)) < 2:
+        return f"all {len(rows)} labels are {rows.labels[0]}"
+    _, group = np.unique(rows.groups, return_inverse=True)
+    unit, size = np.unique(2 * group + rows.labels, return_counts=True)
+    used, others = size[unit % 2 == 1], size[unit % 2 == 0]
+    if len(np.unique(size)) > 1 and mannwhitneyu(used, others).pvalue < 0.01:
+        means = f"used groups have {used.mean():.1f} images each, the others {others.mean():.1f}"
+        return f"{means}: where the label goes with the size, labels of groups cannot be exchanged; score equally many of each"
+    real = run.source.rows(run.target).index
+    for source, what, seen in _label_sources(run):
+        known = source.provenance
+        changed = [change["field"] for change in known["changes"] if change["field"].partition(".")[0] == "data"]
+        if known["fingerprints"] != source.source.fingerprints:
+            changed = ["the content of the data"]
+        if changed:
+            return f"{', '.join(changed)} changed after {source.workdir} was started: what it learned from is not known"
+        # Only real images share groups; the names of others may coincide.
+        groups = seen.groups[np.isin(seen.index, real)]
+        shared = int((np.isin(rows.index, seen.index) | np.isin(rows.groups, groups)).sum())
+        if shared:
+            return f"{source.workdir} {what} the labels of {shared} of these {len(rows)} images or of their groups; {_remedy(run)}"
+    return None
+
+
+def _remedy(run: Run) -> str:
+    fields = "--config.data.folds=2 --config.data.fold=0"
+    if run.config.decision.known == "heldout":  # from which a decision on it could then not learn
+        fields += " --config.data.valid=0.2 --config.decision.known=valid"
+    return f"train on a fixed half, the same for every member, with {fields} and score heldout"
+
+
+def _label_sources(run: Run) -> Iterator[tuple[Run, str, Rows]]:
+    """The rows whose labels had a part in a run's scores: (the run that read them, what for, rows)."""
+    config, name = run.config, run.workdir.name
+    if name.startswith("watch-") and not (run.workdir / "lock").exists():  # kept by --watch, never trained there
+        yield run, "chose its checkpoint by", run.rows(name.removeprefix("watch-").replace("-", ":"))
+    if config.method == "gradient":
+        for stream in config.data.streams:
+            yield run, "was trained on", run.rows(f"train_{stream}")
+        for splits in config.gallery.values():
+            for split in splits:
+                if split.partition(":")[0] in run.source.splits:
+                    yield run, "compares images with a gallery that may depend on", run.rows(split)
+        if config.best:
+            yield run, "chose its checkpoint by", run.rows("valid")
+    elif config.method == "classical":
+        yield run, "fitted its estimator to", run.rows(config.train_split)
+        yield from _label_sources(methods.get("classical").encoder(run))
+    elif config.method == "ensemble":
+        for _, member in methods.get("ensemble").members(run):
+            yield from _label_sources(member)
+    else:  # nothing is known of it
+        yield run, "may have read", Rows.concatenate([run.source.rows(split) for split in run.source.splits])

@@ -1,0 +1,153 @@
+"""How often the permutation test is significant at 5% where nothing is there, and how often wrong tests are.
+
+python -m tests.null_simulations
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from fingerprint_jax import significance
+
+# Declared beforehand. A miss is run once more, with the second seed, and both are reported.
+SEED, SECOND_SEED = 2025, 2026
+PERMUTATIONS = 199
+LEVEL = 0.05
+IMAGES, PATIENTS, IMAGES_A_PATIENT, FEATURES = 100, 40, 5, 2
+
+Draw = Callable[[np.random.Generator], float]
+
+
+def p_value(rng, statistic, labels, groups=None) -> float:
+    return significance.permutation_p(statistic, labels, groups, PERMUTATIONS, seed=int(rng.integers(2**31)))["p"][0]
+
+
+def images(rng):
+    """Features [N,D] that have nothing to do with the labels [N], both classes equally often."""
+    return rng.normal(size=(IMAGES, FEATURES)), rng.permutation(np.arange(IMAGES) % 2)
+
+
+def patients(rng):
+    """The same of patients: half of the variance is the patient's, whose images share the label. With groups [N]."""
+    groups = np.repeat(np.arange(PATIENTS), IMAGES_A_PATIENT)
+    x = rng.normal(size=(PATIENTS, FEATURES))[groups] + rng.normal(size=(len(groups), FEATURES))
+    return x, rng.permutation(np.arange(PATIENTS) % 2)[groups], groups
+
+
+def halves(labels, groups=None):
+    """Two halves [N] in {0, 1} of whole groups, stratified by class."""
+    group = np.arange(len(labels)) if groups is None else groups
+    half = np.empty(len(labels), int)
+    for label in (0, 1):
+        inside = labels == label
+        _, order = np.unique(group[inside], return_inverse=True)
+        half[inside] = order % 2
+    return half
+
+
+def classify(x, labels, query):
+    """A classifier in closed form: the projection on the difference of the class means."""
+    return query @ (x[labels == 1].mean(axis=0) - x[labels == 0].mean(axis=0))
+
+
+def cross_fitted(x, labels, half):
+    """Scores [N], each half by the classifier of the other."""
+    scores = np.empty(len(x))
+    for k in (0, 1):
+        scores[half == k] = classify(x[half != k], labels[half != k], x[half == k])
+    return scores
+
+
+def without_labels(rng):
+    x, labels = images(rng)
+    return p_value(rng, significance.auc_of(x[:, 0]), labels)
+
+
+def fixed_half(rng):
+    x, labels = images(rng)
+    half = halves(labels)
+    scores = classify(x[half == 0], labels[half == 0], x[half == 1])
+    return p_value(rng, significance.auc_of(scores), labels[half == 1])
+
+
+def fitted_again(rng):
+    x, labels = images(rng)
+    half = rng.permutation(np.arange(IMAGES) % 2)  # without a look at the labels, so that it stays
+
+    def statistic(permuted):
+        return significance.auc_of(cross_fitted(x, permuted, half))(permuted)
+
+    return p_value(rng, statistic, labels)
+
+
+def patients_without_labels(rng):
+    x, labels, groups = patients(rng)
+    return p_value(rng, significance.auc_of(x[:, 0]), labels, groups)
+
+
+def patients_fixed_half(rng):
+    x, labels, groups = patients(rng)
+    half = halves(labels, groups)
+    scores = classify(x[half == 0], labels[half == 0], x[half == 1])
+    return p_value(rng, significance.auc_of(scores), labels[half == 1], groups[half == 1])
+
+
+def shuffled_after_cross_fitting(rng):
+    x, labels = images(rng)
+    return p_value(rng, significance.auc_of(cross_fitted(x, labels, halves(labels))), labels)
+
+
+def images_of_patients_shuffled(rng):
+    x, labels, _ = patients(rng)
+    return p_value(rng, significance.auc_of(x[:, 0]), labels)
+
+
+def label_with_the_number_of_images(rng):
+    groups = np.concatenate([np.arange(10), np.repeat(np.arange(10, 70), 10)])
+    scores = rng.normal(size=70)[groups] + rng.normal(size=len(groups))
+    return p_value(rng, significance.auc_of(scores), (groups < 10).astype(int), groups)
+
+
+# Name, one draw, draws, the counts that hold.
+RIGHT: list[tuple[str, Draw, int, tuple[int, int]]] = [
+    ("scores without labels, labels permuted", without_labels, 1000, (37, 64)),
+    ("one half trains, the labels of the other permuted", fixed_half, 1000, (37, 64)),
+    ("cross-fitted, fitted again for each permutation", fitted_again, 1000, (37, 64)),
+    ("patients: scores without labels, patients permuted", patients_without_labels, 200, (4, 17)),
+    ("patients: one half trains, patients of the other permuted", patients_fixed_half, 200, (4, 17)),
+]
+WRONG: list[tuple[str, Draw, int]] = [
+    ("wrong: labels shuffled after cross-fitting", shuffled_after_cross_fitting, 1000),
+    ("wrong: images of patients shuffled one by one", images_of_patients_shuffled, 200),
+    ("wrong: patients permuted, 10 used ones of 1 image, 60 others of 10", label_with_the_number_of_images, 1000),
+]
+
+
+def count(draw: Draw, draws: int, seed: int) -> int:
+    """Draws that are significant."""
+    return sum(draw(np.random.default_rng([seed, i])) <= LEVEL for i in range(draws))
+
+
+def main() -> None:
+    print(f"| simulation, nothing there, B = {PERMUTATIONS} | seed | draws | significant at 5% | should be | |")
+    print("|---|---|---|---|---|---|")
+    missed, started = [], time.monotonic()
+    for name, draw, draws, (low, high) in RIGHT:
+        for seed in (SEED, SECOND_SEED):
+            found = count(draw, draws, seed)
+            holds = low <= found <= high
+            print(f"| {name} | {seed} | {draws} | {found} | {low} to {high} | {'holds' if holds else 'misses'} |", flush=True)
+            if holds:
+                break
+        else:
+            missed.append(name)
+    for name, draw, draws in WRONG:
+        print(f"| {name} | {SEED} | {draws} | {count(draw, draws, SEED)} | | |", flush=True)
+    print(f"\n{time.monotonic() - started:.0f} s")
+    if missed:
+        raise SystemExit(f"missed with both seeds: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
