@@ -17,10 +17,10 @@ demo: .venv/ready
 	$(BIN)/python -m fingerprint_jax.data.phantom --task=subtask2 --output_dir=demo/images
 	$(BIN)/python -m fingerprint_jax.pack --task=subtask2 --train_dir=demo/images/train --test_dir=demo/images/test --groups=demo/images/groups.csv --data_dir=demo/data
 	$(BIN)/python -m fingerprint_jax.main --config=configs/quickstart.py --config.data_dir=demo/data --workdir=demo/run
-	$(BIN)/python -m fingerprint_jax.evaluate --workdir=demo/run --split=heldout
+	$(BIN)/python -m fingerprint_jax.evaluate --workdir=demo/run --split=heldout --report
 	$(BIN)/python -m fingerprint_jax.evaluate --workdir=demo/run --split=test_generated --submission=demo/run.csv
 	$(BIN)/python -m fingerprint_jax.evaluate --task=subtask2 --predictions=demo/run.csv --truth=demo/images/truth.csv --output=demo/score
-	@echo "run: demo/run   predictions: demo/run/predictions   submission: demo/run.csv   score on the truth: demo/score/results.json"
+	@echo "run: demo/run   predictions: demo/run/predictions   submission: demo/run.csv   score on the truth: demo/score/results.json   page: demo/run/report/index.html"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 python -m fingerprint_jax.evaluate --workdir=runs/a --split=test_real --submission=run.csv
 python -m fingerprint_jax.evaluate --workdir=runs/a --split=valid --watch=600
 python -m fingerprint_jax.evaluate --task=subtask1 --predictions=p.csv --truth=t.csv --output=DIR
+python -m fingerprint_jax.evaluate --task=subtask1 --validate=run.csv --data_dir=DATA --split=test_real
 """
 
 import inspect
@@ -15,9 +16,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fingerprint_jax import cli, decisions, methods, metrics, preemption, significance, tables, watch
+from fingerprint_jax import cli, decisions, methods, metrics, preemption, report, significance, tables, watch
 from fingerprint_jax.data import folders
-from fingerprint_jax.data.source import Rows
+from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.run import VERSIONS, Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
@@ -138,6 +139,20 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     return results
 
 
+def validate(submission: str, task: str, data_dir: str, split: str) -> np.ndarray:
+    """Checks that a submission has each id of a packed split once and labels of the task only; the rows a label [K].
+
+    Raises ValueError with the first ids or the line that are wrong.
+    """
+    rows = open_source(data_dir, task).rows(split)
+    ids, labels = tables.read_labels(submission, CLASSES[task])
+    try:
+        tables.align(rows.ids, ids)
+    except ValueError as error:
+        raise ValueError(f"{submission} does not fit the split {split} of {data_dir}: {error}") from None
+    return np.bincount(labels, minlength=CLASSES[task])
+
+
 def table(title: str, report: dict, decision: dict | None = None) -> Table:
     """The figures of a report for the terminal, intervals beside them."""
     out = Table(title=title, title_justify="left")
@@ -193,16 +208,44 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("header", False, "Submission: a first line `id,label`.", flag_values=values)
     flags.DEFINE_string("extension", "", "Submission: appended to every id, for example .png.", flag_values=values)
     flags.DEFINE_enum("style", "int", ["int", "t", "gen_t"], "Submission: 0..4, t1..t5 or gen_t1..gen_t5.", flag_values=values)
+    flags.DEFINE_bool("report", False, "Write the page <workdir>/report/index.html.", flag_values=values)
+    flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
+    flags.DEFINE_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
+    flags.DEFINE_bool("published", False, "Page: the place among the published runs.", flag_values=values)
     flags.DEFINE_enum("task", None, sorted(CLASSES), "Without a run: the task of the files.", flag_values=values)
     flags.DEFINE_string("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
     flags.DEFINE_string("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
+    flags.DEFINE_string("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
     flags.DEFINE_string("output", None, "Without a run: the folder for results.json.", flag_values=values)
+
+
+def write_report(run: Run, values: flags.FlagValues) -> Path:
+    """The page of a split that was evaluated, beside the runs of --compare on the same data."""
+    scored = []
+    for each in [run, *(Run.load(path, data_dir=run.config.data_dir) for path in values.compare)]:
+        if each.config.task != run.config.task:
+            raise ValueError(f"--compare={each.workdir}: a run of {each.config.task}, {run.workdir} is one of {run.config.task}")
+        predictions = each.predict(values.split)
+        scored.append(report.Scored(each, each.rows(values.split), predictions, decide(each, values.split, predictions)))
+    return report.write(scored[0], values.split, scored[1:], values.redact, values.published)
 
 
 def main(values: flags.FlagValues) -> None:
     """One evaluation; what the user can mend is one line and exit status 1."""
     show_log()
     console = Console()
+    needs_report = [name for name in ("redact", "compare", "published") if values[name].value]
+    if needs_report and not values.report:
+        raise ValueError(f"--{needs_report[0]} is about the page: add --report")
+    if values.report and not values.workdir:
+        raise ValueError("--report shows a run: give --workdir")
+    if values.validate:
+        if not (values.task and values.data_dir):
+            raise ValueError("--validate checks a submission against a packed split: give --task, --data_dir and --split")
+        counts = validate(values.validate, values.task, values.data_dir, values.split)
+        text = ", ".join(f"{count:,} of label {label}" for label, count in enumerate(counts))
+        console.print(f"{values.validate}: valid, each of {counts.sum():,} ids once; {text}", soft_wrap=True)
+        return
     if values.workdir:
         if values.watch:
             preemption.stop_at_once()
@@ -223,12 +266,14 @@ def main(values: flags.FlagValues) -> None:
         results = score_files(values.task, values.predictions, values.truth, values.output)
         title, place = f"{values.predictions} against {values.truth}", Path(values.output) / "results.json"
     else:
-        raise ValueError("give --workdir, or all of --task, --predictions, --truth and --output")
+        raise ValueError("give --workdir, or --validate, or all of --task, --predictions, --truth and --output")
     if "metrics" in results:
         console.print(table(title, results["metrics"], results.get("decision")))
     else:
         console.print(f"{title}: labels unknown, nothing to score")
     console.print(f"results: {place}", soft_wrap=True)
+    if values.report:
+        console.print(f"report: {write_report(run, values)}", soft_wrap=True)
     if values.submission:
         console.print(f"submission: {values.submission}", soft_wrap=True)
 

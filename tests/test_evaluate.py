@@ -11,6 +11,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from fingerprint_jax import evaluate, methods, pack
 from fingerprint_jax.data import phantom
+from fingerprint_jax.data.source import open_source
 from fingerprint_jax.run import Run
 from tests import published
 from tests.conftest import ROOT, fit, load_config
@@ -52,8 +53,31 @@ def test_a_truth_of_one_class_is_refused(tmp_path):
         evaluate.score_files("subtask1", str(tmp_path / "p.csv"), str(tmp_path / "t.csv"), str(tmp_path / "out"))
 
 
+def test_a_submission_is_checked_against_the_ids_of_its_split(data_dir, tmp_path, capsys):
+    path = tmp_path / "run.csv"
+    arguments = (f"--validate={path}", "--task=subtask1", f"--data_dir={data_dir}", "--split=test_real")
+    ids = open_source(data_dir, "subtask1").rows("test_real").ids.tolist()
+    lines = [f"{name}.png,{i % 2}" for i, name in enumerate(ids)]
+    path.write_text("\n".join(lines))
+    run_binary(evaluate, *arguments)
+    assert f"valid, each of {len(ids)} ids once; {len(ids) // 2} of label 0, {len(ids) // 2} of label 1" in capsys.readouterr().out
+    wrong = {
+        f"1 ids are missing .first: .'{ids[0]}'": lines[1:],
+        "1 are not expected .first: .'other'": [*lines, "other,1"],
+        f"id '{ids[0]}' is repeated": [*lines, lines[0]],
+        "label '2' is none of 0..1": [*lines[1:], f"{ids[0]},2"],
+        "no labels in it": [],
+    }
+    for message, content in wrong.items():
+        path.write_text("\n".join(content))
+        with pytest.raises(ValueError, match=message):
+            run_binary(evaluate, *arguments)
+    with pytest.raises(ValueError, match="give --task, --data_dir and --split"):
+        run_binary(evaluate, f"--validate={path}")
+
+
 def test_without_a_run_or_files_it_says_what_to_give():
-    with pytest.raises(ValueError, match="--workdir, or all of --task"):
+    with pytest.raises(ValueError, match="--workdir, or --validate, or all of --task"):
         run_binary(evaluate, "--task=subtask1")
 
 

@@ -1,0 +1,265 @@
+"""Nearest images and the pictures of them: an image beside the one it resembles most, and beside a pair that says nothing.
+
+Every large gallery holds look-alikes. What a likeness is worth shows only beside the likeness of images that were not used.
+"""
+
+import base64
+import dataclasses
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from fingerprint_jax.data.source import Rows, Source
+from fingerprint_jax.methods import classical, ensemble, gradient
+from fingerprint_jax.run import Predictions, Run
+
+SIDE = 256  # pictures are at most this large, which bounds the size of the page
+PIXELS = 32  # images are averaged to this side where they are compared by their pixels
+TEST = {"subtask1": "test_real", "subtask2": "test_generated"}
+# A reader sees zero as white, brighter as red, darker as blue; each tells its sign without colour only by the words beside it.
+PALETTE = np.concatenate([np.linspace((33, 102, 172), (255, 255, 255), 128), np.linspace((255, 255, 255), (178, 24, 43), 128)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A PNG as a data URI, what it shows in words, and its caption."""
+
+    uri: str
+    words: str
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """An image, its nearest and their difference."""
+
+    title: str
+    pictures: list[Picture]
+
+
+@dataclasses.dataclass(frozen=True)
+class LookAlikes:
+    """The section of a page.
+
+    `space` names what distances are taken in, `shown` how the cases were chosen, `distances` is (name, images, quartiles [3]),
+    `cases` are pairs side by side, `missing` says what is not there and why, `limit` is the grey level of the full colours.
+    """
+
+    space: str
+    shown: str
+    distances: list[tuple[str, int, list[float]]]
+    cases: list[list[Pair]]
+    missing: str
+    limit: int
+
+
+def nearest(query: np.ndarray, gallery: np.ndarray, block: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest row of a gallery [M,D], M >= 1, to each query [N,D]: its position [N] and the Euclidean distance [N] to it.
+
+    `block` bounds the table of distances on the device.
+    """
+    best = np.full(len(query), np.inf, np.float32)
+    index = np.zeros(len(query), np.int64)
+    centre = gallery.mean(axis=0)  # float32 keeps more digits of small distances near the origin
+    for first in range(0, len(gallery), block):
+        part = jax.device_put(gallery[first : first + block] - centre)
+        for start in range(0, len(query), block):
+            here = slice(start, start + block)
+            position, distance = jax.device_get(_closest(jax.device_put(query[here] - centre), part))
+            closer = distance < best[here]
+            index[here] = np.where(closer, first + position, index[here])
+            best[here] = np.where(closer, distance, best[here])
+    # The table's own distances cancel where two images are almost one.
+    return index, np.linalg.norm(query.astype(np.float64) - gallery[index], axis=1)
+
+
+@jax.jit
+def _closest(query, gallery):
+    dots = jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST)
+    # The squared distance less the query's own norm, which moves no minimum.
+    distance = (gallery**2).sum(axis=1)[None, :] - 2 * dots
+    return distance.argmin(axis=1), distance.min(axis=1)
+
+
+def network(run: Run) -> Run:
+    """The run whose network compares images: a gradient run itself, the first member, the encoder of a classical run."""
+    if run.config.method == "ensemble":
+        return network(ensemble.members(run)[0][1])
+    return network(classical.encoder(run)) if run.config.method == "classical" else run
+
+
+def look_alikes(
+    run: Run, split: str, rows: Rows, predictions: Predictions, decided: np.ndarray, classes: list[str]
+) -> LookAlikes | str:
+    """The section, or why there is none.
+
+    Args:
+        run: that scored them.
+        split: the split that was scored; its rows, predictions and decided labels [N] follow.
+        classes: names of the classes.
+    """
+    if run.config.task == "images":
+        return "No pictures: the task images has no synthetic side."
+    base = split.partition(":")[0]
+    if base not in ("heldout", "valid", run.target, TEST.get(run.config.task)):
+        return f"No pictures: {split} of {run.config.task} does not hold the images that the task asks about."
+    encoder = network(run)
+    # Rows that the network of a fold has trained on would look nearer than they are.
+    shown = np.flatnonzero(np.isin(rows.index, encoder.rows(split).index))
+    if not len(shown):
+        return f"No pictures: the network of {encoder.workdir} sees no row of {split}."
+    rows, scores, decided = rows.take(shown), predictions.scores[shown], decided[shown]
+    embed, space = _embedder(encoder)
+    if len(shown) < len(predictions.ids):
+        space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
+    if base == run.target and run.provenance["fingerprints"] == run.source.fingerprints:
+        space += " The network has trained on images of this split: their distances are too small."
+    compare = _membership if run.config.task == "subtask1" else _attribution
+    return compare(run, rows, scores, decided, classes, embed, space)
+
+
+def _membership(run, rows, scores, decided, classes, embed, space) -> LookAlikes:
+    """A real image and its nearest synthetic one, beside a reference image that is as near as that among the references."""
+    synthetic = Rows.concatenate([run.rows(s) for s in ("train_generated", "test_generated") if s in run.source.splits])
+    gallery = embed(synthetic)
+    near, distance = nearest(embed(rows), gallery)
+    if (rows.labels >= 0).all():
+        groups = [(classes[k].replace("_", " "), distance[rows.labels == k]) for k in (1, 0)]
+    else:
+        groups = [("the images asked about", distance)]
+    draw = _Pairs(run.source)
+    chosen = _extremes(scores[:, 0])
+    for i in chosen:
+        title = _asked(rows, scores[:, 0], decided, classes, i)
+        draw.cases.append([draw.pair(title, (rows, i), (synthetic, near[i]), "synthetic image", distance[i])])
+    missing = ""
+    if "reference" in run.source.splits:
+        reference = run.rows("reference")
+        reference_near, reference_distance = nearest(embed(reference), gallery)
+        groups.append(("reference images, not used", reference_distance))
+        ranks, order = distance.argsort(kind="stable").argsort(kind="stable"), reference_distance.argsort(kind="stable")
+        for case, rank in zip(draw.cases, ranks[chosen], strict=True):
+            # Of other numbers of images the same rank is the same share of nearer ones.
+            j = int(order[int((rank + 0.5) / len(rows) * len(reference))])
+            title = f"Reference image of the same rank ({rank + 1} of {len(rows)} by distance), not used"
+            nearby = synthetic, reference_near[j]
+            case.append(draw.pair(title, (reference, j), nearby, "synthetic image", reference_distance[j]))
+    else:
+        missing = "The data set has no split reference: no pair of an image known not to be used can stand beside these."
+    shown = "Shown are the two images with the highest scores and the two with the lowest, whatever their labels."
+    return LookAlikes(space, shown, _quartiles(groups), draw.pairs(), missing, draw.limit)
+
+
+def _attribution(run, rows, scores, decided, classes, embed, space) -> LookAlikes:
+    """A synthetic image and the nearest real one of the predicted subset, beside the nearest of the second subset."""
+    real = run.rows("train_real")
+    queries, gallery = embed(rows), embed(real)
+    near = np.zeros(scores.shape, np.int64)
+    distance = np.zeros(scores.shape)
+    for k in range(scores.shape[1]):
+        inside = np.flatnonzero(real.labels == k)
+        found, distance[:, k] = nearest(queries, gallery[inside])
+        near[:, k] = inside[found]
+    others = np.where(np.arange(scores.shape[1]) == decided[:, None], -np.inf, scores)
+    second = others.argmax(axis=1)
+    n = np.arange(len(rows))
+    margin = scores[n, decided] - scores[n, second]
+    draw = _Pairs(run.source)
+    for i in _extremes(margin):
+        title = _asked(rows, scores[n, decided], decided, classes, i)
+        case = []
+        for name, k in ((title, decided[i]), (f"The same image and {classes[second[i]]}, the second choice", second[i])):
+            case.append(draw.pair(name, (rows, i), (real, near[i, k]), f"real image of {classes[k]}", distance[i, k]))
+        draw.cases.append(case)
+    groups = [("predicted subset", distance[n, decided]), ("second choice", distance[n, second])]
+    shown = "Shown are the two images whose scores are the clearest (first less second subset) and the two least clear ones."
+    return LookAlikes(space, shown, _quartiles(groups), draw.pairs(), "", draw.limit)
+
+
+def _embedder(run: Run):
+    """Rows -> [N,D], and the words for it."""
+    if run.config.method == "gradient":
+        state = gradient.restore(run)
+        if "embedding" in gradient.encode(run, state, run.rows(run.target).take(np.arange(1))):
+            space = f"Distances are those of the embedding of the network in {run.workdir}."
+            return lambda rows: gradient.encode(run, state, rows)["embedding"].astype(np.float32), space
+    return lambda rows: _pixels(run.source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."
+
+
+def _pixels(source: Source, rows: Rows, block: int = 512) -> np.ndarray:
+    height, width, _ = source.image_shape
+    size = (min(PIXELS, width), min(PIXELS, height))
+    parts = []
+    for first in range(0, len(rows), block):
+        images = source.images(rows.index[first : first + block])[..., 0]
+        parts += [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BOX), np.float32).ravel() / 255 for x in images]
+    return np.stack(parts)
+
+
+class _Pairs:
+    """Collects the pairs of a page, so that all difference maps share one scale."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.cases: list = []
+        self.limit = 1
+
+    def pair(self, title: str, left: tuple[Rows, int], right: tuple[Rows, int], kind: str, distance: float):
+        (rows, i), (gallery, j) = left, right
+        a, b = (_shrink(x[..., 0]) for x in self.source.images(np.array([rows.index[i], gallery.index[j]])))
+        difference = a.astype(np.int16) - b
+        self.limit = max(self.limit, int(np.abs(difference).max()))
+        return title, rows.ids[i], gallery.ids[j], kind, float(distance), a, b, difference
+
+    def pairs(self) -> list[list[Pair]]:
+        return [[self._draw(*pair) for pair in case] for case in self.cases]
+
+    def _draw(self, title, left, right, kind, distance, a, b, difference) -> Pair:
+        mean = np.abs(difference).mean()
+        index = np.clip(127.5 + difference * (127.5 / self.limit), 0, 255).astype(np.uint8)
+        coloured = Image.fromarray(index)
+        coloured.putpalette(PALETTE.round().astype(np.uint8).tobytes())
+        return Pair(
+            title,
+            [
+                Picture(_png(Image.fromarray(a)), f"Image {left}.", left),
+                Picture(
+                    _png(Image.fromarray(b)), f"Nearest {kind}: {right}, at distance {distance:.3g}.", f"{right}, at {distance:.3g}"
+                ),
+                Picture(
+                    _png(coloured),
+                    f"First less second image: {mean:.0f} of 255 grey levels on average, {np.abs(difference).max()} at most.",
+                    f"difference, {mean:.0f} levels on average",
+                ),
+            ],
+        )
+
+
+def _asked(rows: Rows, scores: np.ndarray, decided: np.ndarray, classes: list[str], i: int) -> str:
+    truth = "truth unknown" if rows.labels[i] < 0 else f"truth: {classes[rows.labels[i]]}"
+    return f"Decided: {classes[decided[i]]}; {truth}; score {scores[i]:.3g}".replace("_", " ").replace("-", "\N{MINUS SIGN}")
+
+
+def _extremes(values: np.ndarray) -> list[int]:
+    """Positions of the two highest and the two lowest, each once."""
+    order = np.argsort(-values, kind="stable")
+    return list(dict.fromkeys([*order[:2].tolist(), *order[-2:].tolist()]))
+
+
+def _quartiles(groups) -> list[tuple[str, int, list[float]]]:
+    return [(name, len(d), np.percentile(d, [25, 50, 75]).tolist()) for name, d in groups if len(d)]
+
+
+def _shrink(image: np.ndarray) -> np.ndarray:
+    picture = Image.fromarray(image)
+    picture.thumbnail((SIDE, SIDE))
+    return np.asarray(picture)
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

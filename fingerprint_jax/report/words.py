@@ -1,0 +1,133 @@
+"""What a result says, in words that claim no more than it shows; pure functions of results.json."""
+
+import numpy as np
+
+from fingerprint_jax.report.charts import number
+
+ASKED = {
+    "subtask1": "Given images from a generator and one real image: was that image used to train the generator?",
+    "subtask2": "Given a synthetic image and five sets of real images: which set was its generator trained on?",
+    "images": "Given an image: which class does it belong to?",
+}
+SMALL = 0.05  # a permutation p-value above it says chance
+
+
+def verdict(task: str, metrics: dict | None, n: int) -> str:
+    """One sentence or two: what was found, and whether chance would give as much.
+
+    Args:
+        task: subtask1, subtask2 or images.
+        metrics: as by `metrics.report`, None where the labels are unknown.
+        n: images of the split.
+    """
+    if metrics is None:
+        return f"The true labels of these {n} images are not known: the page shows what was decided, not how often it was right."
+    if metrics["cohen_kappa"] is None:
+        return (
+            f"Nothing can be said: truth and decision are one and the same class for all {n} images, so that kappa is not defined."
+        )
+    side = against_chance(metrics)
+    kappa = f"Cohen's kappa {_figure(metrics, 'cohen_kappa')}, where 0 is chance"
+    accuracy = f"accuracy {_figure(metrics, 'accuracy')}, by chance {number(chance_agreement(metrics['confusion_matrix']))}"
+    if side == 0:
+        text = f"On {n} images the result cannot be told from chance: {kappa if task == 'subtask1' else accuracy}."
+        scores = metrics.get("scores", {})
+        if scores.get("auc_interval") and scores["auc_interval"][0] > 0.5 and not _permutation_says_chance(metrics):
+            low, high = scores["auc_interval"]
+            return f"{text} Yet the scores do order the images: AUC {number(scores['auc'])} ({number(low)} to {number(high)})."
+        return text + (" This attack found no use; it does not show that there was none." if task == "subtask1" else "")
+    if side < 0:
+        return f"On {n} images the result is worse than chance: {kappa}. The decisions are wrong more often than a guess would be."
+    if task == "subtask1":
+        return (
+            f"Used and not used images were told apart better than chance on {n} images: {kappa} and 1 is perfect."
+            " Another content of the two sets of images gives the same, so that this alone is no proof of use."
+        )
+    if task == "subtask2":
+        return (
+            f"The generator run of a synthetic image was recognised better than chance on {n} images: {accuracy}."
+            " What is recognised is the run of the generator, which need not be the data it was trained on."
+        )
+    return f"The class of an image was recognised better than chance on {n} images: {accuracy}."
+
+
+def against_chance(metrics: dict) -> int:
+    """1 better than chance, -1 worse, 0 where that cannot be told.
+
+    All evidence there is has to agree: the interval of kappa; Wilson's interval of the accuracy against the agreement that
+    the two margins give by chance, since resampling gives no width to a small table without errors; a permutation p-value.
+    """
+    low, high = metrics["intervals"]["cohen_kappa"]
+    if low is None:
+        return 0
+    chance = chance_agreement(metrics["confusion_matrix"])
+    wilson_low, wilson_high = metrics["accuracy_wilson"]
+    if low > 0 and wilson_low > chance and not _permutation_says_chance(metrics):
+        return 1
+    return -1 if high < 0 and wilson_high < chance else 0
+
+
+def chance_agreement(confusion: list[list[int]]) -> float:
+    """The accuracy that truth and decision would have if they knew nothing of each other (Cohen 1960), of a table [K,K]."""
+    table = np.array(confusion, float)
+    return float(table.sum(axis=0) @ table.sum(axis=1)) / table.sum() ** 2
+
+
+def care(results: dict, document: dict, target: str, trained_on: dict[str, str]) -> list[str]:
+    """What a reader has to know before a figure is quoted.
+
+    Args:
+        results: of the split.
+        document: results.json.
+        target: the split that training rows come from.
+        trained_on: fingerprints of the data the run was trained on.
+    """
+    config, base = document["config"], results["split"].partition(":")[0]
+    decision = config["decision"]
+    notes = ["Intervals hold the trained networks fixed: another seed gives another result, and that spread comes on top."]
+    if base == target and trained_on == document["fingerprints"]:
+        notes.append(f"The split {base} holds images that the run was trained on: its figures are too good.")
+    if base == "valid":
+        notes.append("The split valid may have chosen the checkpoint: its figures are too good. Quote heldout.")
+    if ":" in results["split"]:
+        notes.append(f"{results['split']} is the part of {base} with one label: nothing here compares it with the rest.")
+    if decision["name"] == "top_fraction" or (decision["name"] == "mean_plus_std" and not decision["known"]):
+        notes.append(f"The decision {decision['name']} sees all images of the split at once: a label depends on the others.")
+    if decision["name"] == "top_fraction":
+        notes.append(
+            f"It is told that a share of {decision['params']['fraction']} is to be called used, which nobody knows in earnest."
+        )
+    if trained_on != document["fingerprints"]:
+        notes.append("These images are of another data set than the one the run was trained on.")
+    if document["task"] == "subtask1":
+        notes.append(
+            "No content control is part of this page: the same attack with the generator's images replaced by unrelated ones."
+            " What such a control finds too is a difference of content, not evidence of use."
+        )
+    if results.get("metrics", {}).get("permutation", {}).get("reason"):
+        notes.append(f"No permutation test: {results['metrics']['permutation']['reason']}.")
+    return notes
+
+
+def placed(value: float, interval: list[float], published: list[float]) -> str:
+    """Where a figure would stand among published ones, and where the ends of its interval would, if it has one."""
+    rank, total = 1 + sum(p > value for p in published), len(published)
+    text = f"With {number(value)} this run would stand at place {rank} beside the {total} published runs"
+    if interval:
+        worst, best = (1 + sum(p > end for p in published) for end in interval)
+        text += (
+            f", the ends of its interval at places {best} and {worst}"
+            if best < worst
+            else ", and so would both ends of its interval"
+        )
+    return text + "."
+
+
+def _figure(metrics: dict, name: str) -> str:
+    low, high = metrics["intervals"][name]
+    return f"{number(metrics[name])} (95% interval {number(low)} to {number(high)})"
+
+
+def _permutation_says_chance(metrics: dict) -> bool:
+    p = metrics.get("permutation", {}).get("p")
+    return p is not None and p > SMALL
