@@ -1,0 +1,1 @@
+"""One file is one ablation: `sweep()` returns what each run overrides."""

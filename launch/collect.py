@@ -1,0 +1,276 @@
+"""One table and one picture of a sweep: mean and interval over seeds, failed rows shown, paired differences to a baseline.
+
+python -m launch.collect --sweep=sweeps/lr --baseline=quickstart --figure=accuracy
+"""
+
+import csv
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fingerprint_jax import cli, evaluate, metrics, tables
+from fingerprint_jax.data.images import printable
+from fingerprint_jax.run import Run
+from launch import local, sweep
+
+FIGURES = ("accuracy", "cohen_kappa", "auc")
+ERROR = 200  # characters shown of why a row failed; failed.json has all
+COLUMNS = (
+    *("group", "seeds", "values", "mean", "low", "high", "interval_of"),
+    *("difference", "difference_low", "difference_high", "difference_of", "note"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A finished row on one split, its N images in the order of their ids."""
+
+    ids: np.ndarray  # [N] str
+    labels: np.ndarray  # [N] int
+    predicted: np.ndarray  # [N] int, decided
+    scores: np.ndarray  # [N, K]
+    groups: np.ndarray | None  # [N]; None where every image is a group of its own
+    num_classes: int
+
+    @staticmethod
+    def load(workdir: Path, split: str) -> "Scored":
+        """From the run's own predictions and decision; raises ValueError where labels are unknown."""
+        run = Run.load(workdir)
+        rows, predictions = run.rows(split), run.predict(split)
+        if (rows.labels < 0).any():
+            raise ValueError(f"split {split} of {workdir} has unknown labels: there is nothing to score")
+        order = np.argsort(rows.ids)
+        whole = len(np.unique(rows.groups)) < len(rows)
+        return Scored(
+            rows.ids[order],
+            rows.labels[order],
+            evaluate.decide(run, split, predictions)[order],
+            predictions.scores[order],
+            rows.groups[order] if whole else None,
+            run.source.num_classes,
+        )
+
+    def figure(self, name: str) -> tuple[float | None, list]:
+        """A figure and its bootstrap interval over the images of this one run; None where it is not defined."""
+        if name != "auc":
+            found = metrics.report(self.labels, self.predicted, self.num_classes, self.groups)
+            return found[name], found["intervals"][name]
+        if self.num_classes != 2:
+            raise ValueError(f"--figure=auc is of two classes, this task has {self.num_classes}: use accuracy or cohen_kappa")
+        value = metrics.auc(self.labels, self.scores[:, 0])
+        return value, [None, None] if value is None else metrics.auc_interval(self.labels, self.scores[:, 0], self.groups)
+
+    def difference(self, other: "Scored", name: str) -> dict:
+        """{difference: self - other, interval} from resamples of the images that both sides share."""
+        if name == "auc":
+            return metrics.paired_auc(self.labels, self.scores[:, 0], other.scores[:, 0], self.groups)
+        return metrics.paired_difference(self.labels, self.predicted, other.predicted, self.num_classes, self.groups)[name]
+
+    def same_images(self, other: "Scored") -> bool:
+        """Whether both are about the same images and truth."""
+        return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
+
+
+def collect(output: Path, split: str, figure: str, baseline: str = "") -> list[dict]:
+    """One dict of COLUMNS a group, in the order of the sweep; what is not there is None.
+
+    With several seeds the interval is Student's t for the mean over them, and differences are paired seed by seed. With one
+    it is the bootstrap over images, which holds the trained network fixed; `interval_of` and `difference_of` say which.
+    """
+    rows = sweep.read(output)[1]
+    groups: dict[str, list[sweep.Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    if baseline:
+        baseline = next((row.group for row in rows if baseline in (row.name, row.group)), baseline)
+        if baseline not in groups:
+            raise ValueError(f"--baseline={baseline}: no such row or group, the groups are {', '.join(groups)}")
+    load = functools.cache(lambda name: Scored.load(output / name, split))
+    finished = {
+        group: {row.overrides.get("seed"): load(row.name) for row in members if local.finished(output / row.name, split)}
+        for group, members in groups.items()
+    }
+    out = []
+    for group, members in groups.items():
+        line = dict.fromkeys(COLUMNS) | {"group": group, "seeds": f"{len(finished[group])}/{len(members)}"}
+        notes = [_state(output, row, split) for row in members]
+        line |= _summary(finished[group], figure)
+        if baseline and group != baseline:
+            found, note = _compare(finished[group], finished[baseline], figure)
+            line |= found
+            notes.append(note)
+        elif baseline:
+            notes.append("baseline")
+        line["note"] = "; ".join(note for note in notes if note)
+        out.append(line)
+    return out
+
+
+def _state(output: Path, row: sweep.Row, split: str) -> str:
+    seed = f"seed {row.overrides['seed']} " if "seed" in row.overrides else ""
+    if local.finished(output / row.name, split):
+        return ""
+    try:
+        error = json.loads((output / row.name / "failed.json").read_text(encoding="utf-8"))["error"]
+        return f"{seed}failed: {error[:ERROR]}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{seed}not finished"
+
+
+def _summary(scored: dict[int | None, Scored], figure: str) -> dict:
+    found = [one.figure(figure) for one in scored.values()]
+    seen = [value for value, _ in found]
+    out: dict = {"values": seen}
+    if found and None not in seen:
+        over = metrics.over_seeds(seen)
+        low, high = over["interval"] or found[0][1]
+        what = f"mean over {len(seen)} seeds (t)" if over["interval"] else "one run, images (bootstrap)"
+        out |= {"mean": over["mean"], "low": low, "high": high, "interval_of": what}
+    return out
+
+
+def _compare(a: dict[int | None, Scored], b: dict[int | None, Scored], figure: str) -> tuple[dict, str]:
+    """Columns of the difference a - b over the seeds that both have, and a note."""
+    shared = [seed for seed in a if seed in b]
+    if not shared:
+        return {}, "no seed in common with the baseline"
+    if not all(a[seed].same_images(b[seed]) for seed in shared):
+        return {}, "other images than the baseline"
+    if len(shared) == 1:
+        found = a[shared[0]].difference(b[shared[0]], figure)
+        difference, (low, high), what = found["difference"], found["interval"], "one run, images (paired bootstrap)"
+    else:
+        differences = []
+        for seed in shared:
+            left, right = a[seed].figure(figure)[0], b[seed].figure(figure)[0]
+            if left is None or right is None:
+                return {}, f"{figure} is not defined for seed {seed}"
+            differences.append(left - right)
+        found = metrics.over_seeds(differences)
+        difference, (low, high), what = found["mean"], found["interval"], f"mean over {len(shared)} pairs of seeds (t)"
+    return {"difference": difference, "difference_low": low, "difference_high": high, "difference_of": what}, ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+
+
+def shown(line: dict, figure: str) -> dict[str, str]:
+    """A line of the table as people read it."""
+    values = [_number(value) or "not defined" for value in line["values"]]
+    return {
+        "group": printable(line["group"]),
+        "seeds": line["seeds"],
+        f"{figure} of each seed": " ".join(values),
+        "mean": _number(line["mean"]),
+        "95% interval": _interval(line["low"], line["high"]),
+        "of": line["interval_of"] or "",
+        "difference": _number(line["difference"]),
+        "its 95% interval": _interval(line["difference_low"], line["difference_high"]),
+        "from": line["difference_of"] or "",
+        "note": printable(line["note"]),
+    }
+
+
+def write(output: Path, lines: list[dict], figure: str, title: str) -> None:
+    """table.csv (numbers in full), table.md and table.png."""
+
+    def cell(value) -> str:
+        if isinstance(value, list):
+            return " ".join("not defined" if v is None else repr(v) for v in value)
+        if isinstance(value, str):
+            return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
+        return "" if value is None else repr(value)
+
+    with tables.replacing(output / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([cell(line[column]) for column in COLUMNS] for line in lines)
+
+    def markdown(text: str) -> str:
+        return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+    texts = [shown(line, figure) for line in lines]
+    body = [list(texts[0]), ["---"] * len(texts[0]), *([markdown(text) for text in line.values()] for line in texts)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in body)
+    tables.write_text(output / "table.md", f"{markdown(title)}\n\n{table}")
+    with tables.replacing(output / "table.png") as temporary:
+        picture(lines, figure, title).savefig(temporary, format="png", dpi=150)
+
+
+def picture(lines: list[dict], figure: str, title: str) -> Figure:
+    """Means with intervals, the seeds as small points, and beside them the differences to the baseline where there is one."""
+    panels = [(figure, "mean", "low", "high")]
+    if any(line["difference"] is not None for line in lines):
+        panels.append((f"difference of {figure} to the baseline", "difference", "difference_low", "difference_high"))
+    out = Figure(figsize=(5 + 4 * len(panels), 1.6 + 0.4 * len(lines)), layout="constrained")
+    axes = out.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (label, middle, low, high) in zip(axes, panels, strict=True):
+        for y, line in enumerate(lines):
+            if line[low] is not None and line[high] is not None:
+                ax.plot([line[low], line[high]], [y, y], color="tab:blue", linewidth=2)
+            if line[middle] is not None:
+                ax.plot(line[middle], y, "o", color="tab:blue")
+        ax.set_xlabel(f"{label}, 95% interval")
+        ax.locator_params(axis="x", nbins=5)
+        ax.grid(axis="x", alpha=0.3)
+    for y, line in enumerate(lines):
+        seeds = [value for value in line["values"] if value is not None]
+        axes[0].plot(seeds, [y] * len(seeds), "|", color="black", alpha=0.6)
+    if len(panels) > 1:
+        axes[1].axvline(0, color="black", linewidth=0.8)
+    labels = [f"{printable(line['group'])}  {line['seeds']}" + ("  failed" * ("failed:" in line["note"])) for line in lines]
+    axes[0].set_yticks(range(len(lines)), labels, parse_math=False)
+    axes[0].set_ylim(len(lines) - 0.5, -0.5)
+    out.suptitle(title, parse_math=False)
+    return out
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
+    flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
+    flags.DEFINE_enum("figure", "accuracy", FIGURES, "What is compared.", flag_values=values)
+    flags.DEFINE_string("baseline", "", "A row or group that the others are compared with.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prints the table, and writes table.csv, table.md and table.png beside sweep.json."""
+    output = Path(values.sweep)
+    lines = collect(output, values.split, values.figure, values.baseline)
+    title = f"{output.name}: {values.figure} on {values.split}" + (f", baseline {values.baseline}" if values.baseline else "")
+    write(output, lines, values.figure, title)
+    table = Table(title=Text(title), title_justify="left", caption_justify="left")
+    kept = ("group", "seeds", "mean", "95% interval", "difference", "its 95% interval")
+    for column in kept if values.baseline else kept[:4]:
+        table.add_column(column, no_wrap=True)
+    for line in lines:
+        text = shown(line, values.figure)
+        for column, of in (("95% interval", "of"), ("its 95% interval", "from")):
+            text[column] += " *" * ("bootstrap" in text[of])
+        table.add_row(*(Text(text[str(column.header)]) for column in table.columns))
+    if any("bootstrap" in (line["interval_of"] or "") for line in lines):
+        table.caption = "* one seed: over the images of that run, its network held fixed; without *: over seeds"
+    console = Console()
+    console.width = max(console.width, 250)  # a narrow terminal breaks lines, nothing is cut
+    console.print(table)
+    for line in lines:
+        if line["note"]:
+            console.print(Text(f"{printable(line['group'])}: {printable(line['note'])}"), soft_wrap=True)
+    console.print(f"table: {output}/table.csv, table.md, table.png", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    cli.run("collect", define_flags, main)

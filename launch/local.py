@@ -1,0 +1,140 @@
+"""Runs the rows of a sweep on this machine; the same command goes on where it stopped.
+
+python -m launch.local --sweep=sweeps/lr --split=heldout --jobs=2
+"""
+
+import concurrent.futures
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from absl import flags
+
+from fingerprint_jax import cli, tables
+from fingerprint_jax.preemption import RUN_AGAIN, SIGNALS, Preempted
+from launch import sweep
+
+STOPPED = (RUN_AGAIN, *(-number for number in SIGNALS))  # exit status of a child that a signal stopped
+
+
+class Launcher:
+    """The children that run, and whether they were asked to stop."""
+
+    def __init__(self, output: Path, data_dir: str, split: str):
+        self.output, self.data_dir, self.split = output, data_dir, split
+        self.stopping = threading.Event()
+        self.children: set[subprocess.Popen] = set()
+
+    def stop(self, *_) -> None:
+        """Asks every child to save and end; no other starts."""
+        self.stopping.set()
+        for child in tuple(self.children):
+            child.terminate()
+
+    def fit_and_evaluate(self, row: sweep.Row) -> str:
+        """One row through both binaries -> finished | failed | stopped."""
+        workdir = self.output / row.name
+        if finished(workdir, self.split):
+            return "finished"
+        where = [f"--workdir={workdir}"]
+        data = [f"--config.data_dir={self.data_dir}"] if self.data_dir and "data_dir" not in row.overrides else []
+        fit = ["fingerprint_jax.main", *row.flags, *data, *where]
+        for command in (fit, ["fingerprint_jax.evaluate", *where, f"--split={self.split}"]):
+            if self.stopping.is_set():
+                return "stopped"
+            status = self.call(command, workdir)
+            if status in STOPPED or (status and self.stopping.is_set()):
+                self.stop()  # whoever stops one child wants the machine back
+                return "stopped"
+            if status:
+                error = f"ended by {signal.Signals(-status).name}" if status < 0 else last_line(workdir / "log.txt")
+                failure = {"command": ["python", "-m", *command], "status": status, "error": error}
+                tables.write_text(workdir / "failed.json", json.dumps(failure, indent=1))
+                print(f"failed    {row.name}: {error}", flush=True)
+                return "failed"
+        print(f"finished  {row.name}", flush=True)
+        return "finished"
+
+    def call(self, command: list[str], workdir: Path) -> int:
+        """Exit status of a binary; what it says is added to `log.txt`."""
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "failed.json").unlink(missing_ok=True)
+        with (workdir / "log.txt").open("ab") as log:
+            # A group of its own: Ctrl-C reaches the launcher alone, which passes it on once. A second signal would end a
+            # training before it has saved.
+            child = subprocess.Popen(
+                [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0
+            )
+            self.children.add(child)
+            if self.stopping.is_set():
+                child.terminate()
+            status = child.wait()
+            self.children.discard(child)
+            return status
+
+
+def last_line(path: Path) -> str:
+    """What a binary said last, which is why it failed."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def finished(workdir: Path, split: str) -> bool:
+    """Whether a run is trained to its end and the split is evaluated."""
+    try:
+        splits = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["splits"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return split in splits and (workdir / "done").exists() and not (workdir / "failed.json").exists()
+
+
+def run_sweep(output: Path, split: str, jobs: int) -> dict[str, str]:
+    """Runs what is not finished, `jobs` rows at a time -> {row: finished | failed}.
+
+    Raises Preempted after a signal, or where a child was stopped by one, once all children have saved and ended; ValueError
+    where another process runs the sweep.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs={jobs}: at least 1 is needed")
+    data_dir, rows = sweep.read(output)
+    launcher = Launcher(output, data_dir, split)
+    with (output / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{output}: another process runs this sweep") from None
+        before = {number: signal.signal(number, launcher.stop) for number in SIGNALS}
+        try:
+            with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+                futures = {row.name: pool.submit(launcher.fit_and_evaluate, row) for row in rows}
+                states = {name: future.result() for name, future in futures.items()}
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if "stopped" in states.values():
+        raise Preempted(f"{output}: stopped, the same command continues the sweep")
+    return states
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
+    flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
+    flags.DEFINE_integer("jobs", 1, "Rows that run at the same time.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """The whole sweep; a row that fails stops no other and makes the exit status 1."""
+    states = run_sweep(Path(values.sweep), values.split, values.jobs)
+    failed = [name for name, state in states.items() if state == "failed"]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(states)} rows failed: {', '.join(failed)}; each has a log.txt, and is tried again")
+    print(f"{len(states)} rows are finished: python -m launch.collect --sweep={values.sweep} --split={values.split}")
+
+
+if __name__ == "__main__":
+    cli.run("local", define_flags, main)

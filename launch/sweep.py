@@ -1,0 +1,211 @@
+"""Lists the runs of a sweep: every override is checked against its config before anything is trained.
+
+python -m launch.sweep --config=configs/quickstart.py --data_dir=DATA --output=sweeps/lr \
+    --set optimizer.learning_rate=1e-3,1e-4 --set seed=0,1,2
+python -m launch.sweep --config=configs/subtask2/aimm_siamese.py --data_dir=DATA --output=sweeps/contrastive \
+    --file=launch/ablations/contrastive.py
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from fingerprint_jax import Config, cli, tables
+from fingerprint_jax.run import flat_config
+
+Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the file of a row
+LONGEST_NAME = 100
+
+
+def values(field: str, *options) -> list[Overrides]:
+    """One field, each of its values."""
+    return [{field: option} for option in options]
+
+
+def product(*sweeps: list[Overrides]) -> list[Overrides]:
+    """Every combination, the last sweep varying fastest; what a later sweep says of a field wins."""
+    return [_merge(parts) for parts in itertools.product(*sweeps)]
+
+
+def zip_(*sweeps: list[Overrides]) -> list[Overrides]:
+    """First with first, second with second; raises ValueError where the lengths differ."""
+    if len({len(sweep) for sweep in sweeps}) > 1:
+        raise ValueError(f"sweeps of {[len(sweep) for sweep in sweeps]} rows cannot be zipped: they need equally many")
+    return [_merge(parts) for parts in zip(*sweeps, strict=True)]
+
+
+def chain(*sweeps: list[Overrides]) -> list[Overrides]:
+    """One after the other."""
+    return list(itertools.chain(*sweeps))
+
+
+def _merge(parts: tuple[Overrides, ...]) -> Overrides:
+    return {field: value for part in parts for field, value in part.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run of a sweep: its directory is `<sweep>/<name>`."""
+
+    name: str
+    config: str  # FILE or FILE:variant
+    overrides: Overrides  # without `config`; JSON types
+
+    @property
+    def group(self) -> str:
+        """The name without the seed: rows of one group are repetitions of each other."""
+        return name(self.config, {field: value for field, value in self.overrides.items() if field != "seed"})
+
+    @property
+    def flags(self) -> list[str]:
+        """The command line of `fingerprint_jax.main`, without --workdir."""
+        return [f"--config={self.config}", *(f"--config.{field}={value}" for field, value in self.overrides.items())]
+
+
+def name(config: str, overrides: Overrides) -> str:
+    """A directory name that can be read: letters, digits and `._+-`; what was cut or replaced leaves a digest."""
+    file, _, variant = config.partition(":")
+    parts = [part for part in Path(file).with_suffix("").parts[-2:] if part != "configs"]
+    fields = [f"{field}-{value}" for field, value in overrides.items()]
+    whole = "_".join([".".join([*parts, variant] if variant else parts), *fields])
+    text = re.sub(r"[^A-Za-z0-9._+-]+", "-", whole).lstrip(".-")
+    if text == whole and len(text) <= LONGEST_NAME:
+        return text
+    return f"{text[: LONGEST_NAME - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def resolve(config: str, overrides: Overrides) -> Config:
+    """The config of a row as `fingerprint_jax.main` would see it.
+
+    Raises ValueError for a field that the config has not, or a value that is not of its type.
+    """
+    try:
+        known = flat_config(_load([f"--config={config}"]))
+    except flags.Error as error:  # of a variant, for example
+        raise ValueError(f"--config={config}: {str(error).strip().splitlines()[-1]}") from None
+    for field, value in overrides.items():
+        if field not in known:
+            near = difflib.get_close_matches(field, known, n=3) or [k for k in known if k.endswith("." + field)]
+            raise ValueError(f"{config} has no field {field!r}" + (f", near it are {', '.join(near)}" if near else ""))
+        expected = f"{field}={value!r}: {config} has {known[field]!r} there, which is {type(known[field]).__name__}"
+        try:
+            typed = flat_config(_load([f"--config={config}", f"--config.{field}={value}"]))[field]
+        except flags.Error:
+            raise ValueError(expected) from None
+        if not isinstance(value, str) and typed != (list(value) if isinstance(value, tuple) else value):
+            raise ValueError(expected)
+    return _load([f"--config={config}", *(f"--config.{field}={value}" for field, value in overrides.items())])
+
+
+def _load(arguments: list[str]) -> Config:
+    found = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=found, sys_argv=["sweep", *arguments])
+    found(["sweep", *arguments])
+    return found.config
+
+
+def rows(config: str, sweep: list[Overrides]) -> list[Row]:
+    """Checked rows of overrides; raises ValueError as `resolve` does, and where two rows are the same run."""
+    out: list[Row] = []
+    seen: dict[str, str] = {}
+    for overrides in sweep:
+        file = str(overrides.get("config", config) or "")
+        if not file:
+            raise ValueError("no config: give --config, or the field `config` in every row")
+        fields = {field: value for field, value in overrides.items() if field != "config"}
+        resolved = flat_config(resolve(file, fields))
+        row = Row(name(file, typed := {field: resolved[field] for field in fields}), file, typed)
+        for key in (row.name, json.dumps(resolved, sort_keys=True)):
+            if key in seen:
+                raise ValueError(f"rows {seen[key]} and {row.name} are the same run: each may stand once")
+            seen[key] = row.name
+        out.append(row)
+    if not out:
+        raise ValueError("the sweep has no rows")
+    return out
+
+
+def write(output: str | Path, data_dir: str, found: list[Row]) -> int:
+    """Writes `<output>/sweep.json`, and returns how many of its rows are new.
+
+    Raises ValueError where a sweep that lies there has rows that are not among the new ones.
+    """
+    path = Path(output) / "sweep.json"
+    before = [row.name for row in read(output)[1]] if path.exists() else []
+    if lost := sorted(set(before) - {row.name for row in found}):
+        raise ValueError(
+            f"{path} has {len(lost)} rows that the new sweep lacks (first: {lost[0]}): add rows only, or use another --output"
+        )
+    document = {"schema": 1, "data_dir": data_dir, "rows": [dataclasses.asdict(row) for row in found]}
+    tables.write_text(path, json.dumps(document, indent=1))
+    return len(found) - len(before)
+
+
+def read(output: str | Path) -> tuple[str, list[Row]]:
+    """Data directory and rows of `<output>/sweep.json`; raises ValueError that names the file where it is not one."""
+    path = Path(output) / "sweep.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = [Row(**row) for row in document["rows"]]
+        wrong = [row.name for row in found if row.name != name(row.config, row.overrides)]
+        if wrong:
+            raise ValueError(f"row {wrong[0]!r} is not named after its overrides")
+        return document["data_dir"], found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a sweep ({error}); python -m launch.sweep writes one") from None
+
+
+def parse(text: str) -> list[Overrides]:
+    """`field=v1,v2` -> one row a value; commas within brackets or quotes do not part values."""
+    field, equals, options = text.partition("=")
+    if not equals or not field or not options:
+        raise ValueError(f"{text!r}: expected field=value,value")
+    parts = re.findall(r"""(?:\([^()]*(?:\([^()]*\)[^()]*)*\)|"[^"]*"|'[^']*'|[^,])+""", options)
+    return values(field, *(part.strip("\"'") for part in parts))
+
+
+def load_file(path: str) -> list[Overrides]:
+    """What `sweep()` of a Python file returns."""
+    spec = importlib.util.spec_from_file_location("ablation", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ValueError(f"--file={path}: expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "sweep"):
+        raise ValueError(f"--file={path}: it has no function sweep()")
+    return module.sweep()
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_string("config", None, "The experiment; FILE:smoke shrinks it to seconds.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "Where `pack` wrote the data set.", flag_values=values)
+    flags.DEFINE_string("output", None, "The directory of the sweep.", required=True, flag_values=values)
+    flags.DEFINE_multi_string("set", [], "field=v1,v2,...; several are combined each with each.", flag_values=values)
+    flags.DEFINE_multi_string("zip", [], "field=v1,v2,...; several go first with first.", flag_values=values)
+    flags.DEFINE_string("file", None, "A Python file whose sweep() returns the overrides of each row.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """One sweep.json; --file, --zip and --set are combined each with each."""
+    parts = [load_file(values.file)] if values.file else []
+    if values.zip:
+        parts.append(zip_(*map(parse, values.zip)))
+    found = rows(values.config, product(*parts, *map(parse, values.set)))
+    added = write(values.output, values.data_dir, found)
+    for row in found:
+        print(row.name)
+    print(f"{len(found)} rows, {added} of them new: python -m launch.local --sweep={values.output}")
+
+
+if __name__ == "__main__":
+    cli.run("sweep", define_flags, main)

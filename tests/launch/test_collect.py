@@ -1,0 +1,130 @@
+"""One table of a sweep: means and intervals over seeds, failed rows shown, differences paired with the baseline."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fingerprint_jax import evaluate, methods
+from fingerprint_jax.run import Run
+from launch import collect, sweep
+from launch.collect import Scored
+from launch.sweep import product, values
+from tests.test_evaluate import run_binary
+
+CONFIG = "configs/quickstart.py:smoke"
+T1, T2 = 12.7062047, 4.3026527  # 97.5% points of Student's t with 1 and 2 degrees of freedom, from a printed table
+
+
+def scored(correct, n=20, ids="abcdefghijklmnopqrst"):
+    """`correct` of n images of two classes are right."""
+    labels = np.arange(n) % 2
+    predicted = np.where(np.arange(n) < correct, labels, 1 - labels)
+    return Scored(np.array(list(ids)), labels, predicted, (predicted * 1.0)[:, None], None, 2)
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A sweep whose finished rows are given as {(rate, seed): Scored}."""
+
+    def build(content, **arguments):
+        rows = sweep.rows(CONFIG, product(values("optimizer.learning_rate", 1e-3, 1e-2), values("seed", 0, 1, 2)))
+        sweep.write(tmp_path, "", rows)
+        found = {}
+        for row in rows:
+            key = (row.overrides["optimizer.learning_rate"], row.overrides["seed"])
+            if key in content:
+                found[tmp_path / row.name] = content[key]
+                (tmp_path / row.name).mkdir()
+                (tmp_path / row.name / "done").touch()
+                (tmp_path / row.name / "results.json").write_text('{"splits": {"heldout": {}}}')
+        monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split: found[workdir]))
+        return collect.collect(tmp_path, "heldout", arguments.pop("figure", "accuracy"), rows[0].name)
+
+    return build
+
+
+def test_several_seeds_are_a_mean_with_students_interval_and_pairs_by_seed(table):
+    low, high = table(
+        {(1e-3, s): scored(c) for s, c in enumerate((8, 10, 12))} | {(1e-2, s): scored(c) for s, c in ((1, 12), (2, 18))}
+    )
+    assert low["values"] == [0.4, 0.5, 0.6] and low["seeds"] == "3/3" and low["note"] == "baseline"
+    np.testing.assert_allclose([low["mean"], low["low"], low["high"]], [0.5, 0.5 - T2 * 0.1 / 3**0.5, 0.5 + T2 * 0.1 / 3**0.5])
+    assert low["difference"] is None
+    assert high["seeds"] == "2/3" and high["note"] == "seed 0 not finished"
+    # Seeds 1 and 2: 0.6 - 0.5 and 0.9 - 0.6; their standard error is half their distance.
+    expected = [0.2, 0.2 - T1 * 0.1, 0.2 + T1 * 0.1]
+    np.testing.assert_allclose([high["difference"], high["difference_low"], high["difference_high"]], expected)
+    assert high["difference_of"] == "mean over 2 pairs of seeds (t)"
+
+
+@pytest.mark.parametrize("figure, expected", [("accuracy", 0.5), ("cohen_kappa", 1.0), ("auc", 0.5)])
+def test_one_seed_has_the_bootstrap_of_its_images_and_says_so(table, figure, expected):
+    low, high = table({(1e-3, 0): scored(10), (1e-2, 0): scored(20)}, figure=figure)
+    assert "(bootstrap)" in low["interval_of"] and low["low"] < low["mean"] < low["high"]
+    assert "(paired bootstrap)" in high["difference_of"]
+    assert high["difference"] == pytest.approx(expected)  # all right, minus half right
+    assert 0 < high["difference_low"] < expected < high["difference_high"]
+
+
+def test_what_cannot_be_paired_is_said(table):
+    low, high = table({(1e-3, 0): scored(10), (1e-2, 0): scored(10, ids="ABCDEFGHIJKLMNOPQRST")})
+    assert high["mean"] == 0.5 and high["difference"] is None and high["note"].endswith("other images than the baseline")
+
+
+def test_no_seed_in_common(table):
+    _, high = table({(1e-3, 0): scored(10), (1e-2, 1): scored(10)})
+    assert high["note"].endswith("no seed in common with the baseline")
+
+
+def test_a_kappa_that_is_not_defined_gives_no_mean(table):
+    ones = np.ones(4, int)
+    constant = Scored(np.array(list("abcd")), ones, ones, ones[:, None] * 1.0, None, 2)
+    low, high = table({(r, s): constant for r in (1e-3, 1e-2) for s in (0, 1)}, figure="cohen_kappa")
+    assert low["values"] == [None, None] and low["mean"] is None
+    assert high["note"].endswith("cohen_kappa is not defined for seed 0")
+    assert "not defined not defined" in collect.shown(low, "cohen_kappa").values()
+
+
+def test_names_from_outside_start_no_formula_and_break_no_table(tmp_path):
+    line = dict.fromkeys(collect.COLUMNS) | {"group": "=1+1|<b>$x$", "seeds": "1/1", "values": [0.5], "note": "@a\nb [red]"}
+    collect.write(tmp_path, [line], "accuracy", "a|b $\\frac$")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        header, row = csv.reader(file)
+    cells = dict(zip(header, row, strict=True))
+    assert cells["group"] == "'=1+1|<b>$x$" and cells["note"] == "'@a\\nb [red]" and cells["values"] == "0.5"
+    body = (tmp_path / "table.md").read_text().splitlines()[-1]
+    assert body.startswith("| =1+1\\|&lt;b>$x$ | 1/1 | 0.5000 |") and "@a\\\\nb" in body
+
+
+def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
+    rows = sweep.rows(CONFIG, product(values("optimizer.learning_rate", 1e-3, 1e-2), values("seed", 0, 1)))
+    sweep.write(tmp_path, data_dir, rows)
+    for row in rows[:3]:
+        config = sweep.resolve(row.config, row.overrides)
+        config.data_dir = data_dir
+        methods.get(config.method).fit(Run(config, tmp_path / row.name))
+        evaluate.evaluate(Run.load(tmp_path / row.name), "heldout")
+    (tmp_path / rows[3].name).mkdir()
+    (tmp_path / rows[3].name / "failed.json").write_text(json.dumps({"error": "main: error: not finite"}))
+    run_binary(collect, f"--sweep={tmp_path}", f"--baseline={rows[0].group}")
+    out = capsys.readouterr().out
+    assert f"{rows[3].group}: seed 1 failed: main: error: not finite\n" in out
+    assert "* one seed: over the images of that run" in out
+    with (tmp_path / "table.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    reported = [json.loads((tmp_path / r.name / "results.json").read_text())["splits"]["heldout"]["metrics"] for r in rows[:3]]
+    assert list(map(float, first["values"].split())) == [r["accuracy"] for r in reported[:2]]
+    assert first["seeds"] == "2/2" and second["seeds"] == "1/2"
+    assert float(second["mean"]) == reported[2]["accuracy"]
+    assert [float(second[bound]) for bound in ("low", "high")] == reported[2]["intervals"]["accuracy"]
+    assert second["note"] == "seed 1 failed: main: error: not finite"
+    assert float(second["difference"]) == pytest.approx(reported[2]["accuracy"] - reported[0]["accuracy"])
+    with Image.open(tmp_path / "table.png") as image:
+        assert image.format == "PNG" and min(image.size) > 200
+    with pytest.raises(ValueError, match="no such row or group, the groups are quickstart.smoke_optimizer"):
+        run_binary(collect, f"--sweep={tmp_path}", "--baseline=nothing")
+    with pytest.raises(ValueError, match="two classes, this task has 5"):
+        run_binary(collect, f"--sweep={tmp_path}", "--figure=auc")

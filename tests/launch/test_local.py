@@ -1,0 +1,116 @@
+"""A sweep on this machine: a row that fails stops no other, what is finished is not run again, a stopped sweep goes on."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from fingerprint_jax.preemption import Preempted
+from launch import local, sweep
+from tests.conftest import ROOT
+from tests.test_evaluate import run_binary
+
+CONFIG = "configs/quickstart.py:smoke"
+
+# In place of Python: a training that takes --workdir and waits for SIGTERM, or ends at once where `go` lies beside the sweep.
+CHILD = """#!/bin/sh
+for argument; do case "$argument" in --workdir=*) workdir="${argument#--workdir=}";; esac; done
+echo "$*" >> "$workdir/calls"
+trap 'exit 75' TERM
+case "$2" in
+  fingerprint_jax.main)
+    while [ ! -e "$workdir/../go" ]; do sleep 0.05; done
+    [ -e "$workdir/../bad" ] && { echo "main: error: bad"; exit 1; }
+    [ -e "$workdir/../kill" ] && kill -9 $$
+    touch "$workdir/done";;
+  fingerprint_jax.evaluate) echo '{"splits": {"heldout": {}}}' > "$workdir/results.json";;
+esac
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A sweep of two rows whose binaries are the script above."""
+    script = tmp_path / "child"
+    script.write_text(CHILD)
+    script.chmod(0o700)
+    monkeypatch.setattr(local.sys, "executable", str(script))
+    output = tmp_path / "sweep"
+    sweep.write(output, "D", sweep.rows(CONFIG, sweep.values("seed", 0, 1)))
+    return output
+
+
+def test_with_the_real_binaries_a_failing_row_is_named_and_the_other_is_done(data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = sweep.rows(CONFIG, sweep.values("optimizer.learning_rate", float("inf"), 1e-3))
+    sweep.write(tmp_path, data_dir, rows)
+    with pytest.raises(ValueError, match=rf"1 of 2 rows failed: {rows[0].name}; each has a log.txt"):
+        run_binary(local, f"--sweep={tmp_path}", "--jobs=2")
+    failure = json.loads((tmp_path / rows[0].name / "failed.json").read_text())
+    assert failure["status"] == 1 and failure["error"].startswith("main: error:") and "finite" in failure["error"]
+    results = json.loads((tmp_path / rows[1].name / "results.json").read_text())
+    assert results["config"]["optimizer"]["learning_rate"] == 1e-3 and "heldout" in results["splits"]
+    assert "fitted" in (tmp_path / rows[1].name / "log.txt").read_text()
+
+
+def test_a_second_run_starts_nothing(stand_in, capsys):
+    (stand_in / "go").touch()
+    run_binary(local, f"--sweep={stand_in}")
+    assert "2 rows are finished" in capsys.readouterr().out
+    calls = {path: path.read_text() for path in stand_in.glob("*/calls")}
+    assert len(calls) == 2
+    for row in sweep.read(stand_in)[1]:
+        main, evaluation = (stand_in / row.name / "calls").read_text().splitlines()
+        assert main == f"-m fingerprint_jax.main {' '.join(row.flags)} --config.data_dir=D --workdir={stand_in / row.name}"
+        assert evaluation == f"-m fingerprint_jax.evaluate --workdir={stand_in / row.name} --split=heldout"
+    run_binary(local, f"--sweep={stand_in}")
+    assert {path: path.read_text() for path in calls} == calls
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_child_and_the_same_command_goes_on(stand_in, number):
+    before = signal.getsignal(number)
+    first, second = (stand_in / row.name for row in sweep.read(stand_in)[1])
+
+    def stop():
+        while not (first / "calls").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Preempted, match="the same command continues the sweep"):
+        run_binary(local, f"--sweep={stand_in}")
+    thread.join()
+    assert signal.getsignal(number) == before
+    assert not second.exists() and not (first / "failed.json").exists()
+    (stand_in / "go").touch()
+    run_binary(local, f"--sweep={stand_in}")
+    assert local.finished(first, "heldout") and local.finished(second, "heldout")
+
+
+def test_what_failed_is_tried_again_and_another_split_too(stand_in):
+    (stand_in / "go").touch()
+    (stand_in / "bad").touch()
+    assert set(local.run_sweep(stand_in, "heldout", 1).values()) == {"failed"}
+    errors = {json.loads(path.read_text())["error"] for path in stand_in.glob("*/failed.json")}
+    assert errors == {"main: error: bad"}
+    (stand_in / "bad").rename(stand_in / "kill")
+    assert set(local.run_sweep(stand_in, "heldout", 2).values()) == {"failed"}
+    assert {json.loads(path.read_text())["error"] for path in stand_in.glob("*/failed.json")} == {"ended by SIGKILL"}
+    (stand_in / "kill").unlink()
+    assert set(local.run_sweep(stand_in, "heldout", 1).values()) == {"finished"}
+    assert not list(stand_in.glob("*/failed.json"))
+    assert not local.finished(next(stand_in.glob("quickstart*")), "valid")
+
+
+def test_two_launchers_do_not_share_a_sweep(stand_in):
+    with (stand_in / "lock").open("a") as lock:
+        local.fcntl.flock(lock, local.fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process runs this sweep"):
+            local.run_sweep(stand_in, "heldout", 1)
+    with pytest.raises(ValueError, match="--jobs=0: at least 1"):
+        local.run_sweep(stand_in, "heldout", 0)

@@ -1,0 +1,123 @@
+"""The rows of a sweep: combined as written, checked against the config, named so that they can be read."""
+
+import json
+import re
+
+import pytest
+
+from fingerprint_jax.run import flat_config
+from launch import sweep
+from launch.sweep import chain, product, values, zip_
+from tests.conftest import load_config
+from tests.test_evaluate import run_binary
+
+CONFIG = "configs/quickstart.py:smoke"
+
+
+def test_product_zip_and_chain_combine_overrides():
+    a, b = values("a", 1, 2), values("b", 3, 4)
+    assert product(a, b) == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    assert zip_(a, b) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert chain(a, b) == [{"a": 1}, {"a": 2}, {"b": 3}, {"b": 4}]
+    assert product() == [{}]
+    with pytest.raises(ValueError, match=r"\[2, 1\] rows cannot be zipped"):
+        zip_(a, values("b", 3))
+
+
+def test_the_command_line_is_a_product_and_its_rows_are_typed(tmp_path, capsys):
+    arguments = (f"--config={CONFIG}", f"--output={tmp_path}", "--data_dir=D", "--set=seed=0,1")
+    run_binary(sweep, *arguments, "--zip=num_steps=2,3", "--zip=optimizer.learning_rate=1e-3,0.01")
+    data_dir, rows = sweep.read(tmp_path)
+    assert data_dir == "D"
+    expected = [(2, 1e-3, 0), (2, 1e-3, 1), (3, 1e-2, 0), (3, 1e-2, 1)]
+    assert [tuple(row.overrides.values()) for row in rows] == expected
+    assert list(rows[0].overrides) == ["num_steps", "optimizer.learning_rate", "seed"]
+    assert rows[1].name == "quickstart.smoke_num_steps-2_optimizer.learning_rate-0.001_seed-1"
+    assert rows[1].group == rows[0].group == "quickstart.smoke_num_steps-2_optimizer.learning_rate-0.001"
+    assert rows[1].flags == [
+        f"--config={CONFIG}",
+        "--config.num_steps=2",
+        "--config.optimizer.learning_rate=0.001",
+        "--config.seed=1",
+    ]
+    assert "4 rows, 4 of them new" in capsys.readouterr().out
+
+
+def test_a_row_resolves_to_its_config_with_the_overrides_and_nothing_else():
+    rates = (("head", 0.1),)
+    found = flat_config(sweep.resolve(CONFIG, {"seed": 3, "optimizer.rates": rates, "data.balanced": False}))
+    plain = flat_config(load_config("configs/quickstart.py"))
+    assert found.pop("optimizer.rates") in ([["head", 0.1]], [("head", 0.1)])
+    assert found == {k: v for k, v in plain.items() if k != "optimizer.rates"} | {"seed": 3, "data.balanced": False}
+
+
+def test_commas_in_brackets_and_quotes_do_not_part_values():
+    text = "optimizer.rates=(('a',0.1),('b',0)),()"
+    assert sweep.parse(text) == values("optimizer.rates", "(('a',0.1),('b',0))", "()")
+    assert sweep.parse("backbone.weights='',\"a,b\"") == values("backbone.weights", "", "a,b")
+    for wrong in ("seed", "seed=", "=1"):
+        with pytest.raises(ValueError, match="expected field=value"):
+            sweep.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"learning_rate": 1}, r"no field 'learning_rate', near it are optimizer.learning_rate"),
+        ({"seed": 1.5}, r"seed=1.5: .* has 0 there, which is int"),
+        ({"seed": "one"}, r"seed='one': .* has 0 there, which is int"),
+        ({"backbone.name": 3}, r"backbone.name=3: .* which is str"),
+        ({"optimizer": "adam"}, r"no field 'optimizer'"),
+        ({"config": "configs/quickstart.py:smok"}, r"variant 'smok' is unknown"),
+        ({"config": ""}, "give --config"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_says_what_would_be_right(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.rows(CONFIG, [overrides])
+
+
+def test_two_rows_that_are_the_same_run_are_refused():
+    with pytest.raises(ValueError, match="rows quickstart.smoke and quickstart.smoke_seed-0 are the same run"):
+        sweep.rows(CONFIG, [{}, {"seed": 0}])  # 0 is the default
+
+
+def test_names_are_safe_bounded_and_differ_where_overrides_differ():
+    names = [sweep.name(CONFIG, {"backbone.weights": text}) for text in ("../a b", "../a  b", "x" * 300, "x" * 301, "-1")]
+    assert len(set(names)) == 5
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name) and len(name) <= 100 for name in names)
+    assert sweep.name("/home/x/subtask1/a.py", {}) == "subtask1.a"
+
+
+def test_a_sweep_is_extended_and_never_loses_rows(tmp_path):
+    rows = sweep.rows(CONFIG, values("seed", 0, 1, 2))
+    assert sweep.write(tmp_path, "D", rows[:2]) == 2
+    assert sweep.write(tmp_path, "D", rows) == 1
+    with pytest.raises(ValueError, match=r"1 rows that the new sweep lacks \(first: quickstart.smoke_seed-2\)"):
+        sweep.write(tmp_path, "D", rows[:2])
+    assert sweep.read(tmp_path) == ("D", rows)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}], "data_dir": ""}'])
+def test_a_file_that_is_no_sweep_is_named(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(ValueError, match=r"sweep.json: not a sweep .* python -m launch.sweep writes one"):
+        sweep.read(tmp_path)
+
+
+def test_a_row_cannot_lead_out_of_the_sweep(tmp_path):
+    row = {"name": "../x", "config": CONFIG, "overrides": {}}
+    (tmp_path / "sweep.json").write_text(json.dumps({"data_dir": "", "rows": [row]}))
+    with pytest.raises(ValueError, match="'../x' is not named after its overrides"):
+        sweep.read(tmp_path)
+
+
+def test_the_ablation_of_the_siamese_systems_fits_their_config():
+    found = sweep.load_file("launch/ablations/contrastive.py")
+    rows = sweep.rows("configs/subtask2/aimm_siamese.py:smoke", found)
+    assert len(rows) == 5 * 3
+    assert [row.group for row in rows[:3]] == ["subtask2.aimm_siamese.smoke"] * 3
+    with pytest.raises(ValueError, match="no function sweep"):
+        sweep.load_file("configs/base.py")
+    with pytest.raises(ValueError, match="expected a Python file"):
+        sweep.load_file("nothing.py")
