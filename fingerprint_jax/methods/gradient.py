@@ -1,13 +1,21 @@
 """A network trained by gradients."""
 
+import functools
+import hashlib
 import json
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from fingerprint_jax import checkpoint, metrics, sharding, tables, train
 from fingerprint_jax.data.source import Rows
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax.run import Predictions, Run, config_hash
+
+log = logging.getLogger(__name__)
 
 
 def fit(run: Run) -> None:
@@ -20,7 +28,7 @@ def fit(run: Run) -> None:
         if not validates:
             return {}
         rows = run.rows("valid")
-        scores = _scores(run, state, rows)
+        scores = _scores(run, state, rows, functools.partial(encode, run, state))
         return metrics.quick(rows.labels, scores)
 
     with run.fitting(lambda: train.check_fit(run)):
@@ -37,7 +45,9 @@ def state(run: Run) -> int:
 def predict(run: Run, split: str) -> Predictions:
     """Scores of a split from the checkpoint that `run.step` names."""
     rows = run.rows(split)
-    return Predictions(rows.ids, _scores(run, restore(run), rows), train.model_of(run).objective.probabilities)
+    restored = restore(run)
+    scores = _scores(run, restored, rows, functools.partial(outputs, run, restored=restored))
+    return Predictions(rows.ids, scores, train.model_of(run).objective.probabilities)
 
 
 def restore(run: Run) -> train.State:
@@ -45,7 +55,7 @@ def restore(run: Run) -> train.State:
     return train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), run.step)[1]
 
 
-def _scores(run: Run, state: train.State, rows: Rows) -> np.ndarray:
+def _scores(run: Run, state: train.State, rows: Rows, encode: Callable[[Rows], dict]) -> np.ndarray:
     model = train.model_of(run)
     gallery = {}
     for name, splits in run.config.gallery.items():
@@ -54,10 +64,38 @@ def _scores(run: Run, state: train.State, rows: Rows) -> np.ndarray:
         if not present:
             raise ValueError(f"gallery.{name}: none of {list(splits)} is in the data set ({', '.join(run.source.splits)})")
         stream = Rows.concatenate([run.rows(split) for split in present])
-        gallery[name] = encode(run, state, stream) | {"label": stream.labels, "index": stream.index}
-    query = encode(run, state, rows) | {"index": rows.index}
+        gallery[name] = encode(stream) | {"label": stream.labels, "index": stream.index}
+    query = encode(rows) | {"index": rows.index}
     net = model.merge(*model.weights(state))
     return np.asarray(model.objective.scores(net, query, gallery), np.float32)
+
+
+def outputs(run: Run, rows: Rows, cache: Path | None = None, restored: train.State | None = None) -> dict[str, np.ndarray]:
+    """`encode` at the checkpoint that `run.step` names, computed once: galleries are read by every split and by the page.
+
+    Files in `cache`, else in the run's `outputs/`, go by checkpoint, config, content of the data and rows; those of another
+    checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given.
+    """
+    folder = cache or run.workdir / "outputs"
+    network, content = (
+        hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        for key in ([config_hash(run.config), str(run.workdir), state(run)], [run.source.fingerprints, rows.index.tolist()])
+    )
+    path = folder / f"{network}-{content}.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:  # a zip file checks its content
+            log.warning("%s is damaged (%s); it is computed again", path, error)
+    found = encode(run, restored or restore(run), rows)
+    if not run.source.damaged:  # what stands in for a damaged record may be there again tomorrow
+        with tables.replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **found)  # pyright: ignore[reportArgumentType]
+        for other in folder.glob("*.npz"):
+            if not other.name.startswith(network):
+                other.unlink(missing_ok=True)
+    return found
 
 
 def encode(run: Run, state: train.State, rows: Rows) -> dict[str, np.ndarray]:

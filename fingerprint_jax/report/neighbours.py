@@ -112,7 +112,7 @@ def look_alikes(
     if not len(shown):
         return f"No pictures: the network of {encoder.workdir} sees no row of {split}."
     rows, scores, decided = rows.take(shown), predictions.scores[shown], decided[shown]
-    embed, space = _embedder(encoder)
+    embed, space = _embedder(encoder, split)
     if len(shown) < len(predictions.ids):
         space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
     if base == run.target and run.provenance["fingerprints"] == run.source.fingerprints:
@@ -179,13 +179,12 @@ def _attribution(run, rows, scores, decided, classes, embed, space) -> LookAlike
     return LookAlikes(space, shown, _quartiles(groups), draw.pairs(), "", draw.limit)
 
 
-def _embedder(run: Run):
+def _embedder(run: Run, split: str):
     """Rows -> [N,D], and the words for it."""
     if run.config.method == "gradient":
-        state = gradient.restore(run)
-        if "embedding" in gradient.encode(run, state, run.rows(run.target).take(np.arange(1))):
+        if "embedding" in gradient.outputs(run, run.rows(split)):
             space = f"Distances are those of the embedding of the network in {run.workdir}."
-            return lambda rows: gradient.encode(run, state, rows)["embedding"].astype(np.float32), space
+            return lambda rows: gradient.outputs(run, rows)["embedding"].astype(np.float32), space
     return lambda rows: _pixels(run.source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."
 
 

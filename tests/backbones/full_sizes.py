@@ -88,10 +88,10 @@ def check(name: str, data: Path, folder: Path) -> list[str]:
 def main() -> None:
     """Prints the table."""
     names = sys.argv[1:] or [name for name in backbones.variants() if not name.endswith("tiny")]
-    print("| variant | parameters, head included | steps | resumed | predictions | first training, compilation included |")
-    print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as data:
         packed = pack_phantom(Path(data))
+        print("| variant | parameters, head included | steps | resumed | predictions | first training, compilation included |")
+        print("|---|---|---|---|---|---|", flush=True)
         for name in names:
             with tempfile.TemporaryDirectory() as folder:
                 print(f"| {' | '.join(check(name, packed, Path(folder)))} |", flush=True)

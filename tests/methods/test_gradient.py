@@ -1,0 +1,39 @@
+"""Outputs of a network are computed once for each checkpoint and content."""
+
+import numpy as np
+import pytest
+
+from fingerprint_jax.methods import gradient
+from fingerprint_jax.run import Run
+from tests.conftest import fit
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+    return fit("configs/subtask2/aimm_siamese.py", data_dir, tmp_path_factory.mktemp("gradient") / "run")
+
+
+def test_outputs_are_computed_once(run, monkeypatch):
+    rows = run.rows("train_real")
+    expected = gradient.encode(run, gradient.restore(run), rows)
+    np.testing.assert_array_equal(gradient.outputs(run, rows)["embedding"], expected["embedding"])
+    with monkeypatch.context() as patch:
+        patch.setattr(gradient, "encode", None)
+        np.testing.assert_array_equal(gradient.outputs(run, rows)["embedding"], expected["embedding"])
+        with pytest.raises(TypeError):  # of other rows they are not
+            gradient.outputs(run, rows.take(np.arange(3)))
+    (path,) = (run.workdir / "outputs").glob("*.npz")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    np.testing.assert_array_equal(gradient.outputs(run, rows)["embedding"], expected["embedding"])
+
+
+def test_another_checkpoint_has_outputs_of_its_own_and_replaces_those_before(run):
+    rows = run.rows("train_real")
+    best = gradient.outputs(run, rows)["embedding"]
+    other = next(step for step in (2, 4) if step != gradient.state(run))
+    early = Run.load(run.workdir, str(other))
+    assert not np.array_equal(gradient.outputs(early, rows)["embedding"], best)
+    assert len(list((run.workdir / "outputs").glob("*.npz"))) == 1
+    np.testing.assert_array_equal(gradient.outputs(run, rows)["embedding"], best)
