@@ -47,6 +47,7 @@ def gradient(task: str) -> ConfigDict:
     c.backbone = ConfigDict({"name": "siamese_cnn"})  # a variant of fingerprint_jax/backbones and its options
     c.backbone.weights = ""  # FILE.safetensors | hf://timm/MODEL | pip:efficientnet_lite0; empty: drawn from the seed
     c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
+    c.objective.real_class = False  # softmax: the stream `real` is one class more, dropped before the scores
     c.gallery = ConfigDict()  # {stream: splits}: what `scores` compares a query with
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam | sgd (momentum 0.9)
@@ -66,7 +67,9 @@ def ensemble(member: ConfigDict) -> ConfigDict:
     c = common(member.task, "ensemble")
     c.ensemble = ConfigDict()
     c.ensemble.seeds = 1  # children a fold, or children, that differ in the seed
+    c.ensemble.variants = ConfigDict()  # {name: fields of `member`}: children of each, for example of several backbones
     c.ensemble.runs = ()  # or: work directories of finished runs
+    c.ensemble.admit = 0.0  # members whose accuracy (membership: AUC) on `valid` reaches this take part; 0: all
     c.ensemble.combine = "mean"  # mean | vote | rank
     c.member = member  # the config of a child
     return c
@@ -98,6 +101,10 @@ def _smoke(c: ConfigDict) -> None:
     if c.method == "ensemble":
         c.data.folds = min(c.data.folds, 2)
         c.ensemble.seeds = min(c.ensemble.seeds, 2)
+        c.ensemble.admit = 0.0
+        for fields in c.ensemble.variants.values():
+            if "backbone" in fields:
+                fields.backbone.name = backbones.tiny(fields.backbone.name)
     if "member" in c:
         _smoke(c.member)
     if c.method == "gradient":

@@ -16,7 +16,8 @@ def describe(run: Run) -> list[tuple[str, str]]:
     method = run.config.method
     if method == "ensemble":
         children = [member for _, member in ensemble.members(run)]
-        return [("children", f"{len(children)}, each:"), *describe(children[0])]
+        which = "the first of them:" if run.config.ensemble.variants else "each:"
+        return [("children", f"{len(children)}, {which}"), *describe(children[0])]
     if method == "classical":
         return [("encoder", str(classical.encoder(run).workdir)), *describe(classical.encoder(run))]
     methods.get(method)  # an unknown one is named

@@ -138,6 +138,8 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Rows]]:
         yield run, "fitted its estimator to", run.rows(config.train_split)
         yield from _label_sources(methods.get("classical").encoder(run))
     elif config.method == "ensemble":
+        if config.ensemble.admit:
+            yield run, "admitted its members by", run.rows("valid")
         for _, member in methods.get("ensemble").members(run):
             yield from _label_sources(member)
     else:  # nothing is known of it

@@ -1,11 +1,13 @@
 """Several runs combined: children over folds (cross-fitting) or seeds, or finished runs given by their work directories."""
 
+import itertools
 import json
 
 import numpy as np
+from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
-from fingerprint_jax import methods, tables
+from fingerprint_jax import methods, metrics, tables
 from fingerprint_jax.run import Predictions, Run
 
 
@@ -16,12 +18,30 @@ def members(run: Run) -> list[tuple[int, Run]]:
         return [(-1, Run.load(path, data_dir=run.config.data_dir)) for path in e.runs]
     folds = range(data.folds) if data.folds and data.fold < 0 else [-1]
     found = []
-    for fold in folds:
-        for seed in range(max(e.seeds, 1)):
-            seed += run.config.seed
-            name = f"fold{fold}-seed{seed}" if fold >= 0 else f"seed{seed}"
-            found.append((fold, run.child(name, run.config.member, seed=seed, fold=fold if fold >= 0 else data.fold)))
+    for fold, variant, seed in itertools.product(folds, list(e.variants) or [""], range(max(e.seeds, 1))):
+        config = ConfigDict(run.config.member.to_dict())
+        if variant:
+            config.update(e.variants[variant].to_dict())
+        seed += run.config.seed
+        name = "-".join([f"fold{fold}"] * (fold >= 0) + [variant] * bool(variant) + [f"seed{seed}"])
+        found.append((fold, run.child(name, config, seed=seed, fold=fold if fold >= 0 else data.fold)))
     return found
+
+
+def admitted(run: Run) -> list[tuple[int, Run]]:
+    """The members whose accuracy (membership: AUC) on `valid` reaches `ensemble.admit`.
+
+    Raises ValueError that names the best member where none of a fold does.
+    """
+    found, least = members(run), run.config.ensemble.admit
+    if not least:
+        return found
+    figures = [next(iter(metrics.quick(m.rows("valid").labels, m.predict("valid").scores).values())) for _, m in found]
+    for fold in {fold for fold, _ in found}:
+        best, member = max((figure, str(m.workdir)) for figure, (f, m) in zip(figures, found, strict=True) if f == fold)
+        if best < least:
+            raise ValueError(f"ensemble.admit={least}: no member reaches it on valid, the best is {member} with {best:.4f}")
+    return [item for figure, item in zip(figures, found, strict=True) if figure >= least]
 
 
 def fit(run: Run) -> None:
@@ -37,17 +57,18 @@ def fit(run: Run) -> None:
                 raise ValueError(f"ensemble.runs: {member.workdir} is a run of {member.config.task}, not {run.config.task}")
             elif not (member.workdir / "done").exists():
                 raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
-        tables.write_text(run.workdir / "done", json.dumps({"members": len(found)}))
+        # Before it is called done, so that a lower threshold can still be allowed.
+        tables.write_text(run.workdir / "done", json.dumps({"members": len(admitted(run))}))
 
 
 def state(run: Run) -> dict:
-    """The states of the members."""
-    return {str(m.workdir): methods.get(m.config.method).state(m) for _, m in members(run)}
+    """The states of the members that take part."""
+    return {str(m.workdir): methods.get(m.config.method).state(m) for _, m in admitted(run)}
 
 
 def predict(run: Run, split: str) -> Predictions:
     """Combined scores, rows aligned by id. `heldout` of folds: each row by the members that did not see it."""
-    found = members(run)
+    found = admitted(run)
     rows = run.rows(split)
     if split == "heldout" and any(fold >= 0 for fold, _ in found):
         parts = []

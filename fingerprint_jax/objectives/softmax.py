@@ -1,6 +1,7 @@
-"""Softmax classifier: the cross-entropy of every stream's labels."""
+"""Softmax classifier: the cross-entropy of every stream's labels, and of a class of its own for real images where asked."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -21,23 +22,33 @@ class Net(nnx.Module):
 
 
 class Objective:
-    """Classes are the labels of the task; scores are the softmax probabilities."""
+    """Classes are the labels of the task; scores are the softmax probabilities.
+
+    With `objective.real_class` the stream `real` is one class more, which is dropped before the softmax of the scores (SDVA's six
+    classes).
+    """
 
     trainable = nnx.Param
     probabilities = True
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
+        self.real_class = config.objective.real_class
+        if self.real_class and config.task != "subtask2":
+            raise ValueError(f"objective.real_class is of subtask2, where synthetic images are classified, not of {config.task}")
 
     def build(self, rngs):
         """The network."""
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
-        return Net(backbone, self.num_classes, rngs)
+        return Net(backbone, self.num_classes + self.real_class, rngs)
 
     def loss(self, net, batch, key):
         """Mean cross-entropy over all streams of the batch, and the training accuracy."""
-        images = jax.numpy.concatenate([stream["image"] for stream in batch.values()])
-        labels = jax.numpy.concatenate([stream["label"] for stream in batch.values()])
+        images = jnp.concatenate([stream["image"] for stream in batch.values()])
+        labels = {name: stream["label"] for name, stream in batch.items()}
+        if self.real_class:
+            labels["real"] = jnp.full_like(labels["real"], self.num_classes)
+        labels = jnp.concatenate(list(labels.values()))
         _, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, {"train_accuracy": (logits.argmax(-1) == labels).mean()}
@@ -49,5 +60,6 @@ class Objective:
 
     def scores(self, net, query, gallery):
         """Class probabilities [N,K]; membership [N,1], the probability of `used`."""
-        probabilities = jax.device_get(jax.nn.softmax(jax.device_put(query["logits"]), axis=-1))
+        logits = query["logits"][:, : self.num_classes]
+        probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits), axis=-1))
         return probabilities[:, 1:] if self.config.task == "subtask1" else probabilities

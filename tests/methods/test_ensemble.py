@@ -6,7 +6,7 @@ from scipy.stats import rankdata
 
 from fingerprint_jax import decisions, evaluate, methods, train
 from fingerprint_jax.methods import ensemble
-from fingerprint_jax.run import Run
+from fingerprint_jax.run import Predictions, Run
 from tests.conftest import fit, load_config
 
 
@@ -82,3 +82,36 @@ def test_finished_runs_are_combined_on_the_data_of_the_ensemble(data_dir, tmp_pa
     methods.get("ensemble").fit(run)
     assert [m.config.data_dir for _, m in ensemble.members(run)] == [str(moved)]
     np.testing.assert_array_equal(run.predict("heldout").scores, member.predict("heldout").scores)
+
+
+@pytest.fixture(scope="module")
+def voted(data_dir, tmp_path_factory):
+    return fit("configs/subtask2/sdva_vote.py", data_dir, tmp_path_factory.mktemp("vote") / "run")
+
+
+def test_each_variant_is_a_child_with_its_own_fields(voted):
+    found = {run.workdir.name: run.config for _, run in ensemble.members(voted)}
+    assert sorted(found) == ["b0-seed0", "b1-seed0", "b2-seed0"]
+    assert load_config("configs/subtask2/sdva_vote.py", "").ensemble.variants.b2.backbone.name == "efficientnet_b2"
+    assert all(config.data.fold == 0 and config.objective.real_class for config in found.values())
+
+
+def test_members_below_the_threshold_take_no_part_and_the_best_is_named_where_all_are(voted, monkeypatch):
+    accuracy = dict(zip(["b0-seed0", "b1-seed0", "b2-seed0"], (0.97, 0.99, 0.98), strict=True))
+    truth = voted.rows("valid").labels
+
+    def predict(run, split):
+        right = np.arange(len(truth)) < round(accuracy[run.workdir.name] * len(truth))
+        return Predictions(run.rows(split).ids, np.eye(5)[np.where(right, truth, (truth + 1) % 5)], True)
+
+    truth = np.resize(truth, 100)
+    rows = voted.rows("valid").take(np.resize(np.arange(len(voted.rows("valid"))), 100))
+    monkeypatch.setattr(Run, "rows", lambda run, split: rows)
+    monkeypatch.setattr(Run, "predict", predict)
+    voted.config.ensemble.admit = 0.98
+    assert [run.workdir.name for _, run in ensemble.admitted(voted)] == ["b1-seed0", "b2-seed0"]
+    voted.config.ensemble.admit = 0.995
+    with pytest.raises(ValueError, match="ensemble.admit=0.995: no member reaches it on valid, the best is .*b1-seed0 with 0.9900"):
+        ensemble.admitted(voted)
+    voted.config.ensemble.admit = 0.0
+    assert len(ensemble.admitted(voted)) == 3
