@@ -1,6 +1,7 @@
 """Permutation p-values for membership, and which rows of a run they can be had for."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from scipy.stats import mannwhitneyu, rankdata
@@ -94,7 +95,8 @@ def unavailable(run: Run, rows: Rows) -> str | None:
     _, group = np.unique(rows.groups, return_inverse=True)
     unit, size = np.unique(2 * group + rows.labels, return_counts=True)
     used, others = size[unit % 2 == 1], size[unit % 2 == 0]
-    if len(np.unique(size)) > 1 and mannwhitneyu(used, others)[1] < 0.01:
+    of_size: Any = mannwhitneyu(used, others)  # the stubs of its result differ between versions of scipy
+    if len(np.unique(size)) > 1 and of_size.pvalue < 0.01:
         means = f"used groups have {used.mean():.1f} images each, the others {others.mean():.1f}"
         return f"{means}: where the label goes with the size, labels of groups cannot be exchanged; score equally many of each"
     real = run.source.rows(run.target).index
