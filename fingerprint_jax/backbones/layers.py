@@ -58,16 +58,24 @@ class Conv(nnx.Conv):
         dtype="float32",
         rngs,
     ):
-        dtype, shape = jnp.dtype(dtype), (kernel_size, kernel_size)
-        super().__init__(channels, features, shape, use_bias=bias, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
-        self.size, self.stride, self.pad = kernel_size, stride, padding
+        super().__init__(
+            channels,
+            features,
+            (kernel_size, kernel_size),
+            strides=(stride, stride),  # nothing reads it here, but a stride of 1 would be untrue
+            use_bias=bias,
+            dtype=jnp.dtype(dtype),
+            kernel_init=kernel_init,
+            rngs=rngs,
+        )
+        self.size, self.stride, self.padding = kernel_size, stride, padding
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,h,w,D]; h and w are H/stride and W/stride rounded up, `valid` (H-k)/stride+1 rounded down."""
         k, stride, x = self.size, self.stride, x.astype(self.dtype)
         kernel = self.kernel[...].astype(self.dtype)
         n, *sizes, channels = x.shape
-        pad = tuple(_padding(size, k, stride, self.pad) for size in sizes)
+        pad = tuple(_padding(size, k, stride, self.padding) for size in sizes)
         height, width = ((size + sum(zeros) - k) // stride + 1 for size, zeros in zip(sizes, pad, strict=True))
         # XLA:CPU is slow where a convolution ends in a map of 2x2 or less (5 times for 4x4 -> 2x2, 150 times for 2x2 -> 2x2), and
         # in the gradient of a 1x1 one (22 times for 64 -> 256 channels at 56x56); as matrix products they are not. They are flat,
