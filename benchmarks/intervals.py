@@ -1,4 +1,4 @@
-"""Processor time of the statistics: python -m benchmarks.statistics [rows]."""
+"""Processor time of the statistics: python -m benchmarks.intervals [rows]."""
 
 import sys
 import time
