@@ -312,6 +312,23 @@ def score_report(labels, scores, probabilities: bool, groups=None, seed: int = 0
     return out
 
 
+def over_images(labels, values, groups=None, seed: int = 0) -> dict:
+    """The mean of one figure of each image, for example the share of seeds that are right about it.
+
+    Args:
+        labels: int [N], the true classes, which stratify the resamples.
+        values: float [N].
+        groups: [N].
+        seed: of the resampling.
+
+    Returns:
+        {mean, interval: [low, high]}, from resamples of the images; the trained networks are held fixed.
+    """
+    levels, cells = np.unique(np.asarray(values, np.float64), return_inverse=True)
+    draws = bootstrap.sums(labels, cells, len(levels), groups, seed=seed)
+    return {"mean": float(np.mean(values)), "interval": bootstrap.percentiles(draws @ levels / draws.sum(axis=1))}
+
+
 def over_seeds(values) -> dict:
     """One figure of several seeds: values [S] -> {values, mean, interval: Student's t for the mean, None for a single value}.
 

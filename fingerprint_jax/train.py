@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -192,6 +192,26 @@ def sampler_of(run: Run) -> Sampler:
     return Sampler(streams, sizes, run.config.seed, run.config.data.balanced)
 
 
+def inputs(run: Run, start: int) -> tuple[Sampler, dict, Iterator]:
+    """The sampler of a run, the images that lie on the device, and the batches of the steps from `start` to its last."""
+    c, mesh, sampler = run.config, model_of(run).mesh, sampler_of(run)
+    cache = {}
+    if c.data.cache == "device":
+        spans = {name: (int(rows.index.min()), int(rows.index.max()) + 1) for name, rows in sampler.rows.items()}
+        cache = loader.device_cache(run.source, spans, sharding.replicated(mesh))
+    batches = loader.host_batches(
+        sampler,
+        (str(c.data_dir), c.task),
+        start,
+        c.num_steps,
+        with_images=not cache,
+        workers=c.data.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return sampler, cache, loader.to_devices(batches, sharding.split(mesh))
+
+
 def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[int, State]:
     """Step and state of an undamaged checkpoint of a run."""
     model = model_of(run)
@@ -240,26 +260,9 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
         start, state = 0, model.init(jax.device_put(jax.random.key(c.seed), replicated))
         if c.backbone.weights:
             state = model.load(state, c.backbone.weights)
-    sampler = sampler_of(run)
-    cache = {}
-    if c.data.cache == "device":
-        spans = {name: (int(rows.index.min()), int(rows.index.max()) + 1) for name, rows in sampler.rows.items()}
-        cache = loader.device_cache(run.source, spans, replicated)
+    sampler, cache, batches = inputs(run, start)
     key = jax.device_put(jax.random.key(c.seed + 1), replicated)
     learning_rate = jax.device_put(np.float32(c.optimizer.learning_rate), replicated)
-    batches = loader.to_devices(
-        loader.host_batches(
-            sampler,
-            (str(c.data_dir), c.task),
-            start,
-            c.num_steps,
-            with_images=not cache,
-            workers=c.data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
-        sharding.split(model.mesh),
-    )
     images_per_step = sum(c.data.streams.values())
     writer = Writer(run.workdir, run.workdir.name, start, c.num_steps)
     pending: tuple[int, dict] | None = None  # metrics of the step dispatched last, not read yet

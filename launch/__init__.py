@@ -1,1 +1,1 @@
-"""Many runs of one question: `sweep` lists them, `local` runs them, `collect` makes one table of them."""
+"""Many runs: `sweep` lists those of one question, `local` runs them, `collect` makes a table of them; `table` compares systems."""

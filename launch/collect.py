@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,9 @@ class Scored:
     num_classes: int
 
     @staticmethod
-    def load(workdir: Path, split: str) -> "Scored":
-        """From the run's own predictions and decision; raises ValueError where labels are unknown."""
-        run = Run.load(workdir)
+    def load(workdir: Path, split: str, data_dir: str = "") -> "Scored":
+        """From the run's own predictions and decision; `data_dir` is other data. Raises ValueError where labels are unknown."""
+        run = Run.load(workdir, data_dir=data_dir)
         rows, predictions = run.rows(split), run.predict(split)
         if (rows.labels < 0).any():
             raise ValueError(f"split {split} of {workdir} has unknown labels: there is nothing to score")
@@ -159,33 +160,35 @@ def _compare(a: dict[int | None, Scored], b: dict[int | None, Scored], figure: s
     return {"difference": difference, "difference_low": low, "difference_high": high, "difference_of": what}, ""
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four digits; nothing for None."""
     return "" if value is None else f"{value:.4f}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends; nothing where one is None."""
     return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
 def shown(line: dict, figure: str) -> dict[str, str]:
     """A line of the table as people read it."""
-    values = [_number(value) or "not defined" for value in line["values"]]
+    values = [number(value) or "not defined" for value in line["values"]]
     return {
         "group": printable(line["group"]),
         "seeds": line["seeds"],
         f"{figure} of each seed": " ".join(values),
-        "mean": _number(line["mean"]),
-        "95% interval": _interval(line["low"], line["high"]),
+        "mean": number(line["mean"]),
+        "95% interval": interval(line["low"], line["high"]),
         "of": line["interval_of"] or "",
-        "difference": _number(line["difference"]),
-        "its 95% interval": _interval(line["difference_low"], line["difference_high"]),
+        "difference": number(line["difference"]),
+        "its 95% interval": interval(line["difference_low"], line["difference_high"]),
         "from": line["difference_of"] or "",
         "note": printable(line["note"]),
     }
 
 
-def write(output: Path, lines: list[dict], figure: str, title: str) -> None:
-    """table.csv (numbers in full), table.md and table.png."""
+def write_csv(path: Path, columns: Sequence[str], lines: list[dict]) -> None:
+    """Lines of a table with numbers in full; a list is one cell, what is None an empty one."""
 
     def cell(value) -> str:
         if isinstance(value, list):
@@ -194,18 +197,27 @@ def write(output: Path, lines: list[dict], figure: str, title: str) -> None:
             return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
         return "" if value is None else repr(value)
 
-    with tables.replacing(output / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with tables.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([cell(line[column]) for column in COLUMNS] for line in lines)
+        writer.writerow(columns)
+        writer.writerows([cell(line[column]) for column in columns] for line in lines)
 
-    def markdown(text: str) -> str:
-        return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
-    texts = [shown(line, figure) for line in lines]
-    body = [list(texts[0]), ["---"] * len(texts[0]), *([markdown(text) for text in line.values()] for line in texts)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in body)
-    tables.write_text(output / "table.md", f"{markdown(title)}\n\n{table}")
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def markdown(lines: list[dict[str, str]]) -> str:
+    """A Markdown table of lines with the same columns."""
+    body = [list(lines[0]), ["---"] * len(lines[0]), *([escape(text) for text in line.values()] for line in lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in body)
+
+
+def write(output: Path, lines: list[dict], figure: str, title: str) -> None:
+    """table.csv (numbers in full), table.md and table.png."""
+    write_csv(output / "table.csv", COLUMNS, lines)
+    tables.write_text(output / "table.md", f"{escape(title)}\n\n{markdown([shown(line, figure) for line in lines])}")
     with tables.replacing(output / "table.png") as temporary:
         picture(lines, figure, title).savefig(temporary, format="png", dpi=150)
 

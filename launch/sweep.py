@@ -173,16 +173,16 @@ def parse(text: str) -> list[Overrides]:
     return values(field, *(part.strip("\"'") for part in parts))
 
 
-def load_file(path: str) -> list[Overrides]:
-    """What `sweep()` of a Python file returns."""
-    spec = importlib.util.spec_from_file_location("ablation", path)
+def load_file(path: str, name: str = "sweep") -> list:
+    """What the function `name` of a Python file returns."""
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise ValueError(f"--file={path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "sweep"):
-        raise ValueError(f"--file={path}: it has no function sweep()")
-    return module.sweep()
+    if not hasattr(module, name):
+        raise ValueError(f"--file={path}: it has no function {name}()")
+    return getattr(module, name)()
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -406,6 +406,22 @@ def test_paired_auc_shares_the_resamples():
     assert mirrored["interval"] == pytest.approx([2 * x - 1 for x in alone])  # the AUC of -scores is 1 - AUC
 
 
+def test_over_images_has_the_width_of_the_mean_within_classes():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 400)
+    values = labels / 2 + rng.integers(0, 4, 1200) / 3  # the means of the classes differ: their spread is not the error's
+    found = metrics.over_images(labels, values)
+    assert found["mean"] == pytest.approx(values.mean())
+    error = np.sqrt(sum(values[labels == k].var() / 400 for k in range(3))) / 3
+    np.testing.assert_allclose(found["interval"], values.mean() + 1.96 * error * np.array([-1, 1]), atol=0.08 * error)
+    assert found == metrics.over_images(labels, values, groups=np.arange(1200))
+    # Copies in one group say nothing new.
+    twice = metrics.over_images(np.tile(labels, 2), np.tile(values, 2), groups=np.tile(np.arange(1200), 2))
+    np.testing.assert_allclose(twice["interval"], found["interval"], atol=0.08 * error)
+    one = metrics.over_images(np.zeros(50, int), np.arange(50) < 40)
+    np.testing.assert_allclose(one["interval"], stats.binom.ppf([0.025, 0.975], 50, 0.8) / 50, atol=0.021)
+
+
 def test_over_seeds_is_the_t_interval_of_the_mean():
     values = [0.61, 0.66, 0.58, 0.7]
     found = metrics.over_seeds(values)

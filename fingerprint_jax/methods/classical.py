@@ -34,7 +34,9 @@ def state(run: Run) -> dict:
 
 def predict(run: Run, split: str) -> Predictions:
     """Scores [N,K] of the estimator, fitted on the labelled rows of `train_split`."""
-    rows, x = _features(run, run.config.train_split)
+    # Scored on other data, it still learns from its own.
+    same_data = run.source.fingerprints == run.provenance["fingerprints"]
+    rows, x = _features(run if same_data else Run.load(run.workdir, run.step), run.config.train_split)
     query, q = _features(run, split)
     if run.config.pca:
         x, q = reduce.pca(x, q, run.config.pca, run.config.seed)

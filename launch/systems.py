@@ -1,0 +1,280 @@
+"""Systems on equal terms: the same processor minutes, the same learning rates to choose from, the same data.
+
+Whatever is trained is an ordinary run, `<output>/<data>/<row>/lr<rate>-seed<seed>`. What was measured or chosen lies beside the
+runs, so that a comparison goes on where it was stopped, and nothing finished is done again. It all happens in one process, so that
+runs of one architecture share their compiled steps.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fingerprint_jax import Config, evaluate, methods, sharding, tables, train
+from fingerprint_jax.data import builder, controls
+from fingerprint_jax.run import Run
+from launch import local, sweep
+from launch.collect import Scored
+
+log = logging.getLogger(__name__)
+
+RATES = (3e-4, 1e-3, 3e-3)
+SEEDS = (0, 1, 2)
+TIMED = 20, 2.0  # steps and processor seconds that a calibration lasts at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A system."""
+
+    name: str
+    config: str  # FILE or FILE:variant
+    overrides: sweep.Overrides = dataclasses.field(default_factory=dict)  # a dict replaces a node, such as `ensemble.variants`
+    networks: int = 1  # how many a run trains one after the other; 0: none, its learning rate is not chosen
+    published: str = ""  # figure and run
+    size: str = ""  # a note on how it differs from the published size
+    uses: tuple[str, str] | None = None  # (field, row): the field takes the run of that row on the same data, with the same seed
+
+
+def resolve(row: Row) -> Config:
+    """The config of a row; raises ValueError as `sweep.resolve` does."""
+    nodes = {field: value for field, value in row.overrides.items() if isinstance(value, dict)}
+    config = sweep.resolve(row.config, {field: value for field, value in row.overrides.items() if field not in nodes})
+    for field, value in nodes.items():
+        _assign(config, field, ConfigDict(value))
+    return config
+
+
+def _assign(config: Config, field: str, value) -> None:
+    *path, last = field.split(".")
+    node = config
+    for name in path:
+        node = node.get(name, {})
+    if last not in node:
+        raise ValueError(f"the config has no field {field!r}")
+    node[last] = value
+
+
+def network(config: Config) -> Config:
+    """The config of the networks that a config trains, however deep its members lie."""
+    return network(config.member) if "member" in config else config
+
+
+def processor_seconds(run: Run) -> float:
+    """Processor seconds of a training step over all threads of this process: the mean of TIMED, after the one that compiles."""
+    model = train.model_of(run)
+    rate = np.float32(run.config.optimizer.learning_rate)
+    key, rate = jax.device_put((jax.random.key(0), rate), sharding.replicated(model.mesh))
+    _, cache, batches = train.inputs(run, 0)
+    state = model.init(key)
+    begin, steps = 0.0, -1
+    while steps < TIMED[0] or time.process_time() - begin < TIMED[1]:
+        state, reported = model.step(state, next(batches), cache, rate, key)
+        jax.block_until_ready(reported)
+        steps += 1
+        if not steps:
+            begin = time.process_time()
+    return (time.process_time() - begin) / steps
+
+
+def read(path: Path) -> dict:
+    """What lies beside the runs; {} where it is not there yet."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What is compared, where and for how long."""
+
+    output: Path
+    rows: list[Row]
+    data: dict[str, str]  # {name: where `pack` wrote it}
+    controls: str  # where the control data sets lie, or are to be made from the first of `data`; '' for none
+    minutes: float  # processor minutes of the training steps of a run
+    rates: tuple[float, ...] = RATES  # tried with the first seed; the best on `valid` is taken
+    seeds: tuple[int, ...] = SEEDS  # of the runs on `heldout`
+
+    def __post_init__(self):
+        names = [row.name for row in self.rows]
+        if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+            raise ValueError(f"{twice[0]!r} is the name of several rows: each has its own")
+        for row in self.rows:
+            if row.uses and row.uses[1] not in names[: names.index(row.name)]:
+                raise ValueError(f"row {row.name!r} uses {row.uses[1]!r}, which is no row before it")
+        if reserved := set(self.data) & {*controls.KINDS, "other_run"}:
+            raise ValueError(f"--data: {min(reserved)!r} is the name of a control, use another")
+        if self.minutes <= 0:
+            raise ValueError(f"--minutes={self.minutes:g}: more than 0 are needed")
+
+    @property
+    def first(self) -> str:
+        """The data set that the controls are made from, and whose steps and learning rates they take."""
+        return next(iter(self.data))
+
+    @functools.cached_property
+    def configs(self) -> dict[str, Config]:
+        """{row: its config}; every override is checked."""
+        return {row.name: resolve(row) for row in self.rows}
+
+    @functools.cached_property
+    def load(self) -> Callable[..., Scored]:
+        """`Scored.load`, once a run and split."""
+        return functools.cache(Scored.load)
+
+    def row(self, name: str) -> Row:
+        """A row by name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def data_dir(self, data: str) -> str:
+        """Where a data set, or a control, lies."""
+        runs = {"phantom_runs": "phantom_runs/a", "other_run": "phantom_runs/b"}
+        return self.data.get(data) or str(Path(self.controls) / runs.get(data, data))
+
+    def folder(self, data: str, row: Row) -> Path:
+        """Where the runs of a row lie."""
+        return self.output / data / row.name
+
+    def workdir(self, data: str, row: Row, rate: float | None, seed: int) -> Path:
+        """Where a run lies."""
+        return self.folder(data, row) / (f"seed{seed}" if rate is None else f"lr{rate:g}-seed{seed}")
+
+    def calibration(self, data: str, row: Row) -> dict:
+        """{network, parameters, processor_s}: name and size of a row's network, and what a step of it takes; measured once."""
+        path = self.folder(data, row) / "calibration.json"
+        if not path.exists():
+            config: Config = ConfigDict(self.configs[row.name].to_dict())
+            config.data_dir = self.data_dir(data)
+            run = Run(config, path.parent).child("calibration", network(config), seed=0, fold=config.data.fold)
+            run.config.num_steps = 10**6  # as many as it may want
+            parameters = sum(x.size for x in train.model_of(run).abstract["params"].values())
+            spent = processor_seconds(run) if row.networks else None
+            found = {"network": run.config.backbone.name, "parameters": parameters, "processor_s": spent}
+            tables.write_text(path, json.dumps(found))
+        return read(path)
+
+    def steps(self, data: str, row: Row) -> int:
+        """Steps of each network of a row, so that together they take `minutes`."""
+        return max(1, int(60 * self.minutes / (row.networks * self.calibration(data, row)["processor_s"])))
+
+    def fit(self, data: str, row: Row, rate: float | None, seed: int) -> Path:
+        """Trains a run, or goes on with it. `cost.json` has what it took, without what a kill has cut off."""
+        workdir = self.workdir(data, row, rate, seed)
+        config: Config = ConfigDict(self.configs[row.name].to_dict())
+        config.data_dir, config.seed = self.data_dir(data), seed
+        if row.networks:
+            inner = network(config)
+            inner.num_steps = self.steps(data if data in self.data else self.first, row)
+            inner.eval_every = inner.checkpoint_every = math.ceil(inner.num_steps / 4)
+            inner.optimizer.learning_rate = rate
+        if row.uses:
+            _assign(config, row.uses[0], str(self.workdir(data, self.row(row.uses[1]), rate, seed)))
+        finished, begin = (workdir / "done").exists(), time.process_time()
+        try:
+            methods.get(config.method).fit(Run(config, workdir))
+        finally:
+            if not finished:
+                spent = read(workdir / "cost.json").get("processor_s", 0.0) + time.process_time() - begin
+                tables.write_text(workdir / "cost.json", json.dumps({"processor_s": spent}))
+        return workdir
+
+    def choose(self, data: str, row: Row) -> float | None:
+        """The learning rate of a row, the best on `valid` with the first seed; None where there is nothing to choose.
+
+        Raises FloatingPointError where no rate ends well, ValueError where the row that this one uses has not chosen.
+        """
+        path = self.folder(data, row) / "choice.json"
+        if path.exists():
+            return read(path)["learning_rate"]
+        chosen, valid = None, {}
+        if row.uses:
+            used = read(self.folder(data, self.row(row.uses[1])) / "choice.json")
+            if not used:
+                raise ValueError(f"row {row.name} uses {row.uses[1]}, which is not finished on {data}")
+            chosen = used["learning_rate"]
+        elif row.networks:
+            for rate in self.rates:
+                try:
+                    scored = self.load(self.fit(data, row, rate, self.seeds[0]), "valid")
+                except FloatingPointError as error:
+                    log.warning("%s", error)
+                    continue
+                valid[rate] = float(np.mean(scored.predicted == scored.labels))
+                print(f"{data}/{row.name}: {valid[rate]:.4f} on valid with learning rate {rate:g}", flush=True)
+            if not valid:
+                raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")
+            chosen = max(valid, key=lambda rate: valid[rate])
+        tables.write_text(path, json.dumps({"learning_rate": chosen, "valid": {f"{r:g}": value for r, value in valid.items()}}))
+        return chosen
+
+    def scored(self, data: str, row: Row, split: str = "heldout", other: str = "") -> dict[int, Scored]:
+        """The finished runs of a row with the learning rate that it chose: {seed: Scored}, of a split of the data `other`."""
+        choice = read(self.folder(data if data in self.data else self.first, row) / "choice.json")
+        runs = {seed: self.workdir(data, row, choice["learning_rate"], seed) for seed in self.seeds} if choice else {}
+        where = self.data_dir(other) if other else ""
+        return {seed: self.load(run, split, where) for seed, run in runs.items() if local.finished(run, split)}
+
+    def run(self, data: list[str], rows: list[Row], finished: Callable[[], None]) -> list[str]:
+        """Everything that is not finished -> `data/row` of what failed; `failed.json` has its reason.
+
+        Args:
+            data: the data sets that go on; the first of all brings the controls.
+            rows: the rows that go on.
+            finished: called after every run.
+
+        Raises ValueError where what lies there was trained for other minutes.
+        """
+        path = self.output / "settings.json"
+        if (known := read(path).get("minutes", self.minutes)) != self.minutes:
+            raise ValueError(f"--minutes={self.minutes:g}: {path} says {known:g}; give that, or another --output")
+        tables.write_text(path, json.dumps({"minutes": self.minutes}))
+        todo = [(name, row) for name in data for row in rows]
+        if self.controls and self.first in data:
+            self._make_controls()
+            todo += [(kind, row) for kind in controls.KINDS for row in rows]
+        failed = []
+        for name, row in todo:
+            if name not in self.data and f"{self.first}/{row.name}" in failed:
+                continue  # for the same reason
+            path = self.folder(name, row) / "failed.json"
+            path.unlink(missing_ok=True)
+            try:
+                self._run(name, row, finished)
+            except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+                text = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                tables.write_text(path, json.dumps({"error": text}))
+                print(f"failed    {name}/{row.name}: {text}", flush=True)
+                failed.append(f"{name}/{row.name}")
+            finished()
+        return failed
+
+    def _run(self, data: str, row: Row, finished: Callable[[], None]) -> None:
+        control = data not in self.data
+        rate = self.choose(self.first if control else data, row)
+        if not row.networks:
+            self.calibration(data, row)
+        for seed in self.seeds[:1] if control else self.seeds:
+            workdir = self.fit(data, row, rate, seed)
+            self._score(workdir, "heldout")
+            if data == "phantom_runs":
+                self._score(workdir, "train_generated", self.data_dir("other_run"))
+            finished()
+
+    def _score(self, workdir: Path, split: str, data_dir: str = "") -> None:
+        if not local.finished(workdir, split):
+            found = evaluate.evaluate(Run.load(workdir, data_dir=data_dir), split)
+            print(f"{workdir}: {found['metrics']['accuracy']:.4f} on {split} {data_dir}".rstrip(), flush=True)
+
+    def _make_controls(self) -> None:
+        for kind in controls.KINDS:
+            last = self.data_dir("other_run" if kind == "phantom_runs" else kind)
+            if not (builder.dataset_dir(last, "subtask2") / "summary.json").exists():
+                controls.write(kind, Path(self.controls) / kind, self.data[self.first], overwrite=True)

@@ -1,0 +1,1 @@
+"""Systems to be compared by `launch.table`: each file has `rows()`."""

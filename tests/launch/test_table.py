@@ -1,0 +1,327 @@
+"""Systems on equal terms: as many steps as the minutes allow, nothing trained twice, a table of what is finished."""
+
+import csv
+import json
+import time
+
+import numpy as np
+import pytest
+
+from fingerprint_jax import methods, metrics, pack, train
+from fingerprint_jax.data import controls, phantom
+from fingerprint_jax.data.source import Source
+from fingerprint_jax.methods import classical
+from fingerprint_jax.preemption import Preempted
+from fingerprint_jax.run import Run
+from launch import sweep, systems, table
+from launch.collect import Scored
+from launch.systems import Comparison, Row
+from tests.conftest import load_config
+from tests.test_evaluate import run_binary
+
+CONFIG = "configs/quickstart.py:smoke"
+PHANTOM = {"size": 48, "leak": 0.5, "real": 8, "generated": 20, "unknown": 10}
+VIEW = {"data.folds": 5, "data.fold": 0, "data.valid": 0.1}
+# The second takes the network of the first, the third cannot be trained.
+ROWS = """
+from launch.systems import Row
+
+def rows():
+    view = {"data.folds": 5, "data.fold": 0, "data.valid": 0.1}
+    return [
+        Row("net", "configs/quickstart.py:smoke", view, published="0.9 (1)"),
+        Row("svm", "configs/subtask2/siamese_svm.py:smoke", view, networks=0, size="=small|", uses=("features.run", "net")),
+        Row("bad", "configs/quickstart.py:smoke", view | {"backbone.name": "nothing"}),
+    ]
+"""
+
+
+def scored(right, n=20, ids=None):
+    """Images of two classes; `right` of each ten are right."""
+    labels = np.arange(n) % 2
+    predicted = np.where(np.arange(n) % 10 < right, labels, 1 - labels)
+    return Scored(np.array(ids or [f"i{i:03}" for i in range(n)]), labels, predicted, predicted[:, None] * 1.0, None, 2)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A network is two steps of half a second, with two rates and two seeds."""
+    monkeypatch.setattr(systems, "processor_seconds", lambda run: 0.5)
+    monkeypatch.setattr(Comparison, "__init__", _two(Comparison.__init__))
+
+
+def _two(init):
+    return lambda self, *arguments: init(self, *arguments, rates=(1e-3, 1e-2), seeds=(0, 1))
+
+
+@pytest.fixture
+def command(data_dir, tmp_path, quick):
+    """Runs the binary on a data set, with more flags."""
+    (tmp_path / "rows.py").write_text(ROWS)
+    common = (f"--file={tmp_path}/rows.py", f"--data=d={data_dir}", f"--output={tmp_path}/out", f"--minutes={1 / 60}")
+    return lambda *more: run_binary(table, *common, *more)
+
+
+def test_steps_share_the_minutes_among_the_networks(tmp_path, quick, data_dir):
+    rows = [Row(f"of{n}", CONFIG, networks=n) for n in (1, 6, 18, 10**6)]
+    comparison = Comparison(tmp_path, rows, {"d": data_dir}, "", 1.5)
+    # 90 processor seconds of 0.5 s steps are 180 steps.
+    assert [comparison.steps("d", row) for row in rows] == [180, 30, 10, 1]
+    found = json.loads((tmp_path / "d" / "of6" / "calibration.json").read_text())
+    assert found["network"] == "siamese_cnn_tiny" and found["processor_s"] == 0.5
+    # Four 3x3 convolutions of 1-4-8-16-32, a dense layer of the 1x1x32 that 48 px leave to 16, five logits.
+    sizes = [9 * a * b + b for a, b in ((1, 4), (4, 8), (8, 16), (16, 32))]
+    assert found["parameters"] == sum(sizes) + 32 * 16 + 16 + 16 * 5 + 5
+
+
+def test_a_step_takes_the_processor_time_that_is_used(data_dir, tmp_path, monkeypatch):
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps = data_dir, 1000
+    monkeypatch.setattr(systems, "TIMED", (20, 0.0))
+    run = Run(config, tmp_path / "run")
+    model, calls = train.model_of(run), []
+    step = model.step
+
+    def slow(*arguments):
+        calls.append(time.process_time())
+        while calls and time.process_time() - calls[-1] < 0.02:
+            pass
+        return step(*arguments)
+
+    monkeypatch.setattr(model, "step", slow)
+    spent = systems.processor_seconds(run)
+    assert len(calls) == 21  # one compiles
+    assert 0.02 < spent < 0.2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_resolves_to_its_config_with_leaves_and_nodes(tmp_path):
+    row = Row("r", "configs/subtask2/sdva_vote.py:smoke", {"ensemble.variants": {}, "ensemble.seeds": 6, "member.seed": 3})
+    config = systems.resolve(row)
+    assert not config.ensemble.variants and config.ensemble.seeds == 6 and config.member.seed == 3
+    assert systems.network(config) is config.member
+    for field in ("ensemble.nothing", "nothing.variants"):
+        with pytest.raises(ValueError, match=f"no field '{field}'"):
+            systems.resolve(Row("r", row.config, {field: {}}))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"rows": [Row("a", CONFIG), Row("a", CONFIG)]}, "'a' is the name of several rows"),
+        ({"rows": [Row("a", CONFIG, uses=("x", "b")), Row("b", CONFIG)]}, "'a' uses 'b', which is no row before it"),
+        ({"data": {"reals": "D"}}, "'reals' is the name of a control"),
+        ({"minutes": 0.0}, "--minutes=0: more than 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Comparison(**({"output": tmp_path, "rows": [], "data": {"d": "D"}, "controls": "", "minutes": 1.0} | arguments))
+
+
+def test_the_command_makes_the_table_and_goes_on_without_training_again(command, tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match=r"1 rows failed: d/bad; .*table.md says why"):
+        command("--baseline=net")
+    out = tmp_path / "out"
+    choice = json.loads((out / "d/net/choice.json").read_text())
+    chosen = choice["learning_rate"]
+    valid = {}
+    for rate in (1e-3, 1e-2):
+        run = Run.load(out / f"d/net/lr{rate:g}-seed0")
+        assert (run.config.num_steps, run.config.eval_every, run.config.checkpoint_every) == (2, 1, 1)
+        assert run.config.optimizer.learning_rate == rate
+        valid[f"{rate:g}"] = metrics.quick(run.rows("valid").labels, run.predict("valid").scores)["accuracy"]
+        assert (run.workdir / "results.json").exists() == (rate == chosen)  # the others are not looked at
+    assert choice["valid"] == valid and valid[f"{chosen:g}"] == max(valid.values())
+    assert {run.name for run in (out / "d/net").glob("lr*")} == {"lr0.001-seed0", "lr0.01-seed0", f"lr{chosen:g}-seed1"}
+    svm = Run.load(out / f"d/svm/lr{chosen:g}-seed1")
+    assert svm.config.features.run == str(out / f"d/net/lr{chosen:g}-seed1")
+    assert not (svm.workdir / "children").exists()
+
+    net, of_svm, bad = json.loads((out / "table.json").read_text())
+    accuracies = [
+        json.loads((out / f"d/net/lr{chosen:g}-seed{seed}/results.json").read_text())["splits"]["heldout"]["metrics"]["accuracy"]
+        for seed in (0, 1)
+    ]
+    assert net["values"] == accuracies and net["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert net["steps"] == 2 and of_svm["steps"] is None and net["processor_minutes"] > 0
+    assert of_svm["note"] == "network of net" and of_svm["parameters"] > 0
+    assert of_svm["difference"] == pytest.approx(of_svm["accuracy"] - net["accuracy"]) and net["difference"] is None
+    assert bad["accuracy"] is None and bad["note"].startswith("failed: backbone.name='nothing' is unknown")
+    with (out / "table.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["row"] for line in lines] == ["net", "svm", "bad"] and lines[1]["size"] == "'=small|"
+    assert "=small\\|" in (out / "table.md").read_text() and "Differences to `net`" in (out / "table.md").read_text()
+
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "failed" not in path.name}
+    monkeypatch.setattr(train, "train", None)
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="1 rows failed: d/bad"):
+        command("--baseline=net")
+    assert {path: path.read_bytes() for path in before} == before
+    with pytest.raises(ValueError, match="--minutes=3: .*settings.json says 0.0166667"):
+        command("--minutes=3")
+    with pytest.raises(ValueError, match="--rows=nothing: use of net, svm, bad"):
+        command("--rows=nothing")
+
+
+def test_a_stopped_command_goes_on(command, tmp_path, monkeypatch):
+    fit, done = methods.get("gradient").fit, []
+
+    def stopped(run):
+        if len(done) == 2:
+            raise Preempted("SIGTERM")
+        done.append(run.workdir)
+        fit(run)
+
+    monkeypatch.setattr(methods.get("gradient"), "fit", stopped)
+    with pytest.raises(Preempted):
+        command("--rows=net")
+    assert not (tmp_path / "out/d/net/failed.json").exists()
+    assert (tmp_path / "out/d/net/choice.json").exists()
+    monkeypatch.setattr(methods.get("gradient"), "fit", lambda run: (done.append(run.workdir), fit(run)))
+    command("--rows=net", "--datasets=d")
+    assert [line["values"] != [] for line in json.loads((tmp_path / "out/table.json").read_text())] == [True, False, False]
+    with pytest.raises(ValueError, match="--datasets=e: use of d"):
+        command("--datasets=e")
+
+
+def test_a_rate_that_is_not_finite_is_not_taken(tmp_path, data_dir, monkeypatch, quick):
+    fit, tried = methods.get("gradient").fit, []
+
+    def diverges(run):
+        tried.append(run.config.optimizer.learning_rate)
+        if run.config.optimizer.learning_rate == 1e-3:
+            raise FloatingPointError("step 1 is not finite")
+        fit(run)
+
+    monkeypatch.setattr(methods.get("gradient"), "fit", diverges)
+    row = Row("net", CONFIG, VIEW)
+    comparison = Comparison(tmp_path, [row], {"d": data_dir}, "", 1 / 60)
+    assert comparison.run(["d"], [row], lambda: None) == []
+    found = table.line(comparison, "d", row)
+    assert found["learning_rate"] == 1e-2 and found["note"] == "not finite with learning rate 0.001"
+    assert found["valid"][0] is None and len(found["values"]) == 2
+    tried.clear()
+    assert comparison.run(["d"], [row], lambda: None) == []
+    assert set(tried) == {1e-2}  # what has diverged is not tried again
+    other = Row("other", CONFIG, VIEW)
+    monkeypatch.setattr(methods.get("gradient"), "fit", lambda run: diverges(_with(run, 1e-3)))
+    comparison = Comparison(tmp_path, [other], {"d": data_dir}, "", 1 / 60)
+    assert comparison.run(["d"], [other], lambda: None) == ["d/other"]
+    assert table.line(comparison, "d", other)["note"] == "failed: row other: no learning rate of 0.001, 0.01 ends well"
+    monkeypatch.setattr(methods.get("gradient"), "fit", fit)
+    assert comparison.run(["d"], [other], lambda: None) == []
+    found = table.line(comparison, "d", other)
+    assert found["note"] == "" and len(found["values"]) == 2
+
+
+def _with(run, rate):
+    run.config.optimizer.learning_rate = rate
+    return run
+
+
+def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
+    rows = [Row("base", CONFIG), Row("new", CONFIG), Row("elsewhere", CONFIG), Row("nothing", CONFIG)]
+    comparison = Comparison(tmp_path, rows, {"d": "D"}, str(tmp_path / "controls"), 2.0)
+    found = {}
+    for row, right in zip(rows, ((5, 6, 7), (9, 9, 10), (5,), ()), strict=True):
+        for seed, count in enumerate(right):
+            place = comparison.workdir("d", row, 1e-3, seed)
+            found[place, "heldout", ""] = scored(count, ids=[f"e{i}" for i in range(20)] if row.name == "elsewhere" else None)
+    for kind, split, other, count in (
+        ("one_generator", "heldout", "", 2),
+        ("reals", "heldout", "", 3),
+        ("phantom_runs", "heldout", "", 10),
+        ("phantom_runs", "train_generated", comparison.data_dir("other_run"), 4),
+    ):
+        found[comparison.workdir(kind, rows[0], 1e-3, 0), split, other] = scored(count)
+    for workdir in {place for place, _, _ in found}:
+        workdir.mkdir(parents=True)
+        (workdir / "done").touch()
+        splits = {split: {} for place, split, _ in found if place == workdir}
+        (workdir / "results.json").write_text(json.dumps({"splits": splits}))
+        (workdir / "cost.json").write_text(json.dumps({"processor_s": 60.0 * (1 + int(workdir.name[-1]) ** 2)}))
+        (workdir.parent / "choice.json").write_text(json.dumps({"learning_rate": 1e-3, "valid": {"0.001": 0.5}}))
+    monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split, data_dir="": found[workdir, split, data_dir]))
+    base, new, elsewhere, nothing = (table.line(comparison, "d", row, "base") for row in rows)
+    assert base["accuracy"] == pytest.approx(0.6) and base["values"] == [0.5, 0.6, 0.7]
+    # Student's t with 2 degrees of freedom, from a printed table.
+    np.testing.assert_allclose([base["seeds_low"], base["seeds_high"]], 0.6 + 4.3026527 * 0.1 / 3**0.5 * np.array([-1, 1]))
+    # Of each ten images five are right with 3 seeds, one with 2, one with 1: variance of an image's mean around its class's.
+    share = np.tile([1, 1, 1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0], 2)
+    error = np.sqrt(sum(share[k::2].var() / 10 for k in (0, 1))) / 2
+    np.testing.assert_allclose([base["low"], base["high"]], 0.6 + 1.96 * error * np.array([-1, 1]), atol=0.04)
+    assert base["difference"] is None and base["processor_minutes"] == pytest.approx(2)
+    assert new["difference"] == pytest.approx(28 / 30 - 0.6) and 0 < new["difference_low"] < new["difference_high"]
+    assert elsewhere["difference"] is None and elsewhere["note"].endswith("; other images than the baseline")
+    assert elsewhere["seeds_low"] is None and elsewhere["low"] < 0.5 < elsewhere["high"]
+    assert [base[name] for name in table.CONTROLS] == pytest.approx([0.2, 0.3, 1.0, 0.4])
+    assert base["reals_low"] < 0.3 < base["reals_high"] and new["reals"] is None
+    assert base["phantom_other_run_p"] == 1.0  # 0.6 the other way round
+    assert nothing["accuracy"] is None and nothing["values"] == []
+    table.write(comparison, "base")
+    text = (tmp_path / "table.md").read_text()
+    assert "| base |" in text and "0.6000 (" in text and "0.5000 0.6000 0.7000" in text
+
+
+def test_p_of_classes_is_a_share_of_all_assignments():
+    labels = np.repeat(np.arange(5), 10)
+    assert table.class_p(Scored(labels, labels, labels, labels, None, 5)) == 1 / 120
+    shifted = (labels + 1) % 5
+    assert table.class_p(Scored(labels, labels, shifted, labels, None, 5)) == 1.0
+    turned = np.array([0, 1, 3, 4, 2])[labels]  # two are right, as in 20 of all assignments; three in 10, five in 1
+    assert table.class_p(Scored(labels, labels, turned, labels, None, 5)) == (1 + 10 + 20) / 120
+
+
+def test_controls_are_made_once_and_scored_with_the_first_seed(tmp_path, quick, monkeypatch):
+    splits = phantom.subtask2(0, 48, 0.5, real=40, generated=100, unknown=5)
+    phantom.write(tmp_path / "images", "subtask2", splits, 0)
+    pack.pack("subtask2", tmp_path / "data", tmp_path / "images/train", groups=tmp_path / "images/groups.csv")
+    monkeypatch.setattr(controls, "PHANTOM", PHANTOM)
+    write, made = controls.write, []
+    monkeypatch.setattr(controls, "write", lambda kind, *rest, **options: (made.append(kind), write(kind, *rest, **options)))
+    view = VIEW | {"data.cache": "none"}  # one compilation: images on the device have a shape of their own in each data set
+    svm = Row("svm", "configs/subtask2/siamese_svm.py:smoke", VIEW, networks=0, uses=("features.run", "net"))
+    rows = [Row("net", CONFIG, view), svm]
+    comparison = Comparison(tmp_path / "out", rows, {"d": str(tmp_path / "data")}, str(tmp_path / "controls"), 1 / 60)
+    for _ in range(2):
+        assert comparison.run(["d"], rows, lambda: None) == []
+    assert made == ["one_generator", "reals", "phantom_runs"]
+    for row in rows:
+        found = table.line(comparison, "d", row)
+        assert all(0 <= found[name] <= 1 for name in table.CONTROLS)
+        runs = list((tmp_path / "out/phantom_runs" / row.name).glob("lr*"))
+        assert [run.name for run in runs] == [f"lr{found['learning_rate']:g}-seed0"]
+        assert Run.load(runs[0]).config.data_dir == str(tmp_path / "controls/phantom_runs/a")
+        scored = Scored.load(runs[0], "train_generated", str(tmp_path / "controls/phantom_runs/b"))
+        assert found["phantom_other_run"] == np.mean(scored.predicted == scored.labels)
+        assert all("/b_" in name for name in scored.ids)
+        results = json.loads((runs[0] / "results.json").read_text())
+        assert results["fingerprints"] == Source(str(tmp_path / "controls/phantom_runs/b"), "subtask2").fingerprints
+
+
+def test_on_other_data_a_classical_run_learns_from_its_own(tmp_path, data_dir, monkeypatch):
+    read = []
+    features = classical.deep.features
+    monkeypatch.setattr(
+        classical.deep, "features", lambda run, *arguments: (read.append(run.config.data_dir), features(run, *arguments))[1]
+    )
+    monkeypatch.setattr(controls, "PHANTOM", PHANTOM)
+    controls.write("phantom_runs", tmp_path / "controls")
+    config = load_config("configs/subtask2/siamese_svm.py")
+    config.data_dir = str(tmp_path / "controls/a")
+    methods.get("classical").fit(Run(config, tmp_path / "run"))
+    read.clear()
+    Run.load(tmp_path / "run", data_dir=str(tmp_path / "controls/b")).predict("train_generated")
+    assert read == [str(tmp_path / "controls/a"), str(tmp_path / "controls/b")]
+
+
+def test_the_rows_of_subtask_2_resolve_and_see_the_same_images():
+    rows = sweep.load_file("launch/tables/subtask2.py", "rows")
+    comparison = Comparison("out", rows, {"d": "D"}, "", 2.0)
+    views = {(c.task, c.data.folds, c.data.fold, c.data.valid, c.data.split_seed) for c in comparison.configs.values()}
+    assert views == {("subtask2", 5, 0, 0.1, 0)}
+    for row in rows:
+        found = systems.network(comparison.configs[row.name])
+        assert found.method == "gradient" and found.backbone.name.endswith("_tiny")
