@@ -1,6 +1,6 @@
 """Every default, one comment a line. An experiment changes what it needs and calls `finish`."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from fingerprint_jax import backbones
 
@@ -28,7 +28,7 @@ def common(task: str, method: str) -> ConfigDict:
 def gradient(task: str) -> ConfigDict:
     """Defaults of everything trained by gradients."""
     c = common(task, "gradient")
-    c.num_steps = 1000  # optimizer steps
+    c.num_steps = 1000  # optimizer steps; 0 keeps the network as it begins, with its pretrained weights
     c.eval_every = 200  # steps between evaluations on `valid`; a checkpoint follows each of them
     c.checkpoint_every = 200  # steps between checkpoints
     c.log_every = 20  # steps between lines of metrics
@@ -76,14 +76,16 @@ def ensemble(member: ConfigDict) -> ConfigDict:
 
 
 def classical(member: ConfigDict) -> ConfigDict:
-    """Features of another run's network, reduced and given to a scikit-learn estimator."""
+    """Features of another run's network, reduced and given to an estimator."""
     c = common(member.task, "classical")
     c.features = ConfigDict()
     c.features.run = ""  # work directory of the run whose network is used; empty: a child trained from `member`
     c.features.output = "embedding"  # which of its outputs: embedding | logits
     c.train_split = ""  # the labelled split the estimator learns from
     c.pca = 0  # principal components kept (0: no PCA)
-    c.estimator = ConfigDict({"name": "linear_svm"})  # a function of estimators/classify.py and its options
+    c.estimator = ConfigDict({"name": "linear_svm"})  # a function of fingerprint_jax/estimators and its options, where None ...
+    c.estimator.C = config_dict.placeholder(float)  # ... is its own default: linear_svm, the inverse of the regularisation
+    c.estimator.clusters = config_dict.placeholder(int)  # kmeans, hierarchical: how many; 0 is one a class
     c.member = member
     return c
 
@@ -108,7 +110,7 @@ def _smoke(c: ConfigDict) -> None:
     if "member" in c:
         _smoke(c.member)
     if c.method == "gradient":
-        c.num_steps, c.eval_every, c.checkpoint_every, c.log_every = 4, 2, 2, 1
+        c.num_steps, c.eval_every, c.checkpoint_every, c.log_every = min(c.num_steps, 4), 2, 2, 1
         c.optimizer.warmup_steps = 0
         c.eval_batch = 32
         for name in c.data.streams:

@@ -66,7 +66,7 @@ class Run:
         return Run(config, workdir, step)
 
     @contextlib.contextmanager
-    def fitting(self, fits: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def fitting(self, fits: Callable[[], object] = lambda: None) -> Iterator[None]:
         """The block in which this process alone may change the run; its config is written, or checked, at the beginning.
 
         The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
@@ -91,7 +91,7 @@ class Run:
             self._write_or_check(fingerprints, fits)
             yield
 
-    def _write_or_check(self, fingerprints: dict[str, str], fits: Callable[[], None]) -> None:
+    def _write_or_check(self, fingerprints: dict[str, str], fits: Callable[[], object]) -> None:
         path = self.workdir / "config.json"
         start: dict = {"step": max([int(p.stem) for p in self.workdir.glob("digests/*.json")], default=0)}
         start["topology"] = f"{jax.process_count()} processes, {jax.device_count()} {jax.default_backend()} devices"

@@ -228,14 +228,14 @@ def check_fit(run: Run) -> None:
 
 
 def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
-    """Trains a run to `num_steps`, from its latest checkpoint where there is one.
+    """Trains a run to `num_steps`, from its latest checkpoint where there is one; with none to take, the beginning is saved.
 
     The order within a step: dispatch step k; read the metrics of step k-1, which must be finite; at an interval read those of
     step k too, evaluate, and only then save; send the batch after the next while step k runs.
 
     Args:
         run: the run; its config is already written.
-        evaluate: state -> metrics of the split `valid`, called every `eval_every` steps.
+        evaluate: state -> metrics of the split `valid`, called every `eval_every` steps and at the end.
 
     Raises:
         Preempted: SIGTERM or SIGINT came; the step it was at is saved.
@@ -278,10 +278,18 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
             )
         return metrics
 
+    def save(step: int, scores: dict[str, float]) -> None:
+        if scores:
+            writer.write(step, {f"valid_{name}": value for name, value in scores.items()})
+            writer.progress(step, {f"valid {name}": value for name, value in scores.items()})
+        checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)})
+
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
         stack.callback(checkpoints.close)
         signalled = stack.enter_context(preemption.deferred())
+        if c.num_steps == 0 and not checkpoints.manifests():
+            save(0, evaluate(state))
         clock = tick = time.perf_counter()
         waited, timed_from = 0.0, start
         for step in range(start + 1, c.num_steps + 1):
@@ -308,11 +316,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
                 pending = None
                 if last or step % c.log_every == 0:
                     writer.write(step, values)
-                scores = evaluate(state) if last or step % c.eval_every == 0 else {}
-                if scores:
-                    writer.write(step, {f"valid_{name}": value for name, value in scores.items()})
-                    writer.progress(step, {f"valid {name}": value for name, value in scores.items()})
-                checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)})
+                save(step, evaluate(state) if last or step % c.eval_every == 0 else {})
                 clock, waited, timed_from = time.perf_counter(), 0.0, step  # evaluation is not training time
             if signal and not last:
                 checkpoints.close()

@@ -92,13 +92,13 @@ class Writer:
 
 
 def keep_lines(path: Path, last: float = math.inf) -> int:
-    """Drops the lines of steps past `last`, and one that a kill has cut short; the step of the last line kept, 0 for none."""
+    """Drops the lines of steps past `last`, and one that a kill has cut short; the step of the last line kept, -1 for none."""
     if not path.exists():
-        return 0
+        return -1
     lines = [line for line in path.read_text().splitlines(True) if _step(line) <= last]
     with tables.replacing(path) as temporary:
         temporary.write_text("".join(lines))
-    return int(_step(lines[-1])) if lines else 0
+    return int(_step(lines[-1])) if lines else -1
 
 
 def _step(line: str) -> float:

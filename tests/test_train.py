@@ -293,6 +293,41 @@ def test_pretrained_weights_begin_the_training_and_a_resume_needs_them_no_more(d
     assert not np.array_equal(state["params"]["head/kernel"], drawn["head/kernel"])
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_no_steps_keep_the_network_as_it_begins(pretrained, data_dir, tmp_path, monkeypatch):
+    config = _config(data_dir, num_steps=0)
+    assert config.best == "max:accuracy"
+    if pretrained:
+        save_file(test_pretrained.tensors("resnet_tiny", (48, 48)), tmp_path / "weights.safetensors")
+        config.backbone.update(weights=str(tmp_path / "weights.safetensors"), stem="imagenet")
+    run = Run(config, tmp_path / "run")
+    methods.get("gradient").fit(run)
+    assert list(checkpoint.Checkpoints(run.workdir).manifests()) == [0] and methods.get("gradient").state(run) == 0
+    model = train.model_of(run)
+    begin = model.init(jax.random.key(config.seed))
+    if pretrained:
+        begin = model.load(begin, config.backbone.weights)
+    begin = jax.tree.map(np.asarray, jax.device_get(begin))
+    _same(begin, _state(run))
+    predictions = run.predict("heldout")
+    valid = run.rows("valid")
+    accuracy = (run.predict("valid").scores.argmax(axis=1) == valid.labels).mean()
+    (line,) = map(json.loads, (run.workdir / "metrics.jsonl").open())
+    assert line["step"] == 0 and line["valid_accuracy"] == pytest.approx(accuracy)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train", None)
+        methods.get("gradient").fit(run)  # done
+    (run.workdir / "done").unlink()  # as after a kill between the save and the mark
+    methods.get("gradient").fit(run)
+    assert (run.workdir / "done").exists() and len((run.workdir / "metrics.jsonl").read_text().splitlines()) == 1
+    _same(begin, _state(run))
+    np.testing.assert_array_equal(Run.load(run.workdir, "0").predict("heldout").scores, predictions.scores)
+    more = Run(_config(data_dir, num_steps=2), run.workdir, allow_change=("num_steps",))
+    more.config.backbone = config.backbone
+    methods.get("gradient").fit(more)
+    assert int(_state(more)["step"]) == 2
+
+
 def test_weights_that_do_not_fit_leave_no_run_behind(data_dir, tmp_path):
     config = _config(data_dir)
     for weights, text in ((tmp_path / "no.safetensors", "no such file"), ("pip:efficientnet_lite0", "not 'resnet_tiny'")):

@@ -58,6 +58,14 @@ def test_the_first_steps_are_scored_though_the_training_removes_them(data_dir, t
     assert trainer.saved(best.workdir) == [max(line["step"] for line in lines if line["accuracy"] == top)]
 
 
+def test_a_run_of_no_steps_has_one_checkpoint(data_dir, tmp_path):
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps = data_dir, 0
+    methods.get("gradient").fit(Run(config, tmp_path / "run"))
+    best = watch.watch(tmp_path / "run", "valid", 5, evaluate.evaluate)
+    assert trainer.saved(best.workdir) == [0]
+
+
 def test_a_dead_training_ends_the_watch(finished):
     (finished / "done").unlink()
     with pytest.raises(Preempted, match="no new checkpoint for 0 s, and it is not done; the same command goes on"):

@@ -1,9 +1,9 @@
 """Medhastra's ResNet-18 on subtask 2: trained on the real images, applied to the synthetic ones.
 
 Published: run 1287 accuracy 0.9484. System: ResNet-18, five classes, trained on the *real* images of the subsets, validated on
-synthetic ones, predicts synthetic images by softmax. The ImageNet weights that a user may add are
-`--config.backbone.weights=hf://timm/resnet18.tv_in1k --config.data.normalize=imagenet`; the similarity by its 512-d features is not
-here yet.
+synthetic ones, predicts synthetic images by softmax; the similarity by its 512-d features is subtask2/medhastra_similarity. The
+ImageNet weights that a user may add are `--config.backbone.weights=hf://timm/resnet18.tv_in1k --config.data.normalize=imagenet`.
+At 64 px the published stem leaves maps of 2x2; `--config.backbone.stem=native`, one convolution of stride 1, leaves 8x8.
 
     python -m fingerprint_jax.main --config=configs/subtask2/medhastra_resnet18.py --config.data_dir=$HOME/data --workdir=runs/m
 """

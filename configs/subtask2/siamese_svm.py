@@ -14,5 +14,4 @@ def get_config(variant: str = ""):
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
     c.train_split = "train_generated"
     c.pca = 32
-    c.estimator.C = 1.0
     return base.finish(c, variant)

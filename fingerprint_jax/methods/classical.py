@@ -1,9 +1,9 @@
-"""Features of a network, reduced and given to a scikit-learn estimator. No estimator is stored: `predict` refits it."""
+"""Features of a network, reduced and given to an estimator. No estimator is stored: `predict` refits it."""
 
 import json
 
-from fingerprint_jax import methods, tables
-from fingerprint_jax.estimators import classify, reduce
+from fingerprint_jax import estimators, methods, tables
+from fingerprint_jax.estimators import reduce
 from fingerprint_jax.features import deep
 from fingerprint_jax.run import Predictions, Run
 
@@ -17,7 +17,7 @@ def encoder(run: Run) -> Run:
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the training features."""
-    with run.fitting():
+    with run.fitting(lambda: _estimator(run)):
         source = encoder(run)
         if not run.config.features.run:
             methods.get(source.config.method).fit(source)
@@ -40,9 +40,11 @@ def predict(run: Run, split: str) -> Predictions:
     query, q = _features(run, split)
     if run.config.pca:
         x, q = reduce.pca(x, q, run.config.pca, run.config.seed)
-    options = run.config.estimator.to_dict()
-    scores = classify.get(options.pop("name"))(x, rows.labels, q, seed=run.config.seed, **options)
-    return Predictions(query.ids, scores, False)
+    return Predictions(query.ids, _estimator(run)(x, rows.labels, q, seed=run.config.seed), False)
+
+
+def _estimator(run: Run):
+    return estimators.get(**run.config.estimator.to_dict())
 
 
 def _features(run: Run, split: str):
