@@ -9,15 +9,17 @@ def common(task: str, method: str) -> ConfigDict:
     """What every method has: the task, the data, the seed and the decision."""
     c = ConfigDict()
     c.task = task  # subtask1 (membership) | subtask2 (attribution) | images (any labelled set)
-    c.method = method  # gradient | classical | ensemble: the file in fingerprint_jax/methods
+    c.method = method  # gradient | classical | ensemble | pseudo_label: the file in fingerprint_jax/methods
     c.data_dir = ""  # where `pack` wrote the data set
     c.seed = 0  # parameters, order of the data, augmentation
     c.data = ConfigDict()
     c.data.folds = 0  # cut the labelled target rows into this many folds (0: none) ...
     c.data.fold = -1  # ... and hold this one out as the split `heldout` (-1: none)
     c.data.valid = 0.0  # share of the remaining labelled target rows that becomes the split `valid`
+    c.data.sequester = 0.0  # share of what is left that becomes the split `sequestered`, which no training and no `best` sees
+    c.data.extra_labels = ""  # a CSV `split,id,label` of rows of other splits that join the labelled target rows in training
     c.data.max_damaged = 0  # damaged records of the data set to go on with, each replaced by its neighbour; one more is an error
-    c.data.split_seed = 0  # the draw of folds and valid; apart from `seed`, so that members see the same folds
+    c.data.split_seed = 0  # the draw of folds, valid and sequestered; apart from `seed`, so that members see the same folds
     c.decision = ConfigDict()
     c.decision.name = "argmax"  # a function of decisions.py
     c.decision.params = ConfigDict()  # its keyword arguments
@@ -75,18 +77,43 @@ def ensemble(member: ConfigDict) -> ConfigDict:
     return c
 
 
+def pseudo_label(member: ConfigDict) -> ConfigDict:
+    """Rounds of a run of any method, each with the pseudo-labels of the round before."""
+    c = common(member.task, "pseudo_label")
+    c.pseudo = ConfigDict()
+    c.pseudo.rounds = 2  # rounds after round 0, which has none; with data.sequester they stop where the accuracy on it falls
+    c.pseudo.source = "test_generated"  # the split whose images join
+    c.pseudo.least = 0.9  # an image joins whose highest score reaches this: its probability, or the share of votes of a vote
+    c.pseudo.cap = 0  # at most so many images a class, the highest scores first; 0: all
+    c.member = member  # the config of a round
+    return c
+
+
 def classical(member: ConfigDict) -> ConfigDict:
     """Features of another run's network, reduced and given to an estimator."""
-    c = common(member.task, "classical")
-    c.features = ConfigDict()
+    c = _estimated(member.task, "network")
     c.features.run = ""  # work directory of the run whose network is used; empty: a child trained from `member`
     c.features.output = "embedding"  # which of its outputs: embedding | logits
+    c.member = member
+    return c
+
+
+def residual(task: str) -> ConfigDict:
+    """Co-occurrences of the high-pass residual, reduced and given to an estimator; nothing is trained by gradients."""
+    c = _estimated(task, "residual")
+    c.features.steps = (2.0, 4.0, 8.0)  # of the quantisation, in grey levels
+    c.features.levels = 3  # residuals of more steps than this count as this many
+    return c
+
+
+def _estimated(task: str, features: str) -> ConfigDict:
+    c = common(task, "classical")
+    c.features = ConfigDict({"name": features})  # network | residual
     c.train_split = ""  # the labelled split the estimator learns from
     c.pca = 0  # principal components kept (0: no PCA)
     c.estimator = ConfigDict({"name": "linear_svm"})  # a function of fingerprint_jax/estimators and its options, where None ...
-    c.estimator.C = config_dict.placeholder(float)  # ... is its own default: linear_svm, the inverse of the regularisation
+    c.estimator.C = config_dict.placeholder(float)  # ... is its own default: the SVMs, the inverse of the regularisation
     c.estimator.clusters = config_dict.placeholder(int)  # kmeans, hierarchical: how many; 0 is one a class
-    c.member = member
     return c
 
 
@@ -104,9 +131,13 @@ def _smoke(c: ConfigDict) -> None:
         c.data.folds = min(c.data.folds, 2)
         c.ensemble.seeds = min(c.ensemble.seeds, 2)
         c.ensemble.admit = 0.0
+        for name in list(c.ensemble.variants)[3:]:
+            del c.ensemble.variants[name]
         for fields in c.ensemble.variants.values():
             if "backbone" in fields:
                 fields.backbone.name = backbones.tiny(fields.backbone.name)
+    if c.method == "pseudo_label":
+        c.pseudo.least = 0.0  # after four steps nothing is sure
     if "member" in c:
         _smoke(c.member)
     if c.method == "gradient":

@@ -7,19 +7,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods, train
-from fingerprint_jax.methods import classical, ensemble
+from fingerprint_jax.methods import classical, ensemble, pseudo_label
 from fingerprint_jax.run import Run
 
 
 def describe(run: Run) -> list[tuple[str, str]]:
-    """Rows `(what, figure)`; for an ensemble or a classical method those of a child, with the number of children."""
+    """Rows `(what, figure)`; for a method that trains children those of a child, with the number of children."""
     method = run.config.method
     if method == "ensemble":
         children = [member for _, member in ensemble.members(run)]
         which = "the first of them:" if run.config.ensemble.variants else "each:"
         return [("children", f"{len(children)}, {which}"), *describe(children[0])]
+    if method == "pseudo_label":
+        return [("rounds", f"{run.config.pseudo.rounds + 1}, each:"), *describe(pseudo_label.round_of(run, 0))]
     if method == "classical":
-        return [("encoder", str(classical.encoder(run).workdir)), *describe(classical.encoder(run))]
+        encoder = classical.encoder(run)
+        return [("encoder", str(encoder.workdir)), *describe(encoder)] if encoder else [("features", run.config.features.name)]
     methods.get(method)  # an unknown one is named
     return _gradient(run)
 

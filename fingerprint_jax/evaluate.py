@@ -8,6 +8,7 @@ python -m fingerprint_jax.evaluate --task=subtask1 --validate=run.csv --data_dir
 
 import inspect
 import json
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fingerprint_jax import cli, decisions, methods, metrics, preemption, report, significance, tables, watch
+from fingerprint_jax import Config, cli, decisions, methods, metrics, preemption, report, significance, tables, watch
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.run import VERSIONS, Predictions, Run, config_hash
@@ -63,7 +64,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
 
     Args:
         run: a run with a checkpoint, or an ensemble or classical run that is fitted.
-        split: `heldout`, `valid` or a packed split.
+        split: `heldout`, `valid`, `sequestered` or a packed split.
         submission: `{path, header, extension, style}`, or None.
 
     Returns:
@@ -79,6 +80,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
         "n": len(rows),
         "decision": run.config.decision.to_dict() | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
         "state": methods.get(run.config.method).state(run),
+        "transductive": transductive(run.config),
         "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
     }
     if (rows.labels >= 0).all():
@@ -95,7 +97,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
         "task": run.config.task,
         "config": run.config.to_dict(),
         "config_hash": config_hash(run.config),
-        "fingerprints": run.source.fingerprints,
+        "fingerprints": run.fingerprints,
         "versions": {name: version(name) for name in VERSIONS},
         "changes": run.provenance["changes"],
     }
@@ -104,6 +106,33 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
     if submission:
         tables.write_submission(ids=predictions.ids, labels=labels, **submission)
     return results
+
+
+def transductive(config: Config) -> list[str]:
+    """Why labels or scores of a run of this config may depend on images that it was asked about; empty where they do not."""
+    reasons, decision = [], config.decision
+    if decision.name == "top_fraction" or (decision.name == "mean_plus_std" and not decision.known):
+        reasons.append(f"the decision {decision.name} sees all images of the split at once")
+    for each in _stands_on(config):
+        if each.method == "pseudo_label":
+            reasons.append(f"pseudo-labels of {each.pseudo.source} were trained on")
+        if each.data.extra_labels:
+            reasons.append("images of data.extra_labels were trained on")
+        if each.method == "ensemble" and each.ensemble.combine == "rank":
+            reasons.append("ensemble.combine='rank' ranks the images of the split among each other")
+    return list(dict.fromkeys(reasons))
+
+
+def _stands_on(config: Config) -> Iterator[Config]:
+    """A config, and those of its children or of the finished runs that it uses."""
+    yield config
+    runs = config.ensemble.runs if config.method == "ensemble" else ()
+    if config.method == "classical" and "member" in config and config.features.run:
+        runs = (config.features.run,)
+    if not runs and "member" in config:
+        yield from _stands_on(config.member)
+    for path in runs:
+        yield from _stands_on(Run.load(path).config)
 
 
 def score(run: Run, rows: Rows, predictions: Predictions) -> dict:
@@ -153,8 +182,8 @@ def validate(submission: str, task: str, data_dir: str, split: str) -> np.ndarra
     return np.bincount(labels, minlength=CLASSES[task])
 
 
-def table(title: str, report: dict, decision: dict | None = None) -> Table:
-    """The figures of a report for the terminal, intervals beside them."""
+def table(title: str, report: dict, decision: dict | None = None, reasons: Sequence[str] = ()) -> Table:
+    """The figures of a report for the terminal, intervals beside them; `reasons` are those of `transductive`."""
     out = Table(title=title, title_justify="left")
     for column in ("figure", "value", "95% interval"):
         out.add_column(column, justify="left" if column == "figure" else "right")
@@ -190,6 +219,7 @@ def table(title: str, report: dict, decision: dict | None = None) -> Table:
                 lines.append(f"p: {found['split_groups']} groups hold both labels and were permuted as two")
     if decision:
         lines.append(f"decision: {decision['name']}" + (", uses the class balance" if decision["uses_class_balance"] else ""))
+    lines += [f"transductive: {reason}" for reason in reasons]
     out.caption = "\n".join(lines)
     out.caption_justify = "left"
     return out
@@ -198,7 +228,7 @@ def table(title: str, report: dict, decision: dict | None = None) -> Table:
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     flags.DEFINE_string("workdir", None, "The run to score.", flag_values=values)
-    flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split, for example test_real.", flag_values=values)
+    flags.DEFINE_string("split", "heldout", "heldout, valid, sequestered or a packed split.", flag_values=values)
     flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
     flags.DEFINE_float(
         "watch", 0, "Follow a training that runs; give up after this many seconds without a new checkpoint.", flag_values=values
@@ -268,9 +298,11 @@ def main(values: flags.FlagValues) -> None:
     else:
         raise ValueError("give --workdir, or --validate, or all of --task, --predictions, --truth and --output")
     if "metrics" in results:
-        console.print(table(title, results["metrics"], results.get("decision")))
+        console.print(table(title, results["metrics"], results.get("decision"), results.get("transductive", ())))
     else:
         console.print(f"{title}: labels unknown, nothing to score")
+        for reason in results["transductive"]:
+            console.print(f"transductive: {reason}", soft_wrap=True)
     console.print(f"results: {place}", soft_wrap=True)
     if values.report:
         console.print(f"report: {write_report(run, values)}", soft_wrap=True)

@@ -74,9 +74,11 @@ class Run:
         it, before it is written.
 
         Raises ValueError where another process holds the run, or where config or data differ from those it was started with
-        in more than `data_dir` and the fields of `allow_change`; names the fields and both values.
+        in more than where the data lie and the fields of `allow_change`; names the fields and both values.
         """
-        fingerprints = self.source.fingerprints  # a wrong data_dir leaves no workdir behind
+        if self.config.data.extra_labels:
+            _ = self.extra  # wrong ones, and a wrong data_dir, leave no workdir behind
+        fingerprints = self.fingerprints
         self.workdir.mkdir(parents=True, exist_ok=True)
         with (self.workdir / "lock").open("a+") as file:
             try:
@@ -150,22 +152,30 @@ class Run:
 
     @property
     def target(self) -> str:
-        """The packed split that held-out and validation rows come from."""
+        """The packed split that held-out, validation and sequestered rows come from."""
         return TARGET[self.config.task]
 
-    def rows(self, split: str) -> Rows:
-        """What this run sees of a split: a packed split, `heldout`, `valid`, or any of them as `split:label`.
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digest of the content of every split, and of the file `data.extra_labels` where there is one."""
+        path = self.config.data.extra_labels
+        return self.source.fingerprints | ({"extra_labels": hashlib.sha256(Path(path).read_bytes()).hexdigest()} if path else {})
 
-        Of the target split a run sees what is neither held out nor validation.
+    def rows(self, split: str) -> Rows:
+        """What this run sees of a split: a packed split, `heldout`, `valid`, `sequestered`, or any of them as `split:label`.
+
+        Of the target split a run sees what is none of the three.
         """
         split, _, label = split.partition(":")
-        if split in (self.target, "valid", "heldout"):
+        if split in (self.target, "valid", "heldout", "sequestered"):
             rows = self.source.rows(self.target)
-            rows = rows.take(self.parts == {"valid": 1, "heldout": 2}.get(split, 0))
+            rows = rows.take(self.parts == {"valid": 1, "heldout": 2, "sequestered": 3}.get(split, 0))
             if not len(rows) and split == "valid":
                 raise ValueError("split valid is empty: set data.valid to a share of the labelled rows")
             if not len(rows) and split == "heldout":
                 raise ValueError("split heldout is empty: set data.folds, and data.fold or method=ensemble")
+            if not len(rows) and split == "sequestered":
+                raise ValueError("split sequestered is empty: set data.sequester to a share of the labelled rows")
         else:
             rows = self.source.rows(split)
         found, allowed = len(self.source.damaged), self.config.data.max_damaged
@@ -176,9 +186,39 @@ class Run:
             )
         return rows.take(rows.labels == int(label)) if label else rows
 
+    def training_rows(self, split: str) -> Rows:
+        """`rows`, joined in the target split by those of `data.extra_labels`; in the order of their record numbers."""
+        rows = self.rows(split)
+        split, _, label = split.partition(":")
+        if split != self.target or not self.config.data.extra_labels:
+            return rows
+        extra = self.extra.take(self.extra.labels == int(label)) if label else self.extra
+        rows = Rows.concatenate([rows, extra])
+        return rows.take(np.argsort(rows.index))
+
+    @functools.cached_property
+    def extra(self) -> Rows:
+        """The rows of the file `data.extra_labels`, with its labels.
+
+        Raises ValueError for a file that `tables.read_extra_labels` refuses, for a split or an id that is not in the data set, and
+        for a row of the target split, whose rows are trained on with their own labels or not at all.
+        """
+        path, parts = self.config.data.extra_labels, []
+        for split, labels in tables.read_extra_labels(path, self.source.num_classes).items():
+            others = [name for name in self.source.splits if name != self.target]
+            if split not in others:
+                why = f": heldout, valid and sequestered are rows of {split}" if split == self.target else ""
+                raise ValueError(f"data.extra_labels={path!r} has rows of {split!r}, use {', '.join(others)}{why}")
+            rows = self.rows(split)
+            if unknown := sorted(labels.keys() - set(rows.ids.tolist())):
+                raise ValueError(f"data.extra_labels={path!r}: {len(unknown)} ids are not in {split} (first: {unknown[:3]})")
+            rows = rows.take(np.isin(rows.ids, list(labels)))
+            parts.append(dataclasses.replace(rows, labels=np.array([labels[name] for name in rows.ids.tolist()])))
+        return Rows.concatenate(parts)
+
     @functools.cached_property
     def parts(self) -> np.ndarray:
-        """0 training, 1 validation, 2 held out, for every row of the target split."""
+        """0 training, 1 validation, 2 held out, 3 sequestered, for every row of the target split."""
         rows, data = self.source.rows(self.target), self.config.data
         part = np.zeros(len(rows), np.int8)
         if data.folds:
@@ -188,11 +228,12 @@ class Run:
                 part[fold_of(rows, data.folds, data.split_seed) == data.fold] = 2
             elif self.config.method == "ensemble":  # each row is held out from one child
                 part[:] = 2
-        if data.valid:
+        # One after the other from what is left, so that a share of the second moves nothing in the first.
+        for draw, (number, share) in enumerate(((1, data.valid), (3, data.sequester)), 1):
             left = np.flatnonzero(part == 0)
-            if len(left):
-                folds = max(2, round(1 / data.valid))
-                part[left[fold_of(rows.take(left), folds, data.split_seed + 1) == 0]] = 1
+            if share and len(left):
+                folds = max(2, round(1 / share))
+                part[left[fold_of(rows.take(left), folds, data.split_seed + draw) == 0]] = number
         return part
 
     def folds(self, rows: Rows) -> np.ndarray:
@@ -205,7 +246,7 @@ class Run:
         """A run at `workdir/children/name` from a member's config: on the data of this one, with its folds, holding out `fold`."""
         config = ConfigDict(config.to_dict())
         config.data_dir, config.seed = self.config.data_dir, seed
-        for field in ("folds", "valid", "split_seed", "max_damaged"):
+        for field in ("folds", "valid", "sequester", "split_seed", "max_damaged", "extra_labels"):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
@@ -216,7 +257,7 @@ class Run:
         meta = {
             "state": methods.get(self.config.method).state(self),
             "config": config_hash(self.config),
-            "fingerprints": self.source.fingerprints,
+            "fingerprints": self.fingerprints,
         }
         path = self.workdir / "predictions" / f"{split.replace(':', '-')}.csv"
         if damaged := self.source.damaged_ids(self.rows(split)):
@@ -266,8 +307,9 @@ def flat_config(config: Config, prefix: str = "") -> dict:
 
 
 def identity(config: Config) -> dict:
-    """The flat config without `data_dir`, which may move."""
-    return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] != "data_dir"}
+    """The flat config without the paths `data_dir` and `data.extra_labels`, which may move: their content has fingerprints."""
+    moving = ("data_dir", "extra_labels")
+    return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] not in moving}
 
 
 def config_hash(config: Config) -> str:

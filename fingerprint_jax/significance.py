@@ -103,7 +103,7 @@ def unavailable(run: Run, rows: Rows) -> str | None:
     for source, what, seen in _label_sources(run):
         known = source.provenance
         changed = [change["field"] for change in known["changes"] if change["field"].partition(".")[0] == "data"]
-        if known["fingerprints"] != source.source.fingerprints:
+        if known["fingerprints"] != source.fingerprints:
             changed = ["the content of the data"]
         if changed:
             return f"{', '.join(changed)} changed after {source.workdir} was started: what it learned from is not known"
@@ -129,7 +129,7 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Rows]]:
         yield run, "chose its checkpoint by", run.rows(name.removeprefix("watch-").replace("-", ":"))
     if config.method == "gradient":
         for stream in config.data.streams:
-            yield run, "was trained on", run.rows(f"train_{stream}")
+            yield run, "was trained on", run.training_rows(f"train_{stream}")
         for splits in config.gallery.values():
             for split in splits:
                 if split.partition(":")[0] in run.source.splits:
@@ -137,8 +137,9 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Rows]]:
         if config.best:
             yield run, "chose its checkpoint by", run.rows("valid")
     elif config.method == "classical":
-        yield run, "fitted its estimator to", run.rows(config.train_split)
-        yield from _label_sources(methods.get("classical").encoder(run))
+        yield run, "fitted its estimator to", run.training_rows(config.train_split)
+        if encoder := methods.get("classical").encoder(run):
+            yield from _label_sources(encoder)
     elif config.method == "ensemble":
         if config.ensemble.admit:
             yield run, "admitted its members by", run.rows("valid")

@@ -4,13 +4,19 @@ import contextlib
 import csv
 import hashlib
 import json
+import logging
 import os
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+log = logging.getLogger(__name__)
+
+EXTRA_LABELS = ["split", "id", "label"]  # the header of such a file
 
 _EXTENSION = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
 _LABEL = re.compile(r"(?:gen_)?t([1-9][0-9]{0,8})|([0-9]{1,9})")
@@ -54,13 +60,7 @@ def read_labels(path: str | Path, classes: int) -> tuple[np.ndarray, np.ndarray]
     empty or repeated id, a file without labels or one that is not UTF-8 CSV.
     """
     labels: dict[str, int] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
-    for position, (line, row) in enumerate(lines):
+    for position, (line, row) in enumerate(_read_lines(path)):
         if len(row) != 2:
             raise ValueError(f"{path}, line {line}: {len(row)} columns, expected id,label")
         label = parse_label(row[1], classes)
@@ -68,9 +68,7 @@ def read_labels(path: str | Path, classes: int) -> tuple[np.ndarray, np.ndarray]
             # A word is a header; a number out of range or nothing at all is a mistake, on the first line too.
             if position == 0 and row[1].strip() and not re.search(r"\d", row[1]):
                 continue
-            raise ValueError(
-                f"{path}, line {line}: label {row[1]!r} is none of 0..{classes - 1}, t1..t{classes}, gen_t1..gen_t{classes}"
-            )
+            raise _no_label(path, line, row[1], classes)
         name = _EXTENSION.sub("", row[0].strip())
         if not name:
             raise ValueError(f"{path}, line {line}: the id is empty")
@@ -82,6 +80,55 @@ def read_labels(path: str | Path, classes: int) -> tuple[np.ndarray, np.ndarray]
     if not labels:
         raise ValueError(f"{path}: no labels in it, expected lines of id,label")
     return np.array(list(labels), dtype=str), np.array(list(labels.values()), dtype=np.int64)
+
+
+def _read_lines(path: str | Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of the lines of a CSV that are not empty."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            return [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def _no_label(path: str | Path, line: int, text: str, classes: int) -> ValueError:
+    expected = f"0..{classes - 1}, t1..t{classes}, gen_t1..gen_t{classes}"
+    return ValueError(f"{path}, line {line}: label {text!r} is none of {expected}")
+
+
+def read_extra_labels(path: str | Path, classes: int) -> dict[str, dict[str, int]]:
+    """A CSV with the header `split,id,label` -> {split: {id: label in 0..classes-1}}; labels are written as in `read_labels`.
+
+    Raises ValueError with file, line and value for another header, a wrong number of columns, a label outside the set, a
+    repeated row, a file without labels or one that is not UTF-8 CSV.
+    """
+    labels: dict[str, dict[str, int]] = {}
+    for position, (line, row) in enumerate(_read_lines(path)):
+        if position == 0:
+            if row != EXTRA_LABELS:
+                raise ValueError(f"{path}: the header is {','.join(row)[:80]!r}, expected {','.join(EXTRA_LABELS)}")
+            continue
+        if len(row) != len(EXTRA_LABELS):
+            raise ValueError(f"{path}, line {line}: {len(row)} columns, expected {','.join(EXTRA_LABELS)}")
+        split, name, text = row
+        label = parse_label(text, classes)
+        if label is None:
+            raise _no_label(path, line, text, classes)
+        if name in labels.setdefault(split, {}):
+            raise ValueError(f"{path}, line {line}: id {name!r} of split {split!r} is repeated, each must occur once")
+        labels[split][name] = label
+    if not labels:
+        raise ValueError(f"{path}: no labels in it, expected lines of {','.join(EXTRA_LABELS)}")
+    return labels
+
+
+def write_extra_labels(path: str | Path, split: str, ids: np.ndarray, labels: np.ndarray) -> None:
+    """Writes labels [N] of rows of one split by their ids [N], whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(EXTRA_LABELS)
+        writer.writerows([split, name, label] for name, label in zip(ids.tolist(), labels.tolist(), strict=True))
 
 
 def align(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -166,3 +213,21 @@ def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OSError, csv.Error) as error:
         raise ValueError(f"{path}: not a table of predictions ({error})") from None
     return ids, scores, meta
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an npz file; None where it is missing or damaged, then they are to be computed again."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:  # a zip file checks its content
+        log.warning("%s is damaged (%s); it is computed again", path, error)
+        return None
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an npz file, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]

@@ -176,18 +176,20 @@ def model_of(run: Run) -> Model:
     return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape)
 
 
-@functools.lru_cache(maxsize=8)
+# The members of an ensemble are predicted in turns: where they are of more architectures than this, each would be compiled anew
+# in every turn.
+@functools.lru_cache(maxsize=32)
 def _model(config: str, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
     # Built from the text, so that nothing else of a config can enter the compiled step unseen.
     return Model(ConfigDict(json.loads(config)), num_classes, image_shape)
 
 
 def sampler_of(run: Run) -> Sampler:
-    """The batches of a run: stream `x` reads what the run sees of the split `train_x`, or of `x` where there is none."""
+    """The batches of a run: stream `x` reads the training rows of the split `train_x`, or of `x` where there is none."""
     streams = {}
     for name in run.config.data.streams:
         split = f"train_{name}" if f"train_{name}" in run.source.splits else name
-        streams[name] = run.rows(split)
+        streams[name] = run.training_rows(split)
     sizes = run.config.data.streams.to_dict()
     return Sampler(streams, sizes, run.config.seed, run.config.data.balanced)
 
@@ -197,6 +199,7 @@ def inputs(run: Run, start: int) -> tuple[Sampler, dict, Iterator]:
     c, mesh, sampler = run.config, model_of(run).mesh, sampler_of(run)
     cache = {}
     if c.data.cache == "device":
+        # Rows of two splits, see `Run.extra`: what lies between them is on the device too, and never asked for.
         spans = {name: (int(rows.index.min()), int(rows.index.max()) + 1) for name, rows in sampler.rows.items()}
         cache = loader.device_cache(run.source, spans, sharding.replicated(mesh))
     batches = loader.host_batches(

@@ -148,16 +148,22 @@ class Comparison:
         return self.folder(data, row) / (f"seed{seed}" if rate is None else f"lr{rate:g}-seed{seed}")
 
     def calibration(self, data: str, row: Row) -> dict:
-        """{network, parameters, processor_s}: name and size of a row's network, and what a step of it takes; measured once."""
+        """{network, parameters, processor_s}: name and size of a row's network, and what a step of it takes; measured once.
+
+        A row without a network has the name of its features, and None for the rest.
+        """
         path = self.folder(data, row) / "calibration.json"
         if not path.exists():
             config: Config = ConfigDict(self.configs[row.name].to_dict())
             config.data_dir = self.data_dir(data)
             run = Run(config, path.parent).child("calibration", network(config), seed=0, fold=config.data.fold)
-            run.config.num_steps = 10**6  # as many as it may want
-            parameters = sum(x.size for x in train.model_of(run).abstract["params"].values())
-            spent = processor_seconds(run) if row.networks else None
-            found = {"network": run.config.backbone.name, "parameters": parameters, "processor_s": spent}
+            if run.config.method == "gradient":
+                run.config.num_steps = 10**6  # as many as it may want
+                parameters = sum(x.size for x in train.model_of(run).abstract["params"].values())
+                spent = processor_seconds(run) if row.networks else None
+                found = {"network": run.config.backbone.name, "parameters": parameters, "processor_s": spent}
+            else:
+                found = {"network": run.config.features.name, "parameters": None, "processor_s": None}
             tables.write_text(path, json.dumps(found))
         return read(path)
 

@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from configs import base
 from fingerprint_jax import evaluate, methods, pack
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
+from fingerprint_jax.report import words
 from fingerprint_jax.run import Run
 from tests import published
 from tests.conftest import ROOT, fit, load_config
@@ -195,6 +198,47 @@ def test_the_balanced_rule_is_marked(membership, capsys):
     assert results["decision"]["uses_class_balance"]
     evaluate.Console().print(evaluate.table("", results["metrics"], results["decision"]))
     assert "decision: top_fraction, uses the class balance" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_looks_at_the_images_asked_about_says_so(quickstart, membership, capsys, tmp_path):
+    assert evaluate.evaluate(quickstart, "heldout")["transductive"] == []
+    run = Run.load(membership[1].workdir)
+    run.config.decision.name, run.config.decision.known = "mean_plus_std", ""
+    run.config.decision.params = ConfigDict({"k": 1.0})
+    results = evaluate.evaluate(run, "heldout")
+    assert results["transductive"] == ["the decision mean_plus_std sees all images of the split at once"]
+    evaluate.Console().print(evaluate.table("", results["metrics"], results["decision"], results["transductive"]))
+    assert "transductive: the decision mean_plus_std sees" in " ".join(capsys.readouterr().out.split())
+    document = json.loads((run.workdir / "results.json").read_text())
+    notes = words.care(results, document, run.target, document["fingerprints"])
+    assert any(note.startswith("Transductive: the decision mean_plus_std sees all images") for note in notes)
+    run.config.decision.known = "valid"
+    assert evaluate.transductive(run.config) == []
+    # Also where it is a member, or a finished run, that looks; but the decision of a member plays no part.
+    ranks = base.ensemble(run.config.member)
+    ranks.ensemble.combine = "rank"
+    assert evaluate.transductive(base.ensemble(ranks)) == evaluate.transductive(ranks) != []
+    pseudo = base.pseudo_label(quickstart.config)
+    pseudo.data_dir = quickstart.config.data_dir
+    with Run(pseudo, tmp_path / "pseudo").fitting():
+        pass
+    combined = base.ensemble(quickstart.config)
+    combined.ensemble.runs = (str(tmp_path / "pseudo"), str(tmp_path / "pseudo"))
+    features = base.classical(quickstart.config)
+    features.features.run = str(tmp_path / "pseudo")
+    for config in (pseudo, combined, features):
+        assert evaluate.transductive(config) == ["pseudo-labels of test_generated were trained on"]
+    ranks.decision.name, ranks.ensemble.combine = "top_fraction", "mean"
+    assert evaluate.transductive(base.ensemble(ranks)) == []
+    ranks.data.extra_labels = "extra.csv"
+    assert len(evaluate.transductive(ranks)) == 2
+
+
+def test_unknown_labels_have_no_figure_but_say_what_was_looked_at(quickstart, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "transductive", lambda config: ["it looks"])
+    run_binary(evaluate, f"--workdir={quickstart.workdir}", "--split=test_generated")
+    printed = capsys.readouterr().out
+    assert "nothing to score" in printed and "transductive: it looks" in printed
 
 
 def test_results_of_another_schema_are_not_mixed_in(quickstart):

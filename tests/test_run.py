@@ -10,7 +10,7 @@ import pytest
 from fingerprint_jax import methods
 from fingerprint_jax.data import builder
 from fingerprint_jax.run import Run
-from tests.conftest import CONFIGS, load_config
+from tests.conftest import CONFIGS, load_config, network
 
 
 def _config(data_dir, **data):
@@ -53,10 +53,102 @@ def test_a_split_that_is_not_there_says_what_would_be(split, message, data_dir, 
 def test_a_config_survives_its_file(path, data_dir, tmp_path):
     config = load_config(path, "")
     config.data_dir = data_dir
-    (config if config.method == "gradient" else config.member).optimizer.rates = (("^backbone/", 0.5),)
+    network(config).optimizer.rates = (("^backbone/", 0.5),)
     for _ in range(2):
         with Run(config, tmp_path).fitting():
             assert Run.load(tmp_path).config.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("task", ["subtask1", "subtask2"])
+def test_what_is_sequestered_is_a_part_of_its_own_and_moves_no_other(task, data_dir, tmp_path):
+    def views(sequester):
+        config = network(load_config(f"configs/{task}/aimm_siamese.py"))
+        config.data_dir, config.data.sequester = data_dir, sequester
+        config.data.folds, config.data.fold, config.data.valid = 5, 1, 0.25
+        return Run(config, tmp_path)
+
+    run, plain = views(0.25), views(0.0)
+    parts = {name: run.rows(name) for name in (run.target, "valid", "heldout", "sequestered")}
+    assert sum(map(len, parts.values())) == len(run.source.rows(run.target))
+    for name in ("valid", "heldout"):
+        np.testing.assert_array_equal(parts[name].index, plain.rows(name).index)
+    left = parts[run.target], parts["sequestered"]
+    np.testing.assert_array_equal(np.sort(np.concatenate([rows.index for rows in left])), plain.rows(run.target).index)
+    groups = [set(rows.groups) for rows in parts.values()]
+    assert not any(a & b for i, a in enumerate(groups) for b in groups[:i])
+    labels, counts = np.unique(parts["sequestered"].labels, return_counts=True)
+    assert len(labels) == run.source.num_classes and np.ptp(counts) <= (4 if task == "subtask1" else 1)
+    assert abs(len(parts["sequestered"]) - len(plain.rows(run.target)) / 4) <= 2
+    child = run.child("x", plain.config, seed=3, fold=1)
+    np.testing.assert_array_equal(child.rows("sequestered").index, parts["sequestered"].index)
+
+
+def _extra(path, *lines):
+    path.write_text("\n".join(["split,id,label", *lines]) + "\n")
+    return str(path)
+
+
+def test_extra_labels_join_the_training_alone(data_dir, tmp_path):
+    plain = Run(_config(data_dir), tmp_path)
+    unknown, real = plain.rows("test_generated"), plain.rows("train_real")
+    lines = [f"test_generated,{unknown.ids[7]},t5", f"train_real,{real.ids[3]},0", f"test_generated,{unknown.ids[2]},1"]
+    run = Run(_config(data_dir, extra_labels=_extra(tmp_path / "extra.csv", *lines)), tmp_path)
+    rows, before = run.training_rows("train_generated"), plain.rows("train_generated")
+    assert rows.ids.tolist() == [unknown.ids[2], unknown.ids[7], *before.ids, real.ids[3]]
+    assert rows.labels.tolist() == [1, 4, *before.labels, 0]
+    assert (np.diff(rows.index) > 0).all()
+    assert run.training_rows("train_generated:4").ids.tolist() == [unknown.ids[7], *before.ids[before.labels == 4]]
+    for split in ("train_generated", "train_real", "test_generated", "valid", "heldout"):
+        np.testing.assert_array_equal(run.rows(split).ids, plain.rows(split).ids)
+        np.testing.assert_array_equal(run.rows(split).labels, plain.rows(split).labels)
+    np.testing.assert_array_equal(run.training_rows("train_real").labels, real.labels)
+    child = run.child("x", plain.config, seed=0, fold=0)
+    np.testing.assert_array_equal(child.training_rows("train_generated").index, rows.index)
+
+
+@pytest.mark.parametrize("part", ["train_generated", "valid", "heldout", "sequestered"])
+def test_extra_labels_of_the_labelled_images_are_refused(part, data_dir, tmp_path):
+    config = _config(data_dir, sequester=0.2)
+    name = Run(config, tmp_path).rows(part).ids[0]
+    config.data.extra_labels = _extra(tmp_path / "extra.csv", f"train_generated,{name},0")
+    with pytest.raises(ValueError, match="has rows of 'train_generated', use test_generated, train_real: heldout, valid and"):
+        _start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["test_real,0,0"], r"extra.csv' has rows of 'test_real', use test_generated, train_real$"),
+        (["test_generated,../x,0"], r"extra.csv': 1 ids are not in test_generated \(first: \['../x'\]\)"),
+        (["test_generated,ID,5"], r"extra.csv, line 2: label '5' is none of 0..4"),
+        (["test_generated,ID,0", "test_generated,ID,0"], "line 3: id .* of split 'test_generated' is repeated"),
+        ([], "no labels in it"),
+    ],
+)
+def test_extra_labels_that_are_wrong_are_one_line(lines, message, data_dir, tmp_path):
+    name = Run(_config(data_dir), tmp_path).rows("test_generated").ids[0]
+    path = _extra(tmp_path / "extra.csv", *(line.replace("ID", name) for line in lines))
+    with pytest.raises(ValueError, match=message):
+        methods.get("gradient").fit(Run(_config(data_dir, extra_labels=path), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_extra_labels_are_refused_and_a_file_that_moved_is_not(data_dir, tmp_path):
+    ids = Run(_config(data_dir), tmp_path).rows("test_generated").ids
+    config = _config(data_dir, extra_labels=_extra(tmp_path / "a.csv", f"test_generated,{ids[0]},0"))
+    before = _start(config, tmp_path / "run")["fingerprints"]
+    assert before.keys() - Run(config, tmp_path).source.fingerprints.keys() == {"extra_labels"}
+    shutil.move(tmp_path / "a.csv", tmp_path / "b.csv")
+    config.data.extra_labels = str(tmp_path / "b.csv")
+    assert _start(config, tmp_path / "run")["changes"] == []
+    _extra(tmp_path / "b.csv", f"test_generated,{ids[0]},1")
+    was = before["extra_labels"][:12]
+    with pytest.raises(ValueError, match=f"is extra_labels .{{12}}, the run was started with extra_labels {was} "):
+        _start(config, tmp_path / "run")
+    config.data.extra_labels = ""
+    with pytest.raises(ValueError, match="the content of the data is extra_labels missing, "):
+        _start(config, tmp_path / "run")
 
 
 def _start(config, workdir, **options):

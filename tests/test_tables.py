@@ -73,6 +73,36 @@ def test_read_labels_of_what_is_no_text_file(tmp_path):
         tables.read_labels(path, 2)
 
 
+def test_extra_labels_and_their_way_back(tmp_path):
+    path = tmp_path / "made" / "extra.csv"
+    tables.write_extra_labels(path, "test_generated", np.array(["a,b", "c"]), np.array([4, 0]))
+    assert path.read_text() == 'split,id,label\ntest_generated,"a,b",4\ntest_generated,c,0\n'
+    assert tables.read_extra_labels(path, 5) == {"test_generated": {"a,b": 4, "c": 0}}
+    path.write_text("\ufeffsplit,id,label\r\ns,a,t1\r\n\r\nr,a,gen_t2\r\n")
+    assert tables.read_extra_labels(path, 5) == {"s": {"a": 0}, "r": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no labels in it, expected lines of split,id,label"),
+        ("split,id,label\n", "no labels in it"),
+        ("s,a,0\n", "the header is 's,a,0', expected split,id,label"),
+        ("id,split,label\na,s,0\n", "the header is 'id,split,label'"),
+        ("split,id,label\n\ns,a\n", "line 3: 2 columns, expected split,id,label"),
+        ("split,id,label\ns,a,2\n", r"line 2: label '2' is none of 0\.\.1"),
+        ("split,id,label\ns,a,-1\n", "line 2: label '-1'"),
+        ("split,id,label\ns,a,0\nr,a,0\ns,a,0\n", "line 4: id 'a' of split 's' is repeated"),
+        ("split,id,label\ns," + "a" * 200_000 + ",0\n", "cannot be read as CSV"),
+    ],
+)
+def test_extra_labels_name_file_line_and_value(text, message, tmp_path):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as error:
+        tables.read_extra_labels(path, 2)
+    assert str(path) in str(error.value)
+
+
 def test_align_gives_positions():
     ids, others = np.array(["b", "c", "a"]), np.array(["a", "b", "c"])
     assert tables.align(ids, others).tolist() == [1, 2, 0]

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from fingerprint_jax import checkpoint, methods, train
+from fingerprint_jax import checkpoint, methods, tables, train
 from fingerprint_jax.data import loader
 from fingerprint_jax.run import Run
 from tests.backbones import test_pretrained
@@ -79,6 +79,24 @@ def test_an_interrupted_training_ends_byte_identical(cache, data_dir, tmp_path, 
         for r in (whole, halves)
     ]
     assert metrics[0] == metrics[1]
+
+
+def test_images_of_two_splits_train_alike_from_the_disk_and_from_the_device(data_dir, tmp_path):
+    states = []
+    for cache in ("none", "device"):
+        config = load_config("configs/quickstart.py")
+        config.data_dir, config.data.cache = data_dir, cache
+        ids = Run(config, tmp_path).rows("test_generated").ids
+        tables.write_extra_labels(tmp_path / "extra.csv", "test_generated", ids[3:9], np.arange(6) % 5)
+        config.data.extra_labels = str(tmp_path / "extra.csv")
+        run = Run(config, tmp_path / cache)
+        methods.get("gradient").fit(run)
+        states.append(_state(run))
+        # Rows are looked up by their record numbers, which must be in order.
+        rows = train.sampler_of(run).rows["generated"]
+        assert len(rows) == 6 + len(run.rows("train_generated"))
+        np.testing.assert_array_equal(train._ids(rows, rows.index[::-1]), rows.ids[::-1])
+    _same(*states)
 
 
 def test_processes_read_the_blocks_of_one_global_batch_after_any_restart(data_dir, tmp_path):

@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import json
-import logging
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +12,6 @@ import numpy as np
 from fingerprint_jax import checkpoint, metrics, sharding, tables, train
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.run import Predictions, Run, config_hash
-
-log = logging.getLogger(__name__)
 
 
 def fit(run: Run) -> None:
@@ -82,16 +78,11 @@ def outputs(run: Run, rows: Rows, cache: Path | None = None, restored: train.Sta
         for key in ([config_hash(run.config), str(run.workdir), state(run)], [run.source.fingerprints, rows.index.tolist()])
     )
     path = folder / f"{network}-{content}.npz"
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:  # a zip file checks its content
-            log.warning("%s is damaged (%s); it is computed again", path, error)
+    if (known := tables.read_arrays(path)) is not None:
+        return known
     found = encode(run, restored or restore(run), rows)
     if not run.source.damaged:  # what stands in for a damaged record may be there again tomorrow
-        with tables.replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **found)  # pyright: ignore[reportArgumentType]
+        tables.write_arrays(path, found)
         for other in folder.glob("*.npz"):
             if not other.name.startswith(network):
                 other.unlink(missing_ok=True)

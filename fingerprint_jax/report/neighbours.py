@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fingerprint_jax.data.source import Rows, Source
-from fingerprint_jax.methods import classical, ensemble, gradient
+from fingerprint_jax.methods import classical, ensemble, gradient, pseudo_label
 from fingerprint_jax.run import Predictions, Run
 
 SIDE = 256  # pictures are at most this large, which bounds the size of the page
@@ -84,11 +84,16 @@ def _closest(query, gallery):
     return distance.argmin(axis=1), distance.min(axis=1)
 
 
-def network(run: Run) -> Run:
-    """The run whose network compares images: a gradient run itself, the first member, the encoder of a classical run."""
+def network(run: Run) -> Run | None:
+    """The run whose network compares images: a gradient run itself, the first member, the chosen round, the encoder, or none."""
     if run.config.method == "ensemble":
         return network(ensemble.members(run)[0][1])
-    return network(classical.encoder(run)) if run.config.method == "classical" else run
+    if run.config.method == "pseudo_label":
+        return network(pseudo_label.chosen(run))
+    if run.config.method == "classical":
+        encoder = classical.encoder(run)
+        return network(encoder) if encoder else None
+    return run
 
 
 def look_alikes(
@@ -104,9 +109,11 @@ def look_alikes(
     if run.config.task == "images":
         return "No pictures: the task images has no synthetic side."
     base = split.partition(":")[0]
-    if base not in ("heldout", "valid", run.target, TEST.get(run.config.task)):
+    if base not in ("heldout", "valid", "sequestered", run.target, TEST.get(run.config.task)):
         return f"No pictures: {split} of {run.config.task} does not hold the images that the task asks about."
     encoder = network(run)
+    if encoder is None:
+        return "No pictures: this system has no network that compares images."
     # Rows that the network of a fold has trained on would look nearer than they are.
     shown = np.flatnonzero(np.isin(rows.index, encoder.rows(split).index))
     if not len(shown):
@@ -115,7 +122,7 @@ def look_alikes(
     embed, space = _embedder(encoder, split)
     if len(shown) < len(predictions.ids):
         space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
-    if base == run.target and run.provenance["fingerprints"] == run.source.fingerprints:
+    if base == run.target and run.provenance["fingerprints"] == run.fingerprints:
         space += " The network has trained on images of this split: their distances are too small."
     compare = _membership if run.config.task == "subtask1" else _attribution
     return compare(run, rows, scores, decided, classes, embed, space)

@@ -89,10 +89,12 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
         notes.append(f"The split {base} holds images that the run was trained on: its figures are too good.")
     if base == "valid":
         notes.append("The split valid may have chosen the checkpoint: its figures are too good. Quote heldout.")
+    if base == "sequestered":
+        notes.append("The split sequestered may have chosen the round of pseudo-labels: its figures are too good. Quote heldout.")
     if ":" in results["split"]:
         notes.append(f"{results['split']} is the part of {base} with one label: nothing here compares it with the rest.")
-    if decision["name"] == "top_fraction" or (decision["name"] == "mean_plus_std" and not decision["known"]):
-        notes.append(f"The decision {decision['name']} sees all images of the split at once: a label depends on the others.")
+    for reason in results["transductive"]:
+        notes.append(f"Transductive: {reason}. Such a result needs the images that are asked about beforehand.")
     if decision["name"] == "top_fraction":
         notes.append(
             f"It is told that a share of {decision['params']['fraction']} is to be called used, which nobody knows in earnest."

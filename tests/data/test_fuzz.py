@@ -283,6 +283,8 @@ def test_tables_are_read_or_refused_with_a_reason(data):
             ids, labels = found
             assert 0 < len(ids) == len(labels) == len(set(ids.tolist())) and "" not in ids
             assert set(labels.tolist()) <= set(range(5))
+        extra = or_reason(tables.read_extra_labels, path, 5)
+        assert extra is None or all(rows and set(rows.values()) <= set(range(5)) for rows in extra.values())
 
 
 @fuzz(100)

@@ -6,7 +6,7 @@ from sklearn.svm import LinearSVC
 
 from fingerprint_jax import estimators
 
-NAMES = ("linear_svm", "kmeans", "hierarchical", "cosine")
+NAMES = ("linear_svm", "rbf_svm", "kmeans", "hierarchical", "cosine")
 
 
 def clouds(classes, seed=0, spread=0.1, count=20):
@@ -56,3 +56,14 @@ def test_unknown_names_and_options_are_named_with_those_that_are_known():
 
 def test_options_that_are_none_are_left_to_the_estimator():
     assert estimators.get("linear_svm", C=None, clusters=None).keywords == {}
+
+
+def test_the_gaussian_kernel_parts_what_no_line_does():
+    x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    y = (x[:, 0] * x[:, 1] > 0).astype(int)
+    inside = np.abs(x).min(axis=1) > 0.2  # away from the axes, where the classes meet
+    scores = estimators.get("rbf_svm", C=100.0)(x, y, x[inside], seed=0)
+    assert scores.shape == (inside.sum(), 1)
+    np.testing.assert_array_equal(scores[:, 0] > 0, y[inside] == 1)
+    linear = estimators.get("linear_svm")(x, y, x[inside], seed=0)
+    assert np.mean((linear[:, 0] > 0) == (y[inside] == 1)) < 0.8

@@ -1,9 +1,14 @@
 """Votes, ranks, and cross-fitting: a labelled row is scored by the child that did not see it."""
 
+import itertools
+import json
+
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
+from configs import base
 from fingerprint_jax import decisions, evaluate, methods, train
 from fingerprint_jax.methods import ensemble
 from fingerprint_jax.run import Predictions, Run
@@ -94,6 +99,31 @@ def test_each_variant_is_a_child_with_its_own_fields(voted):
     assert sorted(found) == ["b0-seed0", "b1-seed0", "b2-seed0"]
     assert load_config("configs/subtask2/sdva_vote.py", "").ensemble.variants.b2.backbone.name == "efficientnet_b2"
     assert all(config.data.fold == 0 and config.objective.real_class for config in found.values())
+
+
+def test_members_of_one_architecture_are_compiled_once(data_dir, tmp_path, monkeypatch):
+    config = base.ensemble(load_config("configs/quickstart.py"))
+    config.data_dir, config.member.num_steps = data_dir, 3  # a step of its own, that no other test has compiled
+    config.data.folds, config.data.fold, config.data.valid = 5, 0, 0.1
+    config.ensemble.seeds = 2
+    for rate in (1e-3, 1e-2):
+        config.ensemble.variants[f"rate{rate:.0e}"] = ConfigDict({"optimizer": {"learning_rate": rate}})
+    traced, step = [], train.Model._step
+    monkeypatch.setattr(train.Model, "_step", lambda *args: traced.append(1) or step(*args))
+    run = Run(config, tmp_path / "run")
+    methods.get("ensemble").fit(run)
+    assert len(ensemble.members(run)) == 4 and len(traced) == 1
+    outputs = {member.predict("heldout").scores.tobytes() for _, member in ensemble.members(run)}
+    assert len(outputs) == 4  # learning rate and seed are heard all the same
+
+
+def test_a_published_ensemble_is_shrunk_to_its_first_members():
+    whole, small = (load_config("configs/subtask2/sdva_pseudo_label.py", variant).member.ensemble for variant in ("", "smoke"))
+    assert len(whole.variants) == 26 and len({json.dumps(v.to_dict()) for v in whole.variants.values()}) == 26
+    assert list(small.variants) == list(whole.variants)[:3]
+    # One compiled step after the other: sizes and shifts in a row, the learning rate is an argument of the step.
+    steps = [(v.backbone.name, v.augment.shift) for v in whole.variants.values()]
+    assert len(list(itertools.groupby(steps))) == len(set(steps)) == 9 < train._model.cache_info().maxsize
 
 
 def test_members_below_the_threshold_take_no_part_and_the_best_is_named_where_all_are(voted, monkeypatch):

@@ -7,13 +7,12 @@ import pytest
 from fingerprint_jax import train
 from fingerprint_jax.data import loader
 from fingerprint_jax.run import Run
-from tests.conftest import CONFIGS, load_config
+from tests.conftest import CONFIGS, load_config, network
 
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_loss_falls(path, data_dir, tmp_path):
-    config = load_config(path)
-    config = config.member if "member" in config else config
+    config = network(load_config(path))
     config.data_dir, config.num_steps = data_dir, 1000  # no decay of the learning rate within these steps
     run = Run(config, tmp_path)
     model = train.model_of(run)

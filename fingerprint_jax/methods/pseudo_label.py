@@ -1,0 +1,101 @@
+"""Rounds of self-training: what one round is sure of joins the training images of the next, with the labels that it gave them."""
+
+import json
+import logging
+
+import numpy as np
+
+from fingerprint_jax import methods, metrics, tables
+from fingerprint_jax.run import Predictions, Run
+
+log = logging.getLogger(__name__)
+
+
+def round_of(run: Run, number: int) -> Run:
+    """The child of a round. Round 0 learns from no pseudo-labels, every other from those of the round before."""
+    child = run.child(f"round{number}", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
+    if number:
+        child.config.data.extra_labels = str(run.workdir / "labels" / f"round{number}.csv")
+    return child
+
+
+def chosen(run: Run) -> Run:
+    """The child whose predictions are the result; raises ValueError where the rounds are not done."""
+    path = run.workdir / "done"
+    if not path.exists():
+        raise ValueError(f"{run.workdir} is not finished, no round is chosen yet: the command that trains it goes on")
+    return round_of(run, json.loads(path.read_text())["chosen"])
+
+
+def fit(run: Run) -> None:
+    """Trains the rounds, until the accuracy on `sequestered` falls, then the result is the round before, or until no image joins.
+
+    `done` holds the chosen round, why the rounds stopped early ('' where they did not), and of each round the images of each
+    class that joined its training, and its accuracy on `sequestered`, null where the run has no such rows.
+    """
+    _check(run)
+    source, least, last = run.config.pseudo.source, run.config.pseudo.least, run.config.pseudo.rounds
+    with run.fitting():
+        rounds, accuracies, best, stopped = [], [], 0, ""
+        joined = np.zeros(run.source.num_classes, np.int64)
+        for number in range(last + 1):
+            current = round_of(run, number)
+            log.info("%s: %s images a class joined", current.workdir, joined.tolist())
+            methods.get(current.config.method).fit(current)
+            if run.config.data.sequester:
+                labels, scores = run.rows("sequestered").labels, current.predict("sequestered").scores
+                accuracies.append(metrics.quick(labels, scores)["accuracy"])
+            rounds.append({"joined": joined.tolist(), "sequestered": accuracies[-1] if accuracies else None})
+            if accuracies and number and accuracies[-1] < accuracies[-2]:
+                stopped = f"the accuracy on sequestered fell from {accuracies[-2]:.4f} to {accuracies[-1]:.4f}"
+                break
+            best = number
+            if number == last:
+                break
+            rows, scores = run.rows(source), current.predict(source).scores
+            sure = select(rows.ids, scores, least, run.config.pseudo.cap)
+            if not len(sure):
+                stopped = f"no image of {source} has a score of pseudo.least={least}"
+                break
+            labels = scores[sure].argmax(axis=1)
+            joined = np.bincount(labels, minlength=len(joined))
+            tables.write_extra_labels(round_of(run, number + 1).config.data.extra_labels, source, rows.ids[sure], labels)
+        if stopped:
+            log.info("%s: %s; the result is round %d", run.workdir, stopped, best)
+        tables.write_text(run.workdir / "done", json.dumps({"chosen": best, "stopped": stopped, "rounds": rounds}))
+
+
+def select(ids: np.ndarray, scores: np.ndarray, least: float, cap: int) -> np.ndarray:
+    """Which images join: ids [N], scores [N,K] -> positions [M], increasing.
+
+    Those whose highest score is at least `least`, compared as float32; of each class at most `cap` (0: all), the highest scores
+    first, ties in the order of the ids.
+    """
+    labels, highest = scores.argmax(axis=1), scores.max(axis=1)
+    order = np.lexsort((ids, -highest))
+    order = order[highest[order] >= np.float32(least)]
+    return np.sort(np.concatenate([order[labels[order] == k][: cap or None] for k in range(scores.shape[1])]))
+
+
+def state(run: Run) -> dict:
+    """The state of the chosen round."""
+    child = chosen(run)
+    return {str(child.workdir): methods.get(child.config.method).state(child)}
+
+
+def predict(run: Run, split: str) -> Predictions:
+    """The scores of the chosen round."""
+    return chosen(run).predict(split)
+
+
+def _check(run: Run) -> None:
+    data, source = run.config.data, run.config.pseudo.source
+    if run.config.task == "subtask1":
+        raise ValueError("method='pseudo_label' needs one score a class, subtask1 has one score in all")
+    if data.extra_labels:
+        raise ValueError(f"data.extra_labels={data.extra_labels!r}: method='pseudo_label' writes its own, leave it empty")
+    if data.folds and data.fold < 0:
+        raise ValueError("data.fold=-1: method='pseudo_label' is not cross-fitted, hold out one fold or set data.folds=0")
+    if source not in run.source.splits or source == run.target:
+        others = [split for split in run.source.splits if split != run.target]
+        raise ValueError(f"pseudo.source={source!r}: labelled rows take no pseudo-labels, use one of {', '.join(others)}")
