@@ -6,7 +6,7 @@ mean of the probabilities), which images join (here those of a probability of 0.
 last, since no image is left to choose it by).
 
 15 trainings of subtask2/sdva_efficientnet. A fifth of the labelled images is held out, so that there is a figure; for a submission
-`--config.data.folds=0 --config.data.fold=-1` trains on them too. The result looks at the test images and says so: transductive.
+`--config.data.folds=0` trains on them too. The result looks at the test images and says so: transductive.
 
     python -m fingerprint_jax.main --config=configs/subtask2/sdva_pseudo_label_all.py --config.data_dir=$HOME/data --workdir=runs/pa
 """
