@@ -34,7 +34,7 @@ def high_pass(images: jax.Array) -> jax.Array:
             kernel[1 + down, 1 + across, 0, i] = weight
     n, h, w, c = images.shape
     planes = jnp.moveaxis(images, -1, 1).reshape(n * c, h, w, 1)
-    found = jax.lax.conv_general_dilated(planes, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    found = jax.lax.conv_general_dilated(planes, jnp.asarray(kernel), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     found = jnp.concatenate([jnp.clip(found / step, -LEVELS, LEVELS) for step in STEPS], axis=-1)
     return jnp.moveaxis(found.reshape(n, c, h - 2, w - 2, -1), 1, -2).reshape(n, h - 2, w - 2, -1)
 
