@@ -127,7 +127,7 @@ def _stands_on(config: Config) -> Iterator[Config]:
     """A config, and those of its children or of the finished runs that it uses."""
     yield config
     runs = config.ensemble.runs if config.method == "ensemble" else ()
-    if config.method == "classical" and "member" in config and config.features.run:
+    if config.method == "classical" and config.features.get("run"):
         runs = (config.features.run,)
     if not runs and "member" in config:
         yield from _stands_on(config.member)

@@ -295,6 +295,11 @@ def fold_of(rows: Rows, folds: int, seed: int) -> np.ndarray:
     return fold
 
 
+def network(config: Config) -> Config:
+    """The config of the networks that a config trains, however deep its members lie; the config itself where it has no member."""
+    return network(config.member) if "member" in config else config
+
+
 def flat_config(config: Config, prefix: str = "") -> dict:
     """Nested fields as `{'data.fold': 0, ...}`; tuples become lists, as in JSON."""
     flat = {}

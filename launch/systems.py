@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, evaluate, methods, sharding, tables, train
 from fingerprint_jax.data import builder, controls
-from fingerprint_jax.run import Run
+from fingerprint_jax.run import Run, network
 from launch import local, sweep
 from launch.collect import Scored
 
@@ -62,11 +62,6 @@ def _assign(config: Config, field: str, value) -> None:
     if last not in node:
         raise ValueError(f"the config has no field {field!r}")
     node[last] = value
-
-
-def network(config: Config) -> Config:
-    """The config of the networks that a config trains, however deep its members lie."""
-    return network(config.member) if "member" in config else config
 
 
 def processor_seconds(run: Run) -> float:

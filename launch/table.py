@@ -1,7 +1,7 @@
 """Systems side by side, on equal terms: accuracy with intervals, controls, what the training took, the published figure.
 
     python -m launch.table --file=launch/tables/subtask2.py --data=mixed64=DIR,mixed64_hard=DIR --controls=DIR --output=DIR \
-        --minutes=2 --baseline=quickstart
+        --minutes=2 --baseline=residual_svm
 
 The table is made of the runs below `--output`, anew after each of them: the same command goes on where it was stopped.
 """

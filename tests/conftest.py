@@ -58,11 +58,6 @@ def load_config(path: str, variant: str = "smoke"):
     return module.get_config(variant)
 
 
-def network(config):
-    """The config of the network at the bottom of a config: of the member of its member, where there is one."""
-    return network(config.member) if "member" in config else config
-
-
 def fit(path: str, data_dir: str, workdir) -> Run:
     """A run of a config, shrunk, fitted on the phantom."""
     config = load_config(path)

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from fingerprint_jax import dry_run, train
-from fingerprint_jax.run import Run
-from tests.conftest import CONFIGS, load_config, network
+from fingerprint_jax.run import Run, network
+from tests.conftest import CONFIGS, load_config
 
 
 def _rows(config, data_dir, tmp_path):

@@ -9,8 +9,8 @@ import pytest
 
 from fingerprint_jax import methods
 from fingerprint_jax.data import builder
-from fingerprint_jax.run import Run
-from tests.conftest import CONFIGS, load_config, network
+from fingerprint_jax.run import Run, network
+from tests.conftest import CONFIGS, load_config
 
 
 def _config(data_dir, **data):

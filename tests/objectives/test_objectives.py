@@ -6,8 +6,8 @@ import pytest
 
 from fingerprint_jax import train
 from fingerprint_jax.data import loader
-from fingerprint_jax.run import Run
-from tests.conftest import CONFIGS, load_config, network
+from fingerprint_jax.run import Run, network
+from tests.conftest import CONFIGS, load_config
 
 
 @pytest.mark.parametrize("path", CONFIGS)
