@@ -46,10 +46,15 @@ def gradient(task: str) -> ConfigDict:
     c.augment.shift = 0  # largest shift in pixels
     c.augment.brightness = 0.0  # largest additive change, in normalised units
     c.augment.contrast = 0.0  # largest relative change of the contrast
+    c.views = ConfigDict()
+    c.views.flip = False  # predictions are the mean of the outputs for the image and for its mirror ...
+    c.views.shift = 0  # ... and for the image shifted by so many pixels up, down, left and right
     c.backbone = ConfigDict({"name": "siamese_cnn"})  # a variant of fingerprint_jax/backbones and its options
     c.backbone.weights = ""  # FILE.safetensors | hf://timm/MODEL | pip:efficientnet_lite0; empty: drawn from the seed
     c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
     c.objective.real_class = False  # softmax: the stream `real` is one class more, dropped before the scores
+    c.objective.contrast = 0.0  # softmax: weight of the supervised contrastive loss of the features, beside the cross-entropy
+    c.objective.temperature = 0.1  # softmax: of that loss
     c.gallery = ConfigDict()  # {stream: splits}: what `scores` compares a query with
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam | sgd (momentum 0.9)
@@ -72,7 +77,7 @@ def ensemble(member: ConfigDict) -> ConfigDict:
     c.ensemble.variants = ConfigDict()  # {name: fields of `member`}: children of each, for example of several backbones
     c.ensemble.runs = ()  # or: work directories of finished runs
     c.ensemble.admit = 0.0  # members whose accuracy (membership: AUC) on `valid` reaches this take part; 0: all
-    c.ensemble.combine = "mean"  # mean | vote | rank
+    c.ensemble.combine = "mean"  # mean | logits (mean of the members' logits) | vote | rank
     c.member = member  # the config of a child
     return c
 

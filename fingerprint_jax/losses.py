@@ -74,6 +74,23 @@ def sampled_pairs_contrastive(
     return total / num_pairs
 
 
+def supervised_contrastive(x: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
+    """Supervised contrastive loss within a batch: [N,D], int [N] -> scalar.
+
+    The mean over anchors i and their positives p, the other rows of the same label, of -log(exp(s_ip / t) / sum_a exp(s_ia / t)), s
+    the cosine and a every row but i: Khosla et al. 2020 (NeurIPS), eq. 2, where each anchor counts the same. Rows without a
+    positive are no anchors; without any anchor the loss is zero.
+    """
+    x = l2_normalize(x)
+    similarity = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    other = ~jnp.eye(len(x), dtype=bool)
+    positive = (labels[:, None] == labels[None, :]) & other
+    log_probability = jax.nn.log_softmax(similarity, axis=1, where=other)
+    count = positive.sum(axis=1)
+    mean = jnp.sum(jnp.where(positive, log_probability, 0.0), axis=1) / jnp.maximum(count, 1)
+    return -mean.sum() / jnp.maximum((count > 0).sum(), 1)
+
+
 def sample_pairs(key: jax.Array, allowed: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """Rows [count] and columns [count] of pairs drawn uniformly, with replacement, where `allowed` [N,M] is true (else any)."""
     order = jnp.cumsum(allowed.reshape(-1))

@@ -158,8 +158,9 @@ class Model:
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics | {"finite": finite}
 
     def _outputs(self, params: dict, rest: dict, images: jax.Array) -> dict:
-        images = augment.normalize(images, self._config.data.normalize)
-        return self.objective.outputs(self.merge(params, rest), images)
+        images, net = augment.normalize(images, self._config.data.normalize), self.merge(params, rest)
+        found = [self.objective.outputs(net, view) for view in augment.views(images, **self._config.views)]
+        return jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *found)
 
 
 def _name(path: tuple) -> str:
@@ -169,7 +170,7 @@ def _name(path: tuple) -> str:
 def model_of(run: Run) -> Model:
     """The compiled functions of a run's config; shared by all runs that differ only in data, seed and learning rate."""
     c = run.config
-    shared = {name: c[name].to_dict() for name in ("backbone", "objective", "optimizer", "augment")}
+    shared = {name: c[name].to_dict() for name in ("backbone", "objective", "optimizer", "augment", "views")}
     shared["optimizer"].pop("learning_rate")
     shared["backbone"].pop("weights", "")
     shared |= {"task": c.task, "num_steps": c.num_steps, "data": {"normalize": c.data.normalize}}

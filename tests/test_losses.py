@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from fingerprint_jax import losses
 
@@ -146,3 +147,24 @@ def test_uneven_numbers_of_pairs_are_refused(num_pairs):
     (a, b), same = embeddings(), same_of()
     with pytest.raises(ValueError, match=f"objective.num_pairs={num_pairs} cannot be half positive: use an even number from 2"):
         losses.sampled_pairs_contrastive(a, b, same, MARGIN, jax.random.key(0), num_pairs)
+
+
+def test_supervised_contrastive_is_that_of_the_paper():
+    # Eq. 2 of Khosla et al. 2020, anchor by anchor; the last row is alone in its class and no anchor.
+    x, labels, temperature = np.random.default_rng(5).normal(size=(8, 4)), np.array([0, 1, 0, 2, 1, 0, 2, 3]), 0.1
+    z = x / np.linalg.norm(x, axis=1, keepdims=True)
+    anchors = []
+    for i in range(7):
+        others = [a for a in range(8) if a != i]
+        total = logsumexp([z[i] @ z[a] / temperature for a in others])
+        anchors.append(-np.mean([z[i] @ z[p] / temperature - total for p in others if labels[p] == labels[i]]))
+    found = losses.supervised_contrastive(x.astype(np.float32), labels, temperature)
+    np.testing.assert_allclose(found, np.mean(anchors), rtol=1e-5)
+
+
+def test_supervised_contrastive_of_one_point_and_of_no_pair():
+    # All rows alike: every other row is as likely.
+    same = np.ones((6, 3), np.float32)
+    np.testing.assert_allclose(losses.supervised_contrastive(same, np.array([0, 0, 0, 1, 1, 1]), 0.5), np.log(5), rtol=1e-6)
+    gradient = jax.grad(lambda x: losses.supervised_contrastive(x, np.arange(6), 0.5))(same)
+    np.testing.assert_array_equal(gradient, 0)

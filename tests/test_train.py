@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from fingerprint_jax import checkpoint, methods, tables, train
-from fingerprint_jax.data import loader
+from fingerprint_jax.data import augment, loader
 from fingerprint_jax.run import Run
 from tests.backbones import test_pretrained
 from tests.conftest import ROOT, load_config
@@ -369,6 +369,21 @@ def test_seed_and_learning_rate_share_one_compilation(data_dir, tmp_path):
     third = Run(_config(data_dir), tmp_path / "c")
     third.config.optimizer.weight_decay = 0.5
     assert train.model_of(first) is not train.model_of(third)
+
+
+def test_views_average_the_outputs_of_the_changed_images(data_dir, tmp_path):
+    plain, seen = Run(_config(data_dir), tmp_path / "a"), Run(_config(data_dir), tmp_path / "b")
+    seen.config.views.update(flip=True, shift=1)
+    images = plain.source.images(plain.source.rows("test_generated").index[:4])
+    views = list(augment.views(images, flip=True, shift=1))
+    assert len(views) == 10
+    model = train.model_of(plain)
+    weights = model.weights(model.init(jax.random.key(0)))
+    parts = [model.outputs(*weights, view) for view in views]
+    found = train.model_of(seen).outputs(*weights, images)
+    for name, values in found.items():
+        np.testing.assert_allclose(values, np.mean([part[name] for part in parts], axis=0), rtol=1e-4, atol=1e-5, err_msg=name)
+    assert not np.allclose(found["logits"], parts[0]["logits"], rtol=1e-3)
 
 
 def test_prediction_does_not_depend_on_the_batch(data_dir, tmp_path):

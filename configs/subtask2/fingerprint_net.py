@@ -1,7 +1,8 @@
-"""Ours on subtask 2: a network of three branches at native resolution, image, high-pass residual and spectrum, and cross-entropy.
+"""Ours on subtask 2: a network of three branches at native resolution, image, high-pass residual and spectrum.
 
-The residual is where generators differ (subtask2/residual_svm finds it without a network); here its statistics are learned. Weights
-are averaged over the last steps (EMA). docs/subtask2.md says what is still missing.
+The residual is where generators differ (subtask2/residual_svm finds it without a network); here its statistics are learned, by the
+cross-entropy and the supervised contrastive loss of Khosla et al. 2020. Weights are averaged over the last steps (EMA), predictions
+over the image, its mirror and shifts by a pixel. subtask2/fingerprint_net_folds averages five of them.
 
     python -m fingerprint_jax.main --config=configs/subtask2/fingerprint_net.py --config.data_dir=$HOME/data --workdir=runs/n
 """
@@ -18,6 +19,8 @@ def get_config(variant: str = ""):
     c.data.normalize = "none"  # the network takes grey levels
     c.backbone.name = "fingerprint_net"
     c.augment.flip = 0.5
+    c.views.flip, c.views.shift = True, 1
+    c.objective.contrast = 0.5
     c.optimizer.learning_rate = 3e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.weight_decay = 1e-2

@@ -1,4 +1,6 @@
-"""Normalisation and augmentation on the device: pure functions of (images, key)."""
+"""Normalisation, augmentation and views on the device: pure functions."""
+
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -63,3 +65,26 @@ def augment(
         return image
 
     return jax.vmap(one)(images, jax.random.split(key, images.shape[0]))
+
+
+def views(images: jax.Array, *, flip: bool = False, shift: int = 0) -> Iterator[jax.Array]:
+    """The images [N,H,W,C], and what a prediction averages beside them.
+
+    Args:
+        images: normalised.
+        flip: the mirror, horizontal, of each other view too.
+        shift: four more, by so many whole pixels up, down, left and right; the border is repeated.
+
+    Raises:
+        ValueError: a negative shift.
+    """
+    if shift < 0:
+        raise ValueError(f"views.shift={shift} is out of range: use 0 or more")
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
+    places = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)] if shift else [(0, 0)]
+    for top, left in places:
+        view = padded[:, top * shift : top * shift + height, left * shift : left * shift + width]
+        yield view
+        if flip:
+            yield view[:, :, ::-1]

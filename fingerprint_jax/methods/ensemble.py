@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
 from fingerprint_jax import methods, metrics, tables
@@ -84,13 +85,26 @@ def predict(run: Run, split: str) -> Predictions:
 def _combine(run: Run, parts: list[Predictions]) -> Predictions:
     ids = parts[0].ids
     stack = np.stack([part.scores[tables.align(ids, part.ids)] for part in parts])
-    name = run.config.ensemble.combine
-    return Predictions(ids, COMBINE[name](stack), name == "mean" and all(part.probabilities for part in parts))
+    name, probabilities = run.config.ensemble.combine, all(part.probabilities for part in parts)
+    if name == "logits" and not probabilities:
+        raise ValueError("ensemble.combine='logits' needs members whose scores are probabilities; use mean, vote or rank")
+    return Predictions(ids, COMBINE[name](stack), name in ("mean", "logits") and probabilities)
 
 
 def mean(scores: np.ndarray) -> np.ndarray:
     """Mean over the members: [M,N,K] -> [N,K]."""
     return scores.mean(axis=0)
+
+
+def logits(scores: np.ndarray) -> np.ndarray:
+    """Probabilities of the mean of the members' logits: [M,N,K] -> [N,K]; with one column those of two classes.
+
+    A softmax does not see a constant that is added to all logits, so that the logarithm of the probabilities serves.
+    """
+    if scores.shape[2] == 1:
+        least = np.finfo(np.float32).eps
+        return expit(logit(np.clip(scores, least, 1 - least)).mean(axis=0))
+    return softmax(np.log(np.maximum(scores, np.finfo(np.float32).tiny)).mean(axis=0), axis=1)
 
 
 def vote(scores: np.ndarray) -> np.ndarray:
@@ -112,4 +126,4 @@ def rank(scores: np.ndarray) -> np.ndarray:
     return rankdata(scores, axis=1).mean(axis=0) / scores.shape[1]
 
 
-COMBINE = {"mean": mean, "vote": vote, "rank": rank}
+COMBINE = {"mean": mean, "logits": logits, "vote": vote, "rank": rank}

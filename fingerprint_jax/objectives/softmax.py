@@ -1,19 +1,22 @@
-"""Softmax classifier: the cross-entropy of every stream's labels, and of a class of its own for real images where asked."""
+"""Softmax classifier: the cross-entropy of every stream's labels, of a class of its own for real images, and a contrastive loss."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones
+from fingerprint_jax import Config, backbones, losses
+
+PROJECTION = 128  # of the contrastive loss, one linear layer, as in Khosla et al. 2020
 
 
 class Net(nnx.Module):
-    """Backbone and a linear head: images [N,H,W,C] -> features [N,D], logits [N,K]."""
+    """Backbone and a linear head: images [N,H,W,C] -> features [N,D], logits [N,K]; `projection` is for training alone."""
 
-    def __init__(self, backbone, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, backbone, num_classes: int, rngs: nnx.Rngs, contrast: bool = False):
         self.backbone = backbone
         self.head = nnx.Linear(backbone.num_features, num_classes, rngs=rngs)
+        self.projection = nnx.Linear(backbone.num_features, PROJECTION, rngs=rngs) if contrast else None
 
     def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
         """Features and logits."""
@@ -25,7 +28,7 @@ class Objective:
     """Classes are the labels of the task; scores are the softmax probabilities.
 
     With `objective.real_class` the stream `real` is one class more, which is dropped before the softmax of the scores (SDVA's six
-    classes).
+    classes). `objective.contrast` times the supervised contrastive loss of a projection of the features joins the cross-entropy.
     """
 
     trainable = nnx.Param
@@ -36,22 +39,31 @@ class Objective:
         self.real_class = config.objective.real_class
         if self.real_class and config.task != "subtask2":
             raise ValueError(f"objective.real_class is of subtask2, where synthetic images are classified, not of {config.task}")
+        self.contrast, self.temperature = config.objective.contrast, config.objective.temperature
+        if self.contrast < 0 or self.temperature <= 0:
+            raise ValueError(
+                f"objective.contrast={self.contrast}, objective.temperature={self.temperature}: use 0 or more, and more than 0"
+            )
 
     def build(self, rngs):
         """The network."""
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
-        return Net(backbone, self.num_classes + self.real_class, rngs)
+        return Net(backbone, self.num_classes + self.real_class, rngs, self.contrast > 0)
 
     def loss(self, net, batch, key):
-        """Mean cross-entropy over all streams of the batch, and the training accuracy."""
+        """Mean cross-entropy over all streams of the batch, with the contrastive loss, and the training accuracy."""
         images = jnp.concatenate([stream["image"] for stream in batch.values()])
         labels = {name: stream["label"] for name, stream in batch.items()}
         if self.real_class:
             labels["real"] = jnp.full_like(labels["real"], self.num_classes)
         labels = jnp.concatenate(list(labels.values()))
-        _, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
+        features, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, {"train_accuracy": (logits.argmax(-1) == labels).mean()}
+        found = {"train_accuracy": (logits.argmax(-1) == labels).mean()}
+        if self.contrast:
+            contrast = losses.supervised_contrastive(net.projection(features), labels, self.temperature)
+            loss, found["contrast"] = loss + self.contrast * contrast, contrast
+        return loss, found
 
     def outputs(self, net, images):
         """`embedding` [N,D] and `logits` [N,K]."""

@@ -41,6 +41,20 @@ def test_refusals():
         augment.augment(noise(), jax.random.key(KEY), shift=-1)
     with pytest.raises(ValueError, match="augment.flip=2 is out of range: use 0 to 1"):
         augment.augment(noise(), jax.random.key(KEY), flip=2)
+    with pytest.raises(ValueError, match="views.shift=-1 is out of range: use 0 or more"):
+        next(augment.views(noise(), shift=-1))
+
+
+def test_views_are_mirrors_and_shifts_each_once():
+    images = noise(2)
+    np.testing.assert_array_equal([*augment.views(images)], [images])
+    np.testing.assert_array_equal([*augment.views(images, flip=True)], [images, images[:, :, ::-1]])
+    places = [(0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)]
+    rows, columns = np.arange(5), np.arange(6)
+    expected = [images[:, np.clip(rows - down, 0, 4)][:, :, np.clip(columns - right, 0, 5)] for down, right in places]
+    np.testing.assert_array_equal([*augment.views(images, shift=2)], expected)
+    both = [view for image in expected for view in (image, image[:, :, ::-1])]
+    np.testing.assert_array_equal([*augment.views(images, flip=True, shift=2)], both)
 
 
 def test_everything_off_is_the_identity():

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from scipy.special import softmax
 from scipy.stats import rankdata
 
 from configs import base
@@ -27,6 +28,17 @@ def test_votes_count_first_and_ties_go_to_the_higher_mean():
     assert ensemble.vote(scores).argmax(axis=1).tolist() == [0, 1]
     with pytest.raises(ValueError, match="use mean or rank"):
         ensemble.vote(scores[..., :1])
+
+
+def test_mean_logits_are_those_before_the_softmax():
+    logits = np.random.default_rng(0).normal(0, 3, (4, 10, 5))
+    np.testing.assert_allclose(ensemble.logits(softmax(logits, axis=2)), softmax(logits.mean(axis=0), axis=1), rtol=1e-6)
+    # Of two classes the probability of the second is the only column.
+    used = softmax(logits[..., :2], axis=2)[..., 1:]
+    np.testing.assert_allclose(ensemble.logits(used), softmax(logits[..., :2].mean(axis=0), axis=1)[:, 1:], rtol=1e-6)
+    # Sure of the contrary, both without a doubt: finite, and even.
+    for sure in (np.array([[[1.0, 0.0]], [[0.0, 1.0]]]), np.array([[[1.0]], [[0.0]]])):
+        assert np.isfinite(ensemble.logits(sure)).all()
 
 
 def test_rank_is_the_mean_rank_of_scipy():

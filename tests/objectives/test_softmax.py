@@ -1,19 +1,22 @@
-"""The class of the real images: in the loss, not in the scores."""
+"""The class of the real images: in the loss, not in the scores. The contrastive loss beside the cross-entropy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 from scipy.special import log_softmax, softmax
 
-from fingerprint_jax.objectives.softmax import Objective
+from fingerprint_jax import losses
+from fingerprint_jax.objectives.softmax import PROJECTION, Net, Objective
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
 
 
-def _objective(real_class, task="subtask2"):
-    return Objective(ConfigDict({"task": task, "objective": {"name": "softmax", "real_class": real_class}}), 5, (48, 48, 1))
+def _objective(real_class, task="subtask2", contrast=0.0, temperature=0.1):
+    options = {"name": "softmax", "real_class": real_class, "contrast": contrast, "temperature": temperature}
+    return Objective(ConfigDict({"task": task, "objective": options}), 5, (48, 48, 1))
 
 
 def _net(images, *, train, rngs=None):
@@ -34,6 +37,34 @@ def test_real_images_are_the_sixth_class_whatever_their_subset():
 def test_scores_are_the_softmax_of_the_five_subsets():
     scores = _objective(True).scores(None, {"logits": LOGITS}, {})
     np.testing.assert_allclose(scores, softmax(LOGITS[:, :5], axis=1), rtol=1e-6)
+
+
+class _Pixels(nnx.Module):
+    num_features = 3
+
+    def __call__(self, images, *, train, rngs=None):
+        return images
+
+
+def test_the_contrastive_loss_of_the_projection_joins_the_cross_entropy():
+    images, labels = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32), jnp.array([0, 1, 0, 1, 2, 2])
+    batch = {"generated": {"image": jnp.asarray(images), "label": labels}}
+    net = Net(_Pixels(), 5, nnx.Rngs(0), contrast=True)
+    plain, metrics = _objective(False).loss(net, batch, jax.random.key(0))
+    assert "contrast" not in metrics
+    both, metrics = _objective(False, contrast=0.5, temperature=0.2).loss(net, batch, jax.random.key(0))
+    kernel, bias = (np.asarray(p.get_value()) for p in (net.projection.kernel, net.projection.bias))
+    projected = images @ kernel + bias
+    assert projected.shape == (6, PROJECTION)
+    np.testing.assert_allclose(metrics["contrast"], losses.supervised_contrastive(projected, labels, 0.2), rtol=1e-5)
+    np.testing.assert_allclose(both, plain + 0.5 * metrics["contrast"], rtol=1e-6)
+
+
+def test_the_projection_is_there_for_the_contrastive_loss_alone():
+    assert Net(_Pixels(), 5, nnx.Rngs(0)).projection is None
+    for options in ({"contrast": -1.0}, {"temperature": 0.0}):
+        with pytest.raises(ValueError, match="use 0 or more, and more than 0"):
+            _objective(False, **options)
 
 
 def test_a_real_class_is_of_attribution():
