@@ -142,7 +142,7 @@ def _smoke(c: ConfigDict) -> None:
             if "backbone" in fields:
                 fields.backbone.name = backbones.tiny(fields.backbone.name)
     if c.method == "pseudo_label":
-        c.pseudo.least = 0.0  # after four steps nothing is sure
+        c.pseudo.rounds, c.pseudo.least = 1, 0.0  # after four steps nothing is sure
     if "member" in c:
         _smoke(c.member)
     if c.method == "gradient":
