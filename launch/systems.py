@@ -105,7 +105,7 @@ class Comparison:
         for row in self.rows:
             if row.uses and row.uses[1] not in names[: names.index(row.name)]:
                 raise ValueError(f"row {row.name!r} uses {row.uses[1]!r}, which is no row before it")
-        if reserved := set(self.data) & {*controls.KINDS, "other_run"}:
+        if reserved := set(self.data) & {*controls.ATTRIBUTION, "other_run"}:
             raise ValueError(f"--data: {min(reserved)!r} is the name of a control, use another")
         if self.minutes <= 0:
             raise ValueError(f"--minutes={self.minutes:g}: more than 0 are needed")
@@ -240,7 +240,7 @@ class Comparison:
         todo = [(name, row) for name in data for row in rows]
         if self.controls and self.first in data:
             self._make_controls()
-            todo += [(kind, row) for kind in controls.KINDS for row in rows]
+            todo += [(kind, row) for kind in controls.ATTRIBUTION for row in rows]
         failed = []
         for name, row in todo:
             if name not in self.data and f"{self.first}/{row.name}" in failed:
@@ -275,7 +275,7 @@ class Comparison:
             print(f"{workdir}: {found['metrics']['accuracy']:.4f} on {split} {data_dir}".rstrip(), flush=True)
 
     def _make_controls(self) -> None:
-        for kind in controls.KINDS:
+        for kind in controls.ATTRIBUTION:
             last = self.data_dir("other_run" if kind == "phantom_runs" else kind)
             if not (builder.dataset_dir(last, "subtask2") / "summary.json").exists():
                 controls.write(kind, Path(self.controls) / kind, self.data[self.first], overwrite=True)

@@ -73,7 +73,7 @@ def line(c: Comparison, data: str, row: Row, baseline: str = "") -> dict:
                 out |= _mean("difference", scored, sides[0] - sides[1])
     places = [data]
     if data == c.first and c.controls:
-        places += controls.KINDS
+        places += controls.ATTRIBUTION
         for name, (trained, split, other) in CONTROLS.items():
             if one := c.scored(trained, row, split, other):
                 out |= _mean(name, one, _right(one))

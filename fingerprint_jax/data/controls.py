@@ -1,6 +1,8 @@
-"""Controls of attribution: data sets whose answer is known, in the form that every system reads.
+"""Controls: data sets whose answer is known, in the form that every system reads.
 
     python -m fingerprint_jax.data.controls --kind=one_generator --data_dir=DATA --output_dir=OUT
+
+Of attribution:
 
 `one_generator`: the synthetic images of one subset, and its real ones, cut at random into five. They are all of one generator, so
 that an accuracy other than 0.2 is a fault of the system or of its evaluation.
@@ -11,6 +13,15 @@ them, so that what is above 0.2 is a difference of content between the subsets, 
 `phantom_runs`: two phantom data sets, `OUT/a` and `OUT/b`, of the same real images and of two runs of each subset's generator.
 Trained on `a`, a system that finds the fingerprint of the data is above 0.2 on the synthetic images of `b` too, one that finds the
 fingerprint of the run is not: it takes each generator of `b` for any of `a`, so that its chance spreads widely around 0.2.
+
+Of membership:
+
+`unrelated`: one half of the reference images stands where the synthetic ones stood, the other half stays reference; without
+reference images phantoms stand there. No image was made from the used ones, so that what still tells used from not used is a
+difference of content (the content control).
+
+`copies`: each used image also stands among the synthetic ones, to the last bit, in the place of one drawn at random. What does not
+tell these is blind to copies.
 """
 
 import tempfile
@@ -24,8 +35,10 @@ from fingerprint_jax.data import phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
 
-KINDS = ("one_generator", "reals", "phantom_runs")
+ATTRIBUTION = ("one_generator", "reals", "phantom_runs")
+MEMBERSHIP = ("unrelated", "copies")
 SUBSETS = 5
+FOREIGN = {"real": 10, "generated": 1000, "unknown": 10, "reference": 0}  # of which the synthetic images are taken
 PHANTOM = {"size": 64, "leak": 0.5, "real": 100, "generated": 200, "unknown": 100}
 
 
@@ -85,6 +98,41 @@ def phantom_runs(seed: int) -> dict[str, dict[str, Split]]:
     return found
 
 
+def unrelated(source: Source, seed: int) -> dict[str, Split]:
+    """The labelled real images, and what no generator has made in place of the synthetic ones."""
+    rng = np.random.default_rng([seed, 2])
+    found = {"train_real": _of_membership(source, source.rows("train_real"))}
+    if "reference" not in source.splits:
+        made = phantom.subtask1(seed, source.image_shape[0], leak=0.0, **FOREIGN)
+        return found | {"train_generated": made["train_generated"]}
+    rows = source.rows("reference")
+    part = cut(rows.groups, (1, 1), rng)
+    for number, split in enumerate(("train_generated", "reference")):
+        found[split] = _of_membership(source, rows.take(part == number))
+    return found
+
+
+def copies(source: Source, seed: int) -> dict[str, Split]:
+    """Labelled real, synthetic and reference images, the used ones among the synthetic."""
+    rng = np.random.default_rng([seed, 3])
+    names = [name for name in ("train_real", "train_generated", "reference") if name in source.splits]
+    found = {name: _of_membership(source, source.rows(name)) for name in names}
+    used = source.rows("train_real").take(source.rows("train_real").labels == 1)
+    synthetic = found["train_generated"].images
+    if len(used) > len(synthetic):
+        raise ValueError(f"{len(used)} used images cannot stand among {len(synthetic)} synthetic ones: more are needed")
+    synthetic[rng.choice(len(synthetic), len(used), replace=False)] = source.images(used.index)[..., 0]
+    return found
+
+
+def _of_membership(source: Source, rows: Rows) -> Split:
+    folders = np.array([name.rpartition("/")[0] for name in rows.ids.tolist()])
+    prefixes = np.array([f"{folder}/" if folder else "" for folder in folders])
+    # An image without a patient is a group of its own, named like it: the control gives it another name.
+    groups = np.where(rows.groups == rows.ids, "", rows.groups)
+    return Split(source.images(rows.index)[..., 0], rows.labels, groups, prefixes)
+
+
 def _split(source: Source, rows: Rows, labels: np.ndarray, folder: str = "") -> Split:
     prefixes = np.array([f"{folder}{label + 1}/" if folder else "" for label in labels])
     return Split(source.images(rows.index)[..., 0], labels, rows.groups, prefixes)
@@ -96,35 +144,37 @@ def write(
     """Packs the data sets of a control below `output_dir`.
 
     Args:
-        kind: one of KINDS.
+        kind: one of ATTRIBUTION or MEMBERSHIP.
         output_dir: as the `data_dir` of `pack`; of `phantom_runs` the folder that holds those of `a` and `b`.
-        data_dir: the packed data set that `one_generator` and `reals` are made from.
+        data_dir: the packed data set that all but `phantom_runs` are made from.
         label: the subset of `one_generator`, 0..4.
         seed: of the draw.
         overwrite: replaces what is there.
 
     Raises ValueError where the data are missing, damaged or too few, or the control is there already.
     """
-    output = Path(output_dir)
+    output, task = Path(output_dir), "subtask1" if kind in MEMBERSHIP else "subtask2"
     if kind == "phantom_runs":
         found = {output / name: splits for name, splits in phantom_runs(seed).items()}
     elif not data_dir:
         raise ValueError(f"--data_dir is empty: {kind} is made from a packed data set")
     else:
-        source = open_source(str(data_dir), "subtask2")
-        found = {output: one_generator(source, label, seed) if kind == "one_generator" else reals(source, seed)}
+        source = open_source(str(data_dir), task)
+        make = {"reals": reals, "unrelated": unrelated, "copies": copies}
+        found = {output: one_generator(source, label, seed) if kind == "one_generator" else make[kind](source, seed)}
         if source.damaged:
             raise ValueError(f"{data_dir}: {len(source.damaged)} damaged records; pack the data again")
     for path, splits in found.items():
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "images"
-            phantom.write(root, "subtask2", splits, seed)
-            pack.pack("subtask2", path, root / "train", root / "test", groups=root / "groups.csv", overwrite=overwrite)
+            phantom.write(root, task, splits, seed)
+            test, reference = (root / name if (root / name).exists() else "" for name in ("test", "reference"))
+            pack.pack(task, path, root / "train", test, reference, groups=root / "groups.csv", overwrite=overwrite)
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_enum("kind", None, KINDS, "Which control.", required=True, flag_values=values)
+    flags.DEFINE_enum("kind", None, ATTRIBUTION + MEMBERSHIP, "Which control.", required=True, flag_values=values)
     flags.DEFINE_string("data_dir", "", "Where `pack` wrote the data set it is made from.", flag_values=values)
     flags.DEFINE_string("output_dir", None, "Where it goes; phantom_runs: its folders a and b.", required=True, flag_values=values)
     flags.DEFINE_integer("label", 0, "one_generator: the subset.", 0, SUBSETS - 1, flag_values=values)

@@ -138,3 +138,49 @@ def test_what_is_missing_or_there_already_is_one_line(packed, tmp_path):
     assert Source(str(tmp_path), "subtask2").fingerprints == before
     run("--kind=reals", f"--data_dir={packed}", f"--output_dir={tmp_path}", "--overwrite", "--seed=1")
     assert Source(str(tmp_path), "subtask2").fingerprints != before
+
+
+@pytest.fixture(scope="module")
+def membership(tmp_path_factory):
+    """A phantom of subtask 1 with patients of two slices, where the generator copies."""
+    root = tmp_path_factory.mktemp("membership")
+    splits = phantom.subtask1(0, 48, 1.0, real=12, generated=40, unknown=4, reference=20)
+    phantom.write(root / "images", "subtask1", splits, 0)
+    folders = (root / "images/train", root / "images/test", root / "images/reference")
+    pack.pack("subtask1", root / "data", *folders, groups=root / "images/groups.csv")
+    pack.pack("subtask1", root / "bare", root / "images/train")
+    return root
+
+
+def test_unrelated_images_stand_where_the_synthetic_ones_stood(membership, tmp_path):
+    run("--kind=unrelated", f"--data_dir={membership / 'data'}", f"--output_dir={tmp_path}")
+    source, control = Source(str(membership / "data"), "subtask1"), Source(str(tmp_path), "subtask1")
+    halves = [pixels(control, split) for split in ("train_generated", "reference")]
+    assert [len(half) for half in halves] == [10, 10] and sorted(sum(halves, [])) == sorted(pixels(source, "reference"))
+    assert not set(control.rows("train_generated").groups) & set(control.rows("reference").groups)  # patients are whole
+    before, after = source.rows("train_real"), control.rows("train_real")
+    kept = [
+        dict(zip(pixels(s, "train_real"), zip(r.labels, r.groups, strict=True), strict=True))
+        for s, r in ((source, before), (control, after))
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_without_reference_images_phantoms_stand_there(membership, tmp_path, monkeypatch):
+    monkeypatch.setattr(controls, "FOREIGN", controls.FOREIGN | {"generated": 30})
+    run("--kind=unrelated", f"--data_dir={membership / 'bare'}", f"--output_dir={tmp_path}")
+    source, control = Source(str(membership / "bare"), "subtask1"), Source(str(tmp_path), "subtask1")
+    assert sorted(control.splits) == ["train_generated", "train_real"] and len(control.rows("train_generated")) == 30
+    assert sorted(pixels(control, "train_real")) == sorted(pixels(source, "train_real"))
+    assert not set(pixels(control, "train_generated")) & set(pixels(source, "train_generated"))
+
+
+def test_copies_are_the_used_images_among_the_synthetic_ones(membership, tmp_path):
+    run("--kind=copies", f"--data_dir={membership / 'data'}", f"--output_dir={tmp_path}")
+    source, control = Source(str(membership / "data"), "subtask1"), Source(str(tmp_path), "subtask1")
+    rows = source.rows("train_real")
+    used, unused = (set(pixels(source, "train_real", rows.take(rows.labels == label))) for label in (1, 0))
+    found, before = pixels(control, "train_generated"), set(pixels(source, "train_generated"))
+    assert len(found) == 40 and used <= set(found) and not unused & set(found)
+    assert sum(image in before for image in found) == 40 - len(used)
+    assert sorted(pixels(control, "reference")) == sorted(pixels(source, "reference"))
