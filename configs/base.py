@@ -114,7 +114,7 @@ def residual(task: str) -> ConfigDict:
 def _estimated(task: str, features: str) -> ConfigDict:
     c = common(task, "classical")
     c.features = ConfigDict({"name": features})  # network | residual
-    c.train_split = ""  # the labelled split the estimator learns from
+    c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
     c.pca = 0  # principal components kept (0: no PCA)
     c.estimator = ConfigDict({"name": "linear_svm"})  # a function of fingerprint_jax/estimators and its options, where None ...
     c.estimator.C = config_dict.placeholder(float)  # ... is its own default: the SVMs, the inverse of the regularisation

@@ -196,6 +196,20 @@ class Run:
         rows = Rows.concatenate([rows, extra])
         return rows.take(np.argsort(rows.index))
 
+    @property
+    def gallery(self) -> dict[str, Rows]:
+        """The rows behind each stream of `config.gallery`, of those of its splits that are there: an auditor has no test splits.
+
+        No row that is held out, validates or is sequestered is among them.
+        """
+        found = {}
+        for name, splits in self.config.gallery.items():
+            present = [split for split in splits if split.partition(":")[0] in self.source.splits]
+            if not present:
+                raise ValueError(f"gallery.{name}: none of {list(splits)} is in the data set ({', '.join(self.source.splits)})")
+            found[name] = Rows.concatenate([self.training_rows(split) for split in present])
+        return found
+
     @functools.cached_property
     def extra(self) -> Rows:
         """The rows of the file `data.extra_labels`, with its labels.

@@ -130,14 +130,17 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Rows]]:
     if config.method == "gradient":
         for stream in config.data.streams:
             yield run, "was trained on", run.training_rows(f"train_{stream}")
-        for splits in config.gallery.values():
-            for split in splits:
-                if split.partition(":")[0] in run.source.splits:
-                    yield run, "compares images with a gallery that may depend on", run.rows(split)
+        for rows in run.gallery.values():
+            yield run, "compares images with a gallery that may depend on", rows
         if config.best:
             yield run, "chose its checkpoint by", run.rows("valid")
     elif config.method == "classical":
-        yield run, "fitted its estimator to", run.training_rows(config.train_split)
+        for stream, rows in run.gallery.items():
+            yield (
+                run,
+                "fitted its estimator to" if stream == "labelled" else "compares images with a gallery that may depend on",
+                rows,
+            )
         if encoder := methods.get("classical").encoder(run):
             yield from _label_sources(encoder)
     elif config.method == "ensemble":

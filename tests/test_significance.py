@@ -216,13 +216,13 @@ def test_data_that_changed_leave_open_what_was_learned(half, data_dir, tmp_path)
 def test_an_estimator_and_its_network_both_count(half, data_dir, tmp_path):
     config = base.classical(half.config)
     config.data_dir, config.data, config.features.run = data_dir, half.config.data, str(half.workdir)
-    config.train_split, config.pca = "train_real", 2
+    config.gallery["labelled"], config.pca = ("train_real",), 2
     run = Run(config, tmp_path / "run")
     methods.get("classical").fit(run)
     assert significance.unavailable(run, run.rows("heldout")) is None
     assert "fitted its estimator to the labels" in significance.unavailable(run, run.rows("train_real"))
     # The estimator did not see them, the network did.
-    config.train_split = "train_real:1"
+    config.gallery["labelled"] = ("train_real:1",)
     unused = run.rows("train_real").take(run.rows("train_real").labels == 0)
     mixed = type(unused).concatenate([unused, run.rows("heldout")])
     assert f"{half.workdir} was trained on" in significance.unavailable(run, mixed)

@@ -17,6 +17,8 @@ Other networks, with timm's weights from the hub, want `--config.member.data.nor
     ... --config.member.backbone.name=mobilenet_v2 --config.member.backbone.weights=hf://timm/mobilenetv2_100.ra_in1k
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
@@ -28,5 +30,5 @@ def get_config(variant: str = ""):
     member.data.normalize = "symmetric"  # as these weights were trained
     c = base.classical(member)
     c.data.folds, c.data.fold = 10, 0
-    c.train_split = "train_generated"
+    c.gallery = ConfigDict({"labelled": ("train_generated",)})
     return base.finish(c, variant)

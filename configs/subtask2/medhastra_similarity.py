@@ -8,6 +8,8 @@ At 64 px `--config.member.backbone.stem=native` keeps the finest pixels, see the
     ... --config.features.run=runs/m      uses the network of a finished run of subtask2/medhastra_resnet18
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from configs.subtask2 import medhastra_resnet18
 
@@ -16,6 +18,6 @@ def get_config(variant: str = ""):
     """The real images are the gallery, a synthetic query is never among them."""
     c = base.classical(medhastra_resnet18.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
-    c.train_split = "train_real"
+    c.gallery = ConfigDict({"labelled": ("train_real",)})
     c.estimator.name = "cosine"
     return base.finish(c, variant)

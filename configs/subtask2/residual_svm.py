@@ -8,6 +8,8 @@ beside theirs.
     python -m fingerprint_jax.main --config=configs/subtask2/residual_svm.py --config.data_dir=$HOME/data --workdir=runs/r
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
@@ -15,6 +17,6 @@ def get_config(variant: str = ""):
     """Fitted to four fifths of the labelled synthetic images less the validation images; the last fifth is the split `heldout`."""
     c = base.residual("subtask2")
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
-    c.train_split = "train_generated"
+    c.gallery = ConfigDict({"labelled": ("train_generated",)})
     c.estimator.name = "rbf_svm"
     return base.finish(c, variant)

@@ -4,6 +4,8 @@ python -m fingerprint_jax.main --config=configs/subtask2/siamese_svm.py --config
 ... --config.features.run=runs/b      uses the network of a finished run
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from configs.subtask2 import aimm_siamese
 
@@ -12,6 +14,6 @@ def get_config(variant: str = ""):
     """PCA to 32 dimensions, linear SVM with C = 1 on the labelled synthetic images."""
     c = base.classical(aimm_siamese.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
-    c.train_split = "train_generated"
+    c.gallery = ConfigDict({"labelled": ("train_generated",)})
     c.pca = 32
     return base.finish(c, variant)

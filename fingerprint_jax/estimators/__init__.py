@@ -1,9 +1,10 @@
-"""Estimators: `f(x [N,D], y [N], query [M,D], *, seed, **options)` -> float32 [M,K], higher is likelier.
+"""Estimators: `f(query, gallery, *, seed, **options)` -> float32 [M,K], higher is likelier.
 
-K are the classes of y, in their order; two give one column, class 1 against class 0. Each file has `ESTIMATORS = {name: function}`,
-and together they are the registry of `config.estimator.name`.
+K are the classes of the labelled rows, in their order; two give one column, class 1 against class 0. Each file has
+`ESTIMATORS = {name: function}`, and together they are the registry of `config.estimator.name`.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -11,6 +12,29 @@ import pkgutil
 from collections.abc import Callable
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Features of some images. An estimator never reads the labels of a query, and compares no image with itself."""
+
+    values: np.ndarray  # [N, ...] float32: a vector, or a map, a row
+    labels: np.ndarray  # [N] int, -1 where unknown
+    index: np.ndarray  # [N] record numbers; the same number is the same image, -1 is none of the data set
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+# What a config's `gallery` holds: `labelled` to learn from, `generated`, and `reference`, real images known not to be used.
+Gallery = dict[str, Features]
+
+
+def stream(gallery: Gallery, name: str) -> Features:
+    """A stream of the gallery; raises ValueError where the config has none."""
+    if name not in gallery:
+        raise ValueError(f"gallery.{name} is missing, this estimator needs it: name its splits in the config")
+    return gallery[name]
 
 
 def get(name: str, **options) -> Callable[..., np.ndarray]:
@@ -23,7 +47,7 @@ def get(name: str, **options) -> Callable[..., np.ndarray]:
         known |= getattr(importlib.import_module(f"{__name__}.{info.name}"), "ESTIMATORS", {})
     if name not in known:
         raise ValueError(f"estimator.name={name!r} is unknown: use one of {', '.join(sorted(known))}")
-    accepted = set(inspect.signature(known[name]).parameters) - {"x", "y", "query", "seed"}
+    accepted = set(inspect.signature(known[name]).parameters) - {"query", "gallery", "seed"}
     options = {option: value for option, value in options.items() if value is not None}
     for option in options:
         if option not in accepted:

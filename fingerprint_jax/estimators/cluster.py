@@ -13,18 +13,18 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.preprocessing import StandardScaler
 
-from fingerprint_jax.estimators import columns
+from fingerprint_jax.estimators import Features, Gallery, columns, stream
 
 
-def kmeans(x: np.ndarray, y: np.ndarray, query: np.ndarray, *, seed: int, clusters: int = 0) -> np.ndarray:
+def kmeans(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
     """k-means, the best of ten starts; 0 clusters: one a class."""
     build = functools.partial(KMeans, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
-    return _scores(x, y, query, clusters, build)
+    return _scores(query, gallery, clusters, build)
 
 
-def hierarchical(x: np.ndarray, y: np.ndarray, query: np.ndarray, *, seed: int, clusters: int = 0) -> np.ndarray:
+def hierarchical(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
     """Ward's agglomerative clustering, which draws nothing from the seed; memory grows with N^2; 0 clusters: one a class."""
-    return _scores(x, y, query, clusters, functools.partial(AgglomerativeClustering, linkage="ward"))
+    return _scores(query, gallery, clusters, functools.partial(AgglomerativeClustering, linkage="ward"))
 
 
 def match(found: np.ndarray, labels: np.ndarray, clusters: int, classes: int) -> np.ndarray:
@@ -41,20 +41,21 @@ def match(found: np.ndarray, labels: np.ndarray, clusters: int, classes: int) ->
     return owner
 
 
-def _scores(x: np.ndarray, y: np.ndarray, query: np.ndarray, clusters: int, build: Callable) -> np.ndarray:
-    classes, labels = np.unique(y, return_inverse=True)
+def _scores(query: Features, gallery: Gallery, clusters: int, build: Callable) -> np.ndarray:
+    known = stream(gallery, "labelled")
+    classes, labels = np.unique(known.labels, return_inverse=True)
     count = clusters or len(classes)
     if count < len(classes):
         raise ValueError(f"estimator.clusters={clusters} is less than the {len(classes)} classes: use more, or 0 for one a class")
-    scaler = StandardScaler().fit(x)
-    x, query = np.asarray(scaler.transform(x)), np.asarray(scaler.transform(query))
+    scaler = StandardScaler().fit(known.values)
+    x, q = np.asarray(scaler.transform(known.values)), np.asarray(scaler.transform(query.values))
     found = build(count).fit_predict(x)
     different = len(np.unique(found))
     if different < count:
         raise ValueError(f"estimator.clusters={clusters}: the {len(x)} training rows form {different} clusters, not {count}")
     centroids = np.stack([x[found == k].mean(axis=0) for k in range(count)])
     owner = match(found, labels, count, len(classes))
-    distances = cdist(query, centroids)
+    distances = cdist(q, centroids)
     return columns(-np.stack([distances[:, owner == k].min(axis=1) for k in range(len(classes))], axis=1))
 
 

@@ -3,17 +3,18 @@
 import numpy as np
 from sklearn.preprocessing import normalize
 
-from fingerprint_jax.estimators import columns
+from fingerprint_jax.estimators import Features, Gallery, columns, stream
 
 
-def cosine(x: np.ndarray, y: np.ndarray, query: np.ndarray, *, seed: int) -> np.ndarray:
+def cosine(query: Features, gallery: Gallery, *, seed: int) -> np.ndarray:
     """Mean cosine similarity of the query to the rows of each class, in [-1, 1]; that of a zero vector is 0.
 
     The mean over rows of unit length is the product with their mean, so that no [M,N] matrix is made.
     """
-    unit = normalize(x)
-    means = np.stack([unit[y == label].mean(axis=0) for label in np.unique(y)])
-    return columns(normalize(query) @ means.T)
+    known = stream(gallery, "labelled")
+    unit = normalize(known.values)
+    means = np.stack([unit[known.labels == label].mean(axis=0) for label in np.unique(known.labels)])
+    return columns(normalize(query.values) @ means.T)
 
 
 ESTIMATORS = {"cosine": cosine}

@@ -1,12 +1,13 @@
 """Features of a network, or of the residual, reduced and given to an estimator. No estimator is stored: `predict` refits it."""
 
+import dataclasses
 import json
 
 import numpy as np
 
 from fingerprint_jax import estimators, methods, tables
 from fingerprint_jax.data.source import Rows
-from fingerprint_jax.estimators import reduce
+from fingerprint_jax.estimators import Features, Gallery, reduce
 from fingerprint_jax.features import deep, residual
 from fingerprint_jax.run import Predictions, Run
 
@@ -23,14 +24,15 @@ def encoder(run: Run) -> Run | None:
 
 
 def fit(run: Run) -> None:
-    """Trains the encoder where it is a child, and fills the cache with the training features."""
-    with run.fitting(lambda: (_estimator(run), encoder(run))):
+    """Trains the encoder where it is a child, and fills the cache with the features of the gallery."""
+    with run.fitting(lambda: (_estimator(run), encoder(run), run.gallery)):
         source = encoder(run)
         if source is not None:
             if not run.config.features.run:
                 methods.get(source.config.method).fit(source)
             _check_views(run, source)
-        _features(run, run.training_rows(run.config.train_split))
+        for rows in run.gallery.values():
+            _features(run, rows)
         tables.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None}))
 
 
@@ -41,14 +43,23 @@ def state(run: Run) -> dict:
 
 
 def predict(run: Run, split: str) -> Predictions:
-    """Scores [N,K] of the estimator, fitted on the labelled rows of `train_split`."""
-    # Scored on other data, it still learns from its own.
+    """Scores [N,K] of the estimator, given the gallery of the run."""
+    # Scored on other data, it still learns from its own, and equal record numbers are not the same image.
     own = run if run.fingerprints == run.provenance["fingerprints"] else Run.load(run.workdir, run.step)
-    rows, query = own.training_rows(run.config.train_split), run.rows(split)
-    x, q = _features(own, rows), _features(run, query)
+    rows = run.rows(split)
+    gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}
+    query = Features(_features(run, rows), rows.labels, rows.index if own is run else np.full(len(rows), -1))
     if run.config.pca:
-        x, q = reduce.pca(x, q, run.config.pca, run.config.seed)
-    return Predictions(query.ids, _estimator(run)(x, rows.labels, q, seed=run.config.seed), False)
+        query, gallery = _reduced(query, gallery, run.config.pca, run.config.seed)
+    return Predictions(rows.ids, _estimator(run)(query, gallery, seed=run.config.seed), False)
+
+
+def _reduced(query: Features, gallery: Gallery, components: int, seed: int) -> tuple[Features, Gallery]:
+    """Principal components of all the gallery."""
+    x, q = reduce.pca(np.concatenate([known.values for known in gallery.values()]), query.values, components, seed)
+    parts = np.split(x, np.cumsum([len(known) for known in gallery.values()])[:-1])
+    reduced = {name: dataclasses.replace(gallery[name], values=part) for name, part in zip(gallery, parts, strict=True)}
+    return dataclasses.replace(query, values=q), reduced
 
 
 def _estimator(run: Run):

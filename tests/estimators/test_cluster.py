@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, ward
 
-from fingerprint_jax import estimators
 from fingerprint_jax.estimators import cluster
+from tests.estimators import on_labelled
 
 
 def _pairs(table):
@@ -46,8 +46,8 @@ def test_scores_are_minus_the_distances_to_centroids_in_deviations(name):
     x, y = np.stack([line, np.full(15, 7.0)], axis=1), np.repeat([2, 0, 1], 5)
     query = np.array([[0.0, 7.0], [13.0, 7.0]])
     expected = -np.abs(query[:, :1] - [[10, 20, 0]]) / line.std()
-    np.testing.assert_allclose(estimators.get(name)(x, y, query, seed=0), expected, rtol=1e-5, atol=1e-6)
-    two = estimators.get(name)(x[:10], y[:10], query, seed=0)  # class 2 is the higher, and lies around 0
+    np.testing.assert_allclose(on_labelled(name)(x, y, query, seed=0), expected, rtol=1e-5, atol=1e-6)
+    two = on_labelled(name)(x[:10], y[:10], query, seed=0)  # class 2 is the higher, and lies around 0
     np.testing.assert_allclose(two[:, 0], (np.abs(query[:, 0] - 10) - np.abs(query[:, 0])) / line[:10].std(), rtol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_a_class_of_two_clusters_scores_by_the_nearer(name):
     x = np.concatenate([offsets, offsets + 10, offsets + 20]).astype(float)[:, None]
     y = np.repeat([0, 1, 0], 5)
     query = np.array([[1.0], [19.0], [12.0]])
-    scores = estimators.get(name, clusters=3)(x, y, query, seed=0)
+    scores = on_labelled(name, clusters=3)(x, y, query, seed=0)
     to_0, to_1 = np.array([1, 1, 8]), np.array([9, 9, 2])
     np.testing.assert_allclose(scores[:, 0], (to_0 - to_1) / x.std(), rtol=1e-5)
 
@@ -67,7 +67,7 @@ def test_the_clustering_does_not_see_the_labels_and_the_scale_of_a_feature_is_no
     x = np.concatenate([rng.normal(0, 1, (30, 2)), rng.normal(8, 1, (30, 2))])
     mixed = np.resize([0, 1], 60)
     for name in ("kmeans", "hierarchical"):
-        estimate = estimators.get(name)
+        estimate = on_labelled(name)
         clear = estimate(x, np.repeat([0, 1], 30), x, seed=0)
         # Labels that say nothing leave the same two clusters: the scores are the same but for which is which.
         np.testing.assert_allclose(np.abs(estimate(x, mixed, x, seed=0)), np.abs(clear), rtol=1e-5)
@@ -83,7 +83,7 @@ def test_hierarchical_is_the_tree_of_ward_cut_where_it_has_as_many_branches():
     owner = cluster.match(found, y, 3, 3)
     centroids = [standard[found == np.flatnonzero(owner == k)[0]].mean(axis=0) for k in range(3)]
     expected = -np.linalg.norm(standard[:, None] - np.stack(centroids), axis=-1)
-    np.testing.assert_allclose(estimators.get("hierarchical")(x, y, x, seed=0), expected, rtol=1e-5)
+    np.testing.assert_allclose(on_labelled("hierarchical")(x, y, x, seed=0), expected, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
@@ -94,4 +94,4 @@ def test_hierarchical_is_the_tree_of_ward_cut_where_it_has_as_many_branches():
 def test_clusters_that_cannot_be_are_refused(clusters, text):
     x, y = np.repeat(np.eye(3), 2, axis=0), np.repeat([0, 1, 2], 2)
     with pytest.raises(ValueError, match=text):
-        estimators.get("kmeans", clusters=clusters)(x, y, x, seed=0)
+        on_labelled("kmeans", clusters=clusters)(x, y, x, seed=0)

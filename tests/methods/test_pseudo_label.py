@@ -226,14 +226,15 @@ def test_what_has_no_rounds_is_refused(fields, message, data_dir, tmp_path):
 def test_an_estimator_learns_them_too(fitted, tmp_path, monkeypatch):
     config = base.classical(fitted.config.member)
     config.data_dir, config.data.extra_labels = fitted.config.data_dir, str(fitted.workdir / "labels" / "round1.csv")
-    config.features.run, config.train_split = str(pseudo_label.round_of(fitted, 0).workdir), "train_generated"
+    config.features.run = str(pseudo_label.round_of(fitted, 0).workdir)
+    config.gallery["labelled"] = ("train_generated",)
     config.data.folds, config.data.fold, config.data.valid, config.data.sequester = 5, 0, 0.1, 0.2
     run = Run(config, tmp_path / "run")
     methods.get("classical").fit(run)
     learned = {}
 
-    def estimator(x, y, query, **options):
-        learned.update(count=len(x), labels=y)
+    def estimator(query, gallery, **options):
+        learned.update(count=len(gallery["labelled"]), labels=gallery["labelled"].labels)
         return np.zeros((len(query), 5))
 
     monkeypatch.setattr(classical, "_estimator", lambda run: estimator)
