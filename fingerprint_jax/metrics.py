@@ -197,15 +197,14 @@ def auc_interval(labels, scores, groups=None, seed: int = 0) -> list[float]:
 def paired_auc(labels, scores_a, scores_b, groups=None, seed: int = 0) -> dict:
     """{difference: AUC of a - AUC of b, interval: [low, high]} on the same rows, from resamples that both sides share.
 
-    Raises ValueError as `auc_interval` does.
+    Scores are [N], or [S,N] of S runs, whose mean AUC counts. Raises ValueError as `auc_interval` does.
     """
-    labels, a = _checked_scores(labels, scores_a)
-    _, b = _checked_scores(labels, scores_b)
-    of_a, of_b = _resampled_auc(labels, [a, b], groups, seed)
-    return {
-        "difference": float(roc_auc_score(labels, a) - roc_auc_score(labels, b)),
-        "interval": bootstrap.percentiles(of_a - of_b),
-    }
+    observed, draws = [], []
+    for scores in (scores_a, scores_b):
+        columns = [_checked_scores(labels, column)[1] for column in np.atleast_2d(scores)]
+        observed.append(np.mean([roc_auc_score(labels, column) for column in columns]))
+        draws.append(np.mean(_resampled_auc(np.asarray(labels), columns, groups, seed), axis=0))
+    return {"difference": float(observed[0] - observed[1]), "interval": bootstrap.percentiles(draws[0] - draws[1])}
 
 
 def tpr_at_fpr(labels, scores, fpr: float, groups=None, seed: int = 0) -> dict | None:
@@ -327,6 +326,41 @@ def over_images(labels, values, groups=None, seed: int = 0) -> dict:
     levels, cells = np.unique(np.asarray(values, np.float64), return_inverse=True)
     draws = bootstrap.sums(labels, cells, len(levels), groups, seed=seed)
     return {"mean": float(np.mean(values)), "interval": bootstrap.percentiles(draws @ levels / draws.sum(axis=1))}
+
+
+def over_runs(labels, scores, predicted, fpr: float, groups=None, seed: int = 0) -> dict:
+    """Means of membership figures over S runs that are about the same images, for example of several seeds.
+
+    Args:
+        labels: int [N] in {0, 1}.
+        scores: [S,N].
+        predicted: int [S,N] in {0, 1}.
+        fpr: in (0, 1), of the true-positive rate.
+        groups: [N].
+        seed: of the resampling.
+
+    Returns:
+        {auc, tpr, cohen_kappa: {mean, interval: [low, high]}}, from resamples of the images that the runs share; the trained
+        networks are held fixed. `tpr` as `tpr_at_fpr` defines it, None where that is; a kappa that is not defined leaves None.
+
+    Raises ValueError for scores that are not finite, other labels, one class only or unequal lengths.
+    """
+    columns = [_checked_scores(labels, column)[1] for column in scores]
+    labels = np.asarray(labels)
+    draws = np.mean(_resampled_auc(labels, columns, groups, seed), axis=0)
+    mean = np.mean([roc_auc_score(labels, column) for column in columns])
+    out: dict = {"auc": {"mean": float(mean), "interval": bootstrap.percentiles(draws)}, "tpr": None}
+    if rates := [found["tpr"] for column in columns if (found := tpr_at_fpr(labels, column, fpr, groups, seed))]:
+        draws = np.mean([_resampled_tpr(labels, column, fpr, groups, seed) for column in columns], axis=0)
+        out["tpr"] = {"mean": float(np.mean(rates)), "interval": bootstrap.percentiles(draws)}
+    # What a row is called by all runs is one cell, so that the runs share the resamples.
+    calls, cells = np.unique(np.vstack([labels, predicted]), axis=1, return_inverse=True)
+    counts = np.bincount(cells, minlength=calls.shape[1])[None]
+    counts = np.concatenate([counts, bootstrap.sums(labels, cells, calls.shape[1], groups, seed=seed)])
+    of_runs = [counts @ (2 * calls[0] + called == np.arange(4)[:, None]).T for called in calls[1:]]
+    kappa = np.mean([figures(tables.reshape(-1, 2, 2))["cohen_kappa"] for tables in of_runs], axis=0)
+    observed = float(kappa[0]) if np.isfinite(kappa[0]) else None
+    return out | {"cohen_kappa": {"mean": observed, "interval": bootstrap.percentiles(kappa[1:])}}
 
 
 def over_seeds(values) -> dict:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, evaluate, methods, sharding, tables, train
+from fingerprint_jax import Config, evaluate, methods, metrics, sharding, tables, train
 from fingerprint_jax.data import builder, controls
 from fingerprint_jax.run import Run, network
 from launch import local, sweep
@@ -105,7 +105,7 @@ class Comparison:
         for row in self.rows:
             if row.uses and row.uses[1] not in names[: names.index(row.name)]:
                 raise ValueError(f"row {row.name!r} uses {row.uses[1]!r}, which is no row before it")
-        if reserved := set(self.data) & {*controls.ATTRIBUTION, "other_run"}:
+        if reserved := set(self.data) & {*controls.ATTRIBUTION, *controls.MEMBERSHIP, "other_run"}:
             raise ValueError(f"--data: {min(reserved)!r} is the name of a control, use another")
         if self.minutes <= 0:
             raise ValueError(f"--minutes={self.minutes:g}: more than 0 are needed")
@@ -124,6 +124,19 @@ class Comparison:
     def load(self) -> Callable[..., Scored]:
         """`Scored.load`, once a run and split."""
         return functools.cache(Scored.load)
+
+    @property
+    def task(self) -> str:
+        """The task of all rows. Raises ValueError where they differ, or it has no table."""
+        tasks = sorted({config.task for config in self.configs.values()})
+        if tasks not in (["subtask1"], ["subtask2"]):
+            raise ValueError(f"the rows are of {', '.join(tasks)}: a table is of subtask1 or of subtask2")
+        return tasks[0]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The controls that go with the first data set."""
+        return (controls.MEMBERSHIP if self.task == "subtask1" else controls.ATTRIBUTION) if self.controls else ()
 
     def row(self, name: str) -> Row:
         """A row by name."""
@@ -208,7 +221,7 @@ class Comparison:
                 except FloatingPointError as error:
                     log.warning("%s", error)
                     continue
-                valid[rate] = float(np.mean(scored.predicted == scored.labels))
+                valid[rate] = next(iter(metrics.quick(scored.labels, scored.scores).values()))
                 print(f"{data}/{row.name}: {valid[rate]:.4f} on valid with learning rate {rate:g}", flush=True)
             if not valid:
                 raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")
@@ -238,9 +251,9 @@ class Comparison:
             raise ValueError(f"--minutes={self.minutes:g}: {path} says {known:g}; give that, or another --output")
         tables.write_text(path, json.dumps({"minutes": self.minutes}))
         todo = [(name, row) for name in data for row in rows]
-        if self.controls and self.first in data:
+        if self.kinds and self.first in data:
             self._make_controls()
-            todo += [(kind, row) for kind in controls.ATTRIBUTION for row in rows]
+            todo += [(kind, row) for kind in self.kinds for row in rows]
         failed = []
         for name, row in todo:
             if name not in self.data and f"{self.first}/{row.name}" in failed:
@@ -272,10 +285,11 @@ class Comparison:
     def _score(self, workdir: Path, split: str, data_dir: str = "") -> None:
         if not local.finished(workdir, split):
             found = evaluate.evaluate(Run.load(workdir, data_dir=data_dir), split)
-            print(f"{workdir}: {found['metrics']['accuracy']:.4f} on {split} {data_dir}".rstrip(), flush=True)
+            figure = found["scores"]["auc"] if self.task == "subtask1" else found["metrics"]["accuracy"]
+            print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
 
     def _make_controls(self) -> None:
-        for kind in controls.ATTRIBUTION:
+        for kind in self.kinds:
             last = self.data_dir("other_run" if kind == "phantom_runs" else kind)
-            if not (builder.dataset_dir(last, "subtask2") / "summary.json").exists():
+            if not (builder.dataset_dir(last, self.task) / "summary.json").exists():
                 controls.write(kind, Path(self.controls) / kind, self.data[self.first], overwrite=True)

@@ -483,3 +483,37 @@ def test_decisions_reproduce_table_2_from_scores(row):
     report = metrics.report(labels, called, 2)
     assert called.sum() == 250
     assert report["cohen_kappa"] == pytest.approx(2 * (2 * true_positive / 500) - 1)
+
+
+def test_means_over_runs_are_those_of_scikit_learn_and_one_run_is_its_own_report():
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], 60)
+    scores = rng.normal(size=(3, 120)) + 0.7 * labels
+    predicted = (scores > 0.4).astype(int)
+    found = metrics.over_runs(labels, scores, predicted, 0.1)
+    assert found["auc"]["mean"] == pytest.approx(np.mean([roc_auc_score(labels, s) for s in scores]))
+    assert found["cohen_kappa"]["mean"] == pytest.approx(np.mean([cohen_kappa_score(labels, p) for p in predicted]))
+    assert found["tpr"]["mean"] == pytest.approx(np.mean([metrics.tpr_at_fpr(labels, s, 0.1)["tpr"] for s in scores]))
+    one = metrics.over_runs(labels, scores[:1], predicted[:1], 0.1)
+    assert one["auc"]["interval"] == metrics.auc_interval(labels, scores[0])
+    assert one["tpr"]["interval"] == metrics.tpr_at_fpr(labels, scores[0], 0.1)["interval"]
+    report = metrics.report(labels, predicted[0], 2)
+    np.testing.assert_allclose(one["cohen_kappa"]["interval"], report["intervals"]["cohen_kappa"], atol=0.03)
+    # Runs that agree in everything are one run; independent ones average their errors out.
+    same = metrics.over_runs(labels, scores[[0, 0]], predicted[[0, 0]], 0.1)
+    assert same["auc"] == one["auc"] and same["tpr"] == one["tpr"]
+    np.testing.assert_allclose(same["cohen_kappa"]["interval"], one["cohen_kappa"]["interval"])
+    width = [np.ptp(f["auc"]["interval"]) for f in (found, one)]
+    assert width[0] < width[1]
+    assert metrics.over_runs(labels[30:90], scores[:, 30:90], predicted[:, 30:90], 0.1)["tpr"] is None  # of 30 rows 3
+
+
+def test_a_difference_of_several_runs_is_that_of_their_mean_aucs():
+    rng = np.random.default_rng(4)
+    labels = np.repeat([0, 1], 40)
+    a, b = rng.normal(size=(2, 3, 80)) + np.array([0.8, 0.2])[:, None, None] * labels
+    means = [np.mean([roc_auc_score(labels, s) for s in side]) for side in (a, b)]
+    found = metrics.paired_auc(labels, a, b)
+    assert found["difference"] == pytest.approx(means[0] - means[1])
+    assert found["interval"][0] < found["difference"] < found["interval"][1]
+    assert metrics.paired_auc(labels, a[0], b[0]) == metrics.paired_auc(labels, a[:1], b[:1])

@@ -13,7 +13,7 @@ from fingerprint_jax.data.source import Source
 from fingerprint_jax.methods import classical
 from fingerprint_jax.preemption import Preempted
 from fingerprint_jax.run import Run
-from launch import sweep, systems, table
+from launch import attribution, sweep, systems, table
 from launch.collect import Scored
 from launch.systems import Comparison, Row
 from tests.conftest import load_config
@@ -199,7 +199,7 @@ def test_a_rate_that_is_not_finite_is_not_taken(tmp_path, data_dir, monkeypatch,
     row = Row("net", CONFIG, VIEW)
     comparison = Comparison(tmp_path, [row], {"d": data_dir}, "", 1 / 60)
     assert comparison.run(["d"], [row], lambda: None) == []
-    found = table.line(comparison, "d", row)
+    found = attribution.line(comparison, "d", row)
     assert found["learning_rate"] == 1e-2 and found["note"] == "not finite with learning rate 0.001"
     assert found["valid"][0] is None and len(found["values"]) == 2
     tried.clear()
@@ -209,10 +209,10 @@ def test_a_rate_that_is_not_finite_is_not_taken(tmp_path, data_dir, monkeypatch,
     monkeypatch.setattr(methods.get("gradient"), "fit", lambda run: diverges(_with(run, 1e-3)))
     comparison = Comparison(tmp_path, [other], {"d": data_dir}, "", 1 / 60)
     assert comparison.run(["d"], [other], lambda: None) == ["d/other"]
-    assert table.line(comparison, "d", other)["note"] == "failed: row other: no learning rate of 0.001, 0.01 ends well"
+    assert attribution.line(comparison, "d", other)["note"] == "failed: row other: no learning rate of 0.001, 0.01 ends well"
     monkeypatch.setattr(methods.get("gradient"), "fit", fit)
     assert comparison.run(["d"], [other], lambda: None) == []
-    found = table.line(comparison, "d", other)
+    found = attribution.line(comparison, "d", other)
     assert found["note"] == "" and len(found["values"]) == 2
 
 
@@ -244,7 +244,7 @@ def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
         (workdir / "cost.json").write_text(json.dumps({"processor_s": 60.0 * (1 + int(workdir.name[-1]) ** 2)}))
         (workdir.parent / "choice.json").write_text(json.dumps({"learning_rate": 1e-3, "valid": {"0.001": 0.5}}))
     monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split, data_dir="": found[workdir, split, data_dir]))
-    base, new, elsewhere, nothing = (table.line(comparison, "d", row, "base") for row in rows)
+    base, new, elsewhere, nothing = (attribution.line(comparison, "d", row, "base") for row in rows)
     assert base["accuracy"] == pytest.approx(0.6) and base["values"] == [0.5, 0.6, 0.7]
     # Student's t with 2 degrees of freedom, from a printed table.
     np.testing.assert_allclose([base["seeds_low"], base["seeds_high"]], 0.6 + 4.3026527 * 0.1 / 3**0.5 * np.array([-1, 1]))
@@ -256,7 +256,7 @@ def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
     assert new["difference"] == pytest.approx(28 / 30 - 0.6) and 0 < new["difference_low"] < new["difference_high"]
     assert elsewhere["difference"] is None and elsewhere["note"].endswith("; other images than the baseline")
     assert elsewhere["seeds_low"] is None and elsewhere["low"] < 0.5 < elsewhere["high"]
-    assert [base[name] for name in table.CONTROLS] == pytest.approx([0.2, 0.3, 1.0, 0.4])
+    assert [base[name] for name in attribution.CONTROLS] == pytest.approx([0.2, 0.3, 1.0, 0.4])
     assert base["reals_low"] < 0.3 < base["reals_high"] and new["reals"] is None
     assert base["phantom_other_run_p"] == 1.0  # 0.6 the other way round
     assert nothing["accuracy"] is None and nothing["values"] == []
@@ -267,11 +267,11 @@ def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
 
 def test_p_of_classes_is_a_share_of_all_assignments():
     labels = np.repeat(np.arange(5), 10)
-    assert table.class_p(Scored(labels, labels, labels, labels, None, 5)) == 1 / 120
+    assert attribution.class_p(Scored(labels, labels, labels, labels, None, 5)) == 1 / 120
     shifted = (labels + 1) % 5
-    assert table.class_p(Scored(labels, labels, shifted, labels, None, 5)) == 1.0
+    assert attribution.class_p(Scored(labels, labels, shifted, labels, None, 5)) == 1.0
     turned = np.array([0, 1, 3, 4, 2])[labels]  # two are right, as in 20 of all assignments; three in 10, five in 1
-    assert table.class_p(Scored(labels, labels, turned, labels, None, 5)) == (1 + 10 + 20) / 120
+    assert attribution.class_p(Scored(labels, labels, turned, labels, None, 5)) == (1 + 10 + 20) / 120
 
 
 def test_controls_are_made_once_and_scored_with_the_first_seed(tmp_path, quick, monkeypatch):
@@ -289,8 +289,8 @@ def test_controls_are_made_once_and_scored_with_the_first_seed(tmp_path, quick, 
         assert comparison.run(["d"], rows, lambda: None) == []
     assert made == ["one_generator", "reals", "phantom_runs"]
     for row in rows:
-        found = table.line(comparison, "d", row)
-        assert all(0 <= found[name] <= 1 for name in table.CONTROLS)
+        found = attribution.line(comparison, "d", row)
+        assert all(0 <= found[name] <= 1 for name in attribution.CONTROLS)
         runs = list((tmp_path / "out/phantom_runs" / row.name).glob("lr*"))
         assert [run.name for run in runs] == [f"lr{found['learning_rate']:g}-seed0"]
         assert Run.load(runs[0]).config.data_dir == str(tmp_path / "controls/phantom_runs/a")

@@ -1,0 +1,59 @@
+"""What the lines of every table of systems have: what was trained, what it took, what went wrong."""
+
+import statistics
+
+from fingerprint_jax.data.images import printable
+from launch.collect import interval, number
+from launch.systems import Comparison, Row, read
+
+BEFORE = ("data", "row", "network", "parameters", "size", "networks")
+AFTER = ("processor_minutes", "steps", "learning_rate", "valid", "published", "note")
+
+
+def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, list[str]]:
+    """Columns BEFORE and AFTER of a row, of which `seeds` are finished, and its notes so far; what is not there is None."""
+    out: dict = dict.fromkeys(BEFORE + AFTER) | {"data": data, "row": row.name, "networks": row.networks, "valid": []}
+    out |= {"size": row.size, "published": row.published}
+    notes = [f"network of {row.uses[1]}"] if row.uses else []
+    if calibration := read(c.folder(data, row) / "calibration.json"):
+        out |= {"network": calibration["network"], "parameters": calibration["parameters"]}
+        out["steps"] = c.steps(data, row) if row.networks else None
+    if choice := read(c.folder(data, row) / "choice.json"):
+        tried = [f"{rate:g}" for rate in c.rates] if choice["valid"] else []
+        out |= {"learning_rate": choice["learning_rate"], "valid": [choice["valid"].get(rate) for rate in tried]}
+        notes += [f"not finite with learning rate {rate}" for rate in tried if rate not in choice["valid"]]
+        runs = [c.workdir(data, row, choice["learning_rate"], seed) for seed in seeds]
+        if runs:
+            out["processor_minutes"] = statistics.median(read(run / "cost.json")["processor_s"] for run in runs) / 60
+    places = [data, *(c.kinds if data == c.first else ())]
+    for place in places:
+        if failed := read(c.folder(place, row) / "failed.json"):
+            notes.append(f"{f'{place} ' if place != data else ''}failed: {failed['error']}")
+    return out, notes
+
+
+def value(line: dict, name: str, bounds: str | None = None) -> str:
+    """A figure with its interval, `<bounds>low` and `<bounds>high`; nothing where it is not there."""
+    bounds = f"{name}_" if bounds is None else bounds
+    return f"{number(line[name])} ({interval(line[f'{bounds}low'], line[f'{bounds}high'])})" if line[name] is not None else ""
+
+
+def count(number: int | None) -> str:
+    """With commas; nothing for None."""
+    return "" if number is None else f"{number:,}"
+
+
+def shown(line: dict, figures: dict[str, str]) -> dict[str, str]:
+    """A line as people read it, around the figures of the task."""
+    size = [f"{line['network']}, {count(line['parameters'])} parameters"] if line["parameters"] else [line["network"] or ""]
+    return {
+        "row": line["row"],
+        "size": "; ".join(text for text in [*size, line["size"]] if text),
+        "networks": count(line["networks"]),
+        **figures,
+        "processor minutes": "" if line["processor_minutes"] is None else f"{line['processor_minutes']:.2f}",
+        "steps": count(line["steps"]),
+        "learning rate": "" if line["learning_rate"] is None else f"{line['learning_rate']:g}",
+        "published": line["published"],
+        "note": printable(line["note"]),
+    }
