@@ -38,11 +38,11 @@ NAMES = (
 
 
 class Peer:
-    """The process with PyTorch."""
+    """A process with another library, that answers the requests of a script beside this file."""
 
-    def __init__(self, python: str):
-        script = Path(__file__).with_name("torch_peer.py")
-        self.process = subprocess.Popen([python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, python: str, script: str = "torch_peer.py"):
+        path = Path(__file__).with_name(script)
+        self.process = subprocess.Popen([python, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.about = self._answer()
 
     def _answer(self) -> dict:
@@ -52,7 +52,7 @@ class Peer:
         return json.loads(line)
 
     def ask(self, **request) -> dict:
-        """The answer to a request of torch_peer.py."""
+        """The answer to a request."""
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()
 

@@ -103,22 +103,34 @@ def classical(member: ConfigDict) -> ConfigDict:
     return c
 
 
-def residual(task: str) -> ConfigDict:
-    """Co-occurrences of the high-pass residual, reduced and given to an estimator; nothing is trained by gradients."""
-    c = _estimated(task, "residual")
-    c.features.steps = (2.0, 4.0, 8.0)  # of the quantisation, in grey levels
-    c.features.levels = 3  # residuals of more steps than this count as this many
+def featured(task: str, features: str, **options) -> ConfigDict:
+    """A feature of the images and its options, reduced and given to an estimator; nothing is trained by gradients."""
+    c = _estimated(task, features)
+    c.features.enhance = "none"  # a filter of features/enhance.py, before the feature is taken
+    c.features.update(options)
     return c
 
 
 def _estimated(task: str, features: str) -> ConfigDict:
     c = common(task, "classical")
-    c.features = ConfigDict({"name": features})  # network | residual
+    c.features = ConfigDict({"name": features})  # network | a function of fingerprint_jax/features and its options
     c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
-    c.pca = 0  # principal components kept (0: no PCA)
+    c.pca = 0  # principal components of the gallery's standardised features kept (0: no PCA) ...
+    c.whiten = False  # ... each of them scaled to variance 1
     c.estimator = ConfigDict({"name": "linear_svm"})  # a function of fingerprint_jax/estimators and its options, where None ...
-    c.estimator.C = config_dict.placeholder(float)  # ... is its own default: the SVMs, the inverse of the regularisation
-    c.estimator.clusters = config_dict.placeholder(int)  # kmeans, hierarchical: how many; 0 is one a class
+    c.estimator.C = config_dict.placeholder(float)  # ... is its own default: SVMs, logistic regressions, the inverse of the penalty
+    c.estimator.trees = config_dict.placeholder(int)  # random_forest
+    c.estimator.clusters = config_dict.placeholder(int)  # clusterings: how many; 0 is one a class
+    c.estimator.min_samples = config_dict.placeholder(int)  # dbscan: rows within eps of a core sample, itself one of them
+    c.estimator.measure = config_dict.placeholder(str)  # similarities: cosine | euclidean | jaccard | ssim (maps)
+    c.estimator.readout = config_dict.placeholder(str)  # similarity: max | mean | knn, the mean of the k largest
+    c.estimator.k = config_dict.placeholder(int)  # similarity, gan_leaks: neighbours
+    c.estimator.calibrated = config_dict.placeholder(bool)  # gan_leaks: by the distance to the reference
+    c.estimator.components = config_dict.placeholder(int)  # domias: principal components
+    c.estimator.patch = config_dict.placeholder(int)  # local_match: side of a patch in pixels
+    c.estimator.stride = config_dict.placeholder(int)  # local_match: pixels from a patch to the next
+    c.estimator.radius = config_dict.placeholder(int)  # local_match: how far a patch is looked for, in pixels
+    c.estimator.top = config_dict.placeholder(float)  # local_match: share of the patches that counts, the highest
     return c
 
 

@@ -210,6 +210,15 @@ class Run:
             found[name] = Rows.concatenate([self.training_rows(split) for split in present])
         return found
 
+    def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The arrays of an npz file; where it is missing or damaged they are computed, and written."""
+        found = tables.read_arrays(path)
+        if found is None:
+            found = compute()
+            if not self.source.damaged:  # what stands in for a damaged record may be there again tomorrow
+                tables.write_arrays(path, found)
+        return found
+
     @functools.cached_property
     def extra(self) -> Rows:
         """The rows of the file `data.extra_labels`, with its labels.
@@ -265,6 +274,14 @@ class Run:
         config.data.fold = fold
         allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
         return Run(config, self.workdir / "children" / name, "best", allow_change)
+
+    @property
+    def outermost(self) -> Path:
+        """The work directory of the run that this one is a child of, however deep; its own where it is none."""
+        path = self.workdir
+        while path.parent.name == "children":
+            path = path.parent.parent
+        return path
 
     def predict(self, split: str) -> Predictions:
         """The table of a split: read where it stands, computed and written where it is missing or stale."""

@@ -19,5 +19,5 @@ def get_config(variant: str = ""):
     c = base.classical(medhastra_resnet18.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
     c.gallery = ConfigDict({"labelled": ("train_real",)})
-    c.estimator.name = "cosine"
+    c.estimator.name, c.estimator.measure, c.estimator.readout = "similarity", "cosine", "mean"
     return base.finish(c, variant)

@@ -15,7 +15,8 @@ from configs import base
 
 def get_config(variant: str = ""):
     """Fitted to four fifths of the labelled synthetic images less the validation images; the last fifth is the split `heldout`."""
-    c = base.residual("subtask2")
+    # Quantised at steps of so many grey levels; residuals of more steps than `levels` count as so many.
+    c = base.featured("subtask2", "residual", steps=(2.0, 4.0, 8.0), levels=3)
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1
     c.gallery = ConfigDict({"labelled": ("train_generated",)})
     c.estimator.name = "rbf_svm"

@@ -1,7 +1,11 @@
-"""Clusterings of the training rows that do not see the labels; then each cluster is given to a class.
+"""Clusterings that do not see the labels; then each cluster is given to a class. Features are standardised.
 
-Features are standardised. The score of a class is minus the Euclidean distance of the query to the nearest centroid of the class's
-clusters, so that it depends on that row alone.
+Two classes, membership: the clusters are those of the labelled and, where that stream is there, the generated images. A query
+goes to the cluster of the nearest centroid, and its score is (used + 1) / (n + 2) among the n labelled images of that cluster
+(Laplace's rule: a cluster without any says 1/2).
+
+More classes, attribution: the clusters are those of the labelled images, and each belongs to a class (`match`). The score of a
+class is minus the Euclidean distance of the query to the nearest centroid of its clusters.
 """
 
 import functools
@@ -10,10 +14,14 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans, SpectralClustering
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from fingerprint_jax.estimators import Features, Gallery, columns, stream
+from fingerprint_jax.estimators import Features, Gallery, at_least, columns, flat, stream
+
+NEIGHBOURS = 10  # of the graph of spectral clustering, scikit-learn's own
 
 
 def kmeans(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
@@ -22,9 +30,55 @@ def kmeans(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -
     return _scores(query, gallery, clusters, build)
 
 
+def gmm(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
+    """Mixture of Gaussians with diagonal covariances, each row in its likeliest; 0 clusters: one a class."""
+    return _scores(query, gallery, clusters, functools.partial(GaussianMixture, covariance_type="diag", random_state=seed))
+
+
 def hierarchical(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
     """Ward's agglomerative clustering, which draws nothing from the seed; memory grows with N^2; 0 clusters: one a class."""
     return _scores(query, gallery, clusters, functools.partial(AgglomerativeClustering, linkage="ward"))
+
+
+def spectral(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
+    """Spectral clustering of the graph of ten nearest neighbours (Shi & Malik 2000), k-means last; 0 clusters: one a class."""
+
+    def build(count):
+        return SpectralClustering(count, affinity="nearest_neighbors", n_neighbors=NEIGHBOURS, random_state=seed)
+
+    return _scores(query, gallery, clusters, build)
+
+
+def dbscan(query: Features, gallery: Gallery, *, seed: int, min_samples: int = 5) -> np.ndarray:
+    """Dense regions of any shape (Ester et al. 1996), of two classes only; nothing is drawn from the seed.
+
+    A query is of the cluster of its nearest core sample where that is within eps, else noise, which is a cluster of its own.
+    eps is the knee of the sorted distances of all rows to their `min_samples`-th neighbour, themselves the first: the
+    distance that lies farthest below the line from the least to the largest (the rule of Satopaa et al. 2011). So the
+    share of rows up to the knee are core samples.
+    """
+    x, labels, q = _standard(query, gallery)
+    if len(np.unique(labels[labels >= 0])) != 2:
+        raise ValueError("estimator.name='dbscan' tells two classes apart: use kmeans, gmm, hierarchical or spectral for more")
+    at_least("min_samples", min_samples, 1, len(x))
+    sorted_distances = np.sort(NearestNeighbors(n_neighbors=min_samples).fit(x).kneighbors(x)[0][:, -1])
+    span = max(sorted_distances[-1] - sorted_distances[0], 1e-12)
+    below = np.linspace(0, 1, len(x)) - (sorted_distances - sorted_distances[0]) / span
+    eps = float(sorted_distances[below.argmax()]) * (1 + 1e-6) + 1e-12  # its own row is a core sample, whatever the rounding
+    model = DBSCAN(eps=eps, min_samples=min_samples).fit(x)
+    distance, near = NearestNeighbors(n_neighbors=1).fit(model.components_).kneighbors(q)
+    core = model.labels_[model.core_sample_indices_]
+    return _share(model.labels_, labels, np.where(distance[:, 0] <= eps, core[near[:, 0]], -1))
+
+
+def nearest_centroid_of_generated(query: Features, gallery: Gallery, *, seed: int, clusters: int = 8) -> np.ndarray:
+    """Minus the Euclidean distance to the nearest centroid of a k-means of the generated images; no labels."""
+    generated = flat(stream(gallery, "generated"))
+    at_least("clusters", clusters, 1, len(generated))
+    scaler = StandardScaler().fit(generated)
+    model = KMeans(clusters, n_init=10, random_state=seed).fit(scaler.transform(generated))  # pyright: ignore[reportArgumentType]
+    distances = model.transform(scaler.transform(flat(query)))
+    return -np.asarray(distances.min(axis=1, keepdims=True), np.float32)
 
 
 def match(found: np.ndarray, labels: np.ndarray, clusters: int, classes: int) -> np.ndarray:
@@ -42,21 +96,48 @@ def match(found: np.ndarray, labels: np.ndarray, clusters: int, classes: int) ->
 
 
 def _scores(query: Features, gallery: Gallery, clusters: int, build: Callable) -> np.ndarray:
-    known = stream(gallery, "labelled")
-    classes, labels = np.unique(known.labels, return_inverse=True)
-    count = clusters or len(classes)
-    if count < len(classes):
-        raise ValueError(f"estimator.clusters={clusters} is less than the {len(classes)} classes: use more, or 0 for one a class")
-    scaler = StandardScaler().fit(known.values)
-    x, q = np.asarray(scaler.transform(known.values)), np.asarray(scaler.transform(query.values))
+    x, labels, q = _standard(query, gallery)
+    classes = len(np.unique(labels[labels >= 0]))
+    count = clusters or classes
+    if count < (1 if classes == 2 else classes):
+        raise ValueError(f"estimator.clusters={clusters} is less than the {classes} classes: use more, or 0 for one a class")
+    if count > len(x):
+        raise ValueError(f"estimator.clusters={clusters}: there are {len(x)} rows to cluster")
     found = build(count).fit_predict(x)
     different = len(np.unique(found))
     if different < count:
         raise ValueError(f"estimator.clusters={clusters}: the {len(x)} training rows form {different} clusters, not {count}")
-    centroids = np.stack([x[found == k].mean(axis=0) for k in range(count)])
-    owner = match(found, labels, count, len(classes))
-    distances = cdist(q, centroids)
-    return columns(-np.stack([distances[:, owner == k].min(axis=1) for k in range(len(classes))], axis=1))
+    distances = cdist(q, np.stack([x[found == k].mean(axis=0) for k in range(count)]))
+    if classes == 2:
+        return _share(found, labels, distances.argmin(axis=1))
+    owner = match(found, labels, count, classes)
+    return columns(-np.stack([distances[:, owner == k].min(axis=1) for k in range(classes)], axis=1))
 
 
-ESTIMATORS = {"kmeans": kmeans, "hierarchical": hierarchical}
+def _standard(query: Features, gallery: Gallery) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standardised rows to cluster [N,D], their class 0..K-1 or -1 for the generated [N], and the queries [M,D]."""
+    labelled = stream(gallery, "labelled")
+    classes, labels = np.unique(labelled.labels, return_inverse=True)
+    x = flat(labelled)
+    if len(classes) == 2 and "generated" in gallery:
+        x = np.concatenate([x, flat(gallery["generated"])])
+        labels = np.concatenate([labels, np.full(len(x) - len(labels), -1)])
+    scaler = StandardScaler().fit(x)
+    return np.asarray(scaler.transform(x)), labels, np.asarray(scaler.transform(flat(query)))
+
+
+def _share(found: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Smoothed share of class 1 among the labelled rows of the clusters asked for: [N], [N], [M] -> [M,1]."""
+    shares = {k: (np.sum(labels[found == k] == 1) + 1) / (np.sum(labels[found == k] >= 0) + 2) for k in {-1, *found.tolist()}}
+    return np.array([[shares[k]] for k in asked.tolist()], np.float32)
+
+
+ESTIMATORS = {
+    "kmeans": kmeans,
+    "gmm": gmm,
+    "hierarchical": hierarchical,  # the word of AI Multimedia Lab ...
+    "agglomerative": hierarchical,  # ... and that of Challengers
+    "spectral": spectral,
+    "dbscan": dbscan,
+    "nearest_centroid_of_generated": nearest_centroid_of_generated,
+}

@@ -1,0 +1,143 @@
+"""Features of images, without gradients: `f(images uint8 [N,H,W,1], **options) -> float32 [N, ...]`, a row from its image alone.
+
+Each file has `FEATURES = {name: function}`, and together they are the registry of `config.features.name`. Worker processes import
+this file and that of their function: neither may import JAX, nor what imports it.
+"""
+
+import collections
+import ctypes
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import joblib
+import numpy as np
+
+if TYPE_CHECKING:
+    from fingerprint_jax.data.source import Rows
+    from fingerprint_jax.run import Run
+
+BLOCK = 64  # images read, and given to a process, at once
+
+
+def get(name: str, enhance: str | None = None, **options) -> Callable[[np.ndarray], np.ndarray]:
+    """A feature with its options set, of the images as the filter `enhance` leaves them; options that are None keep the default.
+
+    Raises ValueError with the known names, filters or options.
+    """
+    return _plan(name, enhance, **options)[0]
+
+
+def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, processes: int = 0) -> np.ndarray:
+    """A feature of some rows: [N, ...] float32, read from `cache` where it is there.
+
+    Args:
+        run: whose images are read.
+        rows: at least one.
+        name: of the feature.
+        options: of `get`.
+        cache: a folder; files in it go by the content of the data, record numbers, name and options.
+        processes: for features and filters that go image by image; 0: one a usable core, 1: this process. The result is the same.
+    """
+    function, key, slow = _plan(name, **options)
+    content = json.dumps([run.source.fingerprints, rows.index.tolist(), key], sort_keys=True)
+    path = cache / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.npz"
+    blocks = [rows.index[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
+    processes = min(processes or joblib.cpu_count(), len(blocks)) if slow else 1
+    return run.cached(path, lambda: {"x": _compute(function, map(run.source.images, blocks), len(rows), name, processes)})["x"]
+
+
+def _plan(name: str, enhance: str | None = None, **options) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:
+    """The function, what tells it from others, and whether it is worth processes: it loops over the images in Python."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    known = {feature: function for module in modules for feature, function in getattr(module, "FEATURES", {}).items()}
+    if name not in known:
+        raise ValueError(f"features.name={name!r} is unknown: use network, or one of {', '.join(sorted(known))}")
+    defaults = {p.name: p.default for p in inspect.signature(known[name]).parameters.values() if p.name != "images"}
+    options = {option: value for option, value in options.items() if value is not None}
+    for option in options:
+        if option not in defaults:
+            raise ValueError(f"features.{option} is no option of {name}: use {', '.join(['enhance', *sorted(defaults)])}")
+    function = functools.partial(known[name], **options)
+    enhance = enhance or "none"
+    filters = importlib.import_module(f"{__name__}.enhance").FILTERS
+    if enhance not in filters:
+        raise ValueError(f"features.enhance={enhance!r} is unknown: use one of {', '.join(filters)}")
+    if enhance != "none":
+        function = functools.partial(_enhanced, enhance, function)
+    slow = enhance != "none" or known[name].__module__ == f"{__name__}.texture"
+    return function, [name, enhance, defaults | options], slow
+
+
+def _enhanced(filter: str, function: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    # Not imported above: the networks, which share the filters of the residual, have no use for scikit-image.
+    return function(importlib.import_module(f"{__name__}.enhance").enhance(images, filter))
+
+
+def _compute(function: Callable, blocks: Iterable[np.ndarray], total: int, name: str, processes: int) -> np.ndarray:
+    from fingerprint_jax.pack import progress  # here, for the worker processes
+
+    parts = []
+    with progress(name, total) as advance:
+        for part in _in_processes(function, blocks, processes):
+            parts.append(part)
+            for _ in part:
+                advance()
+    return np.concatenate(parts)
+
+
+def _in_processes(function: Callable, blocks: Iterable[np.ndarray], processes: int) -> Iterator[np.ndarray]:
+    """The function of each block, in order."""
+    if processes == 1:
+        yield from map(function, blocks)
+        return
+    pool = ProcessPoolExecutor(processes, _Context(), _begin)
+    try:
+        pending = collections.deque()
+        for block in blocks:
+            pending.append(pool.submit(function, block))
+            if len(pending) > 2 * processes:  # else all the images would lie in memory
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Worker(SpawnProcess):
+    # A spawned process imports the main module again; that of the binaries imports JAX, for seconds and half a gigabyte.
+    def start(self):
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Context(SpawnContext):  # never fork: it segfaults where an ArrayRecord was read
+    Process = _Worker
+
+
+def _begin() -> None:
+    # Signals go to a whole job: the parent decides, and ends the workers as it ends, or they with it (PR_SET_PDEATHSIG of prctl,
+    # Linux only; without it one killed by SIGKILL leaves them behind).
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent and os.getppid() != parent.pid:  # it went before this was set
+            os._exit(1)

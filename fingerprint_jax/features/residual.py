@@ -4,16 +4,9 @@ Residual, quantisation, truncation and co-occurrence are those of the rich model
 Transactions on Information Forensics and Security 7:868), with pairs in place of quadruples and without their symmetrisation.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-
-from fingerprint_jax import tables
-from fingerprint_jax.data.source import Rows
-from fingerprint_jax.run import Run
 
 # {(down, across): weight} from a pixel: first and second differences, the Laplacian, and Ker & Boehme's kernel.
 FILTERS = (
@@ -26,21 +19,16 @@ FILTERS = (
 )
 OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1))  # of the second pixel of a pair: down, across
 BLOCK = 2**20  # pixels handled at once
-ROWS = 512  # images read at once
 
 
-def features(run: Run, rows: Rows, steps: tuple[float, ...], levels: int, cache: Path) -> np.ndarray:
-    """`cooccurrence` of some rows, each of the steps side by side: [N, len(steps) * D] float32, read from `cache` if there."""
-    key = json.dumps([run.source.fingerprints, rows.index.tolist(), list(steps), levels])
-    path = cache / f"residual-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-    found = tables.read_arrays(path)
-    if found is None:
-        blocks = [rows.index[i : i + ROWS] for i in range(0, len(rows), ROWS)]
-        images = map(run.source.images, blocks)
-        found = {"x": np.concatenate([np.concatenate([cooccurrence(x, step=s, levels=levels) for s in steps], 1) for x in images])}
-        if not run.source.damaged:  # what stands in for a damaged record may be there again tomorrow
-            tables.write_arrays(path, found)
-    return found["x"]
+def features(images: np.ndarray, *, steps: tuple[float, ...] = (2.0, 4.0, 8.0), levels: int = 3) -> np.ndarray:
+    """`cooccurrence` at each of the steps, side by side: uint8 [N,H,W,1] -> float32 [N, len(steps) * D].
+
+    Raises ValueError where there is no step, or for those that `cooccurrence` refuses.
+    """
+    if not steps:
+        raise ValueError("features.steps=(): use at least one step, in grey levels")
+    return np.concatenate([cooccurrence(images, step=step, levels=levels) for step in steps], axis=1)
 
 
 def residual(images: np.ndarray, weights: Mapping[tuple[int, int], float]) -> np.ndarray:
@@ -85,3 +73,6 @@ def _block(images: np.ndarray, step: float, levels: int) -> np.ndarray:
             pairs = np.bincount((own + bins * first + second).ravel(), minlength=count * bins**2).reshape(count, -1)
             parts.append(np.sqrt(pairs / (first.shape[1] * first.shape[2])))
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+FEATURES = {"residual": features}

@@ -5,19 +5,18 @@ import json
 
 import numpy as np
 
-from fingerprint_jax import estimators, methods, tables
+from fingerprint_jax import estimators, features, methods, tables
 from fingerprint_jax.data.source import Rows
-from fingerprint_jax.estimators import Features, Gallery, reduce
-from fingerprint_jax.features import deep, residual
+from fingerprint_jax.estimators import Features, Gallery, flat, reduce
+from fingerprint_jax.features import deep
 from fingerprint_jax.run import Predictions, Run
 
 
 def encoder(run: Run) -> Run | None:
     """The run whose network gives the features: a finished one, or the child `encoder`; None for features without a network."""
-    if run.config.features.name == "residual":
-        return None
     if run.config.features.name != "network":
-        raise ValueError(f"features.name={run.config.features.name!r} is unknown: use network or residual")
+        features.get(**run.config.features.to_dict())
+        return None
     if run.config.features.run:
         return Run.load(run.config.features.run, data_dir=run.config.data_dir)
     return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
@@ -50,14 +49,14 @@ def predict(run: Run, split: str) -> Predictions:
     gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}
     query = Features(_features(run, rows), rows.labels, rows.index if own is run else np.full(len(rows), -1))
     if run.config.pca:
-        query, gallery = _reduced(query, gallery, run.config.pca, run.config.seed)
+        query, gallery = _reduced(query, gallery, run.config.pca, run.config.whiten, run.config.seed)
     return Predictions(rows.ids, _estimator(run)(query, gallery, seed=run.config.seed), False)
 
 
-def _reduced(query: Features, gallery: Gallery, components: int, seed: int) -> tuple[Features, Gallery]:
+def _reduced(query: Features, gallery: Gallery, components: int, whiten: bool, seed: int) -> tuple[Features, Gallery]:
     """Principal components of all the gallery."""
-    x, q = reduce.pca(np.concatenate([known.values for known in gallery.values()]), query.values, components, seed)
-    parts = np.split(x, np.cumsum([len(known) for known in gallery.values()])[:-1])
+    x, q = reduce.pca(np.concatenate([flat(known) for known in gallery.values()]), flat(query), components, seed, whiten)
+    parts = np.split(x, np.cumsum([len(known.index) for known in gallery.values()])[:-1])
     reduced = {name: dataclasses.replace(gallery[name], values=part) for name, part in zip(gallery, parts, strict=True)}
     return dataclasses.replace(query, values=q), reduced
 
@@ -67,10 +66,20 @@ def _estimator(run: Run):
 
 
 def _features(run: Run, rows: Rows) -> np.ndarray:
-    source, options, cache = encoder(run), run.config.features, run.workdir / "features"
-    if source is None:
-        return residual.features(run, rows, options.steps, options.levels, cache)
-    return deep.features(source, rows, options.output, cache)
+    source, options = encoder(run), run.config.features.to_dict()
+    if source is not None:
+        return deep.features(source, rows, options["output"], run.workdir / "features")
+    # Of whole splits, beside the outermost run: the children of all folds look at the same images.
+    name, cache, parts = options.pop("name"), run.outermost / "features", []
+    for split in run.source.splits:
+        whole = run.source.rows(split)
+        if len(wanted := np.flatnonzero(np.isin(rows.index, whole.index))):
+            found = features.extract(run, whole, name, options, cache)
+            parts.append((wanted, found[np.searchsorted(whole.index, rows.index[wanted])]))
+    out = np.empty((len(rows), *parts[0][1].shape[1:]), np.float32)
+    for wanted, values in parts:
+        out[wanted] = values
+    return out
 
 
 def _check_views(run: Run, source: Run) -> None:

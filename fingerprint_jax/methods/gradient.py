@@ -72,16 +72,14 @@ def outputs(run: Run, rows: Rows, cache: Path | None = None, restored: train.Sta
         hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         for key in ([config_hash(run.config), str(run.workdir), state(run)], [run.source.fingerprints, rows.index.tolist()])
     )
-    path = folder / f"{network}-{content}.npz"
-    if (known := tables.read_arrays(path)) is not None:
-        return known
-    found = encode(run, restored or restore(run), rows)
-    if not run.source.damaged:  # what stands in for a damaged record may be there again tomorrow
-        tables.write_arrays(path, found)
-        for other in folder.glob("*.npz"):
+
+    def compute():
+        for other in folder.glob(f"{'[0-9a-f]' * 16}-*.npz"):  # image features may lie beside them
             if not other.name.startswith(network):
                 other.unlink(missing_ok=True)
-    return found
+        return encode(run, restored or restore(run), rows)
+
+    return run.cached(folder / f"{network}-{content}.npz", compute)
 
 
 def encode(run: Run, state: train.State, rows: Rows) -> dict[str, np.ndarray]:

@@ -1,70 +1,73 @@
-"""The registry of estimators, and the linear SVM on planes that are known."""
+"""Classifiers against those of scikit-learn on features standardised by hand, and distances that can be measured."""
 
 import numpy as np
-import pytest
+from scipy.spatial.distance import cdist
+from sklearn.covariance import ledoit_wolf
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from fingerprint_jax import estimators
-from tests.estimators import on_labelled
-
-NAMES = ("linear_svm", "rbf_svm", "kmeans", "hierarchical", "cosine")
-
-
-def clouds(classes, seed=0, spread=0.1, count=20):
-    """Rows around the unit vectors of 6 dimensions: x [classes * count, 6], y."""
-    y = np.repeat(np.arange(classes), count)
-    return np.eye(6)[y] + np.random.default_rng(seed).normal(0, spread, (len(y), 6)), y
+from tests.estimators.streams import rows
+from tests.estimators.test_estimators import clouds
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("classes", [2, 5])
-def test_each_tells_clouds_apart_and_two_classes_give_the_column_of_class_1(name, classes):
-    x, y = clouds(classes)
-    query, truth = clouds(classes, seed=1)
-    scores = on_labelled(name)(x, y, query, seed=0)
-    assert scores.dtype == np.float32 and scores.shape == (len(query), 1 if classes == 2 else classes)
-    labels = scores[:, 0] > 0 if classes == 2 else scores.argmax(axis=1)
-    np.testing.assert_array_equal(labels, truth)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_score_depends_on_its_own_row_alone(name):
-    x, y = clouds(3, spread=1.0)
-    query = np.random.default_rng(2).normal(size=(7, 6))
-    estimate = on_labelled(name)
-    whole = estimate(x, y, query, seed=0)
-    np.testing.assert_allclose(np.concatenate([estimate(x, y, row[None], seed=0) for row in query]), whole, rtol=1e-5, atol=1e-6)
+def _uneven(classes):
+    x = clouds(classes, spread=1.0)
+    x = rows(x.values * [1, 10, 100, 1, 1, 1], x.labels)
+    return x, (x.values - x.values.mean(axis=0)) / x.values.std(axis=0)
 
 
 def test_the_svm_is_that_of_scikit_learn_on_standardised_features():
-    x, y = clouds(3, spread=1.0)
-    x *= [1, 10, 100, 1, 1, 1]
-    standard = (x - x.mean(axis=0)) / x.std(axis=0)
+    x, standard = _uneven(3)
     for C in (0.01, 1.0):
-        expected = LinearSVC(C=C, random_state=0).fit(standard, y).decision_function(standard)
-        np.testing.assert_allclose(on_labelled("linear_svm", C=C)(x, y, x, seed=0), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(on_labelled("linear_svm")(x, y, x, seed=0), expected, rtol=1e-4, atol=1e-4)
+        expected = LinearSVC(C=C, random_state=0).fit(standard, x.labels).decision_function(standard)
+        np.testing.assert_allclose(estimators.get("linear_svm", C=C)(x, {"labelled": x}, seed=0), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(estimators.get("linear_svm")(x, {"labelled": x}, seed=0), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_unknown_names_and_options_are_named_with_those_that_are_known():
-    with pytest.raises(ValueError, match="estimator.name='svm' is unknown: use one of .*hierarchical, kmeans, linear_svm"):
-        estimators.get("svm")
-    with pytest.raises(ValueError, match="^estimator.C is no option of kmeans: use clusters$"):
-        estimators.get("kmeans", C=1.0)
-    with pytest.raises(ValueError, match="^estimator.seed is no option of cosine: use none$"):
-        estimators.get("cosine", seed=1)
+def test_the_logits_are_those_of_scikit_learn_on_standardised_features():
+    for classes in (2, 3):
+        x, standard = _uneven(classes)
+        expected = LogisticRegression(C=0.1).fit(standard, x.labels).decision_function(standard).reshape(len(standard), -1)
+        found = estimators.get("logistic_regression", C=0.1)(x, {"labelled": x}, seed=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+        assert not np.allclose(estimators.get("logistic_regression")(x, {"labelled": x}, seed=0), expected, atol=0.1)
 
 
-def test_options_that_are_none_are_left_to_the_estimator():
-    assert estimators.get("linear_svm", C=None, clusters=None).keywords == {}
+def test_the_forest_scores_by_the_probabilities_of_scikit_learn():
+    x, standard = _uneven(2)
+    query = np.random.default_rng(5).normal(size=(30, 6)).astype(np.float32)
+    asked = rows(query * x.values.std(axis=0) + x.values.mean(axis=0))
+    for trees in (1, 20):
+        expected = RandomForestClassifier(trees, random_state=4).fit(standard, x.labels).predict_proba(query)
+        found = estimators.get("random_forest", trees=trees)(asked, {"labelled": x}, seed=4)
+        # A value can lie on the other side of a threshold by the last bit.
+        assert np.mean(np.isclose(found[:, 0], expected[:, 1] - expected[:, 0], atol=1e-6)) > 0.9
+    x, _ = _uneven(3)
+    found = estimators.get("random_forest")(asked, {"labelled": x}, seed=4)
+    assert found.shape == (30, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_mahalanobis_is_the_distance_of_the_shrunk_covariance():
+    rng = np.random.default_rng(0)
+    x, q = rng.normal(size=(40, 3)) * [1, 5, 0.1] @ rng.normal(size=(3, 3)) + 7, rng.normal(size=(9, 3)) + 7
+    standard, query = (x - x.mean(axis=0)) / x.std(axis=0), (q - x.mean(axis=0)) / x.std(axis=0)
+    covariance, _ = ledoit_wolf(standard)
+    expected = -cdist(query, np.zeros((1, 3)), "mahalanobis", VI=np.linalg.inv(covariance))
+    found = estimators.get("mahalanobis")(rows(q), {"generated": rows(x, first=20)}, seed=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert estimators.get("mahalanobis")(rows(x.mean(axis=0)[None]), {"generated": rows(x)}, seed=0) > -1e-3
 
 
 def test_the_gaussian_kernel_parts_what_no_line_does():
     x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
     y = (x[:, 0] * x[:, 1] > 0).astype(int)
     inside = np.abs(x).min(axis=1) > 0.2  # away from the axes, where the classes meet
-    scores = on_labelled("rbf_svm", C=100.0)(x, y, x[inside], seed=0)
+    query, gallery = rows(x[inside], first=500), {"labelled": rows(x, y)}
+    scores = estimators.get("rbf_svm", C=100.0)(query, gallery, seed=0)
     assert scores.shape == (inside.sum(), 1)
     np.testing.assert_array_equal(scores[:, 0] > 0, y[inside] == 1)
-    linear = on_labelled("linear_svm")(x, y, x[inside], seed=0)
+    linear = estimators.get("linear_svm")(query, gallery, seed=0)
     assert np.mean((linear[:, 0] > 0) == (y[inside] == 1)) < 0.8

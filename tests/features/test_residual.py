@@ -5,8 +5,6 @@ import pytest
 from scipy.ndimage import correlate
 
 from fingerprint_jax.features import residual
-from fingerprint_jax.run import Run
-from tests.conftest import load_config
 
 LEVELS = 2
 BINS = 2 * LEVELS + 1
@@ -66,22 +64,9 @@ def test_a_step_or_levels_that_are_not_positive_are_refused(step, levels):
         residual.cooccurrence(np.zeros((1, 8, 8, 1), np.uint8), step=step, levels=levels)
 
 
-def test_features_are_kept_and_a_damaged_file_is_computed_again(data_dir, tmp_path, monkeypatch):
-    config = load_config("configs/subtask2/residual_svm.py")
-    config.data_dir = data_dir
-    run = Run(config, tmp_path)
-    rows = run.rows("heldout")
-
-    def features():
-        return residual.features(run, rows, (2.0, 4.0), LEVELS, tmp_path)
-
-    first = features()
-    assert first.shape == (len(rows), 2 * len(residual.FILTERS) * len(residual.OFFSETS) * BINS**2)
-    np.testing.assert_array_equal(
-        first[:, : first.shape[1] // 2], residual.cooccurrence(run.source.images(rows.index), step=2.0, levels=LEVELS)
-    )
-    (path,) = tmp_path.glob("residual-*.npz")
-    path.write_bytes(path.read_bytes()[:100])
-    np.testing.assert_array_equal(features(), first)
-    monkeypatch.setattr(residual, "cooccurrence", lambda *a, **k: pytest.fail("computed again"))
-    np.testing.assert_array_equal(features(), first)
+def test_steps_stand_side_by_side():
+    images = np.random.default_rng(2).integers(0, 255, (3, 8, 8, 1)).astype(np.uint8)
+    expected = [residual.cooccurrence(images, step=step, levels=LEVELS) for step in (2.0, 4.0)]
+    np.testing.assert_array_equal(residual.features(images, steps=(2.0, 4.0), levels=LEVELS), np.concatenate(expected, axis=1))
+    with pytest.raises(ValueError, match=r"features.steps=\(\): use at least one step"):
+        residual.features(images, steps=())

@@ -30,7 +30,13 @@ def frozen(data_dir, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("linear_svm", {"C": 0.01}), ("kmeans", {}), ("kmeans", {"clusters": 7}), ("hierarchical", {}), ("cosine", {})],
+    [
+        ("linear_svm", {"C": 0.01}),
+        ("kmeans", {}),
+        ("kmeans", {"clusters": 7}),
+        ("hierarchical", {}),
+        ("similarity", {"readout": "knn", "k": 3}),
+    ],
 )
 def test_the_command_line_chooses_the_estimator_and_its_options(name, options, frozen, data_dir, tmp_path):
     arguments = [f"--config.estimator.{field}={value}" for field, value in {"name": name, **options}.items()]

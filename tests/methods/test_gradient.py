@@ -34,6 +34,8 @@ def test_another_checkpoint_has_outputs_of_its_own_and_replaces_those_before(run
     best = gradient.outputs(run, rows)["embedding"]
     other = next(step for step in (2, 4) if step != gradient.state(run))
     early = Run.load(run.workdir, str(other))
+    beside = run.workdir / "outputs" / "texture-0.npz"  # an image feature's
+    beside.touch()
     assert not np.array_equal(gradient.outputs(early, rows)["embedding"], best)
-    assert len(list((run.workdir / "outputs").glob("*.npz"))) == 1
+    assert len(list((run.workdir / "outputs").glob("*.npz"))) == 2 and beside.exists()
     np.testing.assert_array_equal(gradient.outputs(run, rows)["embedding"], best)
