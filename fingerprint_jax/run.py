@@ -327,8 +327,9 @@ def fold_of(rows: Rows, folds: int, seed: int) -> np.ndarray:
 
 
 def network(config: Config) -> Config:
-    """The config of the networks that a config trains, however deep its members lie; the config itself where it has no member."""
-    return network(config.member) if "member" in config else config
+    """The config of the networks that a config uses, however deep its members lie; where it uses none, that of the estimator."""
+    imaged = config.method == "classical" and config.features.name != "network"
+    return config if imaged or "member" not in config else network(config.member)
 
 
 def flat_config(config: Config, prefix: str = "") -> dict:

@@ -94,7 +94,7 @@ def _permuted(c: Comparison, data: str, row: Row, seed: int) -> bool:
     """Whether `evaluate` found that a p of a run is right."""
     choice = read(c.folder(data, row) / "choice.json")
     results = read(c.workdir(data, row, choice["learning_rate"], seed) / "results.json")
-    return results["splits"]["heldout"]["permutation"]["p"] is not None
+    return results["splits"]["heldout"]["metrics"]["permutation"]["p"] is not None
 
 
 def shown(line: dict) -> dict[str, str]:

@@ -285,7 +285,7 @@ class Comparison:
     def _score(self, workdir: Path, split: str, data_dir: str = "") -> None:
         if not local.finished(workdir, split):
             found = evaluate.evaluate(Run.load(workdir, data_dir=data_dir), split)
-            figure = found["scores"]["auc"] if self.task == "subtask1" else found["metrics"]["accuracy"]
+            figure = found["metrics"]["scores"]["auc"] if self.task == "subtask1" else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
 
     def _make_controls(self) -> None:

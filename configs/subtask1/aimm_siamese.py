@@ -31,7 +31,4 @@ def get_config(variant: str = ""):
         }
     )
     m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})
-    c = base.ensemble(m)
-    c.data.folds = 5
-    c.decision.name, c.decision.known = "learned_threshold", "heldout"
-    return base.finish(c, variant)
+    return base.finish(base.cross_fitted(m), variant)

@@ -24,11 +24,7 @@ from configs import base
 
 def get_config(variant: str = ""):
     """The frozen network is a run of no steps; nothing is chosen on a validation split, so there is none."""
-    member = base.gradient("subtask2")
-    member.num_steps = 0
-    member.backbone.name, member.backbone.weights = "tf_efficientnet_lite0", "pip:efficientnet_lite0"
-    member.data.normalize = "symmetric"  # as these weights were trained
-    c = base.classical(member)
+    c = base.classical(base.frozen("subtask2"))
     c.data.folds, c.data.fold = 10, 0
     c.gallery = ConfigDict({"labelled": ("train_generated",)})
     return base.finish(c, variant)

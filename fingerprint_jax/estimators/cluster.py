@@ -23,25 +23,27 @@ from fingerprint_jax.estimators import Features, Gallery, at_least, columns, fla
 
 NEIGHBOURS = 10  # of the graph of spectral clustering, scikit-learn's own
 
+MEMBERSHIP = 8  # clusters where nothing else is said
+
 
 def kmeans(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
-    """k-means, the best of ten starts; 0 clusters: one a class."""
+    """k-means, the best of ten starts; 0 clusters: see `default`."""
     build = functools.partial(KMeans, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
     return _scores(query, gallery, clusters, build)
 
 
 def gmm(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
-    """Mixture of Gaussians with diagonal covariances, each row in its likeliest; 0 clusters: one a class."""
+    """Mixture of Gaussians with diagonal covariances, each row in its likeliest; 0 clusters: see `default`."""
     return _scores(query, gallery, clusters, functools.partial(GaussianMixture, covariance_type="diag", random_state=seed))
 
 
 def hierarchical(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
-    """Ward's agglomerative clustering, which draws nothing from the seed; memory grows with N^2; 0 clusters: one a class."""
+    """Ward's agglomerative clustering, which draws nothing from the seed; memory grows with N^2; 0 clusters: see `default`."""
     return _scores(query, gallery, clusters, functools.partial(AgglomerativeClustering, linkage="ward"))
 
 
 def spectral(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
-    """Spectral clustering of the graph of ten nearest neighbours (Shi & Malik 2000), k-means last; 0 clusters: one a class."""
+    """Spectral clustering of the graph of ten nearest neighbours (Shi & Malik 2000), k-means last; 0 clusters: see `default`."""
 
     def build(count):
         return SpectralClustering(count, affinity="nearest_neighbors", n_neighbors=NEIGHBOURS, random_state=seed)
@@ -71,7 +73,7 @@ def dbscan(query: Features, gallery: Gallery, *, seed: int, min_samples: int = 5
     return _share(model.labels_, labels, np.where(distance[:, 0] <= eps, core[near[:, 0]], -1))
 
 
-def nearest_centroid_of_generated(query: Features, gallery: Gallery, *, seed: int, clusters: int = 8) -> np.ndarray:
+def nearest_centroid_of_generated(query: Features, gallery: Gallery, *, seed: int, clusters: int = MEMBERSHIP) -> np.ndarray:
     """Minus the Euclidean distance to the nearest centroid of a k-means of the generated images; no labels."""
     generated = flat(stream(gallery, "generated"))
     at_least("clusters", clusters, 1, len(generated))
@@ -79,6 +81,11 @@ def nearest_centroid_of_generated(query: Features, gallery: Gallery, *, seed: in
     model = KMeans(clusters, n_init=10, random_state=seed).fit(scaler.transform(generated))  # pyright: ignore[reportArgumentType]
     distances = model.transform(scaler.transform(flat(query)))
     return -np.asarray(distances.min(axis=1, keepdims=True), np.float32)
+
+
+def default(classes: int) -> int:
+    """Clusters where a config names no number: one a class, and eight of membership, where the score is a share in a cluster."""
+    return classes if classes > 2 else MEMBERSHIP
 
 
 def match(found: np.ndarray, labels: np.ndarray, clusters: int, classes: int) -> np.ndarray:
@@ -98,9 +105,9 @@ def match(found: np.ndarray, labels: np.ndarray, clusters: int, classes: int) ->
 def _scores(query: Features, gallery: Gallery, clusters: int, build: Callable) -> np.ndarray:
     x, labels, q = _standard(query, gallery)
     classes = len(np.unique(labels[labels >= 0]))
-    count = clusters or classes
+    count = clusters or default(classes)
     if count < (1 if classes == 2 else classes):
-        raise ValueError(f"estimator.clusters={clusters} is less than the {classes} classes: use more, or 0 for one a class")
+        raise ValueError(f"estimator.clusters={clusters} is less than the {classes} classes: use more, or 0 for the default")
     if count > len(x):
         raise ValueError(f"estimator.clusters={clusters}: there are {len(x)} rows to cluster")
     found = build(count).fit_predict(x)

@@ -1,11 +1,11 @@
-"""Features of a network, or of the residual, reduced and given to an estimator. No estimator is stored: `predict` refits it."""
+"""Features of images, or of a network, reduced and given to an estimator. No estimator is stored: `predict` refits it."""
 
 import dataclasses
 import json
 
 import numpy as np
 
-from fingerprint_jax import estimators, features, methods, tables
+from fingerprint_jax import Config, estimators, features, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
@@ -13,13 +13,30 @@ from fingerprint_jax.run import Predictions, Run
 
 
 def encoder(run: Run) -> Run | None:
-    """The run whose network gives the features: a finished one, or the child `encoder`; None for features without a network."""
-    if run.config.features.name != "network":
-        features.get(**run.config.features.to_dict())
+    """The run whose network gives the features: a finished one, or the child `encoder`; None for features without a network.
+
+    A network that is never trained is one child for all folds.
+    """
+    options = run.config.features
+    if options.name != "network":
+        features.get(**_of_images(run))
         return None
-    if run.config.features.run:
-        return Run.load(run.config.features.run, data_dir=run.config.data_dir)
+    if options.run:
+        return Run.load(options.run, data_dir=run.config.data_dir)
+    if "member" not in run.config:
+        raise ValueError("features.name='network' needs the run of a network here: give features.run")
+    if _frozen(run.config.member):
+        return Run(run.config, run.outermost).child("encoder", run.config.member, seed=run.config.seed, fold=-1)
     return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
+
+
+def _frozen(config: Config) -> bool:
+    return config.method == "gradient" and config.num_steps == 0
+
+
+def _of_images(run: Run) -> dict:
+    """Name and options of a feature that no network gives."""
+    return {name: value for name, value in run.config.features.items() if name not in ("run", "output")}
 
 
 def fit(run: Run) -> None:
@@ -66,16 +83,20 @@ def _estimator(run: Run):
 
 
 def _features(run: Run, rows: Rows) -> np.ndarray:
-    source, options = encoder(run), run.config.features.to_dict()
-    if source is not None:
-        return deep.features(source, rows, options["output"], run.workdir / "features")
-    # Of whole splits, beside the outermost run: the children of all folds look at the same images.
-    name, cache, parts = options.pop("name"), run.outermost / "features", []
+    source, output, enhance = encoder(run), run.config.features.output, run.config.features.enhance
+    if source and not _frozen(source.config):
+        return deep.features(source, rows, output, run.workdir / "features", enhance)
+    # Of whole splits, and beside the outermost run: the children of all folds look at the same images.
+    cache, options, parts = run.outermost / "features", _of_images(run), []
     for split in run.source.splits:
         whole = run.source.rows(split)
-        if len(wanted := np.flatnonzero(np.isin(rows.index, whole.index))):
-            found = features.extract(run, whole, name, options, cache)
-            parts.append((wanted, found[np.searchsorted(whole.index, rows.index[wanted])]))
+        if not len(wanted := np.flatnonzero(np.isin(rows.index, whole.index))):
+            continue
+        if source:
+            found = deep.features(source, whole, output, cache, enhance)
+        else:
+            found = features.extract(run, whole, options["name"], {k: v for k, v in options.items() if k != "name"}, cache)
+        parts.append((wanted, found[np.searchsorted(whole.index, rows.index[wanted])]))
     out = np.empty((len(rows), *parts[0][1].shape[1:]), np.float32)
     for wanted, values in parts:
         out[wanted] = values
@@ -84,6 +105,8 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
 
 def _check_views(run: Run, source: Run) -> None:
     # A network that was trained on the rows this run holds out would make its held-out figures look better than they are.
+    if _frozen(source.config):
+        return
     seen = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
     if seen and source.source.fingerprints == run.source.fingerprints:
         raise ValueError(

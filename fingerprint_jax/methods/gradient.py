@@ -61,29 +61,30 @@ def _scores(run: Run, state: train.State, rows: Rows, encode: Callable[[Rows], d
     return np.asarray(model.objective.scores(net, query, gallery), np.float32)
 
 
-def outputs(run: Run, rows: Rows, cache: Path | None = None, restored: train.State | None = None) -> dict[str, np.ndarray]:
+def outputs(
+    run: Run, rows: Rows, cache: Path | None = None, restored: train.State | None = None, enhance: str = "none"
+) -> dict[str, np.ndarray]:
     """`encode` at the checkpoint that `run.step` names, computed once: galleries are read by every split and by the page.
 
     Files in `cache`, else in the run's `outputs/`, go by checkpoint, config, content of the data and rows; those of another
-    checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given.
+    checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given; `enhance` a filter of
+    features/enhance.py that the network sees the images through.
     """
     folder = cache or run.workdir / "outputs"
-    network, content = (
-        hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        for key in ([config_hash(run.config), str(run.workdir), state(run)], [run.source.fingerprints, rows.index.tolist()])
-    )
+    keys = [config_hash(run.config), str(run.workdir), state(run)], [run.source.fingerprints, rows.index.tolist(), enhance]
+    network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
 
     def compute():
         for other in folder.glob(f"{'[0-9a-f]' * 16}-*.npz"):  # image features may lie beside them
             if not other.name.startswith(network):
                 other.unlink(missing_ok=True)
-        return encode(run, restored or restore(run), rows)
+        return encode(run, restored or restore(run), rows, enhance)
 
     return run.cached(folder / f"{network}-{content}.npz", compute)
 
 
-def encode(run: Run, state: train.State, rows: Rows) -> dict[str, np.ndarray]:
-    """Outputs of every row, once each: the last batch is padded, and the padding cut off."""
+def encode(run: Run, state: train.State, rows: Rows, enhance: str = "none") -> dict[str, np.ndarray]:
+    """Outputs of every row, once each, seen through a filter: the last batch is padded, and the padding cut off."""
     model = train.model_of(run)
     size = run.config.eval_batch
     sharding.check_batch("eval_batch", size, model.mesh)
@@ -92,6 +93,10 @@ def encode(run: Run, state: train.State, rows: Rows) -> dict[str, np.ndarray]:
     for first in range(0, len(rows), size):
         index = rows.index[first : first + size]
         images = run.source.images(np.pad(index, (0, size - len(index)), mode="edge"))
+        if enhance != "none":
+            from fingerprint_jax.features.enhance import enhance as filtered  # scikit-image, which few runs need
+
+            images = filtered(images, enhance)
         images = jax.device_put(images, sharding.split(model.mesh))
         # The batch before is read only now, so that the device works while this one was read from disk.
         running, pending = pending, (model.outputs(params, rest, images), len(index))

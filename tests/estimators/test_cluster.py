@@ -77,8 +77,12 @@ def test_of_two_classes_the_score_is_the_smoothed_share_of_the_cluster(name):
     found = estimators.get(name, clusters=3)(query, {"labelled": labelled, "generated": generated}, seed=0)
     np.testing.assert_allclose(found[:, 0], [10 / 14, 3 / 14, 1 / 2, 10 / 14], rtol=1e-6)
     # Without the generated images there are two clusters, and the far query goes to the nearer.
-    found = estimators.get(name)(query, {"labelled": labelled}, seed=0)
+    found = estimators.get(name, clusters=2)(query, {"labelled": labelled}, seed=0)
     np.testing.assert_allclose(found[:, 0], [10 / 14, 3 / 14, 3 / 14, 10 / 14], rtol=1e-6)
+
+
+def test_clusters_are_one_a_class_and_eight_of_membership():
+    assert [cluster.default(classes) for classes in (2, 3, 5)] == [8, 3, 5]
 
 
 def test_dbscan_takes_the_nearest_core_sample_within_the_knee_or_noise():

@@ -326,3 +326,12 @@ def test_the_rows_of_subtask_2_resolve_and_see_the_same_images():
         found = systems.network(comparison.configs[row.name])
         if found.method == "gradient" and found.num_steps:
             assert found.backbone.name.endswith("_tiny") or found.backbone.name == "siamese_cnn"
+
+
+def test_the_rows_of_subtask_1_resolve_and_see_the_same_images():
+    rows = sweep.load_file("launch/tables/subtask1.py", "rows")
+    comparison = Comparison("out", rows, {"d": "D"}, "", 2.0)
+    views = {(c.task, c.data.folds, c.data.fold, c.data.split_seed) for c in comparison.configs.values()}
+    assert views == {("subtask1", 5, -1, 0)}
+    estimated = {systems.network(c).method for c in comparison.configs.values()}
+    assert not any(row.networks for row in rows) and estimated == {"gradient", "classical"}

@@ -1,0 +1,25 @@
+"""Monte Carlo: the share of synthetic images within epsilon of an image.
+
+Hilprecht, Haerterich & Bernau 2019 (PoPETs); whose median distance epsilon is, is said in estimators/membership.py.
+
+No label is read but those of the threshold, so that the AUC has an exact p. Without a split `reference` (data that are not packed
+with --reference_dir): `--config.member.gallery.reference="('train_real:0',)"`, the images not used of the other folds; then
+labels are read.
+
+Of other features: `--config.member.features.name=texture`, or `network`, EfficientNet-Lite0 with its ImageNet weights or the
+network of a finished run, `--config.member.features.run=runs/x`.
+
+    python -m fingerprint_jax.main --config=configs/subtask1/monte_carlo.py --config.data_dir=$HOME/data --workdir=runs/m
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(variant: str = ""):
+    """Label-free scores; the folds are those of the threshold."""
+    m = base.classical(base.frozen("subtask1"), "pixels")
+    m.gallery = ConfigDict({"generated": ("train_generated", "test_generated"), "reference": ("reference",)})
+    m.estimator.name = "monte_carlo"
+    return base.finish(base.cross_fitted(m), variant)
