@@ -35,13 +35,13 @@ def gan_leaks(query: Features, gallery: Gallery, *, seed: int, k: int = 1, calib
     """
     generated = stream(gallery, "generated")
     if not calibrated:
-        at_least("k", k, 1, len(generated.index) - np.isin(query.index, generated.index).max())
+        at_least("k", k, 1, int(len(generated.index) - np.isin(query.index, generated.index).max()))
         distances, _ = _nearest(query, generated, k)
         return -distances.mean(axis=1)[:, None]
     reference = stream(gallery, "reference")
     sizes = [len(s.index) - np.isin(query.index, s.index) for s in (generated, reference)]  # without the query itself
     common = np.minimum(*sizes)
-    at_least("k", k, 1, common.min())
+    at_least("k", k, 1, int(common.min()))
     near, far = (_subset_distance(query, s, n, common, k) for s, n in zip((generated, reference), sizes, strict=True))
     return (far - near)[:, None]
 

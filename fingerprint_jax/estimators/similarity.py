@@ -135,7 +135,7 @@ def similarity(
     same = np.zeros(len(other.index), int) if "generated" in gallery else other.labels
     classes, counts = np.unique(same, return_counts=True)
     if readout == "knn":
-        at_least("k", k, 1, counts.min())
+        at_least("k", k, 1, int(counts.min()))
 
     def read(pairs):
         if readout == "knn":  # NaN is sorted to the end

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 LEAST = 0.25  # share of each side that a body's box covers; what is smaller is taken for noise
 
@@ -27,26 +28,13 @@ def registered(images: np.ndarray, size: int) -> np.ndarray:
 def body_box(image: np.ndarray) -> tuple[int, int, int, int]:
     """First and last row plus one, first and last column plus one of the body: uint8 [H,W]; the frame where there is none."""
     height, width = image.shape
-    components, count = ndimage.label(image > otsu(image))  # pyright: ignore[reportGeneralTypeIssues]
+    components, count = ndimage.label(image > threshold_otsu(image))  # pyright: ignore[reportGeneralTypeIssues]
     if count:
         sizes = np.bincount(components.ravel())
-        rows, columns = ndimage.find_objects(components)[sizes[1:].argmax()]
+        rows, columns = ndimage.find_objects(components)[int(sizes[1:].argmax())]
         if rows.stop - rows.start >= LEAST * height and columns.stop - columns.start >= LEAST * width:
             return rows.start, rows.stop, columns.start, columns.stop
     return 0, height, 0, width
-
-
-def otsu(image: np.ndarray) -> int:
-    """The grey level t that best parts the levels <= t from those > t, of several the lowest: uint8 -> 0..255.
-
-    It maximises the variance between the two classes (Otsu 1979, IEEE Transactions on Systems, Man, and Cybernetics 9:62).
-    """
-    counts = np.bincount(image.ravel(), minlength=256).astype(np.float64)
-    low, total = np.cumsum(counts), np.cumsum(counts * np.arange(256))
-    high = low[-1] - low
-    # Weights times the squared difference of the means, without dividing by what may be empty.
-    between = (total * low[-1] - total[-1] * low) ** 2 / np.maximum(low * high, 1)
-    return int(between.argmax())
 
 
 FEATURES = {"registered": registered}

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from skimage.filters import threshold_otsu
 
 from fingerprint_jax.features import register
 
@@ -72,15 +71,6 @@ def test_a_smaller_frame_averages():
     image = np.where(np.indices((64, 64)).sum(axis=0) % 2, 200, 100).astype(np.uint8)
     frames = register.registered(image[None, ..., None], 16)
     np.testing.assert_allclose(frames[:, 1:-1, 1:-1], 150 / 255, atol=0.01)
-
-
-@pytest.mark.parametrize("low, high", [(20, 90), (0, 255), (100, 101)])
-def test_otsu_is_that_of_scikit_image(low, high):
-    rng = np.random.default_rng(low)
-    image = np.where(rng.random((40, 30)) < 0.3, rng.normal(low, 5, (40, 30)), rng.normal(high, 9, (40, 30)))
-    image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    # scikit-image gives the middle of the bin, whole grey levels here.
-    assert register.otsu(image) == threshold_otsu(image)
 
 
 def test_a_size_below_one_is_refused():
