@@ -204,10 +204,14 @@ class Run:
         """
         found = {}
         for name, splits in self.config.gallery.items():
+            if not splits:  # switched off on the command line, which cannot remove a field
+                continue
             present = [split for split in splits if split.partition(":")[0] in self.source.splits]
             if not present:
                 raise ValueError(f"gallery.{name}: none of {list(splits)} is in the data set ({', '.join(self.source.splits)})")
             found[name] = Rows.concatenate([self.training_rows(split) for split in present])
+            if not len(found[name]):
+                raise ValueError(f"gallery.{name}: this run sees no row of {', '.join(present)}")
         return found
 
     def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Permutation p-values for membership, and which rows of a run they can be had for."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,13 +101,14 @@ def unavailable(run: Run, rows: Rows) -> str | None:
         means = f"used groups have {used.mean():.1f} images each, the others {others.mean():.1f}"
         return f"{means}: where the label goes with the size, labels of groups cannot be exchanged; score equally many of each"
     real = run.source.rows(run.target).index
-    for source, what, seen in _label_sources(run):
+    for source, what, read in _label_sources(run):
         known = source.provenance
         changed = [change["field"] for change in known["changes"] if change["field"].partition(".")[0] == "data"]
         if known["fingerprints"] != source.fingerprints:
             changed = ["the content of the data"]
         if changed:
             return f"{', '.join(changed)} changed after {source.workdir} was started: what it learned from is not known"
+        seen = read()
         # Only real images share groups; the names of others may coincide.
         groups = seen.groups[np.isin(seen.index, real)]
         shared = int((np.isin(rows.index, seen.index) | np.isin(rows.groups, groups)).sum())
@@ -122,31 +124,33 @@ def _remedy(run: Run) -> str:
     return f"train on a fixed half, the same for every member, with {fields} and score heldout"
 
 
-def _label_sources(run: Run) -> Iterator[tuple[Run, str, Rows]]:
-    """The rows whose labels had a part in a run's scores: (the run that read them, what for, rows)."""
+def _label_sources(run: Run) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:
+    """The rows whose labels had a part in a run's scores: (the run that read them, what for, what gives the rows)."""
     config, name = run.config, run.workdir.name
+    rows = functools.partial(functools.partial, run.rows)
     if name.startswith("watch-") and not (run.workdir / "lock").exists():  # kept by --watch, never trained there
-        yield run, "chose its checkpoint by", run.rows(name.removeprefix("watch-").replace("-", ":"))
+        yield run, "chose its checkpoint by", rows(name.removeprefix("watch-").replace("-", ":"))
     if config.method == "gradient":
-        for stream in config.data.streams:
-            yield run, "was trained on", run.training_rows(f"train_{stream}")
-        for rows in run.gallery.values():
-            yield run, "compares images with a gallery that may depend on", rows
+        for stream in config.data.streams if config.num_steps else ():
+            yield run, "was trained on", functools.partial(run.training_rows, f"train_{stream}")
+        yield from _gallery(run, "")
         if config.best:
-            yield run, "chose its checkpoint by", run.rows("valid")
+            yield run, "chose its checkpoint by", rows("valid")
     elif config.method == "classical":
-        for stream, rows in run.gallery.items():
-            yield (
-                run,
-                "fitted its estimator to" if stream == "labelled" else "compares images with a gallery that may depend on",
-                rows,
-            )
+        yield from _gallery(run, "labelled")
         if encoder := methods.get("classical").encoder(run):
             yield from _label_sources(encoder)
     elif config.method == "ensemble":
         if config.ensemble.admit:
-            yield run, "admitted its members by", run.rows("valid")
+            yield run, "admitted its members by", rows("valid")
         for _, member in methods.get("ensemble").members(run):
             yield from _label_sources(member)
     else:  # nothing is known of it
-        yield run, "may have read", Rows.concatenate([run.source.rows(split) for split in run.source.splits])
+        yield run, "may have read", lambda: Rows.concatenate([run.source.rows(split) for split in run.source.splits])
+
+
+def _gallery(run: Run, learned: str) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:
+    for stream, splits in run.config.gallery.items():
+        what = "fitted its estimator to" if stream == learned else "compares images with a gallery that may depend on"
+        if splits:
+            yield run, what, functools.partial(lambda stream: run.gallery[stream], stream)

@@ -41,7 +41,8 @@ def line(c: Comparison, data: str, row: Row, baseline: str = "") -> dict:
         if row.name in known["p"]:
             out |= {"p": known["p"][row.name], "family_wise_p": known["family_wise"]}
         else:
-            notes.append("no p: the scores depend on labels of other scored images")
+            reasons = [_no_p(c, data, row, seed) for seed in scored]
+            notes.append(f"no p: {next(filter(None, reasons), 'other images than the rows before')}")
         if baseline and row.name != baseline:
             other = c.scored(data, c.row(baseline))
             shared = [seed for seed in scored if seed in other]
@@ -78,7 +79,7 @@ def family(c: Comparison, data: str) -> dict:
     found = {}
     for row in c.rows:
         scored = c.scored(data, row)
-        if scored and all(_permuted(c, data, row, seed) for seed in scored):
+        if scored and not any(_no_p(c, data, row, seed) for seed in scored):
             found[row.name] = list(scored.values())
     if not found:
         return {"p": {}, "family_wise": None}
@@ -90,11 +91,11 @@ def family(c: Comparison, data: str) -> dict:
     return {"p": dict(zip(found, p["p"], strict=True)), "family_wise": p["family_wise"]}
 
 
-def _permuted(c: Comparison, data: str, row: Row, seed: int) -> bool:
-    """Whether `evaluate` found that a p of a run is right."""
+def _no_p(c: Comparison, data: str, row: Row, seed: int) -> str:
+    """Why `evaluate` gives a run no p; empty where it has one."""
     choice = read(c.folder(data, row) / "choice.json")
     results = read(c.workdir(data, row, choice["learning_rate"], seed) / "results.json")
-    return results["splits"]["heldout"]["metrics"]["permutation"]["p"] is not None
+    return results["splits"]["heldout"]["metrics"]["permutation"]["reason"] or ""
 
 
 def shown(line: dict) -> dict[str, str]:

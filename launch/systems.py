@@ -247,7 +247,8 @@ class Comparison:
         Raises ValueError where what lies there was trained for other minutes.
         """
         path = self.output / "settings.json"
-        if (known := read(path).get("minutes", self.minutes)) != self.minutes:
+        trains = any(row.networks for row in self.rows)
+        if trains and (known := read(path).get("minutes", self.minutes)) != self.minutes:
             raise ValueError(f"--minutes={self.minutes:g}: {path} says {known:g}; give that, or another --output")
         tables.write_text(path, json.dumps({"minutes": self.minutes}))
         todo = [(name, row) for name in data for row in rows]

@@ -28,8 +28,10 @@ def write(c: Comparison, baseline: str = "") -> None:
     tables.write_text(c.output / "table.json", json.dumps(lines, indent=1))
     write_csv(c.output / "table.csv", table.COLUMNS, lines)
     rates, seeds = (", ".join(f"{value:g}" for value in values) for values in (c.rates, c.seeds))
-    head = f"{table.FIGURE} on `heldout`, mean over seeds {seeds}; 95% intervals over the images. What is trained has {c.minutes:g}"
-    head += f" processor minutes of steps a run, and of the learning rates {rates} the one that is best on `valid`."
+    head = f"{table.FIGURE} on `heldout`, mean over seeds {seeds}; 95% intervals over the images."
+    if any(row.networks for row in c.rows):
+        head += f" What is trained has {c.minutes:g} processor minutes of steps a run, and of the learning rates {rates} the one"
+        head += " that is best on `valid`."
     parts = [head + (f" Differences to `{baseline}`." if baseline else "")]
     for data in c.data:
         found = [line for line in lines if line["data"] == data]

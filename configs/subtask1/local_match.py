@@ -5,7 +5,7 @@ the reference. What was free was decided on phantoms (docs/subtask1.md); no labe
 
 No label is read but those of the threshold, so that the AUC has an exact p. Without a split `reference` (data that are not packed
 with --reference_dir): `--config.member.gallery.reference="('train_real:0',)"`, the images not used of the other folds; then
-labels are read.
+labels are read, and there is no p.
 
     python -m fingerprint_jax.main --config=configs/subtask1/local_match.py --config.data_dir=$HOME/data --workdir=runs/m
 """

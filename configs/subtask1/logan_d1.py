@@ -5,10 +5,10 @@ regression.
 
 No label is read but those of the threshold, so that the AUC has an exact p. Without a split `reference` (data that are not packed
 with --reference_dir): `--config.member.gallery.reference="('train_real:0',)"`, the images not used of the other folds; then
-labels are read.
+labels are read, and there is no p.
 
-Of other features: `--config.member.features.name=texture`, or `network`, EfficientNet-Lite0 with its ImageNet weights or the
-network of a finished run, `--config.member.features.run=runs/x`.
+Of other features: `--config.member.features.name=texture`, or `network`: EfficientNet-Lite0 with its ImageNet weights, or with
+`--config.member.features.run=runs/x` the network of a finished run that no labelled real image has trained.
 
     python -m fingerprint_jax.main --config=configs/subtask1/logan_d1.py --config.data_dir=$HOME/data --workdir=runs/m
 """

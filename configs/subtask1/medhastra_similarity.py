@@ -17,7 +17,7 @@ from configs import base
 def get_config(variant: str = ""):
     """The largest similarity to a synthetic image; labels are read by the regression alone."""
     m = base.classical(base.frozen("subtask1", "resnet50", "hf://timm/resnet50.tv_in1k", "imagenet"))
-    m.gallery = ConfigDict({"labelled": ("train_real",), "generated": ("train_generated", "test_generated")})
+    m.gallery = ConfigDict({"labelled": (), "generated": ("train_generated", "test_generated")})
     m.estimator.name, m.estimator.measure = "similarity", "cosine"
     c = base.cross_fitted(m)
     c.decision.name, c.decision.known = "mean_plus_std", ""

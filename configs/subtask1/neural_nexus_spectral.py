@@ -1,8 +1,7 @@
 """Neural Nexus: spectral clustering of deep features.
 
 Published: run 1880 kappa 0.072. System: features of an autoencoder, spectral clustering; how a cluster was labelled was not
-published: here as in subtask1/challengers_cluster. Here the features are those of a frozen ResNet50, or of the network of a
-finished run: `--config.member.features.run=runs/x`.
+published: here as in subtask1/challengers_cluster. Here the features are those of a frozen ResNet50.
 
 ResNet50's weights come from the hub, for which `--config.member.member.backbone.weights=` may name a file.
 

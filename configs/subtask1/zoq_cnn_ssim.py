@@ -1,8 +1,8 @@
 """ZOQ: structural similarity to the synthetic images, after a filter.
 
 Published: run 1355 kappa -0.032. System: a filter (none, Gaussian, Laplacian, Hessian, bilateral), similarity by SSIM, a
-threshold. Of which maps the SSIM is was not published; here of the filtered images. `--config.member.features.enhance=laplacian`,
-`--config.member.estimator.measure=cosine`; the grid is an ablation (docs/subtask1.md).
+threshold. Of which maps the SSIM is was not published; here of the filtered images, at every eighth window. The grid of filters
+and measures is launch/ablations/zoq.py.
 
     python -m fingerprint_jax.main --config=configs/subtask1/zoq_cnn_ssim.py --config.data_dir=$HOME/data --workdir=runs/m
 """

@@ -71,6 +71,9 @@ def _plan(name: str, enhance: str | None = None, **options) -> tuple[Callable[[n
     for option in options:
         if option not in defaults:
             raise ValueError(f"features.{option} is no option of {name}: use {', '.join(['enhance', *sorted(defaults)])}")
+    for option, default in (defaults | options).items():
+        if default is inspect.Parameter.empty:
+            raise ValueError(f"features.{option} is missing: {name} needs it")
     function = functools.partial(known[name], **options)
     enhance = enhance or "none"
     filters = importlib.import_module(f"{__name__}.enhance").FILTERS

@@ -8,7 +8,7 @@ from skimage.filters import threshold_otsu
 LEAST = 0.25  # share of each side that a body's box covers; what is smaller is taken for noise
 
 
-def registered(images: np.ndarray, size: int) -> np.ndarray:
+def registered(images: np.ndarray, size: int = 64) -> np.ndarray:
     """The box of the body scaled to the frame: uint8 [N,H,W,1] -> float32 [N,size,size] in 0..1.
 
     The body is the largest connected component above Otsu's threshold. An image without one, or with one that covers less than a
@@ -30,7 +30,7 @@ def body_box(image: np.ndarray) -> tuple[int, int, int, int]:
     height, width = image.shape
     components, count = ndimage.label(image > threshold_otsu(image))  # pyright: ignore[reportGeneralTypeIssues]
     if count:
-        sizes = np.bincount(components.ravel())
+        sizes = np.unique(components, return_counts=True)[1]  # the background first
         rows, columns = ndimage.find_objects(components)[int(sizes[1:].argmax())]
         if rows.stop - rows.start >= LEAST * height and columns.stop - columns.start >= LEAST * width:
             return rows.start, rows.stop, columns.start, columns.stop

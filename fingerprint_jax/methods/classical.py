@@ -4,33 +4,45 @@ import dataclasses
 import json
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, estimators, features, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax.run import Predictions, Run, config_hash
 
 
 def encoder(run: Run) -> Run | None:
     """The run whose network gives the features: a finished one, or the child `encoder`; None for features without a network.
 
-    A network that is never trained is one child for all folds.
+    A network that is never trained has seen nothing, and is one child for all folds, rounds and members that ask for it.
+
+    Raises ValueError for features, options or a run that cannot be.
     """
     options = run.config.features
     if options.name != "network":
+        if options.run or options.output != "embedding":
+            raise ValueError("features.run and features.output are of networks: set features.name=network, or leave them out")
         features.get(**_of_images(run))
         return None
+    features.get("pixels", enhance=options.enhance)  # an unknown filter is named before anything is trained
     if options.run:
-        return Run.load(options.run, data_dir=run.config.data_dir)
+        source = Run.load(options.run, data_dir=run.config.data_dir)
+        if source.config.method != "gradient":
+            raise ValueError(f"features.run={options.run!r} is a run of method {source.config.method}: give that of one network")
+        return source
     if "member" not in run.config:
         raise ValueError("features.name='network' needs the run of a network here: give features.run")
-    if _frozen(run.config.member):
-        return Run(run.config, run.outermost).child("encoder", run.config.member, seed=run.config.seed, fold=-1)
-    return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
+    if not frozen(run.config.member):
+        return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
+    config: Config = ConfigDict(run.config.member.to_dict())
+    config.data_dir, config.seed, config.data.max_damaged = run.config.data_dir, run.config.seed, run.config.data.max_damaged
+    return Run(config, run.outermost / "children" / f"encoder-{config_hash(config)}")
 
 
-def _frozen(config: Config) -> bool:
+def frozen(config: Config) -> bool:
+    """Whether a config is that of a network that is never trained."""
     return config.method == "gradient" and config.num_steps == 0
 
 
@@ -41,6 +53,8 @@ def _of_images(run: Run) -> dict:
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the features of the gallery."""
+    if run.config.whiten and not run.config.pca:
+        raise ValueError("whiten=True scales principal components, and there are none: set pca")
     with run.fitting(lambda: (_estimator(run), encoder(run), run.gallery)):
         source = encoder(run)
         if source is not None:
@@ -84,7 +98,7 @@ def _estimator(run: Run):
 
 def _features(run: Run, rows: Rows) -> np.ndarray:
     source, output, enhance = encoder(run), run.config.features.output, run.config.features.enhance
-    if source and not _frozen(source.config):
+    if source and not frozen(source.config):
         return deep.features(source, rows, output, run.workdir / "features", enhance)
     # Of whole splits, and beside the outermost run: the children of all folds look at the same images.
     cache, options, parts = run.outermost / "features", _of_images(run), []
@@ -105,7 +119,8 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
 
 def _check_views(run: Run, source: Run) -> None:
     # A network that was trained on the rows this run holds out would make its held-out figures look better than they are.
-    if _frozen(source.config):
+    streams = {name for stream in source.config.get("data", {}).get("streams", {}) for name in (stream, f"train_{stream}")}
+    if frozen(source.config) or run.target not in streams:
         return
     seen = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
     if seen and source.source.fingerprints == run.source.fingerprints:

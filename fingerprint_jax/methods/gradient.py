@@ -71,16 +71,17 @@ def outputs(
     features/enhance.py that the network sees the images through.
     """
     folder = cache or run.workdir / "outputs"
-    keys = [config_hash(run.config), str(run.workdir), state(run)], [run.source.fingerprints, rows.index.tolist(), enhance]
+    keys = [config_hash(run.config), str(run.workdir)], [run.source.fingerprints, rows.index.tolist(), enhance]
     network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
+    step = state(run)
 
     def compute():
-        for other in folder.glob(f"{'[0-9a-f]' * 16}-*.npz"):  # image features may lie beside them
-            if not other.name.startswith(network):
+        for other in folder.glob(f"{network}-*.npz"):  # those of other runs may lie beside them
+            if not other.name.startswith(f"{network}-{step}-"):
                 other.unlink(missing_ok=True)
         return encode(run, restored or restore(run), rows, enhance)
 
-    return run.cached(folder / f"{network}-{content}.npz", compute)
+    return run.cached(folder / f"{network}-{step}-{content}.npz", compute)
 
 
 def encode(run: Run, state: train.State, rows: Rows, enhance: str = "none") -> dict[str, np.ndarray]:

@@ -115,11 +115,12 @@ def look_alikes(
     if encoder is None:
         return "No pictures: this system has no network that compares images."
     # Rows that the network of a fold has trained on would look nearer than they are.
-    shown = np.flatnonzero(np.isin(rows.index, encoder.rows(split).index))
+    trained = not classical.frozen(encoder.config)
+    shown = np.flatnonzero(np.isin(rows.index, encoder.rows(split).index)) if trained else np.arange(len(rows))
     if not len(shown):
         return f"No pictures: the network of {encoder.workdir} sees no row of {split}."
     rows, scores, decided = rows.take(shown), predictions.scores[shown], decided[shown]
-    embed, space = _embedder(encoder, split)
+    embed, space = _embedder(encoder, rows)
     if len(shown) < len(predictions.ids):
         space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
     if base == run.target and run.provenance["fingerprints"] == run.fingerprints:
@@ -186,10 +187,10 @@ def _attribution(run, rows, scores, decided, classes, embed, space) -> LookAlike
     return LookAlikes(space, shown, _quartiles(groups), draw.pairs(), "", draw.limit)
 
 
-def _embedder(run: Run, split: str):
+def _embedder(run: Run, shown: Rows):
     """Rows -> [N,D], and the words for it."""
     if run.config.method == "gradient":
-        if "embedding" in gradient.outputs(run, run.rows(split)):
+        if "embedding" in gradient.outputs(run, shown):
             space = f"Distances are those of the embedding of the network in {run.workdir}."
             return lambda rows: gradient.outputs(run, rows)["embedding"].astype(np.float32), space
     return lambda rows: _pixels(run.source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."

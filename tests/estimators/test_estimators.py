@@ -80,7 +80,8 @@ def test_a_missing_stream_is_named(name):
 @pytest.mark.parametrize("classes", [2, 5])
 def test_each_tells_clouds_apart_and_two_classes_give_the_column_of_class_1(name, classes):
     query = clouds(classes, seed=1)
-    scores = estimators.get(name)(query, {"labelled": clouds(classes)}, seed=0)
+    options = {"clusters": classes} if name in CLUSTERED else {}
+    scores = estimators.get(name, **options)(query, {"labelled": clouds(classes)}, seed=0)
     assert scores.dtype == np.float32 and scores.shape == (len(query.index), 1 if classes == 2 else classes)
     half = 0.5 if name in CLUSTERED else 0  # a share, or a difference
     labels = scores[:, 0] > half if classes == 2 else scores.argmax(axis=1)

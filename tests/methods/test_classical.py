@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from sklearn.metrics.pairwise import cosine_similarity
 
-from fingerprint_jax import estimators, methods, train
+from configs import base
+from fingerprint_jax import estimators, evaluate, methods, pack, train
 from fingerprint_jax.methods import classical, gradient
+from fingerprint_jax.report import neighbours
 from fingerprint_jax.run import Run
 from tests.conftest import ROOT, fit, load_config
 
@@ -92,3 +94,81 @@ def test_similarity_is_to_the_real_images_of_a_network_trained_on_them(data_dir,
     expected = np.stack([pairs[:, real.labels == k].mean(axis=1) for k in range(5)], axis=1)
     np.testing.assert_allclose(run.predict("heldout").scores, expected, rtol=1e-4, atol=1e-5)
     assert load_config("configs/subtask2/medhastra_similarity.py", "").member.backbone.name == "resnet18"
+
+
+ATTACK = "configs/subtask1/gan_leaks.py"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"member.features.run": "runs/x"}, "features.run and features.output are of networks: set features.name=network"),
+        ({"member.features.name": "network", "member.features.enhance": "blur"}, "features.enhance='blur' is unknown"),
+        ({"member.features.name": "texture", "member.whiten": True}, "whiten=True scales principal components, and there are none"),
+        ({"member.gallery.reference": ("test_real:0",)}, "gallery.reference: this run sees no row of test_real:0"),
+        ({"member.gallery.reference": ("nothing",)}, r"gallery.reference: none of \['nothing'\] is in the data set"),
+    ],
+)
+def test_what_cannot_be_is_one_line(fields, message, data_dir, tmp_path):
+    config = load_config(ATTACK)
+    config.data_dir = data_dir
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ValueError, match=message):
+        methods.get("ensemble").fit(Run(config, tmp_path / "run"))
+
+
+def test_a_frozen_network_and_image_features_are_shared_by_folds_and_seeds(data_dir, tmp_path, monkeypatch):
+    config = load_config(ATTACK)
+    config.data_dir, config.ensemble.seeds = data_dir, 2
+    config.member.features.name, config.member.member.backbone.name = "network", "siamese_cnn_tiny"
+    config.ensemble.variants = {"texture": {"features": {"name": "moments"}}, "deep": {"seed": 0}}
+    run = Run(config, tmp_path / "run")
+    seen = []
+    encode = gradient.encode
+    monkeypatch.setattr(gradient, "encode", lambda *arguments: (seen.append(arguments[2].index.tolist()), encode(*arguments))[1])
+    methods.get("ensemble").fit(run)
+    assert len(run.predict("heldout").ids) == len(run.rows("heldout"))
+    # Two networks, that differ in the seed, encode each split once for all the folds.
+    splits = [run.source.rows(split).index.tolist() for split in ("train_generated", "test_generated", "reference", "train_real")]
+    assert sorted(seen) == sorted(2 * splits)
+    assert len(list((run.workdir / "children").glob("encoder-*"))) == 2
+
+
+def test_the_network_of_a_finished_run_may_not_have_been_trained_on_what_is_held_out(data_dir, tmp_path):
+    def network(stream):
+        config = base.gradient("subtask1")
+        config.data_dir, config.num_steps, config.backbone.name = data_dir, 1, "siamese_cnn_tiny"
+        config.data.streams = ConfigDict({stream: 8})
+        methods.get("gradient").fit(Run(config, tmp_path / stream))
+        return str(tmp_path / stream)
+
+    config = load_config(ATTACK)
+    config.data_dir, config.member.features.name = data_dir, "network"
+    config.member.features.run = network("real")
+    with pytest.raises(ValueError, match=r"was trained on \d+ images that this run holds out"):
+        methods.get("ensemble").fit(Run(config, tmp_path / "a"))
+    config.member.features.run = network("generated")
+    run = Run(config, tmp_path / "b")
+    methods.get("ensemble").fit(run)
+    assert np.isfinite(run.predict("heldout").scores).all()
+    config.member.features.run = str(run.workdir)
+    with pytest.raises(ValueError, match="is a run of method ensemble: give that of one network"):
+        methods.get("ensemble").fit(Run(config, tmp_path / "c"))
+
+
+def test_a_frozen_network_has_trained_on_nothing_that_the_page_shows(frozen):
+    predictions = frozen.predict("heldout")
+    rows = frozen.rows("heldout")
+    found = neighbours.look_alikes(frozen, "heldout", rows, predictions, predictions.scores.argmax(axis=1), list("abcde"))
+    assert not isinstance(found, str)
+
+
+def test_on_data_without_its_reference_the_scores_have_no_p_and_a_reason(data_dir, phantoms, tmp_path):
+    config = load_config(ATTACK)
+    config.data_dir = data_dir
+    methods.get("ensemble").fit(Run(config, tmp_path / "run"))
+    root = phantoms["subtask1"]
+    pack.pack("subtask1", tmp_path / "other", root / "train", groups=root / "groups.csv")
+    run = Run.load(tmp_path / "run", data_dir=str(tmp_path / "other"))
+    found = evaluate.evaluate(run, "heldout")["metrics"]["permutation"]
+    assert found["p"] is None and "the content of the data changed" in found["reason"]
