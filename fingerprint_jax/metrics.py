@@ -201,7 +201,10 @@ def paired_auc(labels, scores_a, scores_b, groups=None, seed: int = 0) -> dict:
     """
     observed, draws = [], []
     for scores in (scores_a, scores_b):
-        columns = [_checked_scores(labels, column)[1] for column in np.atleast_2d(scores)]
+        runs = np.asarray(scores)
+        if runs.ndim != 2 or runs.shape[1] != len(labels):
+            runs = _checked_scores(labels, scores)[1][None]
+        columns = [_checked_scores(labels, column)[1] for column in runs]
         observed.append(np.mean([roc_auc_score(labels, column) for column in columns]))
         draws.append(np.mean(_resampled_auc(np.asarray(labels), columns, groups, seed), axis=0))
     return {"difference": float(observed[0] - observed[1]), "interval": bootstrap.percentiles(draws[0] - draws[1])}

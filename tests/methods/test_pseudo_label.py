@@ -234,8 +234,8 @@ def test_an_estimator_learns_them_too(fitted, tmp_path, monkeypatch):
     learned = {}
 
     def estimator(query, gallery, **options):
-        learned.update(count=len(gallery["labelled"]), labels=gallery["labelled"].labels)
-        return np.zeros((len(query), 5))
+        learned.update(count=len(gallery["labelled"].index), labels=gallery["labelled"].labels)
+        return np.zeros((len(query.index), 5))
 
     monkeypatch.setattr(classical, "_estimator", lambda run: estimator)
     assert len(run.predict("heldout").ids) == len(run.rows("heldout"))
