@@ -27,6 +27,11 @@ COLUMNS = (
 FIGURE = "Accuracy"
 
 
+def table(c: Comparison, data: str, baseline: str = "") -> tuple[list[dict], str]:
+    """The lines of all rows on a data set, and what stands under them."""
+    return [line(c, data, row, baseline) for row in c.rows], ""
+
+
 def line(c: Comparison, data: str, row: Row, baseline: str = "") -> dict:
     """What is finished of a row on a data set: COLUMNS; what is not there is None.
 
@@ -37,38 +42,31 @@ def line(c: Comparison, data: str, row: Row, baseline: str = "") -> dict:
     found, notes = lines.common(c, data, row, list(scored))
     out = dict.fromkeys(COLUMNS) | found | {"values": []}
     if scored:
-        right = _right(scored)
-        out |= _mean("", scored, right)
+        runs = list(scored.values())
+        right = _right(runs)
+        out |= _mean("accuracy", runs, right, "")
         over = metrics.over_seeds(right.mean(axis=1))
         out["values"], (out["seeds_low"], out["seeds_high"]) = over["values"], over["interval"] or (None, None)
-        if baseline and row.name != baseline:
-            other = c.scored(data, c.row(baseline))
-            shared = [seed for seed in scored if seed in other]
-            if not all(scored[seed].same_images(other[seed]) for seed in shared):
-                notes.append("other images than the baseline")
-            elif shared:
-                sides = [_right({seed: side[seed] for seed in shared}) * 1.0 for side in (scored, other)]
-                out |= _mean("difference", scored, sides[0] - sides[1])
+        if sides := lines.beside(c, data, row, scored, baseline, notes):
+            out |= _mean("difference", sides[0], _right(sides[0]) * 1.0 - _right(sides[1]))
     if data == c.first and c.kinds:
         for name, (trained, split, other) in CONTROLS.items():
-            if one := c.scored(trained, row, split, other):
-                out |= _mean(name, one, _right(one))
+            if runs := list(c.scored(trained, row, split, other).values()):
+                out |= _mean(name, runs, _right(runs))
                 if other:
-                    out[f"{name}_p"] = class_p(next(iter(one.values())))
+                    out[f"{name}_p"] = class_p(runs[0])
     return out | {"note": "; ".join(notes)}
 
 
-def _right(scored: dict[int, Scored]) -> np.ndarray:
+def _right(runs: list[Scored]) -> np.ndarray:
     """Whether a seed is right about an image: [S,N]."""
-    return np.stack([one.predicted == one.labels for one in scored.values()])
+    return np.stack([one.predicted == one.labels for one in runs])
 
 
-def _mean(name: str, scored: dict[int, Scored], values: np.ndarray) -> dict:
+def _mean(name: str, runs: list[Scored], values: np.ndarray, prefix: str | None = None) -> dict:
     """Columns of a mean over seeds and images [S,N], its interval over the images."""
-    one = next(iter(scored.values()))
-    found = metrics.over_images(one.labels, values.mean(axis=0), one.groups)
-    low, high = (f"{name}_{bound}" if name else bound for bound in ("low", "high"))
-    return {name or "accuracy": found["mean"], low: found["interval"][0], high: found["interval"][1]}
+    found = metrics.over_images(runs[0].labels, values.mean(axis=0), runs[0].groups)
+    return lines.columns(name, found, prefix)
 
 
 def class_p(scored: Scored) -> float:
@@ -93,8 +91,3 @@ def shown(line: dict) -> dict[str, str]:
         "its p": "" if line["phantom_other_run_p"] is None else f"{line['phantom_other_run_p']:.3f}",
     }
     return lines.shown(line, figures)
-
-
-def footer(c: Comparison, data: str, found: list[dict]) -> str:
-    """What stands under the table of a data set."""
-    return ""

@@ -3,7 +3,7 @@
 import statistics
 
 from fingerprint_jax.data.images import printable
-from launch.collect import interval, number
+from launch.collect import Scored, interval, number
 from launch.systems import Comparison, Row, read
 
 BEFORE = ("data", "row", "network", "parameters", "size", "networks")
@@ -30,6 +30,27 @@ def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, 
         if failed := read(c.folder(place, row) / "failed.json"):
             notes.append(f"{f'{place} ' if place != data else ''}failed: {failed['error']}")
     return out, notes
+
+
+def beside(
+    c: Comparison, data: str, row: Row, scored: dict[int, Scored], baseline: str, notes: list[str]
+) -> tuple[list[Scored], list[Scored]] | None:
+    """The runs of a row and of the baseline, seed by seed; None where there is nothing to compare, with a note why."""
+    if not baseline or row.name == baseline:
+        return None
+    other = c.scored(data, c.row(baseline))
+    shared = [seed for seed in scored if seed in other]
+    if not all(scored[seed].same_images(other[seed]) for seed in shared):
+        notes.append("other images than the baseline")
+    elif shared:
+        return [scored[seed] for seed in shared], [other[seed] for seed in shared]
+    return None
+
+
+def columns(name: str, found: dict, prefix: str | None = None) -> dict:
+    """Columns of a figure {mean, interval}: its name, `<prefix>low` and `<prefix>high`."""
+    prefix = f"{name}_" if prefix is None else prefix
+    return {name: found["mean"], f"{prefix}low": found["interval"][0], f"{prefix}high": found["interval"][1]}
 
 
 def value(line: dict, name: str, bounds: str | None = None) -> str:

@@ -20,8 +20,17 @@ COLUMNS = (
 FIGURE = f"AUC, permutation p, Cohen's kappa, and the true-positive rate at {FPR:.0%} false positives"
 
 
-def line(c: Comparison, data: str, row: Row, baseline: str = "") -> dict:
-    """What is finished of a row on a data set: COLUMNS; what is not there is None.
+def table(c: Comparison, data: str, baseline: str = "") -> tuple[list[dict], str]:
+    """The lines of all rows on a data set, and what stands under them."""
+    known = family(c, data)
+    found = [line(c, data, row, known, baseline) for row in c.rows]
+    if not known["p"]:
+        return found, ""
+    return found, f"Family-wise p of the best of the {len(known['p'])} rows with a p: {known['family_wise']:.3f}."
+
+
+def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") -> dict:
+    """What is finished of a row on a data set, of which `family` is `known`: COLUMNS; what is not there is None.
 
     Figures are means over the seeds, their intervals over the images, which the seeds share; `values` are the AUCs of the seeds
     and `seeds_low`, `seeds_high` Student's t for their mean. `p` is None where labels of the scored images were read.
@@ -31,32 +40,25 @@ def line(c: Comparison, data: str, row: Row, baseline: str = "") -> dict:
     out = dict.fromkeys(COLUMNS) | found | {"values": []}
     if scored:
         figures = _figures(scored)
-        for name in ("auc", "tpr", "cohen_kappa"):
+        for name, prefix in (("auc", ""), ("tpr", None), ("cohen_kappa", None)):
             if figures[name]:
-                out |= _columns(name if name != "auc" else "", figures[name])
-        out["auc"] = figures["auc"]["mean"]
+                out |= lines.columns(name, figures[name], prefix)
         over = metrics.over_seeds([metrics.auc(one.labels, one.scores[:, 0]) for one in scored.values()])
         out["values"], (out["seeds_low"], out["seeds_high"]) = over["values"], over["interval"] or (None, None)
-        known = family(c, data)
         if row.name in known["p"]:
             out |= {"p": known["p"][row.name], "family_wise_p": known["family_wise"]}
         else:
             reasons = [_no_p(c, data, row, seed) for seed in scored]
             notes.append(f"no p: {next(filter(None, reasons), 'other images than the rows before')}")
-        if baseline and row.name != baseline:
-            other = c.scored(data, c.row(baseline))
-            shared = [seed for seed in scored if seed in other]
-            if not all(scored[seed].same_images(other[seed]) for seed in shared):
-                notes.append("other images than the baseline")
-            elif shared:
-                sides = [np.stack([side[seed].scores[:, 0] for seed in shared]) for side in (scored, other)]
-                one = scored[shared[0]]
-                difference = metrics.paired_auc(one.labels, sides[0], sides[1], one.groups)
-                out |= _columns("difference", {"mean": difference["difference"], "interval": difference["interval"]})
+        if sides := lines.beside(c, data, row, scored, baseline, notes):
+            scores = [np.stack([run.scores[:, 0] for run in side]) for side in sides]
+            one = sides[0][0]
+            found = metrics.paired_auc(one.labels, scores[0], scores[1], one.groups)
+            out |= lines.columns("difference", {"mean": found["difference"], "interval": found["interval"]})
     if data == c.first:
         for name in c.kinds:
             if one := c.scored(name, row):
-                out |= _columns(name, _figures(one)["auc"])
+                out |= lines.columns(name, _figures(one)["auc"])
     return out | {"note": "; ".join(notes)}
 
 
@@ -64,11 +66,6 @@ def _figures(scored: dict[int, Scored]) -> dict:
     runs = list(scored.values())
     scores, predicted = np.stack([one.scores[:, 0] for one in runs]), np.stack([one.predicted for one in runs])
     return metrics.over_runs(runs[0].labels, scores, predicted, FPR, runs[0].groups)
-
-
-def _columns(name: str, found: dict) -> dict:
-    low, high = (f"{name}_{bound}" if name else bound for bound in ("low", "high"))
-    return {name or "auc": found["mean"], low: found["interval"][0], high: found["interval"][1]}
 
 
 def family(c: Comparison, data: str) -> dict:
@@ -110,11 +107,3 @@ def shown(line: dict) -> dict[str, str]:
         **{name: lines.value(line, name) for name in CONTROLS},
     }
     return lines.shown(line, figures)
-
-
-def footer(c: Comparison, data: str, found: list[dict]) -> str:
-    """The family-wise p of a data set."""
-    known = [line for line in found if line["p"] is not None]
-    if not known:
-        return ""
-    return f"Family-wise p of the best of the {len(known)} rows with a p: {known[0]['family_wise_p']:.3f}."

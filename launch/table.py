@@ -24,7 +24,8 @@ TABLES = {"subtask1": membership, "subtask2": attribution}
 def write(c: Comparison, baseline: str = "") -> None:
     """table.json and table.csv (numbers in full), and table.md, a table a data set without the columns that are empty."""
     table = TABLES[c.task]
-    lines = [table.line(c, data, row, baseline) for data in c.data for row in c.rows]
+    found = {data: table.table(c, data, baseline) for data in c.data}
+    lines = [line for of_data, _ in found.values() for line in of_data]
     tables.write_text(c.output / "table.json", json.dumps(lines, indent=1))
     write_csv(c.output / "table.csv", table.COLUMNS, lines)
     rates, seeds = (", ".join(f"{value:g}" for value in values) for values in (c.rates, c.seeds))
@@ -33,12 +34,11 @@ def write(c: Comparison, baseline: str = "") -> None:
         head += f" What is trained has {c.minutes:g} processor minutes of steps a run, and of the learning rates {rates} the one"
         head += " that is best on `valid`."
     parts = [head + (f" Differences to `{baseline}`." if baseline else "")]
-    for data in c.data:
-        found = [line for line in lines if line["data"] == data]
-        texts = [table.shown(line) for line in found]
+    for data, (of_data, under) in found.items():
+        texts = [table.shown(line) for line in of_data]
         kept = [column for column in texts[0] if any(text[column] for text in texts)]
         parts.append(f"## {escape(data)}\n\n" + markdown([{column: text[column] for column in kept} for text in texts]))
-        parts += [text] if (text := table.footer(c, data, found)) else []
+        parts += [under] * bool(under)
     tables.write_text(c.output / "table.md", "\n\n".join(parts))
 
 

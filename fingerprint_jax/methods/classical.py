@@ -102,6 +102,7 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
         return deep.features(source, rows, output, run.workdir / "features", enhance)
     # Of whole splits, and beside the outermost run: the children of all folds look at the same images.
     cache, options, parts = run.outermost / "features", _of_images(run), []
+    name = options.pop("name")
     for split in run.source.splits:
         whole = run.source.rows(split)
         if not len(wanted := np.flatnonzero(np.isin(rows.index, whole.index))):
@@ -109,7 +110,7 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
         if source:
             found = deep.features(source, whole, output, cache, enhance)
         else:
-            found = features.extract(run, whole, options["name"], {k: v for k, v in options.items() if k != "name"}, cache)
+            found = features.extract(run, whole, name, options, cache)
         parts.append((wanted, found[np.searchsorted(whole.index, rows.index[wanted])]))
     out = np.empty((len(rows), *parts[0][1].shape[1:]), np.float32)
     for wanted, values in parts:

@@ -34,7 +34,7 @@ def compared(tmp_path_factory):
 
 
 def test_the_figures_are_those_of_the_predictions(compared):
-    found = membership.line(compared, "d", ROWS[0])
+    found = membership.line(compared, "d", ROWS[0], membership.family(compared, "d"))
     one = Scored.load(compared.workdir("d", ROWS[0], None, 0), "heldout")
     assert found["auc"] == pytest.approx(roc_auc_score(one.labels, one.scores[:, 0])) and found["auc"] > 0.9
     assert found["cohen_kappa"] == pytest.approx(cohen_kappa_score(one.labels, one.predicted))
@@ -45,7 +45,7 @@ def test_the_figures_are_those_of_the_predictions(compared):
 
 
 def test_a_p_is_there_where_no_label_of_the_images_was_read(compared):
-    label_free, learned = (membership.line(compared, "d", row, "gan_leaks") for row in ROWS)
+    label_free, learned = membership.table(compared, "d", "gan_leaks")[0]
     one = Scored.load(compared.workdir("d", ROWS[0], None, 0), "heldout")
     expected = significance.permutation_p(significance.auc_of(one.scores), one.labels, one.groups)
     assert label_free["p"] == expected["p"][0] == expected["family_wise"] == label_free["family_wise_p"] == 0.001
