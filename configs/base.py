@@ -125,8 +125,9 @@ def featured(task: str, features: str, **options) -> ConfigDict:
     c = common(task, "classical")
     c.features = ConfigDict({"name": features, **options})  # network | a function of fingerprint_jax/features and its options
     c.features.enhance = "none"  # a filter of features/enhance.py, before a feature of the images is taken
+    c.features.cache_dir = ""  # where features of the images are kept, for runs to share; empty: beside the outermost run
     c.features.run = ""  # network: the work directory of the run whose network is used
-    c.features.output = "embedding"  # network: which of its outputs, embedding | logits
+    c.features.output = "embedding"  # network: which of its outputs, embedding | logits | a layer of the backbone, as `stages/1`
     c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
     c.pca = 0  # principal components of the gallery's standardised features kept (0: no PCA) ...
     c.whiten = False  # ... each of them scaled to variance 1
@@ -136,12 +137,13 @@ def featured(task: str, features: str, **options) -> ConfigDict:
     c.estimator.clusters = config_dict.placeholder(int)  # clusterings: how many; 0 is one a class, of membership eight
     c.estimator.min_samples = config_dict.placeholder(int)  # dbscan: rows within eps of a core sample, itself one of them
     c.estimator.measure = config_dict.placeholder(str)  # similarities: cosine | euclidean | jaccard | ssim (maps)
+    c.estimator.window = config_dict.placeholder(str)  # ssim: gaussian (11 px) | uniform (7 px)
     c.estimator.readout = config_dict.placeholder(str)  # similarity: max | mean | knn, the mean of the k largest
     c.estimator.k = config_dict.placeholder(int)  # similarity, gan_leaks: neighbours
     c.estimator.calibrated = config_dict.placeholder(bool)  # gan_leaks: by the distance to the reference
     c.estimator.components = config_dict.placeholder(int)  # domias: principal components
     c.estimator.patch = config_dict.placeholder(int)  # local_match: side of a patch in pixels
-    c.estimator.stride = config_dict.placeholder(int)  # local_match: pixels from a patch to the next
+    c.estimator.stride = config_dict.placeholder(int)  # local_match, ssim: pixels from a patch, or window, to the next
     c.estimator.radius = config_dict.placeholder(int)  # local_match: how far a patch is looked for, in pixels
     c.estimator.top = config_dict.placeholder(float)  # local_match: share of the patches that counts, the highest
     return c

@@ -59,13 +59,14 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     return labels
 
 
-def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
+def evaluate(run: Run, split: str, submission: dict | None = None, refits: int = 0) -> dict:
     """Predicts a split, decides, scores it where its labels are known; writes predictions, results.json, the submission.
 
     Args:
         run: a run with a checkpoint, or an ensemble or classical run that is fitted.
         split: `heldout`, `valid`, `sequestered` or a packed split.
         submission: `{path, header, extension, style}`, or None.
+        refits: permutations for which a run whose scores depend on the labels is fitted anew, to have a p; 0: then it has none.
 
     Returns:
         The results of the split, as in results.json.
@@ -86,7 +87,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None) -> dict:
     if (rows.labels >= 0).all():
         results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
         try:
-            results["metrics"] |= score(run, rows, predictions)
+            results["metrics"] |= score(run, rows, predictions, refits if split == "heldout" else 0)
         except ValueError as error:
             raise ValueError(f"split {split}: {error}") from None
     path = run.workdir / "results.json"
@@ -135,7 +136,7 @@ def _stands_on(config: Config) -> Iterator[Config]:
         yield from _stands_on(Run.load(path).config)
 
 
-def score(run: Run, rows: Rows, predictions: Predictions) -> dict:
+def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0) -> dict:
     """Figures of the scores of rows with known labels: `scores` and `permutation`, as in results.json; empty where there are none.
 
     Raises ValueError where a p is asked of scores that are all equal.
@@ -149,7 +150,16 @@ def score(run: Run, rows: Rows, predictions: Predictions) -> dict:
     out["permutation"] = {"p": None, "reason": reason}
     if not reason:
         found = significance.permutation_p(significance.auc_of(scores[:, 0]), rows.labels, groups)
-        out["permutation"] |= {"p": found["p"][0], "permutations": found["permutations"], "split_groups": found["split_groups"]}
+    elif refits and not (unfit := significance.unavailable(run, rows, refitted=True)):
+        found = significance.refitted_p(run, refits)
+    else:
+        out["permutation"]["reason"] = unfit if refits else reason
+        return out
+    p, null = found["p"][0], found["null"][:, 0]
+    out["permutation"] |= {"p": p, "permutations": found["permutations"], "split_groups": found["split_groups"]}
+    out["permutation"] |= {"null_mean": float(null.mean()), "null_interval": np.percentile(null, [2.5, 97.5]).tolist()}
+    if reason:  # the others can be had from the scores again
+        out["permutation"] |= {"reason": None, "null": null.tolist()}
     return out
 
 
@@ -214,7 +224,7 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
         if found["p"] is None:
             lines.append(f"p not available: {found['reason']}")
         else:
-            row("p of the AUC (permutation)", found["p"], None)
+            row(f"p of the AUC ({'refits' if 'null' in found else 'permutation'})", found["p"], None)
             if found["split_groups"]:
                 lines.append(f"p: {found['split_groups']} groups hold both labels and were permuted as two")
     if decision:
@@ -238,6 +248,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("header", False, "Submission: a first line `id,label`.", flag_values=values)
     flags.DEFINE_string("extension", "", "Submission: appended to every id, for example .png.", flag_values=values)
     flags.DEFINE_enum("style", "int", ["int", "t", "gen_t"], "Submission: 0..4, t1..t5 or gen_t1..gen_t5.", flag_values=values)
+    flags.DEFINE_integer(
+        "refits", 0, "Subtask 1: permutations to fit a cross-fitted run of estimators anew for its p.", 0, flag_values=values
+    )
     flags.DEFINE_bool("report", False, "Write the page <workdir>/report/index.html.", flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
     flags.DEFINE_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
@@ -290,7 +303,7 @@ def main(values: flags.FlagValues) -> None:
                 "extension": values.extension,
                 "style": values.style,
             }
-        results = evaluate(run, values.split, submission)
+        results = evaluate(run, values.split, submission, values.refits)
         title, place = f"{run.workdir}: {values.split}, {results['n']} images", run.workdir / "results.json"
     elif values.predictions and values.truth and values.task and values.output:
         results = score_files(values.task, values.predictions, values.truth, values.output)

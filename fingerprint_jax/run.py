@@ -46,10 +46,20 @@ class Run:
         workdir: where everything of the run lies.
         step: best | latest | a number, the checkpoint that `predict` reads.
         allow_change: fields that may differ from those the run was started with; `data` stands for the content of the data set.
+        labels: of all rows of the target split, in place of their own: what `predict` gives had the labels been these. Nothing is
+            read from or written to the tables of the run then.
     """
 
-    def __init__(self, config: Config, workdir: str | Path, step: str = "best", allow_change: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        config: Config,
+        workdir: str | Path,
+        step: str = "best",
+        allow_change: tuple[str, ...] = (),
+        labels: np.ndarray | None = None,
+    ):
         self.config = config
+        self.labels = labels
         self.workdir = Path(workdir)
         self.step = step
         self.allow_change = allow_change
@@ -168,7 +178,7 @@ class Run:
         """
         split, _, label = split.partition(":")
         if split in (self.target, "valid", "heldout", "sequestered"):
-            rows = self.source.rows(self.target)
+            rows = self._target_rows
             rows = rows.take(self.parts == {"valid": 1, "heldout": 2, "sequestered": 3}.get(split, 0))
             if not len(rows) and split == "valid":
                 raise ValueError("split valid is empty: set data.valid to a share of the labelled rows")
@@ -185,6 +195,11 @@ class Run:
                 f" {self.source.damaged_ids(rows)}); pack the data again, or allow that neighbours replace them"
             )
         return rows.take(rows.labels == int(label)) if label else rows
+
+    @property
+    def _target_rows(self) -> Rows:
+        rows = self.source.rows(self.target)
+        return rows if self.labels is None else dataclasses.replace(rows, labels=self.labels)
 
     def training_rows(self, split: str) -> Rows:
         """`rows`, joined in the target split by those of `data.extra_labels`; in the order of their record numbers."""
@@ -246,7 +261,7 @@ class Run:
     @functools.cached_property
     def parts(self) -> np.ndarray:
         """0 training, 1 validation, 2 held out, 3 sequestered, for every row of the target split."""
-        rows, data = self.source.rows(self.target), self.config.data
+        rows, data = self._target_rows, self.config.data
         part = np.zeros(len(rows), np.int8)
         if data.folds:
             if data.fold >= data.folds or data.fold < -1:
@@ -265,7 +280,7 @@ class Run:
 
     def folds(self, rows: Rows) -> np.ndarray:
         """The fold in which each row of the target split is held out: [N] int."""
-        target = self.source.rows(self.target)
+        target = self._target_rows
         fold = dict(zip(target.index, fold_of(target, self.config.data.folds, self.config.data.split_seed), strict=True))
         return np.array([fold[i] for i in rows.index])
 
@@ -277,7 +292,7 @@ class Run:
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
-        return Run(config, self.workdir / "children" / name, "best", allow_change)
+        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels)
 
     @property
     def outermost(self) -> Path:
@@ -289,6 +304,8 @@ class Run:
 
     def predict(self, split: str) -> Predictions:
         """The table of a split: read where it stands, computed and written where it is missing or stale."""
+        if self.labels is not None:
+            return methods.get(self.config.method).predict(self, split)
         meta = {
             "state": methods.get(self.config.method).state(self),
             "config": config_hash(self.config),
@@ -348,8 +365,8 @@ def flat_config(config: Config, prefix: str = "") -> dict:
 
 
 def identity(config: Config) -> dict:
-    """The flat config without the paths `data_dir` and `data.extra_labels`, which may move: their content has fingerprints."""
-    moving = ("data_dir", "extra_labels")
+    """The flat config without paths that may move: data and extra labels, whose content has fingerprints, and a cache."""
+    moving = ("data_dir", "extra_labels", "cache_dir")
     return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] not in moving}
 
 

@@ -36,6 +36,7 @@ def permutation_p(
         family_wise: the p of the largest statistic of all methods (Westfall & Young 1993): right however many were tried.
         permutations: B.
         split_groups: groups that held both labels.
+        null: [B,M], the statistics of the permuted labels, which are the same ones for the same labels, groups and seed.
 
     Raises ValueError for other labels, one class only, or a statistic that is not finite.
     """
@@ -47,20 +48,38 @@ def permutation_p(
     unit_labels = labels[first]
     rng = np.random.default_rng(seed)
     observed = np.atleast_1d(statistic(labels))
-    highest = observed.max()
-    reached, reached_by_any = np.ones(len(observed)), 1
-    for _ in range(permutations):
-        permuted = np.atleast_1d(statistic(rng.permutation(unit_labels)[unit]))
+    null = np.empty((permutations, len(observed)))
+    for permuted in null:
+        permuted[:] = statistic(rng.permutation(unit_labels)[unit])
         if not np.isfinite(permuted).all() or not np.isfinite(observed).all():
             raise ValueError(f"the statistic is not finite: {observed.tolist()}, and {permuted.tolist()} after a permutation")
-        reached += permuted >= observed
-        reached_by_any += permuted.max() >= highest
-    return {
-        "p": (reached / (1 + permutations)).tolist(),
-        "family_wise": float(reached_by_any / (1 + permutations)),
-        "permutations": permutations,
-        "split_groups": len(units) - len(np.unique(group)),
-    }
+    return p_of(observed, null) | {"permutations": permutations, "split_groups": len(units) - len(np.unique(group)), "null": null}
+
+
+def p_of(observed: np.ndarray, null: np.ndarray) -> dict:
+    """`p` and `family_wise` as `permutation_p` gives them, of statistics [M] and those after each permutation [B,M]."""
+    reached = 1 + (null >= observed).sum(axis=0), 1 + (null.max(axis=1) >= observed.max()).sum()
+    return {"p": (reached[0] / (1 + len(null))).tolist(), "family_wise": float(reached[1] / (1 + len(null)))}
+
+
+def refitted_p(run: Run, permutations: int) -> dict:
+    """`permutation_p` of the AUC of a cross-fitted run, whose estimators are fitted anew to every permutation of the labels.
+
+    The folds, which are stratified, are drawn anew as well; M is 1, the AUC that of column 0.
+
+    Raises ValueError where `unavailable` gives a reason, of refits.
+    """
+    rows = run.rows("heldout")
+    if reason := unavailable(run, rows, refitted=True):
+        raise ValueError(f"{run.workdir}: {reason}")
+
+    def statistic(labels: np.ndarray) -> np.ndarray:
+        scores = Run(run.config, run.workdir, run.step, labels=labels).predict("heldout").scores[:, 0]
+        return auc_of(scores)(labels) if np.ptp(scores) else np.array([0.5])
+
+    # In the order of groups, else of ids, as all runs on these images have them: they share their permutations.
+    groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else rows.ids
+    return permutation_p(statistic, rows.labels, groups, permutations)
 
 
 def auc_of(scores) -> Callable[[np.ndarray], np.ndarray]:
@@ -84,12 +103,15 @@ def auc_of(scores) -> Callable[[np.ndarray], np.ndarray]:
     return auc
 
 
-def unavailable(run: Run, rows: Rows) -> str | None:
+def unavailable(run: Run, rows: Rows, refitted: bool = False) -> str | None:
     """Why permuting the labels of these rows would give a wrong p for the run's scores; None where it is right.
 
     It is right where no label of these rows, or of another image of their groups, had a part in their scores: on a fixed held-out
     fold, and on a packed split that the run did not read labels of. A cross-fitted score depends on the labels of the other folds:
     permuting them afterwards leaves that out and gives false alarms. So does a label that goes with the size of a group.
+
+    Where the estimators of a cross-fitted run are `refitted` to every permutation (`refitted_p`), it is also right if nothing else
+    read the labels: a network would have to be trained anew.
     """
     if len(np.unique(rows.labels)) < 2:
         return f"all {len(rows)} labels are {rows.labels[0]}"
@@ -101,13 +123,19 @@ def unavailable(run: Run, rows: Rows) -> str | None:
         means = f"used groups have {used.mean():.1f} images each, the others {others.mean():.1f}"
         return f"{means}: where the label goes with the size, labels of groups cannot be exchanged; score equally many of each"
     real = run.source.rows(run.target).index
+    if refitted and (run.config.method != "ensemble" or len(rows) < len(real)):
+        return "refits are of the folds of an ensemble, which together hold out every labelled image"
     for source, what, read in _label_sources(run):
+        if source.config.task != run.config.task:
+            return f"{source.workdir} {what} images of {source.config.task}: whether these are among them is not known"
         known = source.provenance
         changed = [change["field"] for change in known["changes"] if change["field"].partition(".")[0] == "data"]
         if known["fingerprints"] != source.fingerprints:
             changed = ["the content of the data"]
         if changed:
             return f"{', '.join(changed)} changed after {source.workdir} was started: what it learned from is not known"
+        if refitted and source.config.method == "classical":
+            continue
         seen = read()
         # Only real images share groups; the names of others may coincide.
         groups = seen.groups[np.isin(seen.index, real)]

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, checkpoint, objectives, optim, preemption, sharding
 from fingerprint_jax.backbones import pretrained
+from fingerprint_jax.backbones.layers import record
 from fingerprint_jax.data import augment, loader
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.run import Run
@@ -37,7 +38,7 @@ State = dict
 
 
 class Model:
-    """The compiled functions of one config: `init(key)`, `step(...)` and `outputs(params, rest, images)`.
+    """The compiled functions of one config: `init(key)`, `step(...)` and `outputs(params, rest, images, layer)`.
 
     `init` draws every parameter; `load` then replaces those of the backbone, outside of the compiled program.
     """
@@ -54,7 +55,7 @@ class Model:
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
         self.abstract = jax.eval_shape(self._init, jax.random.key(0))  # also sets the graph definition
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
-        self.outputs = jax.jit(self._outputs, out_shardings=split)
+        self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=split)
 
     def _split(self, net: nnx.Module):
         graph, params, rest = nnx.split(net, self.objective.trainable, ...)
@@ -157,9 +158,18 @@ class Model:
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(rate)
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics | {"finite": finite}
 
-    def _outputs(self, params: dict, rest: dict, images: jax.Array) -> dict:
-        images, net = augment.normalize(images, self._config.data.normalize), self.merge(params, rest)
-        found = [self.objective.outputs(net, view) for view in augment.views(images, **self._config.views)]
+    def _outputs(self, params: dict, rest: dict, images: jax.Array, layer: str = "") -> dict:
+        images = augment.normalize(images, self._config.data.normalize)
+        net: Any = self.merge(params, rest)
+        recorded = record(net.backbone, layer) if layer else []
+        found = []
+        for view in augment.views(images, **self._config.views):
+            outputs = self.objective.outputs(net, view)
+            if layer:  # the mean over places or tokens, as a backbone's own features are
+                if not recorded:
+                    raise ValueError(f"features.output={layer!r}: that layer has no one array for an image")
+                outputs = {layer: recorded[-1].mean(axis=tuple(range(1, recorded[-1].ndim - 1)), dtype=jnp.float32)}
+            found.append(outputs)
         return jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *found)
 
 

@@ -8,10 +8,11 @@ from launch.collect import Scored, number
 from launch.systems import Comparison, Row, read
 
 FPR = 0.1
+COPIES = 0.9  # an AUC below it on verbatim copies does not tell them
 CONTROLS = ("unrelated", "copies")  # columns: the AUC on that data set
 COLUMNS = (
     *lines.BEFORE,
-    *("auc", "low", "high", "values", "seeds_low", "seeds_high", "p", "family_wise_p"),
+    *("auc", "low", "high", "values", "seeds_low", "seeds_high", "p", "family_wise_p", "shuffled", "shuffled_low", "shuffled_high"),
     *("cohen_kappa", "cohen_kappa_low", "cohen_kappa_high", "tpr", "tpr_low", "tpr_high"),
     *("difference", "difference_low", "difference_high"),
     *(name + bound for name in CONTROLS for bound in ("", "_low", "_high")),
@@ -26,18 +27,20 @@ def table(c: Comparison, data: str, baseline: str = "") -> tuple[list[dict], str
     found = [line(c, data, row, known, baseline) for row in c.rows]
     if not known["p"]:
         return found, ""
-    return found, f"Family-wise p of the best of the {len(known['p'])} rows with a p: {known['family_wise']:.3f}."
+    under = f"Family-wise p of the best of the {len(known['p'])} rows with a p: {known['family_wise']:.3f},"
+    return found, f"{under} of {known['permutations']} permutations that all rows share."
 
 
 def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") -> dict:
     """What is finished of a row on a data set, of which `family` is `known`: COLUMNS; what is not there is None.
 
     Figures are means over the seeds, their intervals over the images, which the seeds share; `values` are the AUCs of the seeds
-    and `seeds_low`, `seeds_high` Student's t for their mean. `p` is None where labels of the scored images were read.
+    and `seeds_low`, `seeds_high` Student's t for their mean. `p` is None where labels of the scored images were read and
+    nothing was fitted anew to permuted ones; `shuffled` is the mean AUC over the permutations, with the middle 95% of them.
     """
     scored = c.scored(data, row)
     found, notes = lines.common(c, data, row, list(scored))
-    out = dict.fromkeys(COLUMNS) | found | {"values": []}
+    out: dict = dict.fromkeys(COLUMNS) | found | {"values": []}
     if scored:
         figures = _figures(scored)
         for name, prefix in (("auc", ""), ("tpr", None), ("cohen_kappa", None)):
@@ -47,8 +50,9 @@ def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") ->
         out["values"], (out["seeds_low"], out["seeds_high"]) = over["values"], over["interval"] or (None, None)
         if row.name in known["p"]:
             out |= {"p": known["p"][row.name], "family_wise_p": known["family_wise"]}
+            out |= lines.columns("shuffled", known["shuffled"][row.name])
         else:
-            reasons = [_no_p(c, data, row, seed) for seed in scored]
+            reasons = [_permutation(c, data, row, seed)["reason"] for seed in scored]
             notes.append(f"no p: {next(filter(None, reasons), 'other images than the rows before')}")
         if sides := lines.beside(c, data, row, scored, baseline, notes):
             scores = [np.stack([run.scores[:, 0] for run in side]) for side in sides]
@@ -59,6 +63,8 @@ def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") ->
         for name in c.kinds:
             if one := c.scored(name, row):
                 out |= lines.columns(name, _figures(one)["auc"])
+        if out["copies"] is not None and out["copies"] < COPIES:
+            notes.append("cannot tell verbatim copies")
     return out | {"note": "; ".join(notes)}
 
 
@@ -69,30 +75,48 @@ def _figures(scored: dict[int, Scored]) -> dict:
 
 
 def family(c: Comparison, data: str) -> dict:
-    """{p: {row: p}, family_wise} of the rows on a data set that read no label of what they scored, all on the same images.
+    """The rows on a data set with a p, all about the same images, together.
 
-    The statistic of a row is its mean AUC over the seeds. `family_wise` is the p of the best of these rows.
+    The statistic of a row is its mean AUC over the seeds. Its p is by 999 permutations where it read no label of the images, else
+    by those that `evaluate --refits` fitted it to. All rows see the same permutations.
+
+    Returns:
+        p: {row: p}.
+        shuffled: {row: {mean, interval}} of the AUCs after the permutations.
+        family_wise: the p of the best of these rows; None where there is none.
+        permutations: those that all rows have, which `family_wise` rests on.
     """
-    found = {}
+    observed, null, first = {}, {}, None
     for row in c.rows:
         scored = c.scored(data, row)
-        if scored and not any(_no_p(c, data, row, seed) for seed in scored):
-            found[row.name] = list(scored.values())
-    if not found:
-        return {"p": {}, "family_wise": None}
-    first = next(iter(found.values()))[0]
-    found = {name: runs for name, runs in found.items() if all(run.same_images(first) for run in runs)}
-    aucs = {name: significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1)) for name, runs in found.items()}
-    statistic = lambda labels: np.array([auc(labels).mean() for auc in aucs.values()])  # noqa: E731
-    p = significance.permutation_p(statistic, first.labels, first.groups)
-    return {"p": dict(zip(found, p["p"], strict=True)), "family_wise": p["family_wise"]}
+        found = [_permutation(c, data, row, seed) for seed in scored]
+        if not scored or any(one["p"] is None for one in found):
+            continue
+        runs = list(scored.values())
+        first = first or runs[0]
+        if not all(run.same_images(first) for run in runs):
+            continue
+        aucs = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
+        observed[row.name] = aucs(first.labels).mean()
+        if all("null" in one for one in found):
+            null[row.name] = np.mean([one["null"] for one in found], axis=0)
+        else:
+            null[row.name] = significance.permutation_p(lambda y: aucs(y).mean(), first.labels, first.groups)["null"][:, 0]  # noqa: B023
+    if not observed:
+        return {"p": {}, "shuffled": {}, "family_wise": None, "permutations": None}
+    shared = min(map(len, null.values()))
+    together = np.stack([draws[:shared] for draws in null.values()], axis=1)
+    shuffled = {name: {"mean": float(x.mean()), "interval": np.percentile(x, [2.5, 97.5]).tolist()} for name, x in null.items()}
+    p = {name: significance.p_of(observed[name], draws[:, None])["p"][0] for name, draws in null.items()}
+    best = significance.p_of(np.array(list(observed.values())), together)["family_wise"]
+    return {"p": p, "shuffled": shuffled, "family_wise": best, "permutations": shared}
 
 
-def _no_p(c: Comparison, data: str, row: Row, seed: int) -> str:
-    """Why `evaluate` gives a run no p; empty where it has one."""
+def _permutation(c: Comparison, data: str, row: Row, seed: int) -> dict:
+    """What `evaluate` says of a run's p."""
     choice = read(c.folder(data, row) / "choice.json")
     results = read(c.workdir(data, row, choice["learning_rate"], seed) / "results.json")
-    return results["splits"]["heldout"]["metrics"]["permutation"]["reason"] or ""
+    return results["splits"]["heldout"]["metrics"]["permutation"]
 
 
 def shown(line: dict) -> dict[str, str]:
@@ -101,6 +125,7 @@ def shown(line: dict) -> dict[str, str]:
         "AUC": lines.value(line, "auc", ""),
         "each seed": " ".join(map(number, line["values"])),
         "p": "" if line["p"] is None else f"{line['p']:.3f}",
+        "shuffled": lines.value(line, "shuffled"),
         "kappa": lines.value(line, "cohen_kappa"),
         "TPR": lines.value(line, "tpr"),
         "difference": lines.value(line, "difference"),

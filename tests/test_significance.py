@@ -5,11 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy.stats import mannwhitneyu
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from configs import base
-from fingerprint_jax import evaluate, methods, significance, watch
+from fingerprint_jax import estimators, evaluate, methods, metrics, significance, watch
 from fingerprint_jax.run import Run
 from tests import null_simulations as null
 from tests.conftest import load_config
@@ -35,7 +40,7 @@ def test_p_is_that_of_the_rank_test(effect):
     found = significance.permutation_p(significance.auc_of(scores), labels, permutations=9999)
     assert found["p"] == pytest.approx([expected], abs=4 * np.sqrt(expected * (1 - expected) / 9999) + 1e-4)
     assert found["family_wise"] == found["p"][0]
-    assert json.loads(json.dumps(found)) == found
+    assert found.pop("null").shape == (9999, 1) and json.loads(json.dumps(found)) == found
 
 
 def exact_p(scores, unit_labels, unit):
@@ -241,3 +246,61 @@ def test_a_method_that_is_not_known_has_no_p(half):
     run = Run.load(half.workdir)
     run.config.method = "divination"
     assert "may have read the labels" in significance.unavailable(run, run.rows("heldout"))
+
+
+@pytest.fixture(scope="module")
+def crossed(data_dir, tmp_path_factory):
+    """A cross-fitted logistic regression of the pixels' principal components."""
+    config = load_config("configs/subtask1/gan_leaks.py")
+    config.data_dir, config.data.folds = data_dir, 4
+    config.member.pca, config.member.estimator.name = 2, "linear_svm"
+    config.member.gallery = ConfigDict({"labelled": ("train_real",)})
+    run = Run(config, tmp_path_factory.mktemp("crossed") / "run")
+    methods.get("ensemble").fit(run)
+    return run
+
+
+def test_a_cross_fitted_run_is_fitted_anew_to_permuted_labels(crossed):
+    rows = crossed.rows("heldout")
+    assert "fitted its estimator to the labels" in significance.unavailable(crossed, rows)
+    permuted = np.random.default_rng(3).permutation(rows.labels)
+    found = Run(crossed.config, crossed.workdir, labels=permuted).predict("heldout")
+    x = crossed.source.images(rows.index).reshape(len(rows), -1) / np.float32(255)
+    folds = StratifiedGroupKFold(4, shuffle=True, random_state=crossed.config.data.split_seed)
+    expected = np.empty(len(rows))
+    for seen, held in folds.split(x, permuted, rows.groups):
+        model = make_pipeline(StandardScaler(), PCA(2, random_state=0)).fit(x[seen])
+        known, asked = (model.transform(x[part]).astype(np.float32) for part in (seen, held))
+        labelled = estimators.Features(known, permuted[seen], seen)
+        query = estimators.Features(asked, permuted[held], held)
+        expected[held] = estimators.get("linear_svm")(query, {"labelled": labelled}, seed=0)[:, 0]
+    np.testing.assert_allclose(found.scores[:, 0], expected, rtol=1e-3, atol=1e-3)
+    # Nothing of it is kept, and the run's own table is as it was.
+    assert not np.allclose(crossed.predict("heldout").scores[:, 0], expected, atol=1e-2)
+
+
+def test_the_p_of_refits_is_of_the_run_as_it_stands(crossed):
+    results = evaluate.evaluate(crossed, "heldout", refits=19)["metrics"]
+    found = results["permutation"]
+    assert found["permutations"] == len(found["null"]) == 19 and found["reason"] is None
+    assert found["p"] == (1 + np.sum(np.array(found["null"]) >= results["scores"]["auc"])) / 20
+    assert found["null_mean"] == pytest.approx(np.mean(found["null"])) and 0.3 < found["null_mean"] < 0.7
+    # The permutations are those of any other score of these images.
+    rows = crossed.rows("heldout")
+    seen = []
+    significance.permutation_p(lambda y: (seen.append(y), y[:1])[1], rows.labels, rows.groups, 19)
+    fitted = Run(crossed.config, crossed.workdir, labels=seen[7]).predict("heldout")
+    assert metrics.auc(seen[7], fitted.scores[:, 0]) == pytest.approx(found["null"][6])
+    assert "p not available" not in str(evaluate.table("", results).caption)
+
+
+def test_a_network_is_not_trained_anew_for_a_p(half, data_dir, tmp_path):
+    config = load_config("configs/subtask1/aimm_siamese.py")
+    config.data_dir = data_dir
+    methods.get("ensemble").fit(Run(config, tmp_path / "run"))
+    run = Run.load(tmp_path / "run")
+    found = evaluate.evaluate(run, "heldout", refits=9)["metrics"]["permutation"]
+    assert found["p"] is None and "was trained on the labels of" in found["reason"]
+    assert "refits are of the folds of an ensemble" in significance.unavailable(half, half.rows("heldout"), refitted=True)
+    with pytest.raises(ValueError, match="was trained on the labels of"):
+        significance.refitted_p(run, 9)

@@ -234,3 +234,28 @@ def max_pool2(x: jax.Array) -> jax.Array:
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+def record(net: nnx.Module, path: str) -> list[jax.Array]:
+    """A list that the output of one layer of a network is appended to, whenever the layer is called: [N, ...].
+
+    Args:
+        net: changed in place, so a copy that nothing else uses.
+        path: of attributes and positions, `stages/1/0`.
+
+    Raises ValueError with the layers there are for a path that is none.
+    """
+    layers = {"/".join(map(str, place)): layer for place, layer in nnx.iter_modules(net) if place and callable(layer)}
+    if path not in layers:
+        raise ValueError(f"features.output={path!r} is no layer: use embedding, logits, or one of {', '.join(sorted(layers))}")
+    layer, found = layers[path], []
+    kind = type(layer)
+
+    def call(self, *arguments, **options):
+        output = kind.__call__(self, *arguments, **options)
+        if isinstance(output, jax.Array):
+            found.append(output)
+        return output
+
+    layer.__class__ = type(kind.__name__, (kind,), {"__call__": call})
+    return found

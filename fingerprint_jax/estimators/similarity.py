@@ -4,7 +4,7 @@ A measure is `f(a [M, ...], b [N, ...]) -> float32 [M,N]`, higher is more alike;
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,7 @@ def ssim(a: np.ndarray, b: np.ndarray, *, window: str = "gaussian", stride: int 
         ValueError: an unknown window, or maps smaller than it.
     """
     weights = _window(window)
+    at_least("stride", stride, 1)
     if a.ndim != 3 or min(a.shape[1:]) < len(weights):
         raise ValueError(f"estimator.measure='ssim' compares maps [N,H,W] of {len(weights)} px or more, not {list(a.shape[1:])}")
     size = max(1, min(1024, ELEMENTS // a[0].size))
@@ -110,14 +111,22 @@ def _window(name: str) -> np.ndarray:
     if name == "gaussian":
         line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
         return np.outer(line, line) / line.sum() ** 2
-    raise ValueError(f"window={name!r} is unknown: use gaussian or uniform")
+    raise ValueError(f"estimator.window={name!r} is unknown: use gaussian or uniform")
 
 
 MEASURES = {"cosine": cosine, "euclidean": euclidean, "jaccard": jaccard, "ssim": ssim}
 
 
 def similarity(
-    query: Features, gallery: Gallery, *, seed: int, measure: str = "cosine", readout: str = "max", k: int = 5
+    query: Features,
+    gallery: Gallery,
+    *,
+    seed: int,
+    measure: str = "cosine",
+    readout: str = "max",
+    k: int = 5,
+    window: str | None = None,
+    stride: int | None = None,
 ) -> np.ndarray:
     """Similarity to the generated images; where that stream is not there, to the labelled images of each class.
 
@@ -128,9 +137,11 @@ def similarity(
         measure: cosine, euclidean, jaccard or ssim.
         readout: max, mean, or knn, the mean of the k largest.
         k: of knn.
+        window, stride: of ssim.
     """
     if readout not in ("max", "mean", "knn"):
         raise ValueError(f"estimator.readout={readout!r} is unknown: use max, mean or knn")
+    compare = _measure(measure, window=window, stride=stride)
     other = stream(gallery, "generated" if "generated" in gallery else "labelled")
     same = np.zeros(len(other.index), int) if "generated" in gallery else other.labels
     classes, counts = np.unique(same, return_counts=True)
@@ -142,7 +153,7 @@ def similarity(
             return -np.partition(-pairs, k - 1, axis=1)[:, :k].mean(axis=1)
         return (np.nanmax if readout == "max" else np.nanmean)(pairs, axis=1)
 
-    blocks = [np.stack([read(pairs[:, same == c]) for c in classes], axis=1) for pairs in _pairs(query, other, measure)]
+    blocks = [np.stack([read(pairs[:, same == c]) for c in classes], axis=1) for pairs in _pairs(query, other, compare)]
     return columns(np.concatenate(blocks))
 
 
@@ -151,23 +162,31 @@ def similarity_logistic(query: Features, gallery: Gallery, *, seed: int, measure
 
     Fitted to `labelled`, on the three features standardised; nothing is drawn from the seed.
     """
-    labelled, generated = stream(gallery, "labelled"), stream(gallery, "generated")
+    labelled, generated, compare = stream(gallery, "labelled"), stream(gallery, "generated"), _measure(measure)
 
     def features(rows):
-        blocks = [np.stack([f(p, axis=1) for f in (np.nanmax, np.nanmean, np.nanstd)], 1) for p in _pairs(rows, generated, measure)]
+        blocks = [np.stack([f(p, axis=1) for f in (np.nanmax, np.nanmean, np.nanstd)], 1) for p in _pairs(rows, generated, compare)]
         return np.concatenate(blocks)
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=C)).fit(features(labelled), labelled.labels)
     return np.float32(model.decision_function(features(query))).reshape(len(query.index), -1)
 
 
-def _pairs(query: Features, other: Features, measure: str) -> Iterator[np.ndarray]:
+def _measure(name: str, **options) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A measure with its options set; those that are None keep its own default."""
+    if name not in MEASURES:
+        raise ValueError(f"estimator.measure={name!r} is unknown: use {', '.join(MEASURES)}")
+    options = {option: value for option, value in options.items() if value is not None}
+    if options and name != "ssim":
+        raise ValueError(f"estimator.{next(iter(options))} is no option of the measure {name}, but of ssim")
+    return functools.partial(MEASURES[name], **options)
+
+
+def _pairs(query: Features, other: Features, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
     """Similarities [B,N] of some queries at a time to all of the others, NaN to itself."""
-    if measure not in MEASURES:
-        raise ValueError(f"estimator.measure={measure!r} is unknown: use {', '.join(MEASURES)}")
     for first in range(0, len(query.index), ROWS):
         rows = slice(first, first + ROWS)
-        pairs = MEASURES[measure](query.values[rows], other.values)
+        pairs = measure(query.values[rows], other.values)
         pairs[query.index[rows, None] == other.index] = np.nan
         yield pairs
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,7 +29,9 @@ def encoder(run: Run) -> Run | None:
         return None
     features.get("pixels", enhance=options.enhance)  # an unknown filter is named before anything is trained
     if options.run:
-        source = Run.load(options.run, data_dir=run.config.data_dir)
+        source = Run.load(options.run)
+        if source.config.task == run.config.task:  # a network of another task was trained on data of its own
+            source.config.data_dir = run.config.data_dir
         if source.config.method != "gradient":
             raise ValueError(f"features.run={options.run!r} is a run of method {source.config.method}: give that of one network")
         return source
@@ -48,7 +51,7 @@ def frozen(config: Config) -> bool:
 
 def _of_images(run: Run) -> dict:
     """Name and options of a feature that no network gives."""
-    return {name: value for name, value in run.config.features.items() if name not in ("run", "output")}
+    return {name: value for name, value in run.config.features.items() if name not in ("run", "output", "cache_dir")}
 
 
 def fit(run: Run) -> None:
@@ -99,16 +102,16 @@ def _estimator(run: Run):
 def _features(run: Run, rows: Rows) -> np.ndarray:
     source, output, enhance = encoder(run), run.config.features.output, run.config.features.enhance
     if source and not frozen(source.config):
-        return deep.features(source, rows, output, run.workdir / "features", enhance)
+        return deep.features(source, rows, output, run.workdir / "features", run.source, enhance)
     # Of whole splits, and beside the outermost run: the children of all folds look at the same images.
-    cache, options, parts = run.outermost / "features", _of_images(run), []
+    cache, options, parts = Path(run.config.features.cache_dir or run.outermost / "features"), _of_images(run), []
     name = options.pop("name")
     for split in run.source.splits:
         whole = run.source.rows(split)
         if not len(wanted := np.flatnonzero(np.isin(rows.index, whole.index))):
             continue
         if source:
-            found = deep.features(source, whole, output, cache, enhance)
+            found = deep.features(source, whole, output, run.outermost / "features", run.source, enhance)
         else:
             found = features.extract(run, whole, name, options, cache)
         parts.append((wanted, found[np.searchsorted(whole.index, rows.index[wanted])]))
@@ -121,7 +124,7 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
 def _check_views(run: Run, source: Run) -> None:
     # A network that was trained on the rows this run holds out would make its held-out figures look better than they are.
     streams = {name for stream in source.config.get("data", {}).get("streams", {}) for name in (stream, f"train_{stream}")}
-    if frozen(source.config) or run.target not in streams:
+    if frozen(source.config) or source.config.task != run.config.task or run.target not in streams:
         return
     seen = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
     if seen and source.source.fingerprints == run.source.fingerprints:

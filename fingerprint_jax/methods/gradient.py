@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fingerprint_jax import checkpoint, metrics, sharding, tables, train
-from fingerprint_jax.data.source import Rows
+from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.run import Predictions, Run, config_hash
 
 
@@ -62,16 +62,22 @@ def _scores(run: Run, state: train.State, rows: Rows, encode: Callable[[Rows], d
 
 
 def outputs(
-    run: Run, rows: Rows, cache: Path | None = None, restored: train.State | None = None, enhance: str = "none"
+    run: Run,
+    rows: Rows,
+    cache: Path | None = None,
+    restored: train.State | None = None,
+    enhance: str = "none",
+    layer: str = "",
+    source: Source | None = None,
 ) -> dict[str, np.ndarray]:
     """`encode` at the checkpoint that `run.step` names, computed once: galleries are read by every split and by the page.
 
     Files in `cache`, else in the run's `outputs/`, go by checkpoint, config, content of the data and rows; those of another
-    checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given; `enhance` a filter of
-    features/enhance.py that the network sees the images through.
+    checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given; `enhance`,
+    `layer` and `source` as of `encode`.
     """
-    folder = cache or run.workdir / "outputs"
-    keys = [config_hash(run.config), str(run.workdir)], [run.source.fingerprints, rows.index.tolist(), enhance]
+    folder, source = cache or run.workdir / "outputs", source or run.source
+    keys = [config_hash(run.config), str(run.workdir)], [source.fingerprints, rows.index.tolist(), enhance, layer]
     network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
     step = state(run)
 
@@ -79,28 +85,43 @@ def outputs(
         for other in folder.glob(f"{network}-*.npz"):  # those of other runs may lie beside them
             if not other.name.startswith(f"{network}-{step}-"):
                 other.unlink(missing_ok=True)
-        return encode(run, restored or restore(run), rows, enhance)
+        return encode(run, restored or restore(run), rows, enhance, layer, source)
 
     return run.cached(folder / f"{network}-{step}-{content}.npz", compute)
 
 
-def encode(run: Run, state: train.State, rows: Rows, enhance: str = "none") -> dict[str, np.ndarray]:
-    """Outputs of every row, once each, seen through a filter: the last batch is padded, and the padding cut off."""
-    model = train.model_of(run)
+def encode(
+    run: Run, state: train.State, rows: Rows, enhance: str = "none", layer: str = "", source: Source | None = None
+) -> dict[str, np.ndarray]:
+    """Outputs of every row, once each: the last batch is padded, and the padding cut off.
+
+    Args:
+        run: of the network.
+        state: its state.
+        rows: of `source`.
+        enhance: a filter of features/enhance.py that the network sees the images through.
+        layer: a path in the backbone, whose output is then the only one, its mean over places [N,D]; '' for the outputs of the
+            objective.
+        source: the data set of the images; None for that of the run. Raises ValueError where they are of another size.
+    """
+    model, source = train.model_of(run), source or run.source
+    if source.image_shape != run.source.image_shape:
+        shapes = ["x".join(map(str, shape[:2])) for shape in (run.source.image_shape, source.image_shape)]
+        raise ValueError(f"{run.workdir}: its network takes images of {shapes[0]} pixels, these have {shapes[1]}")
     size = run.config.eval_batch
     sharding.check_batch("eval_batch", size, model.mesh)
     params, rest = model.weights(state)
     parts, pending = [], None
     for first in range(0, len(rows), size):
         index = rows.index[first : first + size]
-        images = run.source.images(np.pad(index, (0, size - len(index)), mode="edge"))
+        images = source.images(np.pad(index, (0, size - len(index)), mode="edge"))
         if enhance != "none":
             from fingerprint_jax.features.enhance import enhance as filtered  # scikit-image, which few runs need
 
             images = filtered(images, enhance)
         images = jax.device_put(images, sharding.split(model.mesh))
         # The batch before is read only now, so that the device works while this one was read from disk.
-        running, pending = pending, (model.outputs(params, rest, images), len(index))
+        running, pending = pending, (model.outputs(params, rest, images, layer), len(index))
         if running:
             parts.append(_to_host(*running))
     if pending:

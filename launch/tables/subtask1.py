@@ -25,6 +25,7 @@ def rows() -> list[Row]:
     return [
         _row("local_match"),
         *(_row(f"{a}_{kind}", a, {"member.features.name": name}) for a in ATTACKS for kind, name in FEATURES.items()),
+        _row("gan_leaks_whitened", "gan_leaks", {"member.pca": 64, "member.whiten": True}),
         _row("gan_leaks_raw", "gan_leaks", {"member.estimator.calibrated": False}),
         *(_row(f"challengers_{n}", "challengers_cluster", LITE0 | {"member.estimator.name": n}, CLUSTERED) for n in CLUSTERINGS),
         _row("challengers_distance_lbp", "challengers_distance", published="-0.176 (1776)"),

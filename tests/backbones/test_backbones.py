@@ -12,7 +12,7 @@ import scipy.ndimage
 from flax import nnx
 
 from fingerprint_jax import backbones
-from fingerprint_jax.backbones.layers import BatchNorm, Conv, DepthwiseConv, Keys, drop_path, dropout
+from fingerprint_jax.backbones.layers import BatchNorm, Conv, DepthwiseConv, Keys, drop_path, dropout, record
 
 SIZE = (48, 48)
 NAMES = sorted(backbones.variants())
@@ -385,3 +385,30 @@ def test_sharded_training_equals_unsharded():
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     done = subprocess.run([sys.executable, "-c", SHARDED, *TINY], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_output_of_a_layer_is_recorded_and_nothing_else_changes(name):
+    graph, state = parts(name)
+    net, batch = nnx.merge(graph, state, copy=True), images(2)
+    found = {}
+    for path, layer in nnx.iter_modules(net):
+        if path and len(path) == 1 and callable(layer):
+            found[path[0]] = record(net, path[0])
+    before = forward(graph, state, batch, False)[0]
+    after = jax.jit(lambda: (net(batch, train=False), dict(found)), compiler_options=FAST)()
+    np.testing.assert_allclose(after[0], before, rtol=1e-4, atol=1e-5)
+    recorded = {path: arrays for path, arrays in after[1].items() if arrays}
+    assert recorded and all(array.shape[0] == 2 for arrays in recorded.values() for array in arrays)
+
+
+def test_a_recorded_layer_is_what_the_layer_gives():
+    net = backbones.build("siamese_cnn_tiny", image_size=SIZE, rngs=nnx.Rngs(0))
+    layers = {"/".join(map(str, path)): layer for path, layer in nnx.iter_modules(net) if path and callable(layer)}
+    name = next(path for path, layer in layers.items() if isinstance(layer, Conv))
+    seen, plain = record(net, name), type(layers[name]).__mro__[1]
+    net(images(2), train=False)
+    assert len(seen) == 1 and plain is Conv
+    np.testing.assert_array_equal(seen[0], Conv.__call__(layers[name], images(2)))
+    with pytest.raises(ValueError, match=f"features.output='nothing' is no layer: use embedding, logits, or one of .*{name}"):
+        record(net, "nothing")

@@ -115,3 +115,16 @@ def test_logistic_similarity_is_fitted_to_three_features_of_the_labelled_rows():
     gallery = {"labelled": rows(labelled, y, first=10), "generated": rows(b, first=50)}
     found = estimators.get("similarity_logistic", C=0.5)(rows(a), gallery, seed=0)
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_windows_of_ssim_are_options_of_the_estimator():
+    rng = np.random.default_rng(0)
+    maps = [rng.uniform(0, 1, (count, 20, 20)).astype(np.float32) for count in (3, 5)]
+    query, generated = rows(maps[0]), rows(maps[1], first=3)
+    found = estimators.get("similarity", measure="ssim", window="uniform", stride=3)(query, {"generated": generated}, seed=0)
+    expected = similarity.ssim(*maps, window="uniform", stride=3).max(axis=1)
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="estimator.stride is no option of the measure cosine, but of ssim"):
+        estimators.get("similarity", stride=3)(query, {"generated": generated}, seed=0)
+    with pytest.raises(ValueError, match="estimator.stride=0: use at least 1"):
+        estimators.get("similarity", measure="ssim", stride=0)(query, {"generated": generated}, seed=0)

@@ -29,7 +29,9 @@ def compared(tmp_path_factory):
     folders = (root / "images/train", root / "images/test", root / "images/reference")
     pack.pack("subtask1", root / "data", *folders, groups=root / "images/groups.csv")
     comparison = Comparison(root / "out", ROWS, {"d": str(root / "data")}, str(root / "controls"), 1.0, seeds=(0,))
-    assert comparison.run(["d"], ROWS, lambda: None) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(systems, "REFITS", 19)
+        assert comparison.run(["d"], ROWS, lambda: None) == []
     return comparison
 
 
@@ -48,15 +50,22 @@ def test_a_p_is_there_where_no_label_of_the_images_was_read(compared):
     label_free, learned = membership.table(compared, "d", "gan_leaks")[0]
     one = Scored.load(compared.workdir("d", ROWS[0], None, 0), "heldout")
     expected = significance.permutation_p(significance.auc_of(one.scores), one.labels, one.groups)
-    assert label_free["p"] == expected["p"][0] == expected["family_wise"] == label_free["family_wise_p"] == 0.001
-    assert learned["p"] is None and "no p: " in learned["note"] and "fitted its estimator to the labels" in learned["note"]
+    assert label_free["p"] == expected["p"][0] == expected["family_wise"] == 0.001
+    assert label_free["shuffled"] == pytest.approx(expected["null"].mean())
+    # Fitted anew to fewer permutations, which are among those of the other row.
+    refitted = json.loads((compared.workdir("d", ROWS[1], None, 0) / "results.json").read_text())
+    refitted = refitted["splits"]["heldout"]["metrics"]["permutation"]
+    assert refitted["permutations"] == 19
+    assert learned["p"] == refitted["p"] and learned["shuffled"] == pytest.approx(refitted["null_mean"])
+    together = np.stack([expected["null"][:19, 0], refitted["null"]], axis=1).max(axis=1)
+    assert label_free["family_wise_p"] == learned["family_wise_p"] == (1 + np.sum(together >= label_free["auc"])) / 20
     assert learned["difference"] == pytest.approx(learned["auc"] - label_free["auc"])
 
 
 def test_the_binary_writes_it(compared):
     table.write(compared, "gan_leaks")
     text = (compared.output / "table.md").read_text()
-    assert "| gan_leaks |" in text and "Family-wise p of the best of the 1 rows with a p: 0.001." in text
+    assert "| gan_leaks |" in text and "Family-wise p of the best of the 2 rows with a p: 0.050, of 19 permutations" in text
     assert [line["row"] for line in json.loads((compared.output / "table.json").read_text())] == ["gan_leaks", "learned"]
 
 
@@ -76,7 +85,7 @@ def test_several_seeds_count_by_their_mean(monkeypatch, tmp_path):
             runs[row, seed] = Scored(np.arange(60).astype(str), labels, (scores[:, 0] > 0).astype(int), scores, None, 2)
     comparison = Comparison(tmp_path, [Row("good", "a"), Row("none", "b")], {"d": "D"}, "", 1.0, seeds=(0, 1))
     monkeypatch.setattr(Comparison, "scored", lambda self, data, row, *rest: {seed: runs[row.name, seed] for seed in (0, 1)})
-    monkeypatch.setattr(membership, "_no_p", lambda *arguments: "")
+    monkeypatch.setattr(membership, "_permutation", lambda *arguments: {"p": 0.5})
     found = membership.family(comparison, "d")
     mean = lambda y: np.mean([roc_auc_score(y, runs["good", seed].scores[:, 0]) for seed in (0, 1)])  # noqa: E731
     expected = significance.permutation_p(lambda y: np.array([mean(y)]), labels, permutations=99)

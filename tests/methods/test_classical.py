@@ -8,8 +8,10 @@ from ml_collections import ConfigDict, config_flags
 from sklearn.metrics.pairwise import cosine_similarity
 
 from configs import base
-from fingerprint_jax import estimators, evaluate, methods, pack, train
-from fingerprint_jax.methods import classical, gradient
+from fingerprint_jax import estimators, evaluate, features, methods, pack, train
+from fingerprint_jax.backbones import layers
+from fingerprint_jax.data import augment, phantom
+from fingerprint_jax.methods import classical, ensemble, gradient
 from fingerprint_jax.report import neighbours
 from fingerprint_jax.run import Run
 from tests.conftest import ROOT, fit, load_config
@@ -154,6 +156,62 @@ def test_the_network_of_a_finished_run_may_not_have_been_trained_on_what_is_held
     config.member.features.run = str(run.workdir)
     with pytest.raises(ValueError, match="is a run of method ensemble: give that of one network"):
         methods.get("ensemble").fit(Run(config, tmp_path / "c"))
+
+
+def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
+    config = load_config(ATTACK)
+    config.data_dir, config.member.features.name, config.member.member.backbone.name = data_dir, "network", "resnet_tiny"
+    config.member.features.output = "stages/0/0"
+    run = Run(config, tmp_path / "run")
+    methods.get("ensemble").fit(run)
+    assert np.isfinite(run.predict("heldout").scores).all()
+    member = ensemble.members(run)[0][1]
+    source, rows = classical.encoder(member), run.rows("heldout")
+    stored = classical._features(member, rows)
+    net = train.model_of(source).merge(*train.model_of(source).weights(gradient.restore(source)))
+    x = augment.normalize(run.source.images(rows.index), source.config.data.normalize)
+    recorded = layers.record(net.backbone, "stages/0/0")
+    net.backbone.maps(x, train=False)
+    assert stored.shape == (len(rows), 8)
+    np.testing.assert_allclose(stored, np.mean(recorded[0], axis=(1, 2)), rtol=1e-4, atol=1e-5)
+    config.member.features.output = "stages/7"
+    with pytest.raises(ValueError, match="features.output='stages/7' is no layer: use embedding, logits, or one of .*stages/0/0"):
+        methods.get("ensemble").fit(Run(config, tmp_path / "b"))
+
+
+def test_the_network_of_another_task_gives_features_but_no_p(data_dir, tmp_path):
+    network = fit("configs/subtask2/aimm_siamese.py", data_dir, tmp_path / "network")
+    config = load_config(ATTACK)
+    config.data_dir, config.member.features.name, config.member.features.run = data_dir, "network", str(network.workdir)
+    run = Run(config, tmp_path / "run")
+    methods.get("ensemble").fit(run)
+    rows = run.rows("heldout")
+    state = gradient.restore(network)
+    expected = gradient.encode(network, state, rows, source=run.source)["embedding"]
+    np.testing.assert_array_equal(classical._features(ensemble.members(run)[0][1], rows), expected)
+    found = evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["permutation"]
+    assert found["p"] is None and found["reason"].endswith("images of subtask2: whether these are among them is not known")
+    phantom.write(tmp_path / "small", "subtask1", phantom.subtask1(0, 32, 0.0, 4, 4, 2, 0), 0)
+    pack.pack("subtask1", tmp_path / "data32", tmp_path / "small" / "train")
+    config.data_dir, config.member.gallery.reference = str(tmp_path / "data32"), ("train_real:0",)
+    with pytest.raises(ValueError, match="its network takes images of 48x48 pixels, these have 32x32"):
+        methods.get("ensemble").fit(Run(config, tmp_path / "c"))
+
+
+def test_runs_share_the_features_of_a_cache(data_dir, tmp_path, monkeypatch):
+    computed, compute = [], features._compute
+    monkeypatch.setattr(features, "_compute", lambda *arguments: (computed.append(arguments[2]), compute(*arguments))[1])
+    for name in "ab":
+        config = load_config(ATTACK)
+        config.data_dir, config.seed, config.member.features.cache_dir = data_dir, ord(name), str(tmp_path / "features")
+        methods.get("ensemble").fit(Run(config, tmp_path / name))
+    source = Run.load(tmp_path / "a").source
+    sizes = [len(source.rows(split)) for split in ("train_generated", "test_generated", "reference")]
+    assert sorted(computed) == sorted(sizes)
+    config.member.features.cache_dir = str(tmp_path / "moved")
+    methods.get("ensemble").fit(Run(config, tmp_path / "b"))  # no change of the run
+    assert sorted(computed) == sorted(2 * sizes)
+    assert not (tmp_path / "a" / "features").exists()
 
 
 def test_a_frozen_network_has_trained_on_nothing_that_the_page_shows(frozen):
