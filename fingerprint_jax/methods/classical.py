@@ -25,7 +25,7 @@ def encoder(run: Run) -> Run | None:
     if options.name != "network":
         if options.run or options.output != "embedding":
             raise ValueError("features.run and features.output are of networks: set features.name=network, or leave them out")
-        features.get(**_of_images(run))
+        features.get(**of_images(run.config))
         return None
     features.get("pixels", enhance=options.enhance)  # an unknown filter is named before anything is trained
     if options.run:
@@ -49,16 +49,16 @@ def frozen(config: Config) -> bool:
     return config.method == "gradient" and config.num_steps == 0
 
 
-def _of_images(run: Run) -> dict:
+def of_images(config: Config) -> dict:
     """Name and options of a feature that no network gives."""
-    return {name: value for name, value in run.config.features.items() if name not in ("run", "output", "cache_dir")}
+    return {name: value for name, value in config.features.items() if name not in ("run", "output", "cache_dir")}
 
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the features of the gallery."""
     if run.config.whiten and not run.config.pca:
         raise ValueError("whiten=True scales principal components, and there are none: set pca")
-    with run.fitting(lambda: (_estimator(run), encoder(run), run.gallery)):
+    with run.fitting(lambda: (_estimator(run.config), encoder(run), run.gallery)):
         source = encoder(run)
         if source is not None:
             if not run.config.features.run:
@@ -82,9 +82,14 @@ def predict(run: Run, split: str) -> Predictions:
     rows = run.rows(split)
     gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}
     query = Features(_features(run, rows), rows.labels, rows.index if own is run else np.full(len(rows), -1))
-    if run.config.pca:
-        query, gallery = _reduced(query, gallery, run.config.pca, run.config.whiten, run.config.seed)
-    return Predictions(rows.ids, _estimator(run)(query, gallery, seed=run.config.seed), False)
+    return Predictions(rows.ids, scores(run.config, query, gallery, run.config.seed), False)
+
+
+def scores(config: Config, query: Features, gallery: Gallery, seed: int) -> np.ndarray:
+    """Scores [M,K] of the queries by the reduction and the estimator of a config, given features of the images."""
+    if config.pca:
+        query, gallery = _reduced(query, gallery, config.pca, config.whiten, seed)
+    return _estimator(config)(query, gallery, seed=seed)
 
 
 def _reduced(query: Features, gallery: Gallery, components: int, whiten: bool, seed: int) -> tuple[Features, Gallery]:
@@ -95,8 +100,8 @@ def _reduced(query: Features, gallery: Gallery, components: int, whiten: bool, s
     return dataclasses.replace(query, values=q), reduced
 
 
-def _estimator(run: Run):
-    return estimators.get(**run.config.estimator.to_dict())
+def _estimator(config: Config):
+    return estimators.get(**config.estimator.to_dict())
 
 
 def _features(run: Run, rows: Rows) -> np.ndarray:
@@ -104,7 +109,7 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
     if source and not frozen(source.config):
         return deep.features(source, rows, output, run.workdir / "features", run.source, enhance)
     # Of whole splits, and beside the outermost run: the children of all folds look at the same images.
-    cache, options, parts = Path(run.config.features.cache_dir or run.outermost / "features"), _of_images(run), []
+    cache, options, parts = Path(run.config.features.cache_dir or run.outermost / "features"), of_images(run.config), []
     name = options.pop("name")
     for split in run.source.splits:
         whole = run.source.rows(split)

@@ -1,0 +1,154 @@
+"""How often an attack on a phantom is significant: its power at a leak, and at leak 0 how often it is wrong.
+
+    python -m launch.power --file=launch/tables/subtask1.py --rows=local_match,gan_leaks_pixels --leaks=0,0.3,1 --draws=20 \
+        --output=power
+
+For rows that read no label and train no network. A draw is a phantom of its own: generator, images, members. What was measured is
+a line of `draws.jsonl` below `--output`, and the same command with more draws, leaks or rows goes on from there.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from scipy.stats import binomtest
+
+from fingerprint_jax import Config, cli, features, metrics, significance, tables
+from fingerprint_jax.data import phantom
+from fingerprint_jax.estimators import Features
+from fingerprint_jax.methods import classical
+from fingerprint_jax.run import config_hash, network
+from launch import sweep
+from launch.collect import interval, markdown, number
+from launch.systems import resolve
+
+ALPHA = 0.05
+
+
+class Phantom:
+    """A draw, and the features of its images: each is computed once."""
+
+    def __init__(self, seed: int, size: int, leak: float, real: int, generated: int, reference: int):
+        # Its patients have one image each: the images are what is permuted.
+        self.splits = phantom.subtask1(seed, size, leak, real, generated, unknown=2, reference=reference, slices=1)
+        self.labels = self.splits["train_real"].labels
+        self._known: dict[str, dict[str, np.ndarray]] = {}
+
+    def scores(self, config: Config, seed: int = 0) -> np.ndarray:
+        """Column 0 of the scores [N] of `train_real` by an attack, given all images of the other splits that its gallery lists."""
+        options = classical.of_images(config)
+        key = json.dumps(options, sort_keys=True)
+        if key not in self._known:
+            function = features.get(**options)
+            self._known[key] = {name: function(split.images[..., None]) for name, split in self.splits.items()}
+        streams, first = {}, 0
+        for name, values in self._known[key].items():
+            streams[name] = Features(values, np.full(len(values), -1), first + np.arange(len(values)))
+            first += len(values)
+        gallery = {}
+        for name, splits in config.gallery.items():
+            parts = [streams[split] for split in splits if split in streams]
+            if parts:
+                gallery[name] = Features(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
+        return classical.scores(config, streams["train_real"], gallery, seed)[:, 0]
+
+
+def _columns(rows: Features) -> tuple[np.ndarray, ...]:
+    return rows.values, rows.labels, rows.index
+
+
+def attack(row_name: str, config: Config) -> Config:
+    """The config of the estimator in that of a row. Raises ValueError where it needs labels or a network."""
+    inner = network(config)
+    if inner.method != "classical":
+        raise ValueError(f"row {row_name} has features of a network: a power is of features of the images")
+    if read := [split for splits in inner.gallery.values() for split in splits if split.startswith("train_real")]:
+        raise ValueError(f"row {row_name} reads labels ({', '.join(read)}): a power is of rows that read none")
+    return inner
+
+
+def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: list[dict], settings: dict) -> Iterator[dict]:
+    """A line a leak, draw and attack that is not among the `known`: {leak, draw, row, auc, p} and what it rests on."""
+    done = {json.dumps([line[name] for name in ("leak", "draw", "row", "config", "settings")]) for line in known}
+    for draw in range(count):
+        for leak in leaks:
+            drawn = None
+            for name, config in attacks.items():
+                line = {"leak": leak, "draw": draw, "row": name, "config": config_hash(config), "settings": settings}
+                if json.dumps(list(line.values())) in done:
+                    continue
+                drawn = drawn or Phantom(draw, leak=leak, **settings)
+                auc = significance.auc_of(drawn.scores(config))
+                p = significance.permutation_p(auc, drawn.labels)["p"][0]
+                yield line | {"auc": float(auc(drawn.labels)[0]), "p": p}
+
+
+def table(lines: list[dict], attacks: dict[str, Config], leaks: list[float]) -> list[dict[str, str]]:
+    """For each attack its AUC at each leak, mean over the draws with Student's t, and the share of draws with p <= ALPHA."""
+    found = []
+    for name in attacks:
+        row = {"row": name}
+        for leak in leaks:
+            own = [line for line in lines if (line["row"], line["leak"]) == (name, leak)]
+            auc = metrics.over_seeds([line["auc"] for line in own])
+            hits = sum(line["p"] <= ALPHA for line in own)
+            exact = binomtest(hits, len(own)).proportion_ci(method="exact")  # Clopper & Pearson 1934
+            row |= {
+                f"AUC, leak {leak:g}": f"{number(auc['mean'])} ({interval(*(auc['interval'] or (None, None)))})",
+                f"p <= {ALPHA:g}, leak {leak:g}": f"{hits} of {len(own)} ({interval(exact.low, exact.high)})",
+            }
+        found.append(row)
+    return found
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_string("file", None, "A Python file whose rows() returns the systems.", required=True, flag_values=values)
+    flags.DEFINE_list("rows", [], "Only these rows.", flag_values=values)
+    flags.DEFINE_list("leaks", ["0", "0.3", "1"], "Leaks of the phantoms, 0..1.", flag_values=values)
+    flags.DEFINE_integer("draws", 20, "Phantoms a leak, of the seeds from 0 on.", 1, flag_values=values)
+    flags.DEFINE_integer("image_size", 64, "Side in pixels.", 24, 1024, flag_values=values)
+    flags.DEFINE_integer("real", 100, "Labelled real images a class.", 1, flag_values=values)
+    flags.DEFINE_integer("generated", 1000, "Synthetic images; half as many are test_generated.", 2, flag_values=values)
+    flags.DEFINE_integer("reference", 1000, "Reference images.", 2, flag_values=values)
+    flags.DEFINE_string("output", None, "The folder of draws.jsonl and power.md.", required=True, flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """All draws, then the table."""
+    rows = {row.name: row for row in sweep.load_file(values.file, "rows")}
+    if unknown := sorted(set(values.rows) - set(rows)):
+        raise ValueError(f"--rows={unknown[0]}: use of {', '.join(rows)}")
+    attacks = {name: attack(name, resolve(row)) for name, row in rows.items() if name in (values.rows or rows)}
+    try:
+        leaks = [float(leak) for leak in values.leaks]
+    except ValueError:
+        leaks = []
+    if not leaks or not all(0 <= leak <= 1 for leak in leaks):
+        raise ValueError(f"--leaks={','.join(values.leaks)}: use numbers from 0 to 1")
+    settings = {"size": values.image_size, "real": values.real, "generated": values.generated, "reference": values.reference}
+    path = Path(values.output) / "draws.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    lines = [json.loads(text) for text in known if text.strip() and text.endswith("\n")]  # a kill may have cut off the last one
+    if len(lines) < len(known):
+        tables.write_text(path, "".join(known[:-1]).rstrip("\n"))
+    with path.open("a", encoding="utf-8") as file:
+        for line in draws(attacks, leaks, values.draws, lines, settings):
+            lines.append(line)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            print(
+                f"leak {line['leak']:g}, draw {line['draw']}, {line['row']}: AUC {line['auc']:.4f}, p {line['p']:.3f}", flush=True
+            )
+    hashes = {name: config_hash(config) for name, config in attacks.items()}
+    own = [line for line in lines if line["settings"] == settings and line["config"] == hashes.get(line["row"])]
+    text = markdown(table([line for line in own if line["draw"] < values.draws], attacks, leaks))
+    tables.write_text(path.parent / "power.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    cli.run("power", define_flags, main)

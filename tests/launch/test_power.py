@@ -1,0 +1,93 @@
+"""Power on phantoms: the scores are those of a run, a leak is found, nothing is drawn twice."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+from scipy.stats import beta
+
+from fingerprint_jax import methods, pack
+from fingerprint_jax.data import phantom
+from fingerprint_jax.run import Run
+from launch import power, sweep, systems
+from tests.conftest import ROOT
+
+FILE = str(ROOT / "launch" / "tables" / "subtask1.py")
+SETTINGS = {"size": 32, "real": 10, "generated": 30, "reference": 20}
+
+
+def _main(output, **values):
+    given = flags.FlagValues()
+    power.define_flags(given)
+    options = {"file": FILE, "output": output, "image_size": 32} | SETTINGS | values
+    options.pop("size")
+    given(["power", *(f"--{name}={value}" for name, value in options.items())])
+    power.main(given)
+    return [json.loads(line) for line in (output / "draws.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["local_match", "gan_leaks_pixels", "zoq_cnn_ssim"])
+def test_the_scores_are_those_of_a_run_on_the_same_phantom(name, tmp_path):
+    drawn = power.Phantom(0, leak=1.0, **SETTINGS)
+    phantom.write(tmp_path / "images", "subtask1", drawn.splits, 0)
+    folders = [tmp_path / "images" / part for part in ("train", "test", "reference")]
+    pack.pack("subtask1", tmp_path / "data", *folders, groups=tmp_path / "images" / "groups.csv")
+    row = next(row for row in sweep.load_file(FILE, "rows") if row.name == name)
+    config = systems.resolve(row)
+    config.data_dir = str(tmp_path / "data")
+    config.data.folds = 2
+    run = Run(config, tmp_path / "run")
+    methods.get(config.method).fit(run)
+    scores = drawn.scores(power.attack(name, config))
+    # Files have other names than the arrays have places: by label, in ascending order.
+    rows, found = run.rows("heldout"), run.predict("heldout").scores[:, 0]
+    for label in (0, 1):
+        if name == "local_match":  # its parts are drawn by place, and the larger set is in another order
+            assert np.mean(scores[drawn.labels == label]) == pytest.approx(np.mean(found[rows.labels == label]), abs=0.1)
+        else:
+            np.testing.assert_allclose(np.sort(scores[drawn.labels == label]), np.sort(found[rows.labels == label]), rtol=1e-4)
+
+
+def test_a_leak_of_one_is_found_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    lines = _main(tmp_path, rows="gan_leaks_pixels", leaks="0,1", draws=2)
+    assert [(line["leak"], line["draw"]) for line in lines] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert all(line["auc"] > 0.9 and line["p"] <= 0.002 for line in lines if line["leak"] == 1)
+    whole = (tmp_path / "draws.jsonl").read_text()
+    (tmp_path / "draws.jsonl").write_text(whole[:-20])  # killed in the middle of a line
+    made = []
+    monkeypatch.setattr(power, "Phantom", lambda seed, **options: made.append(seed) or Phantom(seed, **options))
+    assert _main(tmp_path, rows="gan_leaks_pixels", leaks="0,1", draws=2) == lines
+    assert made == [1]
+    text = (tmp_path / "power.md").read_text()
+    # Two of two, and Clopper-Pearson's lower end (alpha / 2) ** (1 / 2).
+    assert f"2 of 2 ({beta.ppf(0.025, 2, 1):.4f} to 1.0000)" in text and "AUC, leak 0" in text
+
+
+Phantom = power.Phantom
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rows": "nothing"}, "--rows=nothing: use of local_match,"),
+        ({"rows": "gan_leaks_deep"}, "row gan_leaks_deep has features of a network"),
+        ({"rows": "local_match", "leaks": "2"}, "--leaks=2: use numbers from 0 to 1"),
+    ],
+)
+def test_what_has_no_power_here_is_one_line(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        _main(tmp_path, **fields)
+
+
+def test_a_row_that_reads_labels_is_refused():
+    row = next(row for row in sweep.load_file(FILE, "rows") if row.name == "gan_leaks_pixels")
+    config = systems.resolve(row)
+    config.member.gallery.reference = ("train_real:0",)
+    with pytest.raises(ValueError, match=r"row x reads labels \(train_real:0\)"):
+        power.attack("x", config)
+
+
+def test_the_grid_of_local_match_resolves():
+    for row in sweep.load_file(str(ROOT / "launch" / "tables" / "local_match.py"), "rows"):
+        power.attack(row.name, systems.resolve(row))
