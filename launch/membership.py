@@ -51,6 +51,8 @@ def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") ->
         if row.name in known["p"]:
             out |= {"p": known["p"][row.name], "family_wise_p": known["family_wise"]}
             out |= lines.columns("shuffled", known["shuffled"][row.name])
+            if any("null" in _permutation(c, data, row, seed) for seed in scored):
+                notes.append("p of the first seed, by refits")
         else:
             reasons = [_permutation(c, data, row, seed)["reason"] for seed in scored]
             notes.append(f"no p: {next(filter(None, reasons), 'other images than the rows before')}")
@@ -77,8 +79,8 @@ def _figures(scored: dict[int, Scored]) -> dict:
 def family(c: Comparison, data: str) -> dict:
     """The rows on a data set with a p, all about the same images, together.
 
-    The statistic of a row is its mean AUC over the seeds. Its p is by 999 permutations where it read no label of the images, else
-    by those that `evaluate --refits` fitted it to. All rows see the same permutations.
+    The statistic of a row is its mean AUC over the seeds with a p: all where it read no label of the images, by 999 permutations; else
+    the first, by those that `evaluate --refits` fitted it to. All rows see the same permutations.
 
     Returns:
         p: {row: p}.
@@ -89,17 +91,16 @@ def family(c: Comparison, data: str) -> dict:
     observed, null, first = {}, {}, None
     for row in c.rows:
         scored = c.scored(data, row)
-        found = [_permutation(c, data, row, seed) for seed in scored]
-        if not scored or any(one["p"] is None for one in found):
-            continue
-        runs = list(scored.values())
-        first = first or runs[0]
-        if not all(run.same_images(first) for run in runs):
+        found = {seed: _permutation(c, data, row, seed) for seed in scored}
+        found = {seed: one for seed, one in found.items() if one["p"] is not None}
+        runs = [scored[seed] for seed in found]
+        first = first or next(iter(runs), None)
+        if not found or not all(run.same_images(first) for run in runs):
             continue
         aucs = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
         observed[row.name] = aucs(first.labels).mean()
-        if all("null" in one for one in found):
-            null[row.name] = np.mean([one["null"] for one in found], axis=0)
+        if all("null" in one for one in found.values()):
+            null[row.name] = np.mean([one["null"] for one in found.values()], axis=0)
         else:
             null[row.name] = significance.permutation_p(lambda y: aucs(y).mean(), first.labels, first.groups)["null"][:, 0]  # noqa: B023
     if not observed:

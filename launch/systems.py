@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = (0, 1, 2)
-REFITS = 199  # permutations for which a system that trains no network, and reads labels, is fitted anew
+REFITS = 99  # permutations for which a system that trains no network, and reads labels, is fitted anew, with the first seed
 TIMED = 20, 2.0  # steps and processor seconds that a calibration lasts at least
 
 
@@ -281,7 +281,8 @@ class Comparison:
             self.calibration(data, row)
         for seed in self.seeds[:1] if control else self.seeds:
             workdir = self.fit(data, row, rate, seed)
-            self._score(workdir, "heldout", refits=REFITS if self.task == "subtask1" and not (control or row.networks) else 0)
+            refitted = self.task == "subtask1" and seed == self.seeds[0] and not (control or row.networks)
+            self._score(workdir, "heldout", refits=REFITS if refitted else 0)
             if data == "phantom_runs":
                 self._score(workdir, "train_generated", self.data_dir("other_run"))
             finished()
