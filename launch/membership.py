@@ -79,8 +79,8 @@ def _figures(scored: dict[int, Scored]) -> dict:
 def family(c: Comparison, data: str) -> dict:
     """The rows on a data set with a p, all about the same images, together.
 
-    The statistic of a row is its mean AUC over the seeds with a p: all where it read no label of the images, by 999 permutations; else
-    the first, by those that `evaluate --refits` fitted it to. All rows see the same permutations.
+    The statistic of a row is its mean AUC over the seeds with a p: all where it read no label of the images, by 999 permutations;
+    else the first, by those that `evaluate --refits` fitted it to. All rows see the same permutations.
 
     Returns:
         p: {row: p}.
@@ -88,15 +88,16 @@ def family(c: Comparison, data: str) -> dict:
         family_wise: the p of the best of these rows; None where there is none.
         permutations: those that all rows have, which `family_wise` rests on.
     """
-    observed, null, first = {}, {}, None
+    observed, null, aligned = {}, {}, []
     for row in c.rows:
         scored = c.scored(data, row)
         found = {seed: _permutation(c, data, row, seed) for seed in scored}
         found = {seed: one for seed, one in found.items() if one["p"] is not None}
         runs = [scored[seed] for seed in found]
-        first = first or next(iter(runs), None)
-        if not found or not all(run.same_images(first) for run in runs):
+        aligned = aligned or runs
+        if not runs or not all(run.same_images(aligned[0]) for run in runs):
             continue
+        first = runs[0]
         aucs = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
         observed[row.name] = aucs(first.labels).mean()
         if all("null" in one for one in found.values()):

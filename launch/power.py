@@ -30,9 +30,9 @@ ALPHA = 0.05
 class Phantom:
     """A draw, and the features of its images: each is computed once."""
 
-    def __init__(self, seed: int, size: int, leak: float, real: int, generated: int, reference: int):
+    def __init__(self, seed: int, size: int, leak: float, real: int, generated: int, unknown: int, reference: int):
         # Its patients have one image each: the images are what is permuted.
-        self.splits = phantom.subtask1(seed, size, leak, real, generated, unknown=2, reference=reference, slices=1)
+        self.splits = phantom.subtask1(seed, size, leak, real, generated, unknown, reference, slices=1)
         self.labels = self.splits["train_real"].labels
         self._known: dict[str, dict[str, np.ndarray]] = {}
 
@@ -112,6 +112,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("image_size", 64, "Side in pixels.", 24, 1024, flag_values=values)
     flags.DEFINE_integer("real", 100, "Labelled real images a class.", 1, flag_values=values)
     flags.DEFINE_integer("generated", 1000, "Synthetic images; half as many are test_generated.", 2, flag_values=values)
+    flags.DEFINE_integer(
+        "unknown", 600, "Images of test_real, half of them used: the more members, the less of each.", 2, flag_values=values
+    )
     flags.DEFINE_integer("reference", 1000, "Reference images.", 2, flag_values=values)
     flags.DEFINE_string("output", None, "The folder of draws.jsonl and power.md.", required=True, flag_values=values)
 
@@ -128,7 +131,8 @@ def main(values: flags.FlagValues) -> None:
         leaks = []
     if not leaks or not all(0 <= leak <= 1 for leak in leaks):
         raise ValueError(f"--leaks={','.join(values.leaks)}: use numbers from 0 to 1")
-    settings = {"size": values.image_size, "real": values.real, "generated": values.generated, "reference": values.reference}
+    settings: dict = {name: values[name].value for name in ("real", "generated", "unknown", "reference")}
+    settings["size"] = values.image_size
     path = Path(values.output) / "draws.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     known = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []

@@ -14,7 +14,7 @@ from launch import power, sweep, systems
 from tests.conftest import ROOT
 
 FILE = str(ROOT / "launch" / "tables" / "subtask1.py")
-SETTINGS = {"size": 32, "real": 10, "generated": 30, "reference": 20}
+SETTINGS = {"size": 32, "real": 10, "generated": 30, "unknown": 2, "reference": 20}
 
 
 def _main(output, **values):
