@@ -210,6 +210,33 @@ def paired_auc(labels, scores_a, scores_b, groups=None, seed: int = 0) -> dict:
     return {"difference": float(observed[0] - observed[1]), "interval": bootstrap.percentiles(draws[0] - draws[1])}
 
 
+def excess_auc(labels, attacks, controls, groups=None, seed: int = 0) -> dict:
+    """How much more the best of some attacks tells than the best of some controls: the largest AUC of each, and their difference.
+
+    Args:
+        labels: int [N] in {0, 1}.
+        attacks: scores [N,A].
+        controls: scores [N,C]; one that is constant has an AUC of 0.5.
+        groups: [N].
+        seed: of the resampling.
+
+    Returns:
+        {value, interval: [low, high], attack, control}: the positions of the two in the observed data. In every resample both sides
+        are the largest anew, so that the choice of the best is part of the uncertainty.
+
+    Raises ValueError as `auc_interval` does.
+    """
+    best, observed, draws = [], [], []
+    for side in (attacks, controls):
+        columns = [_checked_scores(labels, column)[1] for column in np.asarray(side).T]
+        aucs = [roc_auc_score(labels, column) for column in columns]
+        best.append(int(np.argmax(aucs)))
+        observed.append(max(aucs))
+        draws.append(np.max(_resampled_auc(np.asarray(labels), columns, groups, seed), axis=0))
+    interval = bootstrap.percentiles(draws[0] - draws[1])
+    return {"value": float(observed[0] - observed[1]), "interval": interval, "attack": best[0], "control": best[1]}
+
+
 def tpr_at_fpr(labels, scores, fpr: float, groups=None, seed: int = 0) -> dict | None:
     """The largest share of used rows (label 1) called used, where at most a share `fpr` of the others is called used too.
 

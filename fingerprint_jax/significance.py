@@ -115,13 +115,8 @@ def unavailable(run: Run, rows: Rows, refitted: bool = False) -> str | None:
     """
     if len(np.unique(rows.labels)) < 2:
         return f"all {len(rows)} labels are {rows.labels[0]}"
-    _, group = np.unique(rows.groups, return_inverse=True)
-    unit, size = np.unique(2 * group + rows.labels, return_counts=True)
-    used, others = size[unit % 2 == 1], size[unit % 2 == 0]
-    of_size: Any = mannwhitneyu(used, others)  # the stubs of its result differ between versions of scipy
-    if len(np.unique(size)) > 1 and of_size.pvalue < 0.01:
-        means = f"used groups have {used.mean():.1f} images each, the others {others.mean():.1f}"
-        return f"{means}: where the label goes with the size, labels of groups cannot be exchanged; score equally many of each"
+    if reason := uneven(rows.labels, rows.groups):
+        return reason
     real = run.source.rows(run.target).index
     if refitted and (run.config.method != "ensemble" or len(rows) < len(real)):
         return "refits are of the folds of an ensemble, which together hold out every labelled image"
@@ -142,6 +137,18 @@ def unavailable(run: Run, rows: Rows, refitted: bool = False) -> str | None:
         shared = int((np.isin(rows.index, seen.index) | np.isin(rows.groups, groups)).sum())
         if shared:
             return f"{source.workdir} {what} the labels of {shared} of these {len(rows)} images or of their groups; {_remedy(run)}"
+    return None
+
+
+def uneven(labels: np.ndarray, groups: np.ndarray) -> str | None:
+    """Why the labels of groups cannot be exchanged: they go with the sizes of the groups; None where they do not."""
+    _, group = np.unique(groups, return_inverse=True)
+    unit, size = np.unique(2 * group + labels, return_counts=True)
+    used, others = size[unit % 2 == 1], size[unit % 2 == 0]
+    of_size: Any = mannwhitneyu(used, others)  # the stubs of its result differ between versions of scipy
+    if len(np.unique(size)) > 1 and of_size.pvalue < 0.01:
+        means = f"used groups have {used.mean():.1f} images each, the others {others.mean():.1f}"
+        return f"{means}: where the label goes with the size, labels of groups cannot be exchanged; score equally many of each"
     return None
 
 

@@ -3,12 +3,15 @@
 python -m tests.null_simulations
 """
 
+import functools
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from fingerprint_jax import significance
+from fingerprint_jax.audit import copies, panel
+from fingerprint_jax.data import phantom
 
 # Declared beforehand. A miss is run once more, with the second seed, and both are reported.
 SEED, SECOND_SEED = 2025, 2026
@@ -109,6 +112,32 @@ def label_with_the_number_of_images(rng):
     return p_value(rng, significance.auc_of(scores), (groups < 10).astype(int), groups)
 
 
+def audited(rng, slices):
+    """A phantom of 32 px whose generator has kept nothing: 50 images a class, 150 synthetic, 150 of reference."""
+    seed = int(rng.integers(2**31))
+    return phantom.subtask1(seed, 32, 0.0, real=50, generated=100, unknown=2, reference=150, slices=slices)
+
+
+def audit_panel(rng, slices=1):
+    splits = audited(rng, slices)
+    real = splits["train_real"]
+    generated = np.concatenate([splits["train_generated"].images, splits["test_generated"].images])
+    scores = panel.scores(real.images, generated, splits["reference"].images)
+    groups = real.groups if slices > 1 else None
+    seed = int(rng.integers(2**31))
+    found = significance.permutation_p(significance.auc_of(scores), real.labels, groups, PERMUTATIONS, seed)
+    return found["family_wise"]
+
+
+def audit_copies(rng):
+    """0 where an image is flagged, else 1."""
+    splits = audited(rng, 1)
+    generated = np.concatenate([splits["train_generated"].images, splits["test_generated"].images])
+    reference = splits["reference"]
+    found = copies.find(splits["train_real"].images, reference.images, generated, reference.groups)
+    return float(not found.flagged.any())
+
+
 # Name, one draw, draws, the counts that hold.
 RIGHT: list[tuple[str, Draw, int, tuple[int, int]]] = [
     ("scores without labels, labels permuted", without_labels, 1000, (37, 64)),
@@ -116,6 +145,9 @@ RIGHT: list[tuple[str, Draw, int, tuple[int, int]]] = [
     ("cross-fitted, fitted again for each permutation", fitted_again, 1000, (37, 64)),
     ("patients: scores without labels, patients permuted", patients_without_labels, 200, (4, 17)),
     ("patients: one half trains, patients of the other permuted", patients_fixed_half, 200, (4, 17)),
+    ("audit: the panel on phantoms", audit_panel, 1000, (37, 64)),
+    ("audit: the panel, patients of two images", functools.partial(audit_panel, slices=2), 200, (4, 17)),
+    ("audit: an image is flagged as a copy, FDR 5%", audit_copies, 200, (0, 16)),
 ]
 WRONG: list[tuple[str, Draw, int]] = [
     ("wrong: labels shuffled after cross-fitting", shuffled_after_cross_fitting, 1000),

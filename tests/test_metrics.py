@@ -517,3 +517,23 @@ def test_a_difference_of_several_runs_is_that_of_their_mean_aucs():
     assert found["difference"] == pytest.approx(means[0] - means[1])
     assert found["interval"][0] < found["difference"] < found["interval"][1]
     assert metrics.paired_auc(labels, a[0], b[0]) == metrics.paired_auc(labels, a[:1], b[:1])
+
+
+def test_the_excess_is_between_the_best_of_each_side_anew_in_every_resample():
+    rng = np.random.default_rng(5)
+    labels = np.repeat([0, 1], 40)
+    attacks = rng.normal(size=(80, 3)) + np.array([0.0, 1.5, 0.2]) * labels[:, None]
+    controls = rng.normal(size=(80, 2)) + np.array([0.4, 0.0]) * labels[:, None]
+    found = metrics.excess_auc(labels, attacks, controls, seed=3)
+    aucs = [[roc_auc_score(labels, x) for x in side.T] for side in (attacks, controls)]
+    assert (found["attack"], found["control"]) == (int(np.argmax(aucs[0])), int(np.argmax(aucs[1])))
+    assert found["value"] == pytest.approx(max(aucs[0]) - max(aucs[1]))
+    draws = []
+    for block in bootstrap.weights(labels, resamples=200, seed=3):
+        for w in block:
+            best = [max(roc_auc_score(labels, x, sample_weight=w) for x in side.T) for side in (attacks, controls)]
+            draws.append(best[0] - best[1])
+    np.testing.assert_allclose(found["interval"], np.percentile(draws, [2.5, 97.5]), atol=0.05)
+    # A constant control is chance.
+    alone = metrics.excess_auc(labels, attacks, np.zeros((80, 1)))
+    assert alone["value"] == pytest.approx(max(aucs[0]) - 0.5) and alone["interval"][0] > 0.1

@@ -211,6 +211,22 @@ def attach(files: list[File], path: str, names: tuple[str, ...]) -> list[str | N
     return [values[key] if key else None for key in keys]
 
 
+def read_facts(path: str | Path, split: str) -> dict[str, list]:
+    """What files.csv of a packed data set says of the files of a split, in the order of its records: bytes, mode, metadata.
+
+    Raises ValueError that names the file where it cannot be read, or has other columns.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        numbers = {"bytes": "bytes", "metadata": "metadata_bytes"}
+        return {"mode": [row["mode"] for row in rows]} | {n: [int(row[column]) for row in rows] for n, column in numbers.items()}
+    except KeyError as error:
+        raise ValueError(f"{path}: no column {error}; pack the data again") from None
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path}: not the table of packed files: {error}") from None
+
+
 def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
     """files.csv of a packed data set -> {split: [(id, label, group)]} in the order of its records.
 

@@ -51,7 +51,7 @@ class Source:
         path = builder.dataset_dir(data_dir, task)
         if not (path / "summary.json").exists():
             raise ValueError(f"data_dir={data_dir!r}: no packed data for task {task!r} ({path}); run fingerprint_jax.pack")
-        self._path = path
+        self.path = path
         self.damaged: set[int] = set()
         try:
             self.summary = json.loads((path / "summary.json").read_text())
@@ -92,7 +92,7 @@ class Source:
         position = self._position(split)
         start, stop = self.span(split)
         records = self._read(self._labels_only[position], np.arange(stop - start))
-        files = folders.read_files(self._path / "files.csv")[split] if None in records else []
+        files = folders.read_files(self.path / "files.csv")[split] if None in records else []
         for i, record in enumerate(records):
             if record is None:
                 id, label, group = files[i]
@@ -105,7 +105,7 @@ class Source:
             index=np.arange(start, stop),
         )
         if files:
-            log.warning("%s: damaged records in %s: %s", self._path, split, self.damaged_ids(rows))
+            log.warning("%s: damaged records in %s: %s", self.path, split, self.damaged_ids(rows))
         return rows
 
     def damaged_ids(self, rows: Rows) -> str:
@@ -145,7 +145,7 @@ class Source:
                 record = self._read(self._sources[position], np.array([i]))[0]
                 if record is not None:
                     return record["image"]
-        raise ValueError(f"{self._path}: every record like {rows.ids[own]!r} is damaged; pack the data again")
+        raise ValueError(f"{self.path}: every record like {rows.ids[own]!r} is damaged; pack the data again")
 
 
 def _text(value: str | bytes) -> str:

@@ -4,6 +4,7 @@ A generator that recombines local anatomy leaves an image's parts in many synthe
 """
 
 import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from fingerprint_jax.estimators import Features, Gallery, stream
 
 FLOOR = 0.04  # deviation of a patch, of grey levels in 0..1, below which it counts less: air, and noise alone
 EPSILON = 1e-4  # added to squared distances: above what rounding leaves of a verbatim copy
-BLOCK = 128  # images of a side compared at once
+BLOCK = 256  # images of a side compared at once
 
 
 def local_match(
@@ -50,51 +51,94 @@ def local_match(
     _check(query, gallery, patch, stride, radius, top)
     streams = [stream(gallery, name) for name in ("reference", "generated")]
     size, rng = min(len(known.values) for known in streams), np.random.default_rng(seed)
-    parts = [_parts(rng, len(known.values), size) for known in streams]
-    scores = np.empty((len(query.values), 1), np.float32)
-    for start in range(0, len(scores), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(scores)))
-        # Always as many rows, so that one compilation does and a row's rounding does not depend on the others.
-        block = np.resize(rows, BLOCK)
-        images, index = jax.device_put(query.values[block]), query.index[block]
-        reference, generated = (
-            np.mean([_log_distance(images, index, known, part, patch, stride, radius) for part in found], axis=0)
-            for known, found in zip(streams, parts, strict=True)
-        )
-        ratio = (_weights(query.values[block], patch, stride) * (reference - generated))[: len(rows)]
-        count = max(1, round(top * ratio.shape[1]))
-        scores[rows, 0] = np.sort(ratio, axis=1)[:, -count:].mean(axis=1)
-    return scores
+    reference, generated = (
+        part_distances(query, known, parts(rng, len(known.values), size), patch, stride, radius) for known in streams
+    )
+    return log_ratio(weights(query.values, patch, stride), reference, generated, top)[:, None]
 
 
-def _parts(rng: np.random.Generator, count: int, size: int) -> list[np.ndarray]:
+def parts(rng: np.random.Generator, count: int, size: int) -> list[np.ndarray]:
     """Random sets of `size` of the numbers below `count` that together hold them all."""
     order = rng.permutation(count)
     return [order[min(i, count - size) :][:size] for i in range(0, count, size)]
 
 
-def _log_distance(images: jax.Array, index: np.ndarray, known: Features, part: np.ndarray, *grid: int) -> np.ndarray:
-    """Log of each patch's distance to the nearest of some images of a stream: [B,S,S], [B], [size] -> [B,K]."""
-    blocks = -(-len(part) // BLOCK)
-    width = -(-len(part) // blocks)
-    # A repeated image changes no minimum.
-    found = [
-        _nearest(images, jax.device_put(known.values[others]), jax.device_put(index[:, None] == known.index[others]), *grid)
-        for others in np.resize(part, (blocks, width))
+def part_distances(query: Features, known: Features, found: list[np.ndarray], patch: int, stride: int, radius: int) -> np.ndarray:
+    """Squared distance of each patch to the nearest of some images of a stream, for each of their parts: [parts,M,K]."""
+
+    def nearest(images, index, part):
+        near = [
+            _nearest(images, jax.device_put(known.values[others]), jax.device_put(index[:, None] == known.index[others]), *grid)
+            for others in _even(part)
+        ]
+        return np.minimum.reduce(jax.device_get(near))
+
+    grid = patch, stride, radius
+    blocks = [[nearest(images, query.index[rows], part) for part in found] for rows, images in _blocks(query.values)]
+    return np.concatenate(blocks, axis=1)[:, : len(query.values)]
+
+
+def pair_distances(query: np.ndarray, others: np.ndarray, patch: int, stride: int, radius: int) -> np.ndarray:
+    """Squared distance of each patch to the nearest one of each image by itself: [M,S,S], [N,S,S] -> [N,M,K]."""
+    pairs = [
+        np.concatenate(
+            [_pairs(images, jax.device_put(others[block]), patch, stride, radius) for block in _even(np.arange(len(others)))]
+        )
+        for _, images in _blocks(query)
     ]
-    squared = np.minimum.reduce(jax.device_get(found))
-    return 0.5 * np.log(np.maximum(squared, 0) + EPSILON)
+    return np.concatenate(pairs, axis=1)[: len(others), : len(query)]
 
 
-def _weights(images: np.ndarray, patch: int, stride: int) -> np.ndarray:
-    """What each patch counts, 0..1: [B,S,S] -> [B,K]."""
-    windows = np.lib.stride_tricks.sliding_window_view(images, (patch, patch), axis=(1, 2))[:, ::stride, ::stride]
-    return np.minimum(windows.var(axis=(3, 4)) / FLOOR**2, 1).reshape(len(images), -1)
+def log_ratio(weight: np.ndarray, reference: np.ndarray, generated: np.ndarray, top: float) -> np.ndarray:
+    """The score [M] from what each patch counts [M,K] and its squared distances [parts,M,K] to both sets."""
+    far, near = (np.mean(0.5 * np.log(np.maximum(squared, 0) + EPSILON), axis=0) for squared in (reference, generated))
+    ratio = weight * (far - near)
+    count = max(1, round(top * ratio.shape[1]))
+    return np.sort(ratio, axis=1)[:, -count:].mean(axis=1)
+
+
+def weights(images: np.ndarray, patch: int, stride: int) -> np.ndarray:
+    """What each patch counts, 0..1: [M,S,S] -> [M,K]."""
+    out = []
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK]
+        windows = np.lib.stride_tricks.sliding_window_view(block, (patch, patch), axis=(1, 2))[:, ::stride, ::stride]
+        out.append(np.minimum(windows.var(axis=(3, 4)) / FLOOR**2, 1).reshape(len(block), -1))
+    return np.concatenate(out)
+
+
+def _blocks(images: np.ndarray) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """Row numbers [BLOCK] and their images. The last block repeats some of its own.
+
+    Always as many rows, so that one compilation does and a row's rounding does not depend on the others.
+    """
+    for start in range(0, len(images), BLOCK):
+        rows = np.resize(np.arange(start, min(start + BLOCK, len(images))), BLOCK)
+        yield rows, jax.device_put(images[rows])
+
+
+def _even(part: np.ndarray) -> np.ndarray:
+    """Blocks of one size of some numbers, the first of which are repeated at the end, which changes no minimum: [blocks,width]."""
+    blocks = -(-len(part) // BLOCK)
+    return np.resize(part, (blocks, -(-len(part) // blocks)))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _nearest(query: jax.Array, others: jax.Array, same: jax.Array, patch: int, stride: int, radius: int) -> jax.Array:
-    """Squared distance of each patch to the nearest one within `radius`: [B,S,S], [N,S,S], pairs left out [B,N] -> [B,K].
+    """Squared distance of each patch to the nearest one of any image: [B,S,S], [N,S,S], pairs left out [B,N] -> [B,K]."""
+    least = _each_row(query, others, lambda pairs: jnp.where(same[None], jnp.inf, pairs).min(axis=2), patch, stride, radius)
+    return jnp.moveaxis(least, 2, 0).reshape(len(query), -1)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _pairs(query: jax.Array, others: jax.Array, patch: int, stride: int, radius: int) -> jax.Array:
+    """Squared distance of each patch to the nearest one of each image: [B,S,S], [N,S,S] -> [N,B,K]."""
+    pairs = _each_row(query, others, lambda pairs: pairs, patch, stride, radius)
+    return jnp.transpose(pairs, (3, 2, 0, 1)).reshape(len(others), len(query), -1)
+
+
+def _each_row(query, others, read: Callable[[jax.Array], jax.Array], patch: int, stride: int, radius: int) -> jax.Array:
+    """What is read from the squared distances [columns,B,N] of a row's patches to the nearest within `radius`: [rows, ...].
 
     One row of patches and one shift at a time: [columns,B,N] is the largest array.
     """
@@ -118,13 +162,12 @@ def _nearest(query: jax.Array, others: jax.Array, same: jax.Array, patch: int, s
             # What would leave the frame stays at its edge.
             theirs = patches(others, jnp.clip(y + shift[0], 0, last), jnp.clip(places + shift[1], 0, last))
             products = jnp.einsum("cbd,cnd->cbn", own, theirs, precision="highest")
-            squared = jnp.sum(theirs**2, axis=2)[:, None, :] - 2 * products
-            return jnp.minimum(nearest, jnp.where(same[None], jnp.inf, squared).min(axis=2)), None
+            return jnp.minimum(nearest, jnp.sum(theirs**2, axis=2)[:, None, :] - 2 * products), None
 
-        nearest, _ = jax.lax.scan(shifted, jnp.full(own.shape[:2], jnp.inf), shifts)
-        return nearest + jnp.sum(own**2, axis=2)
+        nearest, _ = jax.lax.scan(shifted, jnp.full((*own.shape[:2], len(others)), jnp.inf), shifts)
+        return read(nearest + jnp.sum(own**2, axis=2)[:, :, None])
 
-    return jnp.moveaxis(jax.lax.map(row, places), 2, 0).reshape(len(query), -1)
+    return jax.lax.map(row, places)
 
 
 def _check(query: Features, gallery: Gallery, patch: int, stride: int, radius: int, top: float) -> None:

@@ -1,5 +1,7 @@
 """Membership attacks of the literature, which compare a query with the generator's images and read no labels."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import hypergeom
@@ -97,21 +99,31 @@ def domias(query: Features, gallery: Gallery, *, seed: int, components: int = 16
     """
     at_least("components", components, 1)
     streams = generated, _ = stream(gallery, "generated"), stream(gallery, "reference")
-    pca = PCA(min(components, *flat(generated).shape), whiten=True, random_state=seed)
-    project = make_pipeline(StandardScaler(), pca).fit(flat(generated)).transform
+    project, dimensions = projection(flat(generated), components, seed)
     points = [np.asarray(project(flat(s))) for s in streams]
     out = []
     for rows in _blocks(query):
         x = project(flat(rows))
         own = [rows.index[:, None] == s.index for s in streams]
         sizes = [len(s.index) - same.sum(axis=1) for s, same in zip(streams, own, strict=True)]
-        bandwidth = np.minimum(*sizes) ** (-1 / (pca.n_components_ + 4))
         logs = []
         for y, same, n in zip(points, own, sizes, strict=True):
-            exponent = -euclidean_distances(x, y, squared=True) / (2 * bandwidth[:, None] ** 2)
-            logs.append(logsumexp(np.where(same, -np.inf, exponent), axis=1) - np.log(n))
+            squared = np.where(same, np.inf, euclidean_distances(x, y, squared=True))
+            logs.append(log_kernels(squared, np.minimum(*sizes), dimensions) - np.log(n))
         out.append(logs[0] - logs[1])
     return np.asarray(np.concatenate(out), np.float32)[:, None]
+
+
+def projection(generated: np.ndarray, components: int, seed: int) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+    """The projection of images [M,D] on whitened principal components of the generated ones [N,D], and how many these are."""
+    pca = PCA(min(components, *generated.shape), whiten=True, random_state=seed)
+    return make_pipeline(StandardScaler(), pca).fit(generated).transform, int(pca.n_components_)
+
+
+def log_kernels(squared: np.ndarray, sizes, dimensions: int) -> np.ndarray:
+    """Log of the sum [M] of Gaussian kernels at squared distances [M,N], with Scott's bandwidth for `sizes` images (one or [M])."""
+    bandwidth = np.reshape(np.float64(sizes) ** (-1 / (dimensions + 4)), (-1, 1))
+    return np.asarray(logsumexp(-squared / (2 * bandwidth**2), axis=1))
 
 
 def logan_d1(query: Features, gallery: Gallery, *, seed: int, C: float = 1.0) -> np.ndarray:

@@ -61,7 +61,7 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
         calibration = found.get("scores", {}).get("calibration")
         first = [charts.roc(rows.labels, scores, names), charts.calibration(calibration) if calibration else None]
         drawn = [chart for chart in first if chart] + drawn
-    page = _template().render(
+    page = template("report/template.html.jinja").render(
         task=task,
         asked=words.ASKED[task],
         verdict=words.verdict(task, found, results["n"]),
@@ -81,22 +81,23 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
         results=results,
         config=flat_config(run.config),
         document=document,
-        number=charts.number,
     )
     path = run.workdir / "report" / "index.html"
     tables.write_text(path, page)
     return path
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template of this package, `report/template.html.jinja`; what it shows is escaped, what it lacks is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fingerprint_jax", "report"),
+        loader=jinja2.PackageLoader("fingerprint_jax", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.jinja")
+    environment.globals["number"] = charts.number
+    return environment.get_template(name)
 
 
 def _headline(task: str, found: dict, names: list[str]) -> list[tuple[str, float | None, list | None, str]]:

@@ -75,7 +75,7 @@ def roc(labels: np.ndarray, scores: np.ndarray, classes: list[str]) -> Chart | N
     if not curves:
         return None
     title = "ROC" if len(columns) == 1 else "ROC, each class against the rest"
-    return _chart(title, words, ("false positive rate", 0, 1), ("true positive rate", 0, 1), curves, diagonal=True)
+    return chart(title, words, ("false positive rate", 0, 1), ("true positive rate", 0, 1), curves, diagonal=True)
 
 
 def histograms(labels: np.ndarray, scores: np.ndarray, classes: list[str]) -> list[Chart]:
@@ -106,7 +106,7 @@ def histograms(labels: np.ndarray, scores: np.ndarray, classes: list[str]) -> li
             q = np.percentile(values[inside], [25, 50, 75])
             middle = f"middle half {number(q[0])} to {number(q[2])}"
             words.append(f"{label}: {inside.sum()} images, median {number(q[1])}, {middle}.")
-        charts.append(_chart(name, words, ("score", low, high), ("share of the class", 0, top), curves))
+        charts.append(chart(name, words, ("score", low, high), ("share of the class", 0, top), curves))
     return charts
 
 
@@ -118,7 +118,7 @@ def calibration(report: dict) -> Chart:
     points = np.array([b["confidence"] for b in bins]), np.array([b["accuracy"] for b in bins])
     curve = [("mean of a bin", points, "dots", 0)]
     text = f"Probability given: {'; '.join(words)}."
-    return _chart("Calibration", [errors, text], ("probability", 0, 1), ("frequency", 0, 1), curve, diagonal=True)
+    return chart("Calibration", [errors, text], ("probability", 0, 1), ("frequency", 0, 1), curve, diagonal=True)
 
 
 def place(x: float, low: float, high: float) -> float:
@@ -126,8 +126,11 @@ def place(x: float, low: float, high: float) -> float:
     return round(LEFT + WIDTH * (x - low) / (high - low), 1)
 
 
-def _chart(title, words, x, y, curves, diagonal=False) -> Chart:
-    """`x`, `y` are (label, low, high), `curves` are (name, (xs, ys), kind, look) in the units of the axes."""
+def chart(title: str, words: list[str], x: tuple, y: tuple, curves: list[tuple], diagonal: bool = False) -> Chart:
+    """A chart in the coordinates of the template.
+
+    `x` and `y` are (label, low, high), `curves` are (name, (xs, ys), kind, look) in the units of the axes.
+    """
     (x_label, x_low, x_high), (y_label, y_low, y_high) = x, y
 
     def up(v):

@@ -232,12 +232,14 @@ class _Pairs:
         return Pair(
             title,
             [
-                Picture(_png(Image.fromarray(a)), f"Image {left}.", left),
+                Picture(picture_uri(Image.fromarray(a)), f"Image {left}.", left),
                 Picture(
-                    _png(Image.fromarray(b)), f"Nearest {kind}: {right}, at distance {distance:.3g}.", f"{right}, at {distance:.3g}"
+                    picture_uri(Image.fromarray(b)),
+                    f"Nearest {kind}: {right}, at distance {distance:.3g}.",
+                    f"{right}, at {distance:.3g}",
                 ),
                 Picture(
-                    _png(coloured),
+                    picture_uri(coloured),
                     f"First less second image: {mean:.0f} of 255 grey levels on average, {np.abs(difference).max()} at most.",
                     f"difference, {mean:.0f} levels on average",
                 ),
@@ -266,7 +268,8 @@ def _shrink(image: np.ndarray) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _png(picture: Image.Image) -> str:
+def picture_uri(picture: Image.Image) -> str:
+    """A picture as it stands in a page: a PNG in a data URI."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -198,3 +198,18 @@ def test_a_table_of_packed_files_that_cannot_be_used(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         folders.read_files(tmp_path / "files.csv")
     assert str(error.value).startswith(f"{tmp_path}/files.csv: {message}")
+
+
+def test_the_facts_of_packed_files_are_read_in_order(tmp_path):
+    path = tmp_path / "files.csv"
+    head = "split,id,label,group,bytes,mode,metadata_bytes,order\n"
+    path.write_text(head + "train_real,b,1,b,120,L,0,1\ntest_real,x,-1,x,1,L,0,0\ntrain_real,a,0,a,90,P,17,0\n")
+    found = folders.read_facts(path, "train_real")
+    assert found == {"bytes": [120, 90], "mode": ["L", "P"], "metadata": [0, 17]}
+    for text, message in (
+        ("split,id,bytes\ntrain_real,a,1\n", "no column 'mode'"),
+        (head + "train_real,a,0,a,many,L,0,0\n", "not the"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            folders.read_facts(path, "train_real")

@@ -92,7 +92,7 @@ def test_the_larger_stream_is_cut_into_parts_that_are_averaged():
 
 
 def test_parts_are_equally_large_and_hold_every_image():
-    parts = module._parts(np.random.default_rng(0), 10, 4)
+    parts = module.parts(np.random.default_rng(0), 10, 4)
     assert [len(set(part)) for part in parts] == [4, 4, 4]
     assert set(np.concatenate(parts)) == set(range(10))
 

@@ -1,0 +1,10 @@
+"""The audit: did a generator keep its training images? A verdict, a page, and how small a leak would have been seen.
+
+panel.py      the fixed panel of label-free scores of the real images
+content.py    what the real images alone tell: the content-only panel
+copies.py     copies among the synthetic images
+imprint.py    the detection limit, by spike-in
+verdict.py    the verdict of the parts, in words
+stages.py     the plan, and the parts one after the other, kept on disk
+page.py       the page
+"""

@@ -1,0 +1,309 @@
+"""The detection limit: how small a leak the panel would have found.
+
+Reference images are held out and imprinted on the synthetic set, in rising number and strength, and the panel is asked which of
+the held-out ones "were used". No generator is trained and the synthetic set is searched once. An imprint stands for a named kind
+of leak; other kinds are not covered. What is left of the reference is smaller than in the audit itself, and so may be the images
+asked about: both make the limit larger, never smaller.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics.pairwise import euclidean_distances
+
+from fingerprint_jax.audit import panel
+from fingerprint_jax.estimators import search
+from fingerprint_jax.estimators.local_match import log_ratio, pair_distances, part_distances, parts, weights
+from fingerprint_jax.estimators.membership import log_kernels, projection, subset_weights
+from fingerprint_jax.features.register import body_box
+from fingerprint_jax.pack import progress
+from fingerprint_jax.significance import auc_of, permutation_p
+
+# A kind of imprint and its strength: the share of the image in a blend.
+KINDS: tuple[tuple[str, float | None], ...] = (
+    ("verbatim", None),
+    ("shifted", None),
+    ("blend", 0.75),
+    ("blend", 0.5),
+    ("blend", 0.25),
+    ("patch", None),
+)
+RATES = (0.02, 0.05, 0.1, 0.2, 0.5)
+POWER = 0.8  # from which on a leak counts as found
+SHIFT = 2  # pixels, of a shifted copy along each axis
+LEAST = 20  # images in either role
+MOST = 1000  # images held out: all pairs of them are compared
+_GRID = tuple(panel.OPTIONS["local_match"][name] for name in ("patch", "stride", "radius"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """How near each of M held-out images is to each of N imprints, as the three attacks see it."""
+
+    pixels: np.ndarray  # [M,N] distances
+    components: np.ndarray  # [M,N] squared distances among the principal components of the synthetic set
+    patches: np.ndarray  # [N,M,K] squared distances of each patch
+
+
+class Background:
+    """What the panel knows of held-out images before anything is imprinted, and its scores after it."""
+
+    def __init__(self, pool: np.ndarray, generated: np.ndarray, reference: np.ndarray, most: int, seed: int = 0):
+        """Compares images uint8 [*,H,W] of the pool with the two sets, to which up to `most` imprints will come.
+
+        `seed` is that of the panel: without imprints the scores are its own, of these sets in this order.
+        """
+        (pixels, registered), (pixels_g, registered_g), (pixels_r, registered_r) = map(panel.views, (pool, generated, reference))
+        self._pixels, self.generated = pixels, len(generated)
+        self._sizes = len(generated), len(reference)
+        # The nearest ones as far as they have a weight: with fewer than `most` imprints, or as many.
+        counts = [max(len(w) for w in both) for both in zip(*map(self._weights, (0, most)), strict=True)]
+        (self._near, positions), (self._far, _) = (
+            search.nearest(pixels, x, min(len(x), count)) for x, count in zip((pixels_g, pixels_r), counts, strict=True)
+        )
+        self.nearest = positions[:, 0]  # of the synthetic images, to each of the pool
+        self._project, self._dimensions = projection(pixels_g, panel.OPTIONS["domias"]["components"], seed)
+        self._points = self._project(pixels)
+        self._squared = [euclidean_distances(self._points, self._project(x), squared=True) for x in (pixels_g, pixels_r)]
+        self._log_kernels: dict[int, list[np.ndarray]] = {}
+        rng, size = np.random.default_rng(seed), min(self._sizes)
+        of_reference, self.parts = parts(rng, len(reference), size), parts(rng, len(generated), size)
+        query = panel.stream(registered, 0)
+        self._reference_patches, self._generated_patches = (
+            part_distances(query, panel.stream(x, len(pool)), found, *_GRID)
+            for x, found in ((registered_r, of_reference), (registered_g, self.parts))
+        )
+        self._registered, self._patch_weights = registered, weights(registered, *_GRID[:2])
+
+    def near(self, imprints: np.ndarray) -> Near:
+        """Distances to imprints uint8 [N,H,W]."""
+        pixels, registered = panel.views(imprints)
+        found, positions = search.nearest(self._pixels, pixels, len(pixels))
+        distances = np.empty_like(found)
+        np.put_along_axis(distances, positions, found, axis=1)
+        return Near(
+            distances,
+            euclidean_distances(self._points, self._project(pixels), squared=True),
+            pair_distances(self._registered, registered, *_GRID),
+        )
+
+    def scores(self, near: Near | None, chosen: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """The panel's scores float64 [M,4] with some imprints among the synthetic images, which are not searched again.
+
+        Exact but for the principal components, which stay those of the synthetic set alone.
+
+        Args:
+            near: of all the imprints; None where none is chosen.
+            chosen: positions [m] of those that are among the synthetic images.
+            places: [m] in 0..G-1: an imprint is in the parts of `local_match` in which the synthetic image at this place is.
+        """
+        columns = self._gan_leaks(near, chosen), self._domias(near, chosen), self._local_match(near, chosen, places)
+        return panel.with_average(np.column_stack(columns))
+
+    def _weights(self, imprints: int) -> list[np.ndarray]:
+        sizes = self._sizes[0] + imprints, self._sizes[1]
+        return [subset_weights(size, min(sizes), 1) for size in sizes]
+
+    def _gan_leaks(self, near: Near | None, chosen: np.ndarray) -> np.ndarray:
+        distances = self._near if near is None else np.sort(np.concatenate([self._near, near.pixels[:, chosen]], axis=1), axis=1)
+        of_generated, of_reference = self._weights(len(chosen))
+        nearest, far = distances[:, : len(of_generated)] @ of_generated, self._far[:, : len(of_reference)] @ of_reference
+        return far.astype(np.float32) - nearest.astype(np.float32)
+
+    def _domias(self, near: Near | None, chosen: np.ndarray) -> np.ndarray:
+        generated, reference = self._sizes[0] + len(chosen), self._sizes[1]
+        size = min(generated, reference)
+        if size not in self._log_kernels:
+            self._log_kernels[size] = [log_kernels(squared, size, self._dimensions) for squared in self._squared]
+        of_generated, of_reference = self._log_kernels[size]
+        if near is not None:
+            of_generated = np.logaddexp(of_generated, log_kernels(near.components[:, chosen], size, self._dimensions))
+        return ((of_generated - np.log(generated)) - (of_reference - np.log(reference))).astype(np.float32)
+
+    def _local_match(self, near: Near | None, chosen: np.ndarray, places: np.ndarray) -> np.ndarray:
+        found = self._generated_patches
+        if near is not None:
+            nearest = [near.patches[chosen[np.isin(places, part)]].min(axis=0, initial=np.inf) for part in self.parts]
+            found = np.minimum(found, nearest)
+        return log_ratio(self._patch_weights, self._reference_patches, found, panel.OPTIONS["local_match"]["top"])
+
+
+def imprints(kind: str, strength: float | None, pool: np.ndarray, nearest: np.ndarray, seed: int) -> np.ndarray:
+    """An imprint of each held-out image, of uint8 [M,H,W] and their nearest synthetic images: uint8 [M,H,W].
+
+    verbatim is the image; shifted, moved by up to `SHIFT` pixels along both axes, its edge repeated; blend, its share `strength`
+    over the nearest synthetic image; patch, the middle of its body, half the box's height and width, pasted into that image.
+    """
+    if kind == "verbatim":
+        return pool
+    if strength is not None:
+        return np.rint(strength * pool + (1 - strength) * nearest).astype(np.uint8)
+    out = nearest.copy()
+    if kind == "shifted":
+        moves = [(y, x) for y in range(-SHIFT, SHIFT + 1) for x in range(-SHIFT, SHIFT + 1) if (y, x) != (0, 0)]
+        drawn = np.random.default_rng(seed).integers(len(moves), size=len(pool))
+        for i, (image, move) in enumerate(zip(pool, drawn, strict=True)):
+            rows, columns = (np.clip(np.arange(n) - d, 0, n - 1) for n, d in zip(image.shape, moves[move], strict=True))
+            out[i] = image[np.ix_(rows, columns)]
+        return out
+    for i, image in enumerate(pool):
+        top, bottom, left, right = body_box(image)
+        middle = np.s_[(3 * top + bottom) // 4 : (top + 3 * bottom) // 4, (3 * left + right) // 4 : (left + 3 * right) // 4]
+        out[i][middle] = image[middle]
+    return out
+
+
+def limit(
+    reference: np.ndarray,
+    reference_groups: np.ndarray,
+    generated: np.ndarray,
+    n_used: int,
+    n_not_used: int,
+    *,
+    seed: int = 0,
+    rates: Sequence[float] = RATES,
+    repeats: int = 20,
+    null_repeats: int = 100,
+    permutations: int = 199,
+    alpha: float = 0.05,
+    done: dict | None = None,
+    save: Callable[[str, dict], None] | None = None,
+) -> dict:
+    """Power of the panel at each kind and rate of imprints, and the smallest rate that it finds.
+
+    Whole groups of reference images are held out: as many images as the audit asks about, if at least as many stay in the
+    reference, at most `MOST`. In a repeat some of the groups, drawn in the audit's proportion, play used, and one imprint each of
+    some of their images is among the synthetic ones. It is detected where the family-wise p of the largest AUC is at most alpha.
+
+    Args:
+        reference: uint8 [R,H,W].
+        reference_groups: str [R].
+        generated: uint8 [G,H,W].
+        n_used, n_not_used: images that the audit asks about.
+        seed: of the panel, and of all that is drawn.
+        rates: imprinted shares of the images that play used, ascending, in 0..1.
+        repeats: a kind and rate.
+        null_repeats: without imprints, once for all kinds.
+        permutations: a repeat.
+        alpha: of the p.
+        done: points that an earlier call with the same arguments gave to `save`; they are not computed again.
+        save: called with the key of a point and the point.
+
+    Returns:
+        pool, used, not_used, reference: images held out, of these in either role (in the mean, where groups differ), and left.
+        null: {detected, repeats, power, interval} without imprints, where the power is the share of false alarms.
+        kinds: [{kind, strength, points: [{rate, images, detected, repeats, power, interval}], smallest}]: `images` are imprinted,
+            `interval` is that of Clopper & Pearson 1934, 95%. `smallest` is {rate, one_in, interval} of the smallest rate whose
+            power is at least `POWER` there and at all higher rates, or None: one in so many used images, and the smallest rates
+            whose upper and (there and at all higher rates) lower bound reach it, None where none does.
+
+    Raises ValueError for too few images, groups or permutations, and for rates out of order.
+    """
+    order = panel.canonical(reference)
+    reference, generated = reference[order], generated[panel.canonical(generated)]
+    # Groups are numbered as they come in that order: their names have no say in what is drawn.
+    _, first, group = np.unique(np.asarray(reference_groups)[order], return_index=True, return_inverse=True)
+    group = np.argsort(np.argsort(first))[group]
+    held = _held_out(group, min(n_used + n_not_used, len(reference) // 2, MOST), seed)
+    pool, left, group = reference[held], reference[~held], group[held]
+    share = n_used / max(1, n_used + n_not_used)
+    used = round(len(pool) * share)
+    if min(used, len(pool) - used) < LEAST:
+        raise ValueError(
+            f"reference: of {len(reference)} images {used} could play used and {len(pool) - used} not used, in the proportion of"
+            f" the {n_used} and {n_not_used} asked about: the detection limit needs {LEAST} of each, and as many that stay"
+        )
+    _check(len(np.unique(group)), rates, permutations, alpha)
+
+    points, background = dict(done or {}), None
+    counts = [max(1, round(rate * used)) for rate in rates]
+    plan = [(None, {"null": 0}, null_repeats)]
+    plan += [(kind, {_key(*kind, rate): count for rate, count in zip(rates, counts, strict=True)}, repeats) for kind in KINDS]
+    total = sum(many * len(sizes.keys() - points.keys()) for _, sizes, many in plan)
+    with progress("detection limit: scoring", total * len(pool)) as advance:
+        for number, (kind, sizes, many) in enumerate(plan):
+            missing = [key for key in sizes if key not in points]
+            if not missing:
+                continue
+            background = background or Background(pool, generated, left, max(counts), seed)
+            near = background.near(imprints(*kind, pool, generated[background.nearest], seed)) if kind else None
+            for key in missing:
+                detected = 0
+                for repeat in range(many):
+                    # The rates of a kind share their draws, and a lower one's imprints are among a higher one's.
+                    rng = np.random.default_rng([seed, number, repeat])
+                    detected += _detected(background, near, group, share, sizes[key], rng, permutations, alpha)
+                    for _ in pool:
+                        advance()
+                points[key] = _point(detected, many)
+                if save:
+                    save(key, points[key])
+    kinds = []
+    for kind, strength in KINDS:
+        found = [
+            {"rate": rate, "images": count} | points[_key(kind, strength, rate)] for rate, count in zip(rates, counts, strict=True)
+        ]
+        kinds.append({"kind": kind, "strength": strength, "points": found, "smallest": _smallest(found, used)})
+    sizes = {"pool": len(pool), "used": used, "not_used": len(pool) - used, "reference": len(left)}
+    return sizes | {"null": points["null"], "kinds": kinds}
+
+
+def _held_out(group: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Which rows are held out [N]: whole groups, in random order as long as they fit."""
+    sizes = np.bincount(group)
+    held = np.zeros(len(sizes), bool)
+    for number in np.random.default_rng([seed, 0]).permutation(len(sizes)):
+        held[number] = sizes[held].sum() + sizes[number] <= most
+    return held[group]
+
+
+def _detected(background, near, group, share: float, size: int, rng, permutations: int, alpha: float) -> bool:
+    """Whether imprints of `size` images that play used are detected. Their groups are drawn, a `share` of all."""
+    numbers = np.unique(group)
+    # So many groups, not images: then the labels of groups can be exchanged, as the permutations do.
+    drawn = rng.permutation(numbers)[: np.clip(round(share * len(numbers)), 1, len(numbers) - 1)]
+    labels = np.isin(group, drawn).astype(int)
+    of_permutations = int(rng.integers(2**31))
+    chosen = rng.permutation(np.flatnonzero(labels))[:size]
+    places = rng.integers(background.generated, size=len(chosen))
+    scores = background.scores(near, chosen, places)
+    return permutation_p(auc_of(scores), labels, group, permutations, of_permutations)["family_wise"] <= alpha
+
+
+def _key(kind: str, strength: float | None, rate: float) -> str:
+    return f"{kind}{'' if strength is None else f' {strength:g}'}, rate {rate:g}"
+
+
+def _point(detected: int, repeats: int) -> dict:
+    exact = binomtest(detected, repeats).proportion_ci(method="exact")
+    interval = [float(exact.low), float(exact.high)]
+    return {"detected": detected, "repeats": repeats, "power": detected / repeats, "interval": interval}
+
+
+def _smallest(points: list[dict], used: int) -> dict | None:
+    """The smallest rate that is found there and at all higher ones; see `limit`."""
+
+    def lasting(values: list[float]) -> int:
+        below = [i for i, value in enumerate(values) if value < POWER]
+        return below[-1] + 1 if below else 0
+
+    found = lasting([point["power"] for point in points])
+    if found == len(points):
+        return None
+    low = next(point["rate"] for point in points if point["interval"][1] >= POWER)
+    sure = lasting([point["interval"][0] for point in points])
+    high = points[sure]["rate"] if sure < len(points) else None
+    return {"rate": points[found]["rate"], "one_in": round(used / points[found]["images"]), "interval": [low, high]}
+
+
+def _check(groups: int, rates: Sequence[float], permutations: int, alpha: float) -> None:
+    if groups < 2:
+        raise ValueError(f"reference_groups: {groups} group is held out, use at least 2, of which one can play used")
+    if list(rates) != sorted(set(rates)) or not rates or not 0 < rates[0] <= rates[-1] <= 1:
+        raise ValueError(f"rates={list(rates)}: use ascending shares above 0 and up to 1")
+    if 1 > alpha * (1 + permutations):
+        raise ValueError(
+            f"permutations={permutations}: their smallest p is above alpha={alpha}, use at least {int(np.ceil(1 / alpha)) - 1}"
+        )

@@ -1,0 +1,77 @@
+"""The fixed panel of the audit: attacks that read no label and need no training.
+
+Nothing in it is chosen by the data. Images are compared with two sets of images: neither names nor the order of files enter.
+"""
+
+import hashlib
+
+import numpy as np
+from scipy.stats import rankdata
+
+from fingerprint_jax import estimators, features
+from fingerprint_jax.estimators import Features
+
+METHODS = ("gan_leaks", "domias", "local_match", "rank_average")
+OPTIONS = {
+    "gan_leaks": {"k": 1, "calibrated": True},
+    "domias": {"components": 16},
+    "local_match": {"patch": 16, "stride": 8, "radius": 1, "top": 0.25},
+}
+SIDE = 64  # of the images that are compared, in pixels
+_BLOCK = 256  # images handled at once
+
+
+def scores(real: np.ndarray, generated: np.ndarray, reference: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Scores of real images by each of `METHODS`, higher is likelier used: float64 [N,4].
+
+    `gan_leaks` (calibrated) and `domias` see pixels, `local_match` images registered by the body's box. `rank_average` is the mean
+    of the ranks that an image has by the three among all N, ties averaged: it depends on which other images are asked about.
+
+    Every image counts as another one: a copy of a real image in a set is found there. In the reference it speaks against use.
+
+    Args:
+        real: uint8 [N,H,W], the images asked about.
+        generated: uint8 [G,H,W], G >= 2.
+        reference: uint8 [R,H,W], real images that were not used, R >= 2.
+        seed: of a randomised PCA, and of the parts that `local_match` cuts the larger set into.
+    """
+    order = canonical(real)
+    streams, first = [], 0
+    for images in (real[order], generated[canonical(generated)], reference[canonical(reference)]):
+        streams.append([stream(values, first) for values in views(images)])
+        first += len(images)
+    (pixels, registered), galleries = streams[0], zip(*streams[1:], strict=True)
+    by_pixels, by_registered = ({"generated": g, "reference": r} for g, r in galleries)
+    found = np.empty((len(real), len(OPTIONS)))
+    for column, (name, options) in enumerate(OPTIONS.items()):
+        query, gallery = (registered, by_registered) if name == "local_match" else (pixels, by_pixels)
+        found[order, column] = estimators.get(name, **options)(query, gallery, seed=seed)[:, 0]
+    return with_average(found)
+
+
+def with_average(found: np.ndarray) -> np.ndarray:
+    """The scores of the three methods, and their rank average behind them: [N,3] -> float64 [N,4]."""
+    return np.column_stack([found, rankdata(found, axis=0).mean(axis=1)])
+
+
+def canonical(images: np.ndarray) -> np.ndarray:
+    """The order [N] of images by a digest of their pixels: what is drawn by position then depends on no order of files."""
+    return np.array(sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest()))
+
+
+def views(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the attacks see of images uint8 [N,H,W]: grey levels float32 [N,D], and registered ones float32 [N,64,64], in 0..1.
+
+    Larger images than 64 px are averaged down to it before their pixels are compared: 7,000 of 256 px would be 1.8 GB of numbers,
+    and distances of whole images lie in the coarse structure anyway.
+    """
+    _, height, width = images.shape
+    size = min(SIDE, height, width) if height * width > SIDE**2 else 0
+    pixels, registered = features.get("pixels", size=size), features.get("registered", size=SIDE)
+    blocks = [images[i : i + _BLOCK, :, :, None] for i in range(0, len(images), _BLOCK)]
+    return np.concatenate([pixels(block) for block in blocks]), np.concatenate([registered(block) for block in blocks])
+
+
+def stream(values: np.ndarray, first: int) -> Features:
+    """Rows without labels, with record numbers from `first` on."""
+    return Features(values, np.full(len(values), -1), first + np.arange(len(values)))

@@ -1,0 +1,360 @@
+"""The parts of an audit, one after the other; each stands on disk when it is done, and is not done again.
+
+OUTPUT/data/             the packed images
+OUTPUT/audit_plan.json   what is going to be done, written before any score meets a label
+OUTPUT/stages/           a file a part
+OUTPUT/scores.csv        the panel's scores of every real image
+OUTPUT/audit.json        everything, docs/audit.md
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fingerprint_jax import metrics, significance, tables
+from fingerprint_jax.audit import content, copies, imprint, panel
+from fingerprint_jax.data import controls, folders, phantom
+from fingerprint_jax.data.source import Source
+
+log = logging.getLogger(__name__)
+
+SHOWN = 8  # pairs of pictures
+LEAST = 20  # images, and groups, of each kind that anything is said about
+ALPHA, FDR = 0.05, 0.05
+REFERENCE_FROM = "given", "half of not_used"
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images of one kind, in the order of their records."""
+
+    ids: np.ndarray  # [N] str
+    pixels: np.ndarray  # uint8 [N,H,W]
+    labels: np.ndarray  # int [N], 1 used, 0 not used, -1 unknown
+    groups: np.ndarray  # str [N]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, selection: np.ndarray) -> "Images":
+        """Some of them."""
+        return Images(*(getattr(self, field.name)[selection] for field in dataclasses.fields(self)))
+
+
+class Audit:
+    """The parts of one audit.
+
+    Args:
+        output: the folder of the audit.
+        source: the packed data.
+        seed: of everything that is drawn.
+        repeats: of each imprint, kind and rate; 0 leaves the detection limit out.
+    """
+
+    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20):
+        self.output, self.source, self.seed, self.repeats = output, source, seed, repeats
+
+    def images(self, split: str) -> Images:
+        """The images of a packed split, empty where it is not there."""
+        if split not in self.source.splits:
+            none = np.array([], str)
+            return Images(none, np.empty((0, *self.source.image_shape[:2]), np.uint8), np.empty(0, np.int64), none)
+        rows = self.source.rows(split)
+        if damaged := self.source.damaged_ids(rows):
+            raise ValueError(f"{self.source.path}: damaged records ({damaged}): remove it to pack the folders again")
+        return Images(rows.ids, self.source.images(rows.index)[..., 0], rows.labels, rows.groups)
+
+    @functools.cached_property
+    def sides(self) -> dict[str, Images]:
+        """`real` (labelled), `unknown`, `generated`, `reference`; without one, half of the groups not used are the reference."""
+        real, reference = self.images("train_real"), self.images("reference")
+        if not len(reference):
+            unused = np.flatnonzero(real.labels == 0)
+            chosen = unused[halved(real.pixels[unused], real.groups[unused], self.seed)]
+            # A patient with used images as well stays whole.
+            chosen = chosen[~np.isin(real.groups[chosen], real.groups[real.labels == 1])]
+            reference, real = real.take(chosen), real.take(np.setdiff1d(np.arange(len(real)), chosen))
+        generated, unknown = self.images("train_generated"), self.images("test_real")
+        return {"real": real, "unknown": unknown, "generated": generated, "reference": reference}
+
+    @property
+    def counts(self) -> dict:
+        """Images of each kind, and patients among the labelled ones."""
+        real = self.sides["real"]
+        found = {"used": int((real.labels == 1).sum()), "not_used": int((real.labels == 0).sum())}
+        found |= {name: len(self.sides[name]) for name in ("unknown", "generated", "reference")}
+        return found | {"groups": len(np.unique(real.groups)), "rejected": self.source.summary["rejected"]}
+
+    def plan(self) -> tuple[dict, str]:
+        """What is going to be done and its digest; written on the first call, and afterwards the same or refused.
+
+        Raises ValueError where the output holds the plan of another audit.
+        """
+        plan = {
+            "methods": list(panel.METHODS),
+            "sign": "a higher score is likelier used",
+            "statistic": "the largest AUC of the methods, used against not used",
+            "alpha": ALPHA,
+            "permutations": significance.PERMUTATIONS,
+            "seed": self.seed,
+            "reference_from": REFERENCE_FROM["reference" not in self.source.splits],
+            "fdr": FDR,
+            "imprints": {"rates": list(imprint.RATES), "repeats": self.repeats},
+            "least": LEAST,
+            "fingerprints": self.source.fingerprints,
+            "counts": self.counts,
+        }
+        text = json.dumps(plan, indent=1)
+        path = self.output / "audit_plan.json"
+        if path.exists() and path.read_text(encoding="utf-8").strip() != text:
+            raise ValueError(f"{path} is the plan of another audit: give the same folders and flags, or another --output")
+        if not path.exists():
+            tables.write_text(path, text)
+        return plan, hashlib.sha256(text.encode()).hexdigest()
+
+    def stage(self, name: str, compute: Callable[[], dict]) -> dict:
+        """The result of a part: read where it is done."""
+        path = self.output / "stages" / f"{name}.json"
+        if not path.exists():
+            log.info("%s", name)
+            path.parent.mkdir(exist_ok=True)
+            tables.write_text(path, json.dumps(compute()))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def scores(self) -> dict[str, list]:
+        """{method: scores} of the labelled images and then the unknown ones. No label is read."""
+        asked = np.concatenate([self.sides["real"].pixels, self.sides["unknown"].pixels])
+        found = panel.scores(asked, self.sides["generated"].pixels, self.sides["reference"].pixels, self.seed)
+        return dict(zip(panel.METHODS, found.T.tolist(), strict=True))
+
+    def replaced(self) -> dict:
+        """The panel again on the labelled images, with what no generator made in place of the synthetic ones."""
+        real, reference = self.sides["real"], self.sides["reference"]
+        half = halved(reference.pixels, reference.groups, self.seed)
+        if min(half.sum(), (~half).sum()) >= LEAST:
+            by, generated, rest = "reference images", reference.pixels[half], reference.pixels[~half]
+        else:
+            height, width = self.source.image_shape[:2]
+            if height != width or height < 24:
+                return {"reason": f"{len(reference)} reference images are too few to replace the synthetic ones"}
+            made = phantom.subtask1(self.seed, height, leak=0.0, **controls.FOREIGN)
+            by, generated, rest = "phantoms", made["train_generated"].images, reference.pixels
+        found = panel.scores(real.pixels, generated, rest, self.seed)
+        return {"replaced_by": by, "scores": dict(zip(panel.METHODS, found.T.tolist(), strict=True))}
+
+    def content(self) -> dict[str, list]:
+        """{set of facts: scores} of the labelled images by themselves, cross-fitted."""
+        real = self.sides["real"]
+        facts = folders.read_facts(self.source.path / "files.csv", "train_real")
+        position = {name: i for i, name in enumerate(self.source.rows("train_real").ids.tolist())}
+        order = [position[name] for name in real.ids.tolist()]
+        files = {name: [values[i] for i in order] for name, values in facts.items()}
+        files["name"] = [name.rpartition("/")[2] for name in real.ids.tolist()]
+        found = content.facts(real.pixels, files)
+        found = content.scores(found, real.labels, real.groups, self.seed)
+        return {name: values.tolist() for name, values in found.items()}
+
+    def copies(self) -> dict:
+        """What copies.py says of all real images, and which patients are concerned."""
+        sides = self.sides
+        real, unknown, reference = sides["real"], sides["unknown"], sides["reference"]
+        asked = Images(*(np.concatenate([getattr(side, f.name) for side in (real, unknown)]) for f in dataclasses.fields(Images)))
+        found = copies.find(asked.pixels, reference.pixels, sides["generated"].pixels, reference.groups, fdr=FDR)
+        names = {1: "used", 0: "not_used", -1: "unknown"}
+
+        def listed(chosen: np.ndarray, with_p: bool) -> list[dict]:
+            order = np.flatnonzero(chosen)
+            order = order[np.lexsort((asked.ids[order], found.distance[order]))]
+            lines = []
+            for i in order:
+                line = {"id": asked.ids[i], "class": names[int(asked.labels[i])], "group": asked.groups[i]}
+                line |= {"match": sides["generated"].ids[found.match[i]], "distance": float(found.distance[i])}
+                lines.append(line | ({"p": float(found.p[i])} if with_p else {}))
+            return lines
+
+        # Any large set holds look-alikes: the reference images that are closest to a synthetic one stand beside.
+        closest = np.argsort(found.reference_distance, kind="stable")[:SHOWN]
+        beside = [
+            {
+                "id": reference.ids[i],
+                "match": sides["generated"].ids[found.reference_match[i]],
+                "distance": float(found.reference_distance[i]),
+            }
+            for i in closest
+        ]
+        concerned = {g: int(found.flagged[asked.groups == g].sum()) for g in np.unique(asked.groups[found.flagged]).tolist()}
+        return {
+            "fdr": FDR,
+            "reference": len(reference),
+            "smallest_p": found.smallest_p,
+            "fewest": found.fewest,
+            "closest_reference_pair": found.closest_reference_pair,
+            "flagged": listed(found.flagged, True),
+            "closer": listed(found.closer, False),
+            "reference_pairs": beside,
+            "groups": [
+                {"group": g, "images": int((asked.groups == g).sum()), "flagged": count}
+                for g, count in concerned.items()
+                if (asked.groups == g).sum() > 1
+            ],
+        }
+
+    def limit(self) -> dict:
+        """The detection limit; its points are kept one by one."""
+        if not self.repeats:
+            return {"reason": "left out, --repeats=0"}
+        counts, reference = self.counts, self.sides["reference"]
+        path = self.output / "stages" / "limit_points.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        done = dict(json.loads(line) for line in lines if line.endswith("\n"))  # a kill may have cut off the last one
+        with path.open("w", encoding="utf-8") as file:
+
+            def save(key: str, point: dict) -> None:
+                file.write(json.dumps([key, point]) + "\n")
+                file.flush()
+
+            for item in done.items():
+                save(*item)
+            try:
+                return imprint.limit(
+                    reference.pixels,
+                    reference.groups,
+                    self.sides["generated"].pixels,
+                    counts["used"],
+                    counts["not_used"],
+                    seed=self.seed,
+                    repeats=self.repeats,
+                    alpha=ALPHA,
+                    done=done,
+                    save=save,
+                )
+            except ValueError as error:
+                return {"reason": str(error)}
+
+    def primary(self, scores: np.ndarray) -> dict:
+        """AUC of each method [N,M] and the family-wise p of the largest; a reason where it cannot be had."""
+        real = self.sides["real"]
+        for label, name in ((1, "used"), (0, "not used")):
+            if (few := len(np.unique(real.groups[real.labels == label]))) < LEAST:
+                return {"reason": f"{few} patients or images are {name}: at least {LEAST} are needed"}
+        for name in ("generated", "reference"):
+            if (few := len(self.sides[name])) < LEAST:
+                return {"reason": f"{few} {name} images: at least {LEAST} are needed"}
+        if reason := significance.uneven(real.labels, real.groups):
+            return {"reason": reason}
+        auc = significance.auc_of(scores)
+        observed = auc(real.labels)
+        found = significance.permutation_p(auc, real.labels, real.groups, seed=self.seed)
+        lines = [
+            {"name": name, "auc": float(value), "interval": metrics.auc_interval(real.labels, column, real.groups), "p": p}
+            for name, value, column, p in zip(panel.METHODS, observed, scores.T, found["p"], strict=True)
+        ]
+        wrong = significance.p_of(1 - observed, 1 - found["null"])["family_wise"]
+        kept = {name: found[name] for name in ("permutations", "split_groups")}
+        return {"methods": lines, "p": found["family_wise"], "p_wrong_direction": wrong} | kept
+
+    def control_figures(self, replaced: dict, of_content: dict[str, list]) -> dict:
+        """AUCs of the controls, beside each other."""
+        if "reason" in replaced:
+            return replaced
+        real = self.sides["real"]
+
+        def figures(scores: dict[str, list]) -> list[dict]:
+            return [
+                {"name": name, "auc": metrics.auc(real.labels, x), "interval": metrics.auc_interval(real.labels, x, real.groups)}
+                for name, x in scores.items()
+            ]
+
+        found = {"content": figures(of_content), "replaced": figures(replaced["scores"])}
+        return found | {"replaced_by": replaced["replaced_by"]}
+
+    def excess(self, scores: np.ndarray, replaced: dict, of_content: dict[str, list]) -> dict:
+        """How far the best method is above the largest control. No method sees a name: what names tell explains no score."""
+        against = {f"{name}, replaced": values for name, values in replaced["scores"].items()} | of_content
+        against.pop("names")
+        real, names, against = self.sides["real"], list(against), np.array(list(against.values())).T
+        found = metrics.excess_auc(real.labels, scores, against, real.groups, self.seed)
+        return found | {"attack": panel.METHODS[found["attack"]], "control": names[found["control"]]}
+
+    def pictures(self, found: dict) -> list[tuple[str, np.ndarray, np.ndarray, str]]:
+        """Pairs to look at, of the part `copies`: (title, real image, its nearest synthetic one, what they are)."""
+        sides, pairs = self.sides, []
+        listed = found["flagged"] or found["closer"]
+        for rank, line in enumerate(listed[:SHOWN]):
+            name = "real" if line["class"] != "unknown" else "unknown"
+            pairs.append((f"{line['id']} and {line['match']}", name, line, f"real image ({line['class'].replace('_', ' ')})"))
+            if rank < len(found["reference_pairs"]):
+                other = found["reference_pairs"][rank]
+                title = f"to compare with: {other['id']} and {other['match']}"
+                pairs.append(
+                    (
+                        title,
+                        "reference",
+                        other,
+                        f"the reference image that is closest but {rank}" if rank else "the closest reference image",
+                    )
+                )
+        out = []
+        for title, name, line, what in pairs:
+            left, right = (
+                side.pixels[np.flatnonzero(side.ids == id)[0]]
+                for side, id in ((sides[name], line["id"]), (sides["generated"], line["match"]))
+            )
+            out.append((title, left, right, f"{what} and its nearest synthetic image, distance {line['distance']:.3f}"))
+        return out
+
+    def run(self) -> dict:
+        """All parts: what stands in audit.json but for the verdict, and writes scores.csv."""
+        plan, digest = self.plan()
+        document: dict = {
+            "plan": plan,
+            "plan_hash": digest,
+            "counts": plan["counts"],
+            "image_size": list(self.source.image_shape[:2]),
+        }
+        document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}
+        real = self.sides["real"]
+        enough = min(len(self.sides["generated"]), len(self.sides["reference"])) >= LEAST
+        if not enough:
+            short = {"reason": f"too few images: at least {LEAST} generated and {LEAST} reference images are needed"}
+            return document | dict.fromkeys(("panel", "controls", "copies", "limit"), short)
+        by_method = self.stage("panel", self.scores)
+        scores = np.array(list(by_method.values())).T
+        self._write_scores(scores)
+        document["panel"] = self.stage("primary", lambda: self.primary(scores[: len(real)]))
+        document["copies"] = self.stage("copies", self.copies)
+        if "reason" in document["panel"]:
+            return document | dict.fromkeys(("controls", "limit"), document["panel"])
+        replaced, of_content = self.stage("replaced", self.replaced), self.stage("content", self.content)
+        document["controls"] = self.stage("controls", lambda: self.control_figures(replaced, of_content))
+        if "reason" not in replaced:
+            document["excess"] = self.stage("excess", lambda: self.excess(scores[: len(real)], replaced, of_content))
+        document["limit"] = self.stage("limit", self.limit)
+        return document
+
+    def _write_scores(self, scores: np.ndarray) -> None:
+        ids = [*self.sides["real"].ids.tolist(), *self.sides["unknown"].ids.tolist()]
+        with tables.replacing(self.output / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", *panel.METHODS])
+            writer.writerows([name, *map("{:.9g}".format, row)] for name, row in zip(ids, scores, strict=True))
+
+
+def halved(pixels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """About half of whole groups, bool [N], chosen by the content of their images alone: names and order change nothing."""
+    if not len(pixels):
+        return np.zeros(0, bool)
+    digests = [hashlib.sha256(f"{seed}".encode() + image.tobytes()).hexdigest() for image in pixels]
+    names, group = np.unique(groups, return_inverse=True)
+    key = [min(digests[i] for i in np.flatnonzero(group == g)) for g in range(len(names))]
+    chosen = np.zeros(len(names), bool)
+    chosen[np.argsort(key)[: len(names) // 2]] = True
+    return chosen[group]

@@ -1,0 +1,41 @@
+"""One verdict of six, by rules that were fixed before the data were seen."""
+
+CANNOT_TELL = "cannot tell"
+COPIES = "copies found"
+WRONG_DIRECTION = "significant in the wrong direction"
+EVIDENCE = "evidence of use"
+CONTENT = "a difference that content explains"
+NONE = "no evidence"
+
+# Of `audit --json`. In order of precedence; 1 and 2 are mistakes of the command line, 75 asks to be run again.
+EXIT_STATUS = {CANNOT_TELL: 15, COPIES: 14, WRONG_DIRECTION: 13, EVIDENCE: 12, CONTENT: 11, NONE: 0}
+
+
+def decide(document: dict) -> tuple[str, list[str]]:
+    """The verdict of an audit's parts, as stages.py makes them, and the reasons for it.
+
+    The first that applies:
+
+    cannot tell: the panel or a control could not be had.
+    copies found: images that the conformal p-values flag.
+    significant in the wrong direction: the family-wise p of the smallest AUC is at most alpha.
+    evidence of use: the family-wise p of the largest AUC is at most alpha, and the interval of the excess is above 0.
+    a difference that content explains: that p is at most alpha, and the interval of the excess is not above 0.
+    no evidence.
+    """
+    alpha, panel, controls = document["plan"]["alpha"], document["panel"], document["controls"]
+    if missing := [part["reason"] for part in (panel, controls, document["copies"]) if "reason" in part]:
+        return CANNOT_TELL, list(dict.fromkeys(missing))
+    if flagged := document["copies"]["flagged"]:
+        many = f"{len(flagged)} real images are" if len(flagged) > 1 else "1 real image is"
+        return COPIES, [f"{many} closer to a synthetic image than the false discovery rate of {document['copies']['fdr']:g} allows"]
+    if panel["p_wrong_direction"] <= alpha:
+        told = f"used images are further from the synthetic ones than the others, family-wise p {panel['p_wrong_direction']:.3f}"
+        return WRONG_DIRECTION, [f"{told}: check labels and split"]
+    p = f"family-wise p {panel['p']:.3f}"
+    if panel["p"] > alpha:
+        return NONE, [p]
+    excess = document["excess"]
+    low, high = excess["interval"]
+    told = f"{excess['attack']} is {excess['value']:.3f} ({low:.3f} to {high:.3f}) above the largest control, {excess['control']}"
+    return (EVIDENCE if low > 0 else CONTENT), [p, told]

@@ -1,0 +1,176 @@
+"""The whole audit on phantoms: the traps, the verdicts, going on after a stop, and what must change nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from fingerprint_jax.audit import __main__ as main
+from fingerprint_jax.audit import panel, stages, verdict
+from fingerprint_jax.data import phantom
+from fingerprint_jax.data.source import open_source
+
+SIZES = {"size": 32, "real": 60, "generated": 120, "unknown": 60, "reference": 150, "slices": 1}
+
+
+def folders(root, leak=0.0, seed=1, change=lambda name, images: images, sizes=SIZES):
+    """Folders of a phantom's images as an auditor has them: {flag: path}."""
+    splits = phantom.subtask1(seed, leak=leak, **sizes)
+    real = splits["train_real"]
+    sides = {"generated": splits["train_generated"].images, "reference": splits["reference"].images}
+    sides |= {
+        "used": real.images[real.labels == 1],
+        "not_used": real.images[real.labels == 0],
+        "unknown": splits["test_real"].images[:6],
+    }
+    for name, images in sides.items():
+        (root / name).mkdir(parents=True)
+        for i, image in enumerate(change(name, images)):
+            Image.fromarray(image).save(root / name / f"{i:04d}.png")
+    return {name: root / name for name in sides}
+
+
+def mosaic(seed):
+    """Synthetic images put together of quarters of the used ones: local anatomy is kept, no image is."""
+    real = phantom.subtask1(seed, leak=0.0, **SIZES)["train_real"]
+    used = real.images[real.labels == 1]
+
+    def change(name, images):
+        if name != "generated":
+            return images
+        rng, half, out = np.random.default_rng(seed), SIZES["size"] // 2, images.copy()
+        for y in (0, half):
+            for x in (0, half):
+                out[:, y : y + half, x : x + half] = used[rng.integers(len(used), size=len(out)), y : y + half, x : x + half]
+        return out
+
+    return change
+
+
+def audit(given, output, **options):
+    values = flags.FlagValues()
+    main.define_flags(values)
+    given = {name: path for name, path in given.items()} | {"output": output, "repeats": 0} | options
+    values(["audit", *(f"--{name}={value}" for name, value in given.items())])
+    return main.audit(values)
+
+
+@pytest.fixture(scope="module")
+def leaking(tmp_path_factory):
+    root = tmp_path_factory.mktemp("leaking")
+    given = folders(root / "images", change=mosaic(1))
+    return given, root / "audit", audit(given, root / "audit", repeats=1)
+
+
+def test_local_anatomy_that_was_kept_is_evidence_and_everything_is_written(leaking):
+    _, output, document = leaking
+    assert document["verdict"]["name"] == verdict.EVIDENCE and document["excess"]["attack"] == "local_match"
+    assert document["panel"]["p"] <= 0.05 and document["excess"]["interval"][0] > 0
+    assert json.loads((output / "audit.json").read_text()) == json.loads(json.dumps(document))
+    assert {kind["kind"] for kind in document["limit"]["kinds"]} >= {"verbatim", "shifted", "blend", "patch"}
+    lines = (output / "scores.csv").read_text().splitlines()
+    assert lines[0] == "id,gan_leaks,domias,local_match,rank_average" and len(lines) == 1 + 2 * SIZES["real"] + 6
+    assert (output / "index.html").read_text().count("This audit cannot show the absence of leakage.") >= 1
+
+
+def test_the_plan_is_written_before_any_score_meets_a_label_and_binds(leaking, tmp_path, monkeypatch):
+    given, output, document = leaking
+    monkeypatch.setattr(stages.Audit, "scores", lambda self: (_ for _ in ()).throw(ValueError("stopped")))
+    with pytest.raises(ValueError, match="stopped"):
+        audit(given, tmp_path / "b")
+    plan = json.loads((tmp_path / "b" / "audit_plan.json").read_text())
+    assert plan["methods"] == list(panel.METHODS) and plan["alpha"] == 0.05
+    with pytest.raises(ValueError, match="is the plan of another audit"):
+        audit(given, output, seed=5, repeats=1)
+    with pytest.raises(ValueError, match="that audit is of other folders"):
+        audit(given | {"used": given["not_used"]}, output)
+
+
+def test_the_same_command_goes_on_and_does_nothing_twice(leaking, monkeypatch):
+    given, output, document = leaking
+    monkeypatch.setattr(stages.panel, "scores", lambda *arguments: pytest.fail("computed again"))
+    monkeypatch.setattr(stages.copies, "find", lambda *arguments, **options: pytest.fail("computed again"))
+    again = audit(given, output, repeats=1)
+    changing = ("seconds", "date")
+    assert {k: v for k, v in again.items() if k not in changing} == {k: v for k, v in document.items() if k not in changing}
+
+
+def test_a_swap_of_the_labels_is_the_wrong_direction(tmp_path):
+    given = folders(tmp_path / "images", seed=2, change=mosaic(2))
+    given |= {"used": given["not_used"], "not_used": given["used"]}
+    document = audit(given, tmp_path / "audit")
+    assert document["verdict"]["name"] == verdict.WRONG_DIRECTION
+    assert "check labels and split" in document["verdict"]["reasons"][0]
+
+
+@pytest.mark.parametrize("trap", ["brighter", "compressed"])
+def test_a_content_trap_is_a_difference_that_content_explains(trap, tmp_path):
+    def change(name, images):
+        if name not in ("used", "generated"):
+            return images
+        if trap == "brighter":
+            return np.clip(images.astype(int) + 4, 0, 255).astype(np.uint8)
+        out = []
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / f"{name}{i}.jpg", quality=40)
+            out.append(np.asarray(Image.open(tmp_path / f"{name}{i}.jpg")))
+        return np.stack(out)
+
+    document = audit(folders(tmp_path / "images", seed=3, change=change), tmp_path / "audit")
+    assert document["verdict"]["name"] == verdict.CONTENT and document["panel"]["p"] <= 0.05
+    assert document["excess"]["control"] in ("intensity", "texture")
+
+
+def test_copies_are_named(tmp_path):
+    def change(name, images):
+        if name == "generated":
+            images = images.copy()
+            images[[5, 60]], images[100] = used[[3, 17]], np.roll(used[9], (1, -2), axis=(0, 1))
+        return images
+
+    sizes = SIZES | {"real": 20, "reference": 500, "unknown": 2}
+    real = phantom.subtask1(4, leak=0.0, **sizes)["train_real"]
+    used = real.images[real.labels == 1]
+    document = audit(folders(tmp_path / "images", seed=4, change=change, sizes=sizes), tmp_path / "audit")
+    flagged = {line["id"]: line["match"] for line in document["copies"]["flagged"]}
+    assert flagged == {"real_used/0003": "0005", "real_used/0017": "0060", "real_used/0009": "0100"}
+    assert document["verdict"]["name"] == verdict.COPIES
+
+
+def test_names_order_and_lossless_re_encoding_change_no_score(leaking, tmp_path):
+    given, _, document = leaking
+    rng = np.random.default_rng(0)
+    renamed = {}
+    for name, folder in given.items():
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i, path in zip(rng.permutation(1000), sorted(folder.iterdir()), strict=False):
+            Image.open(path).save(tmp_path / "images" / name / f"x{i}.png", compress_level=1)
+        renamed[name] = tmp_path / "images" / name
+    audit(renamed, tmp_path / "audit")
+    found = []
+    for output in (leaking[1], tmp_path / "audit"):
+        parts = stages.Audit(output, open_source(str(output / "data"), "subtask1"))
+        asked = np.concatenate([parts.sides["real"].pixels, parts.sides["unknown"].pixels])
+        columns = np.array(list(json.loads((output / "stages" / "panel.json").read_text()).values()))
+        found.append({image.tobytes(): columns[:, i] for i, image in enumerate(asked)})
+    assert found[0].keys() == found[1].keys()
+    for pixels, scores in found[0].items():
+        np.testing.assert_allclose(found[1][pixels], scores, atol=1e-6)
+
+
+def test_too_few_images_and_a_missing_reference(leaking, tmp_path):
+    given, _, _ = leaking
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(given["used"].iterdir())[:10]:
+        shutil.copy(path, few)
+    document = audit(given | {"used": few}, tmp_path / "a")
+    assert document["verdict"]["name"] == verdict.CANNOT_TELL
+    assert document["verdict"]["reasons"] == ["10 patients or images are used: at least 20 are needed"]
+    without = {name: path for name, path in given.items() if name != "reference"}
+    document = audit(without, tmp_path / "b")
+    assert document["counts"]["not_used"] == document["counts"]["reference"] == SIZES["real"] // 2
+    assert document["reference_from"] == "half of not_used" and "reason" not in document["panel"]
