@@ -69,17 +69,17 @@ class Background:
         self._squared = [euclidean_distances(self._points, self._project(x), squared=True) for x in (pixels_g, pixels_r)]
         self._log_kernels: dict[int, list[np.ndarray]] = {}
         rng, size = np.random.default_rng(seed), min(self._sizes)
-        of_reference, self.parts = parts(rng, len(reference), size), parts(rng, len(generated), size)
+        of_reference, self._parts = parts(rng, len(reference), size), parts(rng, len(generated), size)
         query = panel.stream(registered, 0)
         self._reference_patches, self._generated_patches = (
             part_distances(query, panel.stream(x, len(pool)), found, *_GRID)
-            for x, found in ((registered_r, of_reference), (registered_g, self.parts))
+            for x, found in ((registered_r, of_reference), (registered_g, self._parts))
         )
         self._registered, self._patch_weights = registered, weights(registered, *_GRID[:2])
 
-    def near(self, imprints: np.ndarray) -> Near:
-        """Distances to imprints uint8 [N,H,W]."""
-        pixels, registered = panel.views(imprints)
+    def near(self, images: np.ndarray) -> Near:
+        """Distances to imprints, uint8 [N,H,W]."""
+        pixels, registered = panel.views(images)
         found, positions = search.nearest(self._pixels, pixels, len(pixels))
         distances = np.empty_like(found)
         np.put_along_axis(distances, positions, found, axis=1)
@@ -125,7 +125,7 @@ class Background:
     def _local_match(self, near: Near | None, chosen: np.ndarray, places: np.ndarray) -> np.ndarray:
         found = self._generated_patches
         if near is not None:
-            nearest = [near.patches[chosen[np.isin(places, part)]].min(axis=0, initial=np.inf) for part in self.parts]
+            nearest = [near.patches[chosen[np.isin(places, part)]].min(axis=0, initial=np.inf) for part in self._parts]
             found = np.minimum(found, nearest)
         return log_ratio(self._patch_weights, self._reference_patches, found, panel.OPTIONS["local_match"]["top"])
 
