@@ -245,7 +245,7 @@ class Comparison:
         Args:
             data: the data sets that go on; the first of all brings the controls.
             rows: the rows that go on.
-            finished: called after every run.
+            finished: called after every run that was not, and after every row that failed.
 
         Raises ValueError where what lies there was trained for other minutes.
         """
@@ -271,7 +271,7 @@ class Comparison:
                 tables.write_text(path, json.dumps({"error": text}))
                 print(f"failed    {name}/{row.name}: {text}", flush=True)
                 failed.append(f"{name}/{row.name}")
-            finished()
+                finished()
         return failed
 
     def _run(self, data: str, row: Row, finished: Callable[[], None]) -> None:
@@ -282,16 +282,19 @@ class Comparison:
         for seed in self.seeds[:1] if control else self.seeds:
             workdir = self.fit(data, row, rate, seed)
             refitted = self.task == "subtask1" and seed == self.seeds[0] and not (control or row.networks)
-            self._score(workdir, "heldout", refits=REFITS if refitted else 0)
+            anew = self._score(workdir, "heldout", refits=REFITS if refitted else 0)
             if data == "phantom_runs":
-                self._score(workdir, "train_generated", self.data_dir("other_run"))
-            finished()
+                anew |= self._score(workdir, "train_generated", self.data_dir("other_run"))
+            if anew:
+                finished()
 
-    def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> None:
-        if not local.finished(workdir, split):
+    def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> bool:
+        """Scores a run where that is not done; whether it was not."""
+        if anew := not local.finished(workdir, split):
             found = evaluate.evaluate(Run.load(workdir, data_dir=data_dir), split, refits=refits)
             figure = found["metrics"]["scores"]["auc"] if self.task == "subtask1" else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
+        return anew
 
     def _make_controls(self) -> None:
         for kind in self.kinds:

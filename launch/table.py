@@ -74,6 +74,7 @@ def main(values: flags.FlagValues) -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(output.absolute() / "compiled"))
     failed = c.run(_among("datasets", values.datasets, list(data)), rows, lambda: write(c, values.baseline))
+    write(c, values.baseline)
     print((output / "table.md").read_text(encoding="utf-8"))
     if failed:
         raise ValueError(f"{len(failed)} rows failed: {', '.join(failed)}; {output}/table.md says why, and they are tried again")
