@@ -73,7 +73,8 @@ def audit(values: flags.FlagValues) -> dict:
     document |= parts.run()
     document["groups"] = document["copies"].get("groups", [])
     name, reasons = verdict.decide(document)
-    document["verdict"] = {"name": name, "reasons": reasons, "sentence": page.sentence(name, document)}
+    document["verdict"] = {"name": name, "reasons": reasons, "sentence": ""}
+    document["verdict"]["sentence"] = page.verdict_words(document)
     document["seconds"] = time.monotonic() - start
     tables.write_text(output / "audit.json", json.dumps(document, indent=1))
     page.write(output, document, parts.pictures(document["copies"]) if "reason" not in document["copies"] else [], values.redact)

@@ -1,175 +1,282 @@
-"""audit.json -> one HTML page that stands alone, for an entrant, a privacy officer and a statistician."""
+"""The audit -> one HTML page that stands alone, and what its figures say in words that claim no more than they show."""
 
-import copy
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fingerprint_jax import report, tables
-from fingerprint_jax.audit import verdict
-from fingerprint_jax.report import charts
-from fingerprint_jax.report.charts import Chart, number
-from fingerprint_jax.report.neighbours import picture_uri
+from fingerprint_jax.report import charts, neighbours
+from fingerprint_jax.report.charts import number
+
+Pair = tuple[str, np.ndarray, np.ndarray, str]  # title, left and right image uint8 [H,W], and what they show
 
 FIXED = "This audit cannot show the absence of leakage."
-REDACTED = "Pictures and names of images and patients are left out."
-POWER = 0.8  # at which an imprint counts as one that would have been noticed
-AXIS = 0.3, 1.0  # of the chart of AUCs; what is below is drawn at its end
-ROW = 22  # height of a line of that chart
+LOUD = ("copies found", "evidence of use", "significant in the wrong direction")
+POWER = 0.8  # from which on an imprint counts as noticed
+ROWS = 100  # of a list of copies, which bounds the size of the page
+COUNTS = {
+    "used": "real images given as used",
+    "not_used": "real images given as not used",
+    "unknown": "real images of unknown use",
+    "generated": "synthetic images",
+    "reference": "reference images, known not to be used",
+    "groups": "groups (patients) of the real images",
+    "rejected": "files refused",
+    "duplicates": "images with the same pixels as one of another kind",
+}
+CONTENT = {
+    "files": "size, palette and metadata of the files",
+    "names": "names of the files; no part of the excess, since no method sees them",
+    "intensity": "moments of the intensity, area of the body",
+    "texture": "texture, traces of compression",
+}
+KINDS = {
+    "verbatim": "verbatim",
+    "shifted": "(shifted by up to 2 px)",
+    "blend": "(at strength {}, blended with the nearest synthetic image)",
+    "patch": "(one patch, pasted into the nearest synthetic image)",
+}
 
 
-def sentence(name: str, document: dict) -> str:
-    """A verdict in a sentence or two."""
-    panel, copies = document["panel"], document["copies"]
-    if name == verdict.CANNOT_TELL:
-        return "The data do not allow an answer."
-    if name == verdict.COPIES:
-        return (
-            f"{_images(len(copies['flagged']))} among the real ones have a synthetic image that is closer than chance allows"
-            f" (false discovery rate {copies['fdr']:g})."
-        )
-    if name == verdict.WRONG_DIRECTION:
-        return (
-            "The images called used are further from the synthetic images than those called not used"
-            f" (family-wise p {number(panel['p_wrong_direction'])}): check labels and split."
-        )
-    if name == verdict.EVIDENCE:
-        return (
-            f"Used images can be told from others by the synthetic images (family-wise p {number(panel['p'])}), and by more than"
-            " any control explains."
-        )
-    if name == verdict.CONTENT:
-        return (
-            f"Used images can be told from others (family-wise p {number(panel['p'])}), but not by more than a control that no"
-            " generator has touched."
-        )
-    return (
-        f"Nothing tells used images from others by the synthetic images (family-wise p {number(panel['p'])}). {limit(document)[0]}"
-    )
-
-
-def limit(document: dict) -> list[str]:
-    """What leak would have been noticed, a sentence a kind of imprint, the smallest first."""
-    found = document["limit"]
-    if "reason" in found:
-        return [f"How small a leak would have been noticed is not known: {found['reason']}."]
-    noticed = sorted((kind for kind in found["kinds"] if kind["smallest"]), key=lambda kind: kind["smallest"]["rate"])
-    lines = []
-    for kind in noticed:
-        smallest = kind["smallest"]
-        low, high = smallest["interval"]
-        ends = f"{_share(low)} to {_share(high) if high is not None else 'more than was tried'}"
-        lines.append(
-            f"A generator that copied at least 1 in {smallest['one_in']} used images as {_kind(kind)} would have been noticed"
-            f" with a power of {POWER:.0%} (95% interval of that share: {ends})."
-        )
-    for kind in found["kinds"]:
-        if not kind["smallest"]:
-            most = max(point["rate"] for point in kind["points"])
-            lines.append(f"Even 1 in {round(1 / most)} used images as {_kind(kind)} would not have been noticed reliably.")
-    return lines
-
-
-def write(folder: Path, document: dict, pictures: list[tuple[str, np.ndarray, np.ndarray, str]], redact: bool = False) -> Path:
-    """Writes `folder`/index.html, whole or not at all.
+def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool = False) -> Path:
+    """Writes `<folder>/index.html`, whole or not at all, and returns its path.
 
     Args:
-        folder: of the audit.
-        document: what stands in audit.json, docs/audit.md.
-        pictures: (title, real image, synthetic image, what they are), uint8 [H,W].
-        redact: no picture, and no name of an image or a patient.
-
-    Returns:
-        The path of the page.
+        folder: is made where it is missing.
+        document: the results of the audit, JSON types. Its sentence, reasons and list of what was not tested name no image
+            and no group: a redacted page keeps them.
+        pictures: two by two a flagged real image with its match, and the reference image of the same rank with its match.
+        redact: no picture, and no name of an image or of a group; counts, distances and p-values stay.
     """
-    if redact:
-        document, pictures = _redacted(document), []
-    shown = [(title, [picture_uri(Image.fromarray(image)) for image in pair], text) for title, *pair, text in pictures]
+    counts, alpha, limit = document["counts"], document["plan"]["alpha"], document["limit"]
+    shown = [] if redact else [(title, neighbours.uri(a), neighbours.uri(b), text) for title, a, b, text in pictures]
     page = report.template("audit/template.html.jinja").render(
         document=document,
+        redact=redact,
         fixed=FIXED,
-        redacted=REDACTED if redact else "",
-        reasons=document["verdict"]["reasons"],
-        dots=_dots(document),
-        power=_power_chart(document["limit"]),
-        limits=limit(document),
-        kinds=[(_kind(kind), kind) for kind in document["limit"].get("kinds", [])],
-        pictures=shown,
+        loud=document["verdict"]["name"] in LOUD,
+        duration=_duration(document["seconds"]),
+        counted=[(text, counts[name]) for name, text in COUNTS.items()],
+        reference=_reference(document["reference_from"]),
+        panel=panel_words(document["panel"], alpha),
+        beside=beside(document["panel"], document["controls"]),
+        content=CONTENT,
+        excess=excess_words(document["excess"]),
+        power=None if "reason" in limit else power(limit),
+        null=None if "reason" in limit else null_words(limit, alpha),
+        limit=[] if "reason" in limit else limit_words(limit),
+        one_in=None if "reason" in limit else one_in(limit),
+        label=label,
+        copies=copies_words(document["copies"], counts["used"] + counts["not_used"] + counts["unknown"]),
+        rows=ROWS,
+        pictures=[shown[k : k + 2] for k in range(0, len(shown), 2)],
+        p_value=p_value,
         plan=json.dumps(document["plan"], indent=1),
-        share=_share,
     )
-    path = folder / "index.html"
+    path = Path(folder) / "index.html"
     tables.write_text(path, page)
     return path
 
 
-def _redacted(document: dict) -> dict:
-    document = copy.deepcopy(document)
-    for name in ("flagged", "closer", "reference_pairs"):
-        for line in document["copies"].get(name, []):
-            line.update({key: "left out" for key in ("id", "match", "group") if key in line})
-    document["groups"] = [line | {"group": "left out"} for line in document["groups"]]
-    document["command"] = "left out"
-    return document
+def p_value(p: float) -> str:
+    """A p-value to three digits, however small."""
+    return f"{p:.3g}"
 
 
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
+def one_in(limit: dict) -> dict[float, str]:
+    """Of each rate of the detection limit the share that was imprinted in fact, whole images, as `1 in N`."""
+    points = [point for kind in limit["kinds"] for point in kind["points"]]
+    return {point["rate"]: f"1 in {round(limit['used'] / point['images']):,}" for point in points}
 
 
-def _share(rate: float) -> str:
-    return f"{100 * rate:g}%"
+def label(kind: dict) -> str:
+    """The name of a kind of imprint, with its strength."""
+    return kind["kind"] if kind["strength"] is None else f"{kind['kind']} {kind['strength']}"
 
 
-def _kind(kind: dict) -> str:
-    names = {
-        "verbatim": "a verbatim copy",
-        "shifted": "a copy that is shifted by up to 2 pixels",
-        "blend": f"a blend with its nearest synthetic image, {kind['strength']:.0%} of it the real one" if kind["strength"] else "",
-        "patch": "one pasted patch",
-    }
-    return names[kind["kind"]]
+def kind_words(kind: dict) -> str:
+    """How a kind of imprint copies, as it ends `a generator that copied an image ...`."""
+    return KINDS[kind["kind"]].format(kind["strength"])
 
 
-def _dots(document: dict) -> dict | None:
-    """A line an AUC with its interval, attacks first: geometry of the chart, and the same in words."""
-    if "reason" in document["panel"] or "reason" in document["controls"]:
-        return None
-    controls = document["controls"]
-    rows = [(f"{line['name']}", line, 0) for line in document["panel"]["methods"]]
-    rows += [(f"{line['name']}, {controls['replaced_by']} in place of the synthetic", line, 1) for line in controls["replaced"]]
-    rows += [(f"{line['name']} of the real images alone", line, 2) for line in controls["content"]]
-    place = lambda x: charts.place(min(max(x, AXIS[0]), AXIS[1]), *AXIS)  # noqa: E731
+def verdict_words(document: dict) -> str:
+    """The verdict in a sentence or two, without the name of any image; `document` is read but for its own sentence."""
+    name = document["verdict"]["name"]
+    panel, excess, copies, limit = (document[part] for part in ("panel", "excess", "copies", "limit"))
+    if name == "cannot tell":
+        return "These images support no answer, neither that there is a leak nor how large one could be."
+    if name == "copies found":
+        of = [(c.replace("_", " "), sum(row["class"] == c for row in copies["flagged"])) for c in ("used", "not_used", "unknown")]
+        return (
+            f"Copies among the synthetic images were found of {_count(len(copies['flagged']), 'real image')}"
+            f" ({', '.join(f'{count} {c}' for c, count in of if count)}), at a false discovery rate of {copies['fdr']:.0%}."
+        )
+    if name == "significant in the wrong direction":
+        return (
+            "The images given as not used have the higher scores (family-wise p ="
+            f" {p_value(panel['p_wrong_direction'])}). Check labels and split."
+        )
+    told = f"told apart (family-wise p = {p_value(panel['p'])})"
+    if name == "evidence of use":
+        return f"Used and not used images were {told}, and by more than content explains: excess of the AUC {_figure(excess)}."
+    if name == "a difference that content explains":
+        return (
+            f"Used and not used images were {told}, but their content may explain it: excess of the AUC over that of"
+            f" {_name(excess['control'])} {_figure(excess)}. Whether the images were used cannot be told from this."
+        )
+    text = f"Used and not used images were not {told}."
+    if "reason" in limit:
+        return f"{text} How small a leak would have been noticed is not known: {limit['reason']}."
+    first = next((kind for kind in limit["kinds"] if kind["smallest"]), None)
+    if first is None:
+        return f"{text} Nor would any of the leaks that were tried have been noticed with a power of {POWER:.0%}."
+    return f"{text} {_noticed(first)}."
+
+
+def panel_words(panel: dict, alpha: float) -> list[str]:
+    """The primary result, a sentence a line."""
+    if "reason" in panel:
+        return [f"Not done: {panel['reason']}."]
+    count = panel["permutations"]
+    least = f", the smallest that {count:,} permutations can give" if panel["p"] * (count + 1) < 1.5 else ""
+    found = panel["p"] <= alpha
     lines = [
-        {"name": name, "look": look, "y": ROW * (i + 1), "x": place(line["auc"]), "ends": [place(x) for x in line["interval"]]}
-        for i, (name, line, look) in enumerate(rows)
+        f"Family-wise p = {p_value(panel['p'])}{least}. It is that of the largest AUC of the methods, over {count:,} permutations"
+        " of the labels of whole groups.",
+        f"At a level of {alpha} used images {'have' if found else 'do not have'} higher scores than not used ones, by more than"
+        " chance gives.",
     ]
-    words = [
-        f"{name}: {number(line['auc'])} ({number(line['interval'][0])} to {number(line['interval'][1])})" for name, line, _ in rows
-    ]
-    ticks = [(place(t), f"{t:g}") for t in (0.3, 0.5, 0.7, 0.9)]
-    return {
-        "lines": lines,
-        "rows": [(name, line) for name, line, _ in rows],
-        "words": words,
-        "ticks": ticks,
-        "height": ROW * (len(rows) + 2),
-    }
+    other = panel["p_wrong_direction"]
+    lines.append(f"In the wrong direction p = {p_value(other)}{': check labels and split.' if other <= alpha else '.'}")
+    if panel["split_groups"]:
+        lines.append(f"{_count(panel['split_groups'], 'group')} with both labels: each was permuted as two units.")
+    return lines
 
 
-def _power_chart(found: dict) -> Chart | None:
-    """Power against the share of used images that was imprinted, a line a kind."""
-    if "reason" in found:
+def excess_words(excess: dict | None) -> str:
+    """What the attack tells beyond the largest control."""
+    if excess is None:
+        return "No excess over the controls could be formed."
+    low, high = excess["interval"]
+    if low > 0:
+        told = "The interval lies above 0: the controls do not explain the difference"
+    elif high < 0:
+        told = "The interval lies below 0: the control tells more than the attack"
+    else:
+        told = "The interval holds 0: content may explain what difference there is"
+    return (
+        f"Excess = AUC of {_name(excess['attack'])} less that of the largest control, {_name(excess['control'])}:"
+        f" {_figure(excess)}. {told}."
+    )
+
+
+def limit_words(limit: dict) -> list[str]:
+    """What would have been noticed, a kind of imprint a line."""
+    share, lines = one_in(limit), []
+    for kind in limit["kinds"]:
+        if not kind["smallest"]:
+            most = share[kind["points"][-1]["rate"]]
+            lines.append(
+                f"A generator that copied {most} used images {kind_words(kind)}, the most that was tried, would not have been"
+                f" noticed with a power of {POWER:.0%}."
+            )
+            continue
+        low, high = kind["smallest"]["interval"]
+        span = f"to {share[high]}" if high else "on; no share tried is surely enough"
+        lines.append(f"{_noticed(kind)} (95% interval from {share[low]} {span}).")
+    return lines
+
+
+def null_words(limit: dict, alpha: float) -> str:
+    """How often the panel alarms without an imprint, and whether that is as often as it should."""
+    null = limit["null"]
+    low, high = null["interval"]
+    text = (
+        f"Without imprints the panel alarmed in {null['detected']} of {null['repeats']} repeats: {_figure(null, 'power')}."
+        f" It should be about {alpha}"
+    )
+    if low <= alpha <= high:
+        return f"{text}, which the interval holds."
+    return f"{text}, which the interval does not hold: the curves below are not to be trusted."
+
+
+def copies_words(copies: dict, images: int) -> list[str]:
+    """What was found of copies and what could have been, a sentence a line; `images` real images were asked about."""
+    if "reason" in copies:
+        return [f"Not done: {copies['reason']}."]
+    count, fdr, reference, fewest = len(copies["flagged"]), copies["fdr"], copies["reference"], copies["fewest"]
+    lines = [f"Flagged as copies at a false discovery rate of {fdr:.0%}: {count or 'none'} of {_count(images, 'real image')}."]
+    least = f"With {_count(reference, 'reference image')} the smallest p-value is {p_value(copies['smallest_p'])}"
+    if fewest > images:
+        lines.append(f"{least}: too large for any finding among {images:,} images. Only more reference images can support one.")
+    elif fewest > 1:
+        lines.append(f"{least}: it takes at least {fewest:,} such images together for a finding; fewer copies cannot be flagged.")
+    else:
+        lines.append(f"{least}: one such image is enough for a finding.")
+    near = copies["closest_reference_pair"]
+    lines.append(
+        f"Nearer to a synthetic image than any two reference images of different groups are to each other ({number(near)}):"
+        f" {_count(len(copies['closer']), 'real image')}. This is a list to look at; it has no p-value."
+    )
+    return lines
+
+
+def beside(panel: dict, controls: dict) -> charts.Forest | None:
+    """The attacks beside the controls, as far as there are any."""
+    parts = []
+    if "reason" not in panel:
+        parts.append(("attacks", panel["methods"]))
+    if "reason" not in controls:
+        parts.append((f"controls: {controls['replaced_by']} as synthetic", controls["replaced"]))
+        parts.append(("controls: content of the real images", controls["content"]))
+    if not parts:
         return None
-    curves, words = [], []
-    highest = max(point["rate"] for kind in found["kinds"] for point in kind["points"])
-    for look, kind in enumerate(found["kinds"]):
-        points = [(0.0, found["null"]["power"]), *((point["rate"], point["power"]) for point in kind["points"])]
-        name = kind["kind"] + (f" {kind['strength']:g}" if kind["strength"] else "")
-        curves.append((name, tuple(np.array(points).T), "line", look))
-        words.append(f"{name}: " + ", ".join(f"{number(power, 2)} at {_share(rate)}" for rate, power in points[1:]) + ".")
-    words.append(f"Without an imprint: {number(found['null']['power'])}.")
-    x, y = ("share of the used images imprinted", 0, highest), ("power", 0, 1)
-    return charts.chart("Power of the panel", words, x, y, curves)
+    rows = [(text, [(_name(row["name"]), row["auc"], row["interval"]) for row in part]) for text, part in parts]
+    return charts.forest("Attacks beside controls", "AUC, 95% interval; dashed: chance", 0.5, rows)
+
+
+def power(limit: dict) -> charts.Chart:
+    """Power against the imprinted share of the used images, a line a kind; all start at the rate of false alarms."""
+    share = one_in(limit)
+    rates, curves, lines = sorted(share), [], []
+    for kind in limit["kinds"]:
+        powers = [limit["null"]["power"], *(point["power"] for point in kind["points"])]
+        places = [0, *(1 + rates.index(point["rate"]) for point in kind["points"])]
+        curves.append((label(kind), places, powers))
+        told = [f"{number(point['power'], 2)} at {share[point['rate']]}" for point in kind["points"]]
+        lines.append(f"{label(kind)}: {', '.join(told)}.")
+    lines.append(f"Dashed: {POWER:.0%}. Without imprints: {number(limit['null']['power'], 2)}.")
+    steps = ["none", *(share[rate].replace(" in ", "/") for rate in rates)]
+    title, x_label = "Power by imprinted share", "share of the used images imprinted"
+    return charts.over_steps(title, lines, x_label, "power", steps, curves, POWER)
+
+
+def _noticed(kind: dict) -> str:
+    text = f"A generator that copied at least 1 in {kind['smallest']['one_in']:,} used images {kind_words(kind)}"
+    return f"{text} would have been noticed with a power of at least {POWER:.0%}"
+
+
+def _figure(of: dict, key: str = "value") -> str:
+    low, high = of["interval"]
+    return f"{number(of[key])} (95% interval {number(low)} to {number(high)})"
+
+
+def _name(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _reference(given: str) -> str:
+    if given == "given":
+        return "The reference images were given by whoever asked."
+    return "No reference images were given: half of the images not used, whole groups, stand in for them and are not asked about."

@@ -86,11 +86,16 @@ class Audit:
 
     @property
     def counts(self) -> dict:
-        """Images of each kind, and patients among the labelled ones."""
+        """Images of each kind, patients among the labelled ones, files refused, and images that stand in two splits or classes."""
         real = self.sides["real"]
         found = {"used": int((real.labels == 1).sum()), "not_used": int((real.labels == 0).sum())}
         found |= {name: len(self.sides[name]) for name in ("unknown", "generated", "reference")}
-        return found | {"groups": len(np.unique(real.groups)), "rejected": self.source.summary["rejected"]}
+        found |= {"groups": len(np.unique(real.groups)), "rejected": self.source.summary["rejected"]}
+        return found | {"duplicates": self._duplicates()}
+
+    def _duplicates(self) -> int:
+        with open(self.source.path / "duplicates.csv", newline="", encoding="utf-8") as file:
+            return len({(row["split"], row["id"]) for row in csv.DictReader(file) if row["kind"] == "exact"})
 
     def plan(self) -> tuple[dict, str]:
         """What is going to be done and its digest; written on the first call, and afterwards the same or refused.

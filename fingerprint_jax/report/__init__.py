@@ -88,7 +88,7 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of this package, `report/template.html.jinja`; what it shows is escaped, what it lacks is an error."""
+    """A template of the package, by its path in it; it knows how to write a `number`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fingerprint_jax", "."),
         autoescape=True,

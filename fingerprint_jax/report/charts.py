@@ -35,6 +35,24 @@ class Chart:
     y_ticks: list[tuple[float, str]]
     series: list[Series]
     diagonal: bool = False
+    level: float | None = None  # height of a dashed horizontal line
+
+
+@dataclasses.dataclass(frozen=True)
+class Forest:
+    """Figures with their intervals under one another, an axis below; all in the coordinates of the template.
+
+    `heads` are (y, text) above each part, `rows` are (y, name, x of the figure, x of both ends or None, look), `ticks` (x, text).
+    """
+
+    title: str
+    words: list[str]
+    x_label: str
+    ticks: list[tuple[float, str]]
+    chance: float
+    heads: list[tuple[float, str]]
+    rows: list[tuple[float, str, float, list[float] | None, int]]
+    height: float
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -75,7 +93,7 @@ def roc(labels: np.ndarray, scores: np.ndarray, classes: list[str]) -> Chart | N
     if not curves:
         return None
     title = "ROC" if len(columns) == 1 else "ROC, each class against the rest"
-    return chart(title, words, ("false positive rate", 0, 1), ("true positive rate", 0, 1), curves, diagonal=True)
+    return _chart(title, words, ("false positive rate", 0, 1), ("true positive rate", 0, 1), curves, diagonal=True)
 
 
 def histograms(labels: np.ndarray, scores: np.ndarray, classes: list[str]) -> list[Chart]:
@@ -106,7 +124,7 @@ def histograms(labels: np.ndarray, scores: np.ndarray, classes: list[str]) -> li
             q = np.percentile(values[inside], [25, 50, 75])
             middle = f"middle half {number(q[0])} to {number(q[2])}"
             words.append(f"{label}: {inside.sum()} images, median {number(q[1])}, {middle}.")
-        charts.append(chart(name, words, ("score", low, high), ("share of the class", 0, top), curves))
+        charts.append(_chart(name, words, ("score", low, high), ("share of the class", 0, top), curves))
     return charts
 
 
@@ -118,7 +136,46 @@ def calibration(report: dict) -> Chart:
     points = np.array([b["confidence"] for b in bins]), np.array([b["accuracy"] for b in bins])
     curve = [("mean of a bin", points, "dots", 0)]
     text = f"Probability given: {'; '.join(words)}."
-    return chart("Calibration", [errors, text], ("probability", 0, 1), ("frequency", 0, 1), curve, diagonal=True)
+    return _chart("Calibration", [errors, text], ("probability", 0, 1), ("frequency", 0, 1), curve, diagonal=True)
+
+
+def over_steps(title: str, words: list[str], x_label: str, y_label: str, steps: list[str], curves, level: float) -> Chart:
+    """Curves over steps of these names, equally far apart, with values in 0..1 and a dashed line at `level`.
+
+    Args:
+        curves: [(name, xs, ys)], xs are positions among the steps.
+    """
+    series = [(name, (xs, ys), "dots", look) for look, (name, xs, ys) in enumerate(curves)]
+    last = len(steps) - 1
+    chart = _chart(title, words, (x_label, 0, last), (y_label, 0, 1), series)
+    x_ticks = [(place(k, 0, last), name) for k, name in enumerate(steps)]
+    return dataclasses.replace(chart, x_ticks=x_ticks, level=round(TOP + HEIGHT * (1 - level), 1))
+
+
+def forest(title: str, x_label: str, chance: float, parts: list[tuple[str, list[tuple[str, float, list | None]]]]) -> Forest:
+    """Dots with intervals, part by part: `parts` are (text, [(name, figure, [low, high] or None)]); `chance` is a dashed line."""
+    values = [v for _, rows in parts for _, value, pair in rows for v in (value, *(pair or []))]
+    # Both ends are a tenth, so that small figures look small.
+    low, high = math.floor(10 * min(values, default=0.4)) / 10, math.ceil(10 * max(values, default=0.6)) / 10
+    low, high = min(low, chance - 0.1), max(high, chance + 0.1)
+    left, width = 118.0, 228.0
+    y, heads, drawn, words = 0, [], [], []
+
+    def along(x):
+        return round(left + width * (x - low) / (high - low), 1)
+
+    for look, (text, rows) in enumerate(parts):
+        y += 22
+        heads.append((y, text))
+        for name, value, pair in rows:
+            y += 20
+            drawn.append((y, name, along(value), [along(v) for v in pair] if pair else None, look))
+        figures = [
+            f"{name} {number(value)}{f' ({number(pair[0])} to {number(pair[1])})' if pair else ''}" for name, value, pair in rows
+        ]
+        words.append(f"{text}: {', '.join(figures)}.")
+    x_ticks = [(along(t), f"{t:.4g}") for t in ticks(low, high)]
+    return Forest(title, words, x_label, x_ticks, along(chance), heads, drawn, y + 12)
 
 
 def place(x: float, low: float, high: float) -> float:
@@ -126,11 +183,8 @@ def place(x: float, low: float, high: float) -> float:
     return round(LEFT + WIDTH * (x - low) / (high - low), 1)
 
 
-def chart(title: str, words: list[str], x: tuple, y: tuple, curves: list[tuple], diagonal: bool = False) -> Chart:
-    """A chart in the coordinates of the template.
-
-    `x` and `y` are (label, low, high), `curves` are (name, (xs, ys), kind, look) in the units of the axes.
-    """
+def _chart(title, words, x, y, curves, diagonal=False) -> Chart:
+    """`x`, `y` are (label, low, high), `curves` are (name, (xs, ys), kind, look) in the units of the axes."""
     (x_label, x_low, x_high), (y_label, y_low, y_high) = x, y
 
     def up(v):

@@ -232,19 +232,22 @@ class _Pairs:
         return Pair(
             title,
             [
-                Picture(picture_uri(Image.fromarray(a)), f"Image {left}.", left),
+                Picture(_png(Image.fromarray(a)), f"Image {left}.", left),
                 Picture(
-                    picture_uri(Image.fromarray(b)),
-                    f"Nearest {kind}: {right}, at distance {distance:.3g}.",
-                    f"{right}, at {distance:.3g}",
+                    _png(Image.fromarray(b)), f"Nearest {kind}: {right}, at distance {distance:.3g}.", f"{right}, at {distance:.3g}"
                 ),
                 Picture(
-                    picture_uri(coloured),
+                    _png(coloured),
                     f"First less second image: {mean:.0f} of 255 grey levels on average, {np.abs(difference).max()} at most.",
                     f"difference, {mean:.0f} levels on average",
                 ),
             ],
         )
+
+
+def uri(image: np.ndarray) -> str:
+    """The PNG of an image uint8 [H,W] as a data URI, at most `SIDE` large."""
+    return _png(Image.fromarray(_shrink(image)))
 
 
 def _asked(rows: Rows, scores: np.ndarray, decided: np.ndarray, classes: list[str], i: int) -> str:
@@ -268,8 +271,7 @@ def _shrink(image: np.ndarray) -> np.ndarray:
     return np.asarray(picture)
 
 
-def picture_uri(picture: Image.Image) -> str:
-    """A picture as it stands in a page: a PNG in a data URI."""
+def _png(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

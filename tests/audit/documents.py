@@ -1,0 +1,133 @@
+"""Results of audits, made up: what each verdict looks like."""
+
+import numpy as np
+from scipy.stats import binomtest
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>&\"'"
+RATES = {0.02: 2, 0.05: 5, 0.1: 10, 0.2: 20, 0.5: 50}  # and the images that are imprinted, of 100
+
+
+def interval(detected: int, repeats: int) -> list[float]:
+    """Of Clopper and Pearson."""
+    exact = binomtest(detected, repeats).proportion_ci(method="exact")
+    return [exact.low, exact.high]
+
+
+def kind(name: str, strength: float | None, detected: list[int], smallest: dict | None) -> dict:
+    points = [
+        {"rate": rate, "images": images, "detected": k, "repeats": 20, "power": k / 20, "interval": interval(k, 20)}
+        for (rate, images), k in zip(RATES.items(), detected, strict=True)
+    ]
+    return {"kind": name, "strength": strength, "points": points, "smallest": smallest}
+
+
+def audit(verdict: str = "no evidence") -> dict:
+    """The whole of an audit, of chest images; parts agree with the verdict."""
+    flagged = [
+        {
+            "id": f"used/{HOSTILE}{k}",
+            "class": "used",
+            "group": f"patient{k} {HOSTILE}",
+            "match": f"gen{k}{HOSTILE}",
+            "distance": 0.0125 * k,
+            "p": 0.0005,
+        }
+        for k in range(1, 4)
+    ]
+    copies = verdict == "copies found"
+    told = {"evidence of use": (0.12, [0.03, 0.2]), "a difference that content explains": (0.02, [-0.05, 0.09])}
+    value, span = told.get(verdict, (-0.01, [-0.1, 0.07]))
+    return {
+        "schema": 1,
+        "date": "2026-11-25",
+        "seconds": 812.0,
+        "versions": {"fingerprint_jax": "0.1.0", "jax": "0.11.0"},
+        "fingerprints": {"used": "5f2c9a", "not_used": "77ab01", "generated": "c0ffee"},
+        "command": f"python -m fingerprint_jax.audit --generated='{HOSTILE}' --used=used --not_used=not_used --output=out",
+        "plan": {
+            "methods": ["gan_leaks", "domias", "local_match", "rank_average"],
+            "sign": "higher is likelier used",
+            "statistic": "max AUC",
+            "alpha": 0.05,
+            "permutations": 999,
+            "seed": 0,
+        },
+        "plan_hash": "ab12cd34",
+        "counts": {
+            "used": 100,
+            "not_used": 100,
+            "unknown": 0,
+            "generated": 3500,
+            "reference": 2000,
+            "groups": 180,
+            "rejected": 0,
+            "duplicates": 3,
+        },
+        "image_size": [64, 64],
+        "reference_from": "given",
+        "verdict": {"name": verdict, "sentence": "", "reasons": ["18 used images are too few"] if verdict == "cannot tell" else []},
+        "panel": {
+            "methods": [
+                {"name": "gan_leaks", "auc": 0.625, "interval": [0.542, 0.7], "p": 0.005},
+                {"name": "domias", "auc": 0.59, "interval": [0.511, 0.667], "p": 0.022},
+                {"name": "local_match", "auc": 0.761, "interval": [0.695, 0.824], "p": 0.001},
+                {"name": "rank_average", "auc": 0.7, "interval": [0.63, 0.77], "p": 0.001},
+            ],
+            "p": 0.001 if verdict in told else 0.412,
+            "p_wrong_direction": 0.002 if "wrong" in verdict else 0.99,
+            "permutations": 999,
+            "split_groups": 0,
+        },
+        "controls": {
+            "content": [
+                {"name": "files", "auc": 0.5, "interval": [0.5, 0.5]},
+                {"name": "names", "auc": 0.48, "interval": [0.4, 0.56]},
+                {"name": "intensity", "auc": 0.6, "interval": [0.52, 0.68]},
+                {"name": "texture", "auc": 0.55, "interval": [0.47, 0.63]},
+            ],
+            "replaced": [
+                {"name": "gan_leaks", "auc": 0.485, "interval": [0.408, 0.567]},
+                {"name": "domias", "auc": 0.481, "interval": [0.401, 0.562]},
+                {"name": "local_match", "auc": 0.558, "interval": [0.475, 0.636]},
+                {"name": "rank_average", "auc": 0.51, "interval": [0.43, 0.59]},
+            ],
+            "replaced_by": "reference images",
+        },
+        "excess": {"value": value, "interval": span, "attack": "local_match", "control": "intensity"},
+        "copies": {
+            "fdr": 0.05,
+            "reference": 2000,
+            "smallest_p": 1 / 2001,
+            "fewest": 2,
+            "flagged": flagged if copies else [],
+            "closer": flagged[:1] if copies else [],
+            "closest_reference_pair": 0.21,
+        },
+        "limit": {
+            "pool": 200,
+            "used": 100,
+            "not_used": 100,
+            "reference": 1800,
+            "null": {"detected": 5, "repeats": 100, "power": 0.05, "interval": interval(5, 100)},
+            "kinds": [
+                kind("verbatim", None, [4, 17, 20, 20, 20], {"rate": 0.05, "one_in": 20, "interval": [0.05, 0.1]}),
+                kind("shifted", None, [2, 12, 18, 20, 20], {"rate": 0.1, "one_in": 10, "interval": [0.05, 0.2]}),
+                kind("blend", 0.75, [2, 8, 17, 19, 20], {"rate": 0.1, "one_in": 10, "interval": [0.1, 0.5]}),
+                kind("blend", 0.5, [1, 3, 6, 13, 16], {"rate": 0.5, "one_in": 2, "interval": [0.2, None]}),
+                kind("blend", 0.25, [1, 1, 2, 4, 7], None),
+                kind("patch", None, [0, 2, 5, 11, 15], None),
+            ],
+        },
+        "groups": [{"group": row["group"], "images": 2, "flagged": 1} for row in flagged] if copies else [],
+        "not_tested": ["attacks that train networks", "attacks on the generator's weights"],
+    }
+
+
+def pictures() -> list:
+    """Two flagged images with their matches, each beside the reference pair of the same rank."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (4, 16, 16), dtype=np.uint8)
+    return [
+        (f"used/{HOSTILE}{k}" if k % 2 == 0 else "Reference image of the same rank", image[k], image[k], f"At distance {k}.")
+        for k in range(4)
+    ]

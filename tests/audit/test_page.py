@@ -1,0 +1,350 @@
+"""The page of the audit: every verdict, what stands on it, what never does."""
+
+import copy
+import re
+import shutil
+
+import pytest
+
+from fingerprint_jax.audit import page
+from fingerprint_jax.report import charts
+from tests.audit.documents import HOSTILE, RATES, audit, pictures
+from tests.report.browser import Browser
+from tests.report.conftest import Elements
+from tests.report.conftest import pictures as decoded
+
+CHROMIUM = shutil.which("chromium")
+VERDICTS = {
+    "copies found": "Copies among the synthetic images were found of 3 real images (3 used), at a false discovery rate of 5%.",
+    "evidence of use": (
+        "Used and not used images were told apart (family-wise p = 0.001), and by more than content explains: excess of the AUC"
+        " 0.120 (95% interval 0.030 to 0.200)."
+    ),
+    "a difference that content explains": (
+        "Used and not used images were told apart (family-wise p = 0.001), but their content may explain it: excess of the AUC over"
+        " that of intensity 0.020 (95% interval \N{MINUS SIGN}0.050 to 0.090). Whether the images were used cannot be told from"
+        " this."
+    ),
+    "no evidence": (
+        "Used and not used images were not told apart (family-wise p = 0.412). A generator that copied at least 1 in 20 used images"
+        " verbatim would have been noticed with a power of at least 80%."
+    ),
+    "significant in the wrong direction": (
+        "The images given as not used have the higher scores (family-wise p = 0.002). Check labels and split."
+    ),
+    "cannot tell": "These images support no answer, neither that there is a leak nor how large one could be.",
+}
+PARTS = ("panel", "controls", "copies", "limit")
+
+
+def told(verdict: str) -> dict:
+    document = audit(verdict)
+    document["verdict"]["sentence"] = page.verdict_words(document)
+    return document
+
+
+def written(folder, document: dict, redact: bool = False) -> str:
+    shown = pictures() if document["copies"].get("flagged") else []
+    return page.write(folder, document, shown, redact).read_text(encoding="utf-8")
+
+
+def balanced(text: str) -> bool:
+    """Whether every element is closed where it should be."""
+    open_, void = [], {"meta", "img", "path", "circle", "polyline", "br"}
+    for closing, name in re.findall(r"<(/?)([a-z][a-z0-9]*)\b[^<>]*>", text):
+        if name in void:
+            continue
+        if not closing:
+            open_.append(name)
+        elif not open_ or open_.pop() != name:
+            return False
+    return not open_
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_every_verdict_is_said_in_these_words(verdict, tmp_path):
+    document = told(verdict)
+    assert document["verdict"]["sentence"] == VERDICTS[verdict]
+    text = written(tmp_path, document)
+    found = Elements(text)
+    assert VERDICTS[verdict] in found.text and "This audit cannot show the absence of leakage." in found.text
+    assert not re.search(r"\b(safe|private|compliant)\b", text, re.IGNORECASE)
+    assert [a["id"] for a in found.all("h2")] == (
+        ["verdict", "asked", "primary", "controls", "limit", "copies", "groups", "untested", "read", "again"]
+    )
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_a_page_stands_alone_and_can_be_read_aloud(verdict, tmp_path):
+    text = written(tmp_path, told(verdict))
+    found = Elements(text)
+    assert balanced(text) and not balanced(text.replace("</section>", "", 1))
+    assert found.all("html")[0]["lang"] == "en"
+    assert found.all("meta")[1]["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert not found.all("script") and not found.all("link") and not re.search(r"https?:|url\(|@import", text)
+    assert len(found.all("img")) == (8 if verdict == "copies found" else 0)
+    assert all(x["src"].startswith("data:image/png;base64,") and x["alt"] for x in found.all("img"))
+    assert all(x.get("aria-label") for x in found.all("svg") if x.get("role") == "img")
+    assert all(x["scope"] in ("row", "col") for x in found.all("th"))
+    assert len(found.all("caption")) == len(found.all("table"))
+
+
+def test_html_in_names_is_text(tmp_path):
+    found = Elements(written(tmp_path, told("copies found")))
+    for name in (f"used/{HOSTILE}1", f"patient1 {HOSTILE}", f"gen1{HOSTILE}", f"--generated='{HOSTILE}'"):
+        assert name in found.text
+    assert not found.all("script") and not any("onerror" in name for _, attributes in found.tags for name in attributes)
+
+
+def test_a_redacted_page_has_no_name_of_an_image_or_group_and_no_picture(tmp_path):
+    document = told("copies found")
+    document["command"] = "python -m fingerprint_jax.audit"
+    assert len(decoded(written(tmp_path, document))) == 8
+    text = written(tmp_path, document, redact=True)
+    assert not decoded(text) and "<img" not in text and "data:image" not in text
+    for name in ("used/", "patient1", "gen1", "alert", "&lt;"):
+        assert name not in text
+    found = Elements(text)
+    assert "a synthetic image can be a copy of a real one" in found.text and VERDICTS["copies found"] in found.text
+    assert found.text.count("no p-value") > 1 and "Groups (patients) with flagged images: 3 of 180." in found.text
+    assert "0.025" in found.text  # distances stay
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_missing_is_said(part, tmp_path):
+    document = told("cannot tell")
+    document[part] = {"reason": f"the {part} of {HOSTILE} could not be made"}
+    if part in ("panel", "controls"):
+        document["excess"] = None
+    text = written(tmp_path, document)
+    assert f"the {part} of {HOSTILE} could not be made." in Elements(text).text and balanced(text)
+
+
+def test_what_was_asked_and_of_what(tmp_path):
+    document = told("no evidence")
+    text = Elements(written(tmp_path, document)).text
+    assert "took 13 min 32 s:" in text and "Images of 64 x 64 px." in text and "given by whoever asked" in text
+    assert re.search(r"synthetic images\s*3,500", text) and "No group (patient) has a flagged image." in text
+    assert "attacks on the generator's weights" in text and '"statistic": "max AUC"' in text and "5f2c9a" in text
+    document |= {"seconds": 7503.0, "reference_from": "half of not_used", "copies": {"reason": "no reference"}}
+    text = Elements(written(tmp_path, document)).text
+    assert "took 2 h 5 min:" in text and "half of the images not used, whole groups, stand in for them" in text
+    assert "no copies were looked for" in text and "has a flagged image" not in text
+
+
+def test_nothing_at_all_has_a_page(tmp_path):
+    document = told("cannot tell") | {part: {"reason": "one class"} for part in PARTS} | {"excess": None, "groups": []}
+    text = written(tmp_path, document)
+    assert Elements(text).text.count("one class.") == 4 and "No excess over the controls could be formed." in text
+    assert "<svg" not in text
+
+
+def test_no_evidence_without_a_limit_says_so():
+    document = audit()
+    document["limit"]["kinds"] = document["limit"]["kinds"][-2:]
+    assert page.verdict_words(document).endswith(
+        "Nor would any of the leaks that were tried have been noticed with a power of 80%."
+    )
+    document["limit"] = {"reason": "30 reference images are too few"}
+    assert page.verdict_words(document).endswith(
+        "How small a leak would have been noticed is not known: 30 reference images are too few."
+    )
+
+
+def test_the_primary_result_in_words():
+    panel = audit("evidence of use")["panel"]
+    assert page.panel_words(panel, 0.05) == [
+        "Family-wise p = 0.001, the smallest that 999 permutations can give. It is that of the largest AUC of the methods, over 999"
+        " permutations of the labels of whole groups.",
+        "At a level of 0.05 used images have higher scores than not used ones, by more than chance gives.",
+        "In the wrong direction p = 0.99.",
+    ]
+    panel |= {"p": 0.06, "p_wrong_direction": 0.04, "split_groups": 2}
+    assert page.panel_words(panel, 0.05) == [
+        "Family-wise p = 0.06. It is that of the largest AUC of the methods, over 999 permutations of the labels of whole groups.",
+        "At a level of 0.05 used images do not have higher scores than not used ones, by more than chance gives.",
+        "In the wrong direction p = 0.04: check labels and split.",
+        "2 groups with both labels: each was permuted as two units.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [
+        (0.01, 0.2, "The interval lies above 0: the controls do not explain the difference."),
+        (0.0, 0.2, "The interval holds 0: content may explain what difference there is."),
+        (-0.2, -0.01, "The interval lies below 0: the control tells more than the attack."),
+    ],
+)
+def test_the_excess_is_judged_by_its_interval(low, high, expected):
+    text = page.excess_words({"value": 0.1, "interval": [low, high], "attack": "local_match", "control": "files"})
+    assert text.startswith("Excess = AUC of local match less that of the largest control, files: 0.100 (95% interval ")
+    assert text.endswith(expected)
+
+
+def test_the_limit_in_words():
+    noticed = "would have been noticed with a power of at least 80%"
+    blend = "blended with the nearest synthetic image)"
+    assert page.limit_words(audit()["limit"]) == [
+        f"A generator that copied at least 1 in 20 used images verbatim {noticed} (95% interval from 1 in 20 to 1 in 10).",
+        "A generator that copied at least 1 in 10 used images (shifted by up to 2 px)"
+        f" {noticed} (95% interval from 1 in 20 to 1 in 5).",
+        f"A generator that copied at least 1 in 10 used images (at strength 0.75, {blend}"
+        f" {noticed} (95% interval from 1 in 10 to 1 in 2).",
+        f"A generator that copied at least 1 in 2 used images (at strength 0.5, {blend}"
+        f" {noticed} (95% interval from 1 in 5 on; no share tried is surely enough).",
+        f"A generator that copied 1 in 2 used images (at strength 0.25, {blend}, the most that was tried, would not have been"
+        " noticed with a power of 80%.",
+        "A generator that copied 1 in 2 used images (one patch, pasted into the nearest synthetic image), the most that was tried,"
+        " would not have been noticed with a power of 80%.",
+    ]
+
+
+def test_a_share_is_that_of_whole_images():
+    limit = audit()["limit"]
+    limit["used"] = 20
+    for kind in limit["kinds"]:
+        for point, images in zip(kind["points"], (1, 1, 2, 4, 10), strict=True):
+            point["images"] = images
+    assert page.one_in(limit) == {0.02: "1 in 20", 0.05: "1 in 20", 0.1: "1 in 10", 0.2: "1 in 5", 0.5: "1 in 2"}
+
+
+def test_false_alarms_that_are_too_many_are_said():
+    limit = audit()["limit"]
+    assert page.null_words(limit, 0.05) == (
+        "Without imprints the panel alarmed in 5 of 100 repeats: 0.050 (95% interval 0.016 to 0.113). It should be about 0.05,"
+        " which the interval holds."
+    )
+    limit["null"] = {"detected": 30, "repeats": 100, "power": 0.3, "interval": [0.21, 0.4]}
+    assert page.null_words(limit, 0.05).endswith("the interval does not hold: the curves below are not to be trusted.")
+
+
+def test_copies_in_words():
+    found = audit("copies found")["copies"]
+    assert page.copies_words(found, 200) == [
+        "Flagged as copies at a false discovery rate of 5%: 3 of 200 real images.",
+        "With 2,000 reference images the smallest p-value is 0.0005: it takes at least 2 such images together for a finding; fewer"
+        " copies cannot be flagged.",
+        "Nearer to a synthetic image than any two reference images of different groups are to each other (0.210): 1 real image."
+        " This is a list to look at; it has no p-value.",
+    ]
+    few = found | {"reference": 10, "smallest_p": 1 / 11, "fewest": 201, "flagged": []}
+    assert page.copies_words(few, 200)[:2] == [
+        "Flagged as copies at a false discovery rate of 5%: none of 200 real images.",
+        "With 10 reference images the smallest p-value is 0.0909: too large for any finding among 200 images. Only more reference"
+        " images can support one.",
+    ]
+    assert page.copies_words(found | {"fewest": 1}, 200)[1].endswith("one such image is enough for a finding.")
+
+
+def test_a_long_list_is_cut_and_said_to_be(tmp_path):
+    document = told("copies found")
+    document["copies"]["flagged"] = [dict(document["copies"]["flagged"][0], id=f"number{k}.") for k in range(150)]
+    found = Elements(written(tmp_path, document))
+    assert "The first 100 of 150" in found.text and "number99." in found.text and "number100." not in found.text
+
+
+def test_charts_tell_their_numbers():
+    document = audit()
+    forest = page.beside(document["panel"], document["controls"])
+    assert forest is not None
+    assert forest.words == [
+        "attacks: gan leaks 0.625 (0.542 to 0.700), domias 0.590 (0.511 to 0.667), local match 0.761 (0.695 to 0.824), rank average"
+        " 0.700 (0.630 to 0.770).",
+        "controls: reference images as synthetic: gan leaks 0.485 (0.408 to 0.567), domias 0.481 (0.401 to 0.562), local"
+        " match 0.558 (0.475 to 0.636), rank average 0.510 (0.430 to 0.590).",
+        "controls: content of the real images: files 0.500 (0.500 to 0.500), names 0.480 (0.400 to 0.560), intensity 0.600"
+        " (0.520 to 0.680), texture 0.550 (0.470 to 0.630).",
+    ]
+    drawn = page.power(document["limit"])
+    assert drawn.words[0] == "verbatim: 0.20 at 1 in 50, 0.85 at 1 in 20, 1.00 at 1 in 10, 1.00 at 1 in 5, 1.00 at 1 in 2."
+    assert drawn.words[-1] == "Dashed: 80%. Without imprints: 0.05."
+    assert [text for _, text in drawn.x_ticks] == ["none", "1/50", "1/20", "1/10", "1/5", "1/2"]
+    assert drawn.level == pytest.approx(charts.TOP + 0.2 * charts.HEIGHT)
+    # Every line starts at the false alarms; its places are equally far apart.
+    for series, kind in zip(drawn.series, document["limit"]["kinds"], strict=True):
+        assert series.points[0] == (charts.LEFT, charts.TOP + 0.95 * charts.HEIGHT)
+        assert [x for x, _ in series.points] == pytest.approx([charts.LEFT + k * charts.WIDTH / 5 for k in range(6)], abs=0.06)
+        heights = [1 - (y - charts.TOP) / charts.HEIGHT for _, y in series.points[1:]]
+        assert heights == pytest.approx([point["power"] for point in kind["points"]], abs=0.001)
+    assert len(RATES) == 5
+
+
+def test_figures_lie_where_their_axis_says():
+    part = [("domias", 0.6, [0.5, 0.7]), ("gan_leaks", 0.8, None)]
+    drawn = charts.forest("t", "AUC", 0.5, [("attacks", part), ("controls", [("files", 0.4, [0.4, 0.4])])])
+    position = {text: x for x, text in drawn.ticks}
+    assert list(position) == ["0.4", "0.5", "0.6", "0.7", "0.8"]
+    assert drawn.chance == position["0.5"]
+    assert [position[text] for text in ("0.4", "0.6", "0.8")] == [118, 232, 346]  # the ends of the axis, and its middle
+    (_, _, x, ends, look), (_, _, second, none, _), (_, _, third, point, other) = drawn.rows
+    assert (x, ends) == (position["0.6"], [position["0.5"], position["0.7"]])
+    assert (second, none, third, point) == (position["0.8"], None, position["0.4"], [position["0.4"]] * 2)
+    assert look != other
+    heights = [drawn.heads[0][0], drawn.rows[0][0], drawn.rows[1][0], drawn.heads[1][0], drawn.rows[2][0], drawn.height]
+    assert heights == sorted(set(heights))
+    # An axis is never without a width.
+    assert [text for _, text in charts.forest("t", "AUC", 0.5, [("a", [("b", 0.5, None)])]).ticks] == [
+        "0.4",
+        "0.45",
+        "0.5",
+        "0.55",
+        "0.6",
+    ]
+
+
+def test_an_unwritten_page_leaves_the_one_before(tmp_path):
+    before = written(tmp_path, told("no evidence"))
+    broken = copy.deepcopy(told("no evidence"))
+    del broken["verdict"]["name"]
+    with pytest.raises(KeyError):
+        written(tmp_path, broken)
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def contrast(a: str, b: str) -> float:
+    """Of two colours `#rrggbb`, by WCAG 2.2."""
+
+    def luminance(colour):
+        colour = colour if len(colour) == 7 else "#" + "".join(2 * c for c in colour[1:])
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_and_colours(tmp_path):
+    assert contrast("#000", "#fff") == pytest.approx(21)
+    text = written(tmp_path, told("no evidence"))
+    palettes = [dict(re.findall(r"--(\w+): (#\w+)", line)) for line in re.findall(r":root \{(.*)\}", text)]
+    assert len(palettes) == 3
+    for palette in palettes:
+        for paper in (palette["paper"], palette["panel"]):
+            assert min(contrast(palette[name], paper) for name in ("ink", "soft")) >= 4.5
+            assert min(contrast(palette[f"c{k}"], paper) for k in range(6)) >= 3
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium on the PATH: apt-get install chromium")
+def test_it_opens_in_a_browser_in_every_medium(tmp_path):
+    assert CHROMIUM
+    with Browser(CHROMIUM, tmp_path / "home") as browser:
+        for verdict in ("copies found", "no evidence"):
+            written(tmp_path, told(verdict))
+            for medium in ({}, {"dark": True}, {"width": 400}, {"media": "print", "width": 700, "dark": True}):
+                browser.log.clear()
+                browser.open(tmp_path / "index.html", **medium)
+                assert browser.value("[...document.images].filter(i => !i.complete || !i.naturalWidth).length") == 0
+                assert browser.value("document.documentElement.scrollWidth <= window.innerWidth"), medium
+                # No text of a chart is outside it.
+                assert (
+                    browser.value(
+                        "[...document.querySelectorAll('svg[role=img] text')].filter(t => {const a = t.getBoundingClientRect(),"
+                        " b = t.ownerSVGElement.getBoundingClientRect(); return a.left < b.left - 3 || a.right > b.right + 3 ||"
+                        " a.bottom > b.bottom + 3}).map(t => t.textContent).join('|')"
+                    )
+                    == ""
+                )
+                assert browser.log == []
