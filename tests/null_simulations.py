@@ -112,17 +112,16 @@ def label_with_the_number_of_images(rng):
     return p_value(rng, significance.auc_of(scores), (groups < 10).astype(int), groups)
 
 
-def audited(rng, slices):
-    """A phantom of 32 px whose generator has kept nothing: 50 images a class, 150 synthetic, 150 of reference."""
+def audited(rng, real, generated, reference, slices=1):
+    """A phantom of 32 px whose generator has kept nothing: images a class, synthetic ones, and of reference."""
     seed = int(rng.integers(2**31))
-    return phantom.subtask1(seed, 32, 0.0, real=50, generated=100, unknown=2, reference=150, slices=slices)
+    return phantom.subtask1(seed, 32, 0.0, real, generated, unknown=2, reference=reference, slices=slices)
 
 
 def audit_panel(rng, slices=1):
-    splits = audited(rng, slices)
+    splits = audited(rng, 50, 150, 150, slices)
     real = splits["train_real"]
-    generated = np.concatenate([splits["train_generated"].images, splits["test_generated"].images])
-    scores = panel.scores(real.images, generated, splits["reference"].images)
+    scores = panel.scores(real.images, splits["train_generated"].images, splits["reference"].images)
     groups = real.groups if slices > 1 else None
     seed = int(rng.integers(2**31))
     found = significance.permutation_p(significance.auc_of(scores), real.labels, groups, PERMUTATIONS, seed)
@@ -131,10 +130,9 @@ def audit_panel(rng, slices=1):
 
 def audit_copies(rng):
     """0 where an image is flagged, else 1."""
-    splits = audited(rng, 1)
-    generated = np.concatenate([splits["train_generated"].images, splits["test_generated"].images])
+    splits = audited(rng, 100, 300, 1000)
     reference = splits["reference"]
-    found = copies.find(splits["train_real"].images, reference.images, generated, reference.groups)
+    found = copies.find(splits["train_real"].images, reference.images, splits["train_generated"].images, reference.groups)
     return float(not found.flagged.any())
 
 
