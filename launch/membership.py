@@ -103,7 +103,8 @@ def family(c: Comparison, data: str) -> dict:
         if all("null" in one for one in found.values()):
             null[row.name] = np.mean([one["null"] for one in found.values()], axis=0)
         else:
-            null[row.name] = significance.permutation_p(lambda y: aucs(y).mean(), first.labels, first.groups)["null"][:, 0]  # noqa: B023
+            permuted = significance.permutation_p(lambda y: aucs(y).mean(keepdims=True), first.labels, first.groups)  # noqa: B023
+            null[row.name] = permuted["null"][:, 0]
     if not observed:
         return {"p": {}, "shuffled": {}, "family_wise": None, "permutations": None}
     shared = min(map(len, null.values()))
