@@ -1,85 +1,138 @@
-"""The content-only panel: can used images be told from the others by what has nothing to do with the generator?
+"""Do the used real images differ from the others by themselves? What files and simple measures say, without a synthetic image.
 
-An attack that finds no more than this has found a difference of content, of scanners or of files, and not that images were used.
+An attack that does no better than these may have found a difference of content, not a trace of training.
 """
 
+import re
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from scipy.fft import dctn
+from skimage.filters import threshold_otsu
+from skimage.measure import shannon_entropy
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fingerprint_jax import features
-from fingerprint_jax.features.register import body_box
+from fingerprint_jax.features import register, residual, texture
+from fingerprint_jax.pack import progress
 
 FOLDS = 5
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
-GRID = 8  # side of the blocks of a JPEG, in pixels
+BLOCK = 64  # images measured at once
 
 
-def facts(images: np.ndarray, files: dict[str, list]) -> dict[str, np.ndarray]:
-    """Sets of facts about images and their files, {set: float64 [N,D]}.
+def facts(images: np.ndarray, files: Mapping[str, Sequence | np.ndarray]) -> dict[str, np.ndarray]:
+    """What the images [N,H,W] uint8 and their files say, by kind: {name: float64 [N,D]}.
 
-    files: size, mode and metadata of the file. names: the place of its name among those of all. intensity: moments, quantiles and
-    entropy of the grey levels, area and box of the body. texture: local binary patterns, wavelet energies, spectrum, components,
-    and edges on the grid of a JPEG.
+    files: logarithm of the bytes, the mode (one column each), logarithm of 1 + the bytes of metadata.
+    order: rank by the numbers in the id among all N, as a share; constant where two images have the same ones, since then each
+        class was numbered by itself. Words are left out: they may be the name of the class, as in the official layout.
+    intensity: `intensity`.
+    texture: local binary patterns, co-occurrences and Otsu's components of features/texture.py, logarithms of the mean squares of
+        the high-pass residuals of features/residual.py, and `blockiness`.
 
     Args:
-        images: uint8 [N,H,W].
-        files: `bytes`, `mode`, `metadata` (bytes) and `name` [N].
+        images: the real images that are labelled.
+        files: the columns `id`, `bytes`, `mode` and `metadata_bytes` of files.csv for these images.
     """
-    mode = np.array(files["mode"])
-    modes = [mode == name for name in np.unique(mode)]
-    whole = images[..., None]
-    texture = [features.get(name)(whole) for name in ("lbp", "wavelet", "radial_spectrum", "otsu")]
-    return {
-        "files": np.stack([np.log(files["bytes"]), np.log1p(files["metadata"]), *modes], axis=1).astype(np.float64),
-        "names": np.unique(files["name"], return_inverse=True)[1].astype(np.float64)[:, None],
-        "intensity": np.concatenate([features.get("moments")(whole), _levels(images), _body(images)], axis=1).astype(np.float64),
-        "texture": np.concatenate([*texture, _blockiness(images)], axis=1).astype(np.float64),
+    modes = np.asarray(files["mode"])
+    sizes = np.log(np.asarray(files["bytes"], np.float64)), np.log1p(np.asarray(files["metadata_bytes"], np.float64))
+    numbers = [tuple(map(int, re.findall(r"\d+", name))) for name in files["id"]]
+    place = {found: i for i, found in enumerate(sorted(set(numbers)))}
+    if len(place) < len(numbers):
+        place = dict.fromkeys(numbers, 0)
+    out = {
+        "files": np.stack([*sizes, *(modes == mode for mode in np.unique(modes))], axis=1).astype(np.float64),
+        "order": (np.array([place[found] for found in numbers]) + 0.5)[:, None] / len(numbers),
     }
+    parts = []
+    with progress("measuring", len(images)) as advance:
+        for first in range(0, len(images), BLOCK):
+            block = images[first : first + BLOCK]
+            parts.append((intensity(block), _texture(block)))
+            for _ in block:
+                advance()
+    intensities, textures = zip(*parts, strict=True)
+    return out | {"intensity": np.concatenate(intensities), "texture": np.concatenate(textures)}
 
 
-def scores(facts: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-    """What each set of facts [N,D] says of the labels: {set: logits float64 [N]}, by cross-fitting.
+def intensity(images: np.ndarray) -> np.ndarray:
+    """Grey levels and the body in them: uint8 [N,H,W] -> float64 [N,18].
 
-    A logistic regression on standardised facts (L2 penalty, C = 1) for each of five folds, stratified and of whole groups; the
-    logit of an image is that of the one that did not see it. A set in which all images are alike gives zeros.
+    Mean, variance, skewness and excess kurtosis of features/texture.py, the quantiles 0, 1, 5, 25, 50, 75, 95, 99 and 100% in grey
+    levels, entropy in bits, share of the 256 levels that occur, share of the pixels above Otsu's threshold, and height and width
+    of the body's box of features/register.py as shares of the frame.
     """
-    found = {}
+    quantiles = np.quantile(images.reshape(len(images), -1), QUANTILES, axis=1).T
+    rest = []
+    for image in images:
+        top, bottom, left, right = register.body_box(image)
+        body = (image > threshold_otsu(image)).mean(), (bottom - top) / image.shape[0], (right - left) / image.shape[1]
+        rest.append([shannon_entropy(image), len(np.unique(image)) / 256, *body])
+    return np.concatenate([texture.moments(images[..., None]), quantiles, rest], axis=1).astype(np.float64)
+
+
+def _texture(images: np.ndarray) -> np.ndarray:
+    described = [feature(images[..., None]) for feature in (texture.lbp, texture.glcm, texture.otsu)]
+    energies = [np.square(residual.residual(images, weights)).mean(axis=(1, 2)) for weights in residual.FILTERS]
+    return np.concatenate([*described, np.log1p(np.stack(energies, axis=1)), blockiness(images)], axis=1).astype(np.float64)
+
+
+def blockiness(images: np.ndarray) -> np.ndarray:
+    """Traces of JPEG's grid of 8x8 pixels: uint8 [N,H,W] -> float64 [N,2], 0 where there are none, and of constant images.
+
+    First the logarithm of the mean absolute difference of neighbours across the borders of blocks over that of all others. Then
+    what compression sets to zero: how much more often a coefficient of the cosine transform of a block lies within half a grey
+    level of 0 than one of the blocks of a grid four pixels further. Images of less than 12 pixels a side have both 0.
+    """
+    pixels = images.astype(np.float64)
+    if min(images.shape[1:]) < 12:
+        return np.zeros((len(images), 2))
+    across = [(np.abs(np.diff(pixels, axis=axis)).mean(axis=3 - axis)) for axis in (1, 2)]
+    border = [np.arange(d.shape[1]) % 8 == 7 for d in across]
+    edge = sum(d[:, b].mean(axis=1) for d, b in zip(across, border, strict=True))
+    inside = sum(d[:, ~b].mean(axis=1) for d, b in zip(across, border, strict=True))
+    ratio = np.log((edge + 0.1) / (inside + 0.1))
+    return np.stack([ratio, _zeros(pixels) - _zeros(pixels[:, 4:, 4:])], axis=1)
+
+
+def _zeros(pixels: np.ndarray) -> np.ndarray:
+    """Share of the coefficients of 8x8 blocks that are 0 but for rounding: [N,H,W] -> [N]."""
+    count, height, width = len(pixels), pixels.shape[1] // 8, pixels.shape[2] // 8
+    blocks = pixels[:, : 8 * height, : 8 * width].reshape(count, height, 8, width, 8)
+    return (np.abs(np.asarray(dctn(blocks, axes=(2, 4), norm="ortho"))) < 0.5).mean(axis=(1, 2, 3, 4))
+
+
+def scores(facts: Mapping[str, np.ndarray], labels: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """How much each image looks like a used one, by each kind of facts alone: {name: float64 [N]}.
+
+    Logits of a logistic regression on standardised facts (L2, C = 1) that saw neither the image nor another of its group: five
+    folds of whole groups, stratified. Both classes weigh the same, else the intercept of a fold would give its labels away. The
+    folds depend on the images, not on names or order of the files. A kind of facts that are all constant has zeros.
+
+    Args:
+        facts: as `facts` gives them, `intensity` at least.
+        labels: int [N] in {0, 1}.
+        groups: [N] patients; the id where unknown.
+        seed: of the folds.
+
+    Raises ValueError where a class has fewer than five groups.
+    """
+    for label in (0, 1):
+        found = len(np.unique(groups[labels == label]))
+        if found < FOLDS:
+            raise ValueError(f"labels: class {label} has {found} groups, the content-only panel needs {FOLDS} of each class")
+    rows = np.lexsort(facts["intensity"].T)
+    _, first, group = np.unique(groups[rows], return_index=True, return_inverse=True)
+    group, labels = first[group], labels[rows]  # a group goes by its first row
+    folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels, group))
+    out = {}
     for name, values in facts.items():
-        found[name] = np.zeros(len(labels))
-        values = values[:, values.min(axis=0) < values.max(axis=0)]
-        if not values.shape[1]:
-            continue
-        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-        for seen, held in folds.split(values, labels, groups):
-            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(values[seen], labels[seen])
-            found[name][held] = model.decision_function(values[held])
-    return found
-
-
-def _levels(images: np.ndarray) -> np.ndarray:
-    """Quantiles and entropy (bits) of the grey levels: [N,10]."""
-    flat = images.reshape(len(images), -1)
-    counts = np.stack([np.bincount(image, minlength=256) for image in flat]) / flat.shape[1]
-    entropy = -(counts * np.log2(np.where(counts > 0, counts, 1))).sum(axis=1)
-    return np.column_stack([np.quantile(flat, QUANTILES, axis=1).T, entropy])
-
-
-def _body(images: np.ndarray) -> np.ndarray:
-    """Height, width and area of the body's box, as shares of the image: [N,3]."""
-    _, height, width = images.shape
-    boxes = np.array([body_box(image) for image in images], np.float64)
-    high, wide = (boxes[:, 1] - boxes[:, 0]) / height, (boxes[:, 3] - boxes[:, 2]) / width
-    return np.stack([high, wide, high * wide], axis=1)
-
-
-def _blockiness(images: np.ndarray) -> np.ndarray:
-    """Mean step from pixel to pixel across the grid of a JPEG, less that elsewhere, down and across: [N,2], grey levels."""
-    found = []
-    for axis in (1, 2):
-        steps = np.abs(np.diff(images.astype(np.float32), axis=axis)).mean(axis=3 - axis)
-        grid = np.arange(steps.shape[1]) % GRID == GRID - 1
-        found.append(steps[:, grid].mean(axis=1) - steps[:, ~grid].mean(axis=1) if grid.any() else np.zeros(len(images)))
-    return np.stack(found, axis=1)
+        x = values[rows][:, np.ptp(values, axis=0) > 0]
+        out[name] = np.zeros(len(labels))
+        for train, held in folds if x.shape[1] else ():
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000))
+            out[name][rows[held]] = model.fit(x[train], labels[train]).decision_function(x[held])
+    return out

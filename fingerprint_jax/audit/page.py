@@ -27,7 +27,7 @@ COUNTS = {
 }
 CONTENT = {
     "files": "size, palette and metadata of the files",
-    "names": "names of the files; no part of the excess, since no method sees them",
+    "order": "order by the numbers in the names; no part of the excess, since no method sees them",
     "intensity": "moments of the intensity, area of the body",
     "texture": "texture, traces of compression",
 }

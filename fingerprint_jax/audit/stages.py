@@ -158,10 +158,9 @@ class Audit:
         """{set of facts: scores} of the labelled images by themselves, cross-fitted."""
         real = self.sides["real"]
         facts = folders.read_facts(self.source.path / "files.csv", "train_real")
-        position = {name: i for i, name in enumerate(self.source.rows("train_real").ids.tolist())}
+        position = {name: i for i, name in enumerate(facts["id"])}
         order = [position[name] for name in real.ids.tolist()]
         files = {name: [values[i] for i in order] for name, values in facts.items()}
-        files["name"] = [name.rpartition("/")[2] for name in real.ids.tolist()]
         found = content.facts(real.pixels, files)
         found = content.scores(found, real.labels, real.groups, self.seed)
         return {name: values.tolist() for name, values in found.items()}
@@ -171,7 +170,7 @@ class Audit:
         sides = self.sides
         real, unknown, reference = sides["real"], sides["unknown"], sides["reference"]
         asked = Images(*(np.concatenate([getattr(side, f.name) for side in (real, unknown)]) for f in dataclasses.fields(Images)))
-        found = copies.find(asked.pixels, reference.pixels, sides["generated"].pixels, reference.groups, fdr=FDR)
+        found = copies.find(asked.pixels, reference.pixels, sides["generated"].pixels, reference_groups=reference.groups, fdr=FDR)
         names = {1: "used", 0: "not_used", -1: "unknown"}
 
         def listed(chosen: np.ndarray, with_p: bool) -> list[dict]:
@@ -185,15 +184,10 @@ class Audit:
             return lines
 
         # Any large set holds look-alikes: the reference images that are closest to a synthetic one stand beside.
-        closest = np.argsort(found.reference_distance, kind="stable")[:SHOWN]
         beside = [
-            {
-                "id": reference.ids[i],
-                "match": sides["generated"].ids[found.reference_match[i]],
-                "distance": float(found.reference_distance[i]),
-            }
-            for i in closest
-        ]
+            {"id": reference.ids[i], "match": sides["generated"].ids[match], "distance": float(distance)}
+            for i, match, distance in zip(found.reference, found.reference_match, found.reference_distance, strict=True)
+        ][:SHOWN]
         concerned = {g: int(found.flagged[asked.groups == g].sum()) for g in np.unique(asked.groups[found.flagged]).tolist()}
         return {
             "fdr": FDR,
@@ -284,7 +278,8 @@ class Audit:
     def excess(self, scores: np.ndarray, replaced: dict, of_content: dict[str, list]) -> dict:
         """How far the best method is above the largest control. No method sees a name: what names tell explains no score."""
         against = {f"{name}, replaced": values for name, values in replaced["scores"].items()} | of_content
-        against.pop("names")
+        against.pop("order")
+        against["chance"] = [0.0] * len(self.sides["real"])  # AUC 0.5: controls may all be below it
         real, names, against = self.sides["real"], list(against), np.array(list(against.values())).T
         found = metrics.excess_auc(real.labels, scores, against, real.groups, self.seed)
         return found | {"attack": panel.METHODS[found["attack"]], "control": names[found["control"]]}

@@ -212,15 +212,15 @@ def attach(files: list[File], path: str, names: tuple[str, ...]) -> list[str | N
 
 
 def read_facts(path: str | Path, split: str) -> dict[str, list]:
-    """What files.csv of a packed data set says of the files of a split, in the order of its records: bytes, mode, metadata.
+    """files.csv of a packed data set -> the columns id, bytes, mode and metadata_bytes of a split, in the order of its records.
 
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == split]
-        numbers = {"bytes": "bytes", "metadata": "metadata_bytes"}
-        return {"mode": [row["mode"] for row in rows]} | {n: [int(row[column]) for row in rows] for n, column in numbers.items()}
+        texts = {name: [row[name] for row in rows] for name in ("id", "mode")}
+        return texts | {name: [int(row[name]) for row in rows] for name in ("bytes", "metadata_bytes")}
     except KeyError as error:
         raise ValueError(f"{path}: no column {error}; pack the data again") from None
     except (OSError, ValueError, TypeError, csv.Error) as error:

@@ -81,7 +81,7 @@ def audit(verdict: str = "no evidence") -> dict:
         "controls": {
             "content": [
                 {"name": "files", "auc": 0.5, "interval": [0.5, 0.5]},
-                {"name": "names", "auc": 0.48, "interval": [0.4, 0.56]},
+                {"name": "order", "auc": 0.48, "interval": [0.4, 0.56]},
                 {"name": "intensity", "auc": 0.6, "interval": [0.52, 0.68]},
                 {"name": "texture", "auc": 0.55, "interval": [0.47, 0.63]},
             ],

@@ -1,89 +1,184 @@
-"""The content-only panel: it finds traps, nothing where nothing is, and never scores what it was fitted to."""
+"""The content-only panel finds differences that were put there, and none where there is none."""
 
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import entropy
+from scipy.fft import dct
+from scipy.stats import kurtosis, skew
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 
+from fingerprint_jax import features
 from fingerprint_jax.audit import content
 from fingerprint_jax.data import phantom
 
-LABELS = np.repeat([0, 1], 60)
-GROUPS = np.array([f"p{i // 2}" for i in range(120)])
-
 
 @pytest.fixture(scope="module")
-def images():
-    return phantom.subtask1(3, 32, 0.0, real=60, generated=2, unknown=2, reference=0, slices=1)["train_real"].images
+def split():
+    """40 real images of 32 px, half of them used by nobody's generator."""
+    return phantom.subtask1(seed=0, size=32, leak=0.0, real=20, generated=2, unknown=2, reference=2, slices=1)["train_real"]
 
 
-def files(**changes):
-    rng = np.random.default_rng(0)
-    plain = {"bytes": rng.integers(900, 1100, 120).tolist(), "mode": ["L"] * 120, "metadata": [0] * 120}
-    return plain | {"name": [f"{i:03d}" for i in (*range(60), *range(60))]} | changes
+def _files(count, **changed):
+    ids = [f"{k:04d}" for k in np.random.default_rng(0).permutation(count)]
+    return {"bytes": np.full(count, 900), "mode": ["L"] * count, "metadata_bytes": np.zeros(count, int), "id": ids} | changed
 
 
-def aucs(images, files):
-    found = content.scores(content.facts(images, files), LABELS, GROUPS)
-    return {name: roc_auc_score(LABELS, scores) for name, scores in found.items()}
+def _jpeg(image, quality):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
-def jpeg(image, quality):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+def _aucs(facts, labels, seed=0):
+    found = content.scores(facts, labels, np.arange(len(labels)), seed)
+    return {name: roc_auc_score(labels, values) for name, values in found.items()}
 
 
-def test_nothing_is_found_where_nothing_is(images):
-    assert all(0.3 < auc < 0.7 for auc in aucs(images, files()).values())
+def _normal(count=200, columns=10, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, columns))
 
 
-def test_used_images_that_are_brighter_are_a_difference_of_intensity(images):
-    brighter = np.clip(images + 4 * LABELS.astype(np.int64)[:, None, None], 0, 255).astype(np.uint8)
-    assert aucs(brighter, files())["intensity"] > 0.95
+def test_four_grey_levels_tell_used_from_not_used(split):
+    images = np.clip(split.images + 4 * split.labels[:, None, None], 0, 255).astype(np.uint8)
+    aucs = _aucs(content.facts(images, _files(40)), split.labels)
+    assert aucs["intensity"] > 0.98 and aucs["texture"] < 0.8 and aucs["files"] == 0.5
 
 
-def test_used_images_that_were_compressed_are_a_difference_of_texture(images):
-    squeezed = np.stack([jpeg(image, 75) if label else image for image, label in zip(images, LABELS, strict=True)])
-    assert aucs(squeezed, files())["texture"] > 0.8
+def test_compression_of_the_used_images_shows_in_the_texture(split):
+    images = np.stack([_jpeg(x, 75) if used else x for x, used in zip(split.images, split.labels, strict=True)])
+    aucs = _aucs(content.facts(images, _files(40)), split.labels)
+    assert aucs["texture"] > 0.9 and aucs["files"] == 0.5
 
 
-def test_files_and_their_names_are_told_apart(images):
-    found = aucs(images, files(mode=["L"] * 60 + ["P"] * 60, name=[f"{i:03d}" for i in (*range(60), *range(100, 160))]))
-    assert found["files"] > 0.99 and found["names"] > 0.99
-    assert aucs(images, files(metadata=[0] * 60 + [300] * 60))["files"] > 0.99
+def test_alike_images_have_an_auc_of_a_half():
+    labels = np.arange(200) % 2
+    aucs = [_aucs({"intensity": _normal(seed=s)}, labels, s)["intensity"] for s in range(20)]
+    assert abs(np.mean(aucs) - 0.5) < 4 * np.std(aucs) / np.sqrt(20) and np.std(aucs) < 0.08
 
 
-def test_a_score_is_of_the_model_that_did_not_see_the_image(images):
-    facts = content.facts(images, files())["texture"]
-    found = content.scores({"texture": facts}, LABELS, GROUPS, seed=1)["texture"]
-    for seen, held in StratifiedGroupKFold(5, shuffle=True, random_state=1).split(facts, LABELS, GROUPS):
-        varying = np.ptp(facts, axis=0) > 0
-        scaler = StandardScaler().fit(facts[seen][:, varying])
-        model = LogisticRegression(max_iter=1000).fit(scaler.transform(facts[seen][:, varying]), LABELS[seen])
-        np.testing.assert_allclose(found[held], model.decision_function(scaler.transform(facts[held][:, varying])), rtol=1e-6)
-        assert not set(GROUPS[seen]) & set(GROUPS[held])
+def test_a_palette_more_bytes_or_metadata_show_in_the_files():
+    labels, images = np.arange(12) % 2, np.zeros((12, 16, 16), np.uint8)
+    for change in (
+        {"mode": np.where(labels, "P", "L")},
+        {"bytes": 900 + 100 * labels},
+        {"metadata_bytes": 30 * labels},
+    ):
+        facts = content.facts(images, _files(12, **change))
+        aucs = _aucs(facts, labels)
+        assert aucs["files"] == 1 and aucs["intensity"] == aucs["texture"] == 0.5  # constant images are all alike
 
 
-def test_facts_that_are_all_alike_say_nothing(images):
-    assert not content.scores({"files": np.ones((120, 2))}, LABELS, GROUPS)["files"].any()
+def test_order_is_the_rank_of_the_numbers_in_the_names():
+    images = np.zeros((4, 16, 16), np.uint8)
+    facts = content.facts(images, _files(4, id=["b/p9/s2", "a/p10/s1", "c/p9/s1", "a/p009/s10"]))
+    assert facts["order"][:, 0].tolist() == [0.375, 0.875, 0.125, 0.625]
+    labels = np.arange(20) % 2
+    images = np.zeros((20, 16, 16), np.uint8)
+    together = content.facts(images, _files(20, id=[f"x{k + 20 * used}" for k, used in enumerate(labels)]))
+    assert _aucs(together, labels)["order"] > 0.95
 
 
-def test_levels_and_grid_are_what_their_names_say():
-    image = np.zeros((1, 16, 24), np.uint8)
-    image[0, 8:] = 80  # a step on the grid, down
-    levels = content._levels(image)[0]
-    assert levels[0] == 0 and levels[8] == 80 and levels[-1] == pytest.approx(entropy([0.5, 0.5], base=2))
-    np.testing.assert_allclose(content._blockiness(image), [[80, 0]])
+def test_numbers_that_each_class_begins_anew_say_nothing():
+    labels = np.array([1] * 5 + [0] * 15)
+    ids = [f"real_used/used_{k}" for k in range(5)] + [f"real_not_used/not_used_{k}" for k in range(15)]
+    facts = content.facts(np.zeros((20, 16, 16), np.uint8), _files(20, id=ids))
+    assert _aucs(facts, labels)["order"] == 0.5
 
 
-def test_only_one_set_depends_on_the_names(images):
-    before, after = content.facts(images, files()), content.facts(images, files(name=[f"{i:03d}" for i in range(120)]))
-    changed = [name for name in before if not np.array_equal(before[name], after[name])]
-    assert changed == ["names"]
+def test_new_names_and_another_order_change_nothing_but_the_order(split):
+    rng = np.random.default_rng(1)
+    files = _files(40, bytes=rng.integers(500, 900, 40))
+    patient = np.arange(40) // 2
+    groups, renamed = (np.array([f"patient {k}" for k in names])[patient] for names in (range(20), rng.permutation(20)))
+    before = content.facts(split.images, files)
+    expected = content.scores(before, split.labels, groups, seed=0)
+    rows = rng.permutation(40)
+    moved = {"bytes": files["bytes"][rows], "id": [f"new {k}" for k in rng.permutation(40)]}
+    after = content.facts(split.images[rows], _files(40, **moved))
+    found = content.scores(after, split.labels[rows], renamed[rows], seed=0)
+    for name in ("files", "intensity", "texture"):
+        np.testing.assert_array_equal(after[name], before[name][rows])
+        np.testing.assert_allclose(found[name], expected[name][rows], atol=1e-9)
+    assert not np.allclose(after["order"], before["order"][rows])
+
+
+def test_intensities_are_those_of_numpy_and_scipy():
+    images = np.random.default_rng(0).integers(0, 200, (3, 16, 20), dtype=np.uint8)
+    found = content.intensity(images)
+    flat = images.reshape(3, -1).astype(float)
+    moments = flat.mean(1) / 255, flat.var(1) / 255**2, skew(flat, axis=1), kurtosis(flat, axis=1)
+    np.testing.assert_allclose(found[:, :4], np.stack(moments, axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[:, 4:13], np.percentile(flat, [0, 1, 5, 25, 50, 75, 95, 99, 100], axis=1).T)
+    assert found.shape == (3, 18) and found.dtype == np.float64
+
+
+def test_textures_are_those_of_the_features_and_the_residual(split):
+    images = split.images[:3]
+    found = content.facts(images, _files(3))["texture"]
+    for first, last, name in ((0, 10, "lbp"), (10, 26, "glcm"), (26, 28, "otsu")):
+        np.testing.assert_array_equal(found[:, first:last], features.get(name)(images[..., None]))
+    x = images.astype(float)
+    across = np.diff(x, axis=2)[:, 1:-1, 1:], np.diff(x, axis=1)[:, 1:, 1:-1]
+    np.testing.assert_allclose(found[:, 28:30].T, [np.log1p(np.square(d).mean(axis=(1, 2))) for d in across], rtol=1e-6)
+    np.testing.assert_array_equal(found[:, 34:], content.blockiness(images))
+
+
+def test_entropy_levels_and_body_of_a_square():
+    image = np.zeros((1, 32, 32), np.uint8)
+    image[0, 8:24, 4:28] = 200
+    p = 16 * 24 / 32**2
+    entropy = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
+    np.testing.assert_allclose(content.intensity(image)[0, 13:], [entropy, 2 / 256, p, 16 / 32, 24 / 32])
+
+
+def test_blockiness_is_that_of_the_grid():
+    tiles = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4)), np.ones((8, 8), int)).astype(np.uint8)[None]
+    # Differences of blocks of one level each are all at borders: mean m against 0.
+    m = sum(np.abs(np.diff(tiles[0].astype(int), axis=axis)).sum() / (32 * 3) for axis in (0, 1))
+    ratio, zeros = content.blockiness(tiles)[0]
+    assert ratio == pytest.approx(np.log((m + 0.1) / 0.1)) and zeros > 0.1
+    assert content.blockiness(np.full((1, 32, 32), 9, np.uint8)).tolist() == [[0, 0]]
+    assert content.blockiness(tiles[:, :11]).tolist() == [[0, 0]]
+
+
+def test_zeros_are_counted_by_the_cosine_transform():
+    image = np.random.default_rng(0).normal(0, 3, (2, 19, 17))
+    expected = []
+    for x in image:
+        blocks = [x[8 * i : 8 * i + 8, 8 * j : 8 * j + 8] for i in range(2) for j in range(2)]
+        found = [dct(dct(block, axis=0, norm="ortho"), axis=1, norm="ortho") for block in blocks]
+        expected.append(np.mean(np.abs(found) < 0.5))
+    np.testing.assert_allclose(content._zeros(image), expected)
+
+
+@pytest.mark.parametrize("quality", [75, 90, 95])
+def test_compressed_images_have_more_zeros_on_the_grid(quality, split):
+    grid = content.blockiness(np.stack([_jpeg(x, quality) for x in split.images]))[:, 1]
+    assert grid.min() > np.abs(content.blockiness(split.images)[:, 1]).max()
+
+
+def test_scores_are_the_logits_of_models_that_did_not_see_the_group():
+    labels, groups = np.repeat(np.arange(40) % 2, 3), np.repeat(np.arange(40), 3)
+    x = _normal(120, 4) + 0.7 * labels[:, None]
+    x[:, 2], x[:, 3] = 7, np.arange(120)  # constant: dropped; in order, so that the folds are those of these rows
+    found = content.scores({"intensity": x}, labels, groups, seed=3)["intensity"]
+    slow = np.full(120, np.nan)
+    for train, held in StratifiedGroupKFold(5, shuffle=True, random_state=3).split(x, labels, groups):
+        assert not set(groups[train]) & set(groups[held])
+        seen, asked = x[train][:, [0, 1, 3]], x[held][:, [0, 1, 3]]
+        weight = {k: len(train) / (2 * (labels[train] == k).sum()) for k in (0, 1)}
+        mean, deviation = seen.mean(axis=0), seen.std(axis=0)
+        model = LogisticRegression(C=1.0, class_weight=weight, max_iter=1000).fit((seen - mean) / deviation, labels[train])
+        slow[held] = ((asked - mean) / deviation) @ model.coef_[0] + model.intercept_[0]
+    np.testing.assert_allclose(found, slow, atol=1e-6)
+
+
+def test_a_class_of_fewer_groups_than_folds_is_refused():
+    labels, groups = np.arange(40) % 2, np.arange(40)
+    groups[labels == 1] = 100 + np.arange(20) % 4
+    with pytest.raises(ValueError, match="class 1 has 4 groups, the content-only panel needs 5"):
+        content.scores({"intensity": _normal(40)}, labels, groups, 0)

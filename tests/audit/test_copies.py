@@ -1,123 +1,206 @@
-"""Copies: distances by a slow loop, p-values and the false discovery rate by their definitions, and what they see through."""
+"""Copies, against a loop over pairs and shifts, procedures worked by hand, and copies that were put there."""
 
 import io
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import pearsonr
 
 from fingerprint_jax.audit import copies
 from fingerprint_jax.data import phantom
 
-RNG = np.random.default_rng(0)
+SHIFTED = [(2, -2), (-1, 2), (-2, 0)]
 
 
-def slow(query, others):
-    """Distances [N,G] by numpy's correlation, a loop over pairs and windows."""
-    s = copies.SHIFT
-    height, width = query.shape[1:]
-    out = np.empty((len(query), len(others)))
-    for i, a in enumerate(query):
-        for j, b in enumerate(others):
-            best = -1.0
-            for y in range(2 * s + 1):
-                for x in range(2 * s + 1):
-                    window = b[y : y + height - 2 * s, x : x + width - 2 * s]
-                    best = max(best, np.corrcoef(a[s:-s, s:-s].ravel(), window.ravel())[0, 1])
-            out[i, j] = np.sqrt(2 - 2 * best)
-    return out
+def _draw(seed, count, height=11, width=9):
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("shape", [(9, 9), (8, 11)])
-def test_the_nearest_is_that_of_a_loop_over_pairs_and_windows(shape, monkeypatch):
-    monkeypatch.setattr(copies, "BLOCK", 4)  # several blocks, both sides
-    a, b = (RNG.integers(0, 256, (n, *shape)).astype(np.uint8) for n in (5, 11))
-    distance, position = copies.nearest(a, b)
-    expected = slow(a, b)
-    np.testing.assert_array_equal(position, expected.argmin(axis=1))
-    np.testing.assert_allclose(distance, expected.min(axis=1), rtol=1e-4)
-    marks = np.array([0, 0, 1, 1, 2])
-    distance, _ = copies.nearest(a, a, marks, marks)
-    expected = slow(a, a)
-    expected[marks[:, None] == marks] = np.inf
-    np.testing.assert_allclose(distance, expected.min(axis=1), rtol=1e-4)
+def _phantoms(seed, real=40, reference=200, generated=60):
+    """Real, reference and synthetic images of one draw without leak."""
+    splits = phantom.subtask1(
+        seed=seed, size=32, leak=0.0, real=real // 2, generated=generated, unknown=2, reference=reference, slices=1
+    )
+    return [splits[name].images for name in ("train_real", "reference", "train_generated")]
 
 
-def test_a_constant_image_is_near_to_nothing():
-    flat = np.full((1, 9, 9), 7, np.uint8)
-    distance, _ = copies.nearest(flat, np.concatenate([flat, RNG.integers(0, 256, (2, 9, 9)).astype(np.uint8)]))
-    assert distance[0] == pytest.approx(np.sqrt(2))
+def _expected(query, other):
+    """The least distance of two images over the 25 shifts."""
+    height, width = query.shape
+    found = []
+    for y in range(5):
+        for x in range(5):
+            a, b = query[2:-2, 2:-2].ravel(), other[y : height - 4 + y, x : width - 4 + x].ravel()
+            found.append(2 - 2 * (pearsonr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0))
+    return np.sqrt(max(0, min(found)))
 
 
-def test_p_values_and_the_false_discovery_rate_are_as_defined(monkeypatch):
-    known = {"real": [0.1, 0.25, 0.2, 0.9], "reference": [0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.8, 0.8, 0.9], "pair": [0.15]}
-    given = iter([known["real"], known["reference"], known["pair"]])
-    monkeypatch.setattr(copies, "nearest", lambda *arguments: (np.array(next(given)), np.zeros(9, int)))
-    found = copies.find(*(np.zeros((n, 8, 8), np.uint8) for n in (4, 9, 1)), np.arange(9).astype(str), fdr=0.3)
-    np.testing.assert_allclose(found.p, [0.1, 0.2, 0.2, 1.0])
-    # Benjamini & Hochberg: the largest k whose k-th p is at most 0.3 k / 4; 0.2 <= 0.225 at k = 3.
-    assert found.flagged.tolist() == [True, True, True, False] and found.closer.tolist() == [True, False, False, False]
-    assert found.smallest_p == 0.1 and found.fewest == 2  # 0.1 <= 0.3 * 2 / 4
+def _worked(monkeypatch, distance, known, **options):
+    """What `find` makes of given distances of real and reference images."""
+    pairs = iter([(np.array([*distance, *known]), np.arange(len(distance) + len(known))), (np.array([0.5, 0.7]), None)])
+    monkeypatch.setattr(copies, "nearest", lambda *_: next(pairs))
+    return copies.find(np.zeros((len(distance), 8, 8)), np.zeros((len(known), 8, 8)), np.zeros((2, 8, 8)), **options)
 
 
-def test_too_small_a_reference_can_find_nothing():
-    images = RNG.integers(0, 256, (6, 8, 8)).astype(np.uint8)
-    found = copies.find(images[:3], images[3:], images[:3], np.arange(3).astype(str))
-    assert found.fewest == 4 and found.smallest_p == 0.25 and not found.flagged.any() and found.closer.all()
+@pytest.mark.parametrize("block", [1, 4, 1024])
+def test_the_nearest_is_that_of_a_loop_over_pairs_and_shifts(block, monkeypatch):
+    monkeypatch.setattr(copies, "BLOCK", block)
+    query, gallery = _draw(0, 7), _draw(1, 10)
+    query[2], gallery[3] = 77, 201  # constant
+    query[5], gallery[8] = np.where(np.arange(9) == 4, 255, 0), 255 - query[4]
+    expected = np.array([[_expected(a, b) for b in gallery] for a in query])
+    compiled = copies._best._cache_size()
+    with jax.transfer_guard("disallow"):
+        distance, match = copies.nearest(query, gallery)
+    assert copies._best._cache_size() == compiled + 1
+    np.testing.assert_allclose(distance, expected.min(axis=1), rtol=1e-9, atol=1e-7)
+    varies = np.arange(7) != 2  # what a constant image matches is as good as any other
+    np.testing.assert_array_equal(match[varies], expected.argmin(axis=1)[varies])
+    assert distance[2] == np.sqrt(2)
 
 
-def shifted(image, down, across):
-    padded = np.pad(image, 2, mode="edge")
-    return padded[2 + down : 2 + down + image.shape[0], 2 + across : 2 + across + image.shape[1]]
+@pytest.mark.parametrize("block", [2, 1024])
+def test_pairs_of_a_group_are_left_out(block, monkeypatch):
+    monkeypatch.setattr(copies, "BLOCK", block)
+    images, groups = _draw(0, 7), np.array([0, 0, 1, 2, 2, 2, 3])
+    images[[1, 5]] = images[[0, 6]]
+    expected = np.array([[_expected(a, b) for b in images] for a in images])
+    expected[groups[:, None] == groups] = np.inf
+    distance, match = copies.nearest(images, images, groups, groups)
+    np.testing.assert_allclose(distance, expected.min(axis=1), rtol=1e-9, atol=1e-7)
+    np.testing.assert_array_equal(match, expected.argmin(axis=1))
+    distance, match = copies.nearest(images[:2], images[:2], groups[:2], groups[:2])
+    assert np.isinf(distance).all() and match.tolist() == [-1, -1]
 
 
-def jpeg(image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=90)
-    return np.asarray(Image.open(buffer))
+def test_large_images_are_compared_in_smaller_blocks(monkeypatch):
+    monkeypatch.setattr(copies, "ELEMENTS", 3 * 99)
+    shapes = []
+    best = copies._best
+    monkeypatch.setattr(copies, "_best", lambda *sides: shapes.extend(side[0].shape for side in sides) or best(*sides))
+    copies.nearest(_draw(0, 7), _draw(1, 10))
+    assert set(shapes) == {(3, 11, 9)}
 
 
-@pytest.fixture(scope="module")
-def unused():
-    """Phantoms of 32 px without a leak: 60 real, 300 reference and 150 synthetic ones."""
-    splits = phantom.subtask1(5, 32, 0.0, real=30, generated=100, unknown=2, reference=300, slices=1)
-    generated = np.concatenate([splits[name].images for name in ("train_generated", "test_generated")])
-    return splits["train_real"].images, splits["reference"], generated
+def test_p_is_the_share_of_reference_images_as_near():
+    known = np.array([0.3, 0.1, 0.2, 0.2, 0.4])
+    p = copies.conformal_p(np.array([0.0, 0.1, 0.15, 0.2, 0.5]), known, np.arange(5))
+    np.testing.assert_allclose(p, np.array([1, 2, 2, 4, 6]) / 6)
 
 
-def test_six_planted_copies_are_named_and_nothing_else(unused):
-    real, reference, generated = unused
-    planted = generated.copy()
-    planted[[3, 50, 120]] = real[[2, 20, 40]]
-    for place, i, shift in ((7, 5, (2, -1)), (8, 6, (-2, 2)), (9, 55, (0, 1))):
-        planted[place] = shifted(real[i], *shift)
-    found = copies.find(real, reference.images, planted, reference.groups)
-    assert np.flatnonzero(found.flagged).tolist() == [2, 5, 6, 20, 40, 55]
-    assert found.match[[2, 5, 6, 20, 40, 55]].tolist() == [3, 7, 8, 50, 120, 9]
-    assert found.closer[found.flagged].all() and found.distance[2] < 1e-3
-    assert not copies.find(real, reference.images, generated, reference.groups).flagged.any()
+def test_images_of_a_patient_share_one_vote():
+    known, groups = np.array([0.1, 0.3, 0.5, 0.2, 0.9]), np.array(["a", "a", "a", "b", "c"])
+    p = copies.conformal_p(np.array([0.05, 0.1, 0.2, 0.6, 0.9]), known, groups)
+    np.testing.assert_allclose(p, np.array([1, 1 + 1 / 3, 1 + 1 / 3 + 1, 3, 4]) / 4)
+
+
+def test_p_is_uniform_where_nothing_is_copied():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(19), 5)
+    single, grouped, naive = [], [], []
+    for _ in range(2000):
+        single.append(copies.conformal_p(rng.normal(size=1), rng.normal(size=19), np.arange(19))[0])
+        known = rng.normal(size=19)[patients] + 0.1 * rng.normal(size=95)
+        distance = rng.normal(size=1) + 0.1 * rng.normal(size=1)
+        grouped.append(copies.conformal_p(distance, known, patients)[0])
+        naive.append(copies.conformal_p(distance, known, np.arange(95))[0])
+    for level in (0.05, 0.2, 0.5):
+        error = 4 * np.sqrt(level * (1 - level) / 2000)
+        assert abs(np.mean(np.array(single) <= level + 1e-9) - level) < error
+        assert np.mean(np.array(grouped) <= level + 1e-9) < level + error
+    # Five images of each patient, taken for independent ones, give too many small p.
+    assert np.mean(np.array(naive) <= 0.02) > 0.02 + 4 * np.sqrt(0.02 * 0.98 / 2000)
+
+
+def test_flagged_is_benjamini_and_hochberg_by_hand(monkeypatch):
+    known = np.arange(1.0, 100)  # p of a distance d is (1 + floor(d)) / 100
+    # Sorted p 0.01 0.02 0.03 0.51 0.99 against 0.01 0.02 0.03 0.04 0.05: the third is the last that is not above.
+    found = _worked(monkeypatch, [50.5, 1.5, 0.6, 98.5, 2.5], known)
+    np.testing.assert_allclose(found.p, [0.51, 0.02, 0.01, 0.99, 0.03])
+    assert found.flagged.tolist() == [False, True, True, False, True]
+    # 0.02 and 0.03 are above theirs, 0.03 <= 0.03 takes them along.
+    found = _worked(monkeypatch, [1.5, 1.5, 2.5, 98.5, 98.5], known)
+    assert found.flagged.tolist() == [True, True, True, False, False]
+    found = _worked(monkeypatch, [1.5, 1.5, 2.5, 98.5, 98.5], known, fdr=0.04)
+    assert not found.flagged.any()
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("count", "references", "fdr", "fewest"),
     [
-        lambda x: np.clip(0.8 * x + 25, 0, 255).astype(np.uint8),
-        lambda x: np.clip(1.2 * x.astype(float) - 10, 0, 255).astype(np.uint8),
-        jpeg,
+        (5, 99, 0.05, 1),  # 0.01 <= 0.05 / 5
+        (5, 99, 0.02, 3),  # 0.01 <= 0.012
+        (200, 999, 0.05, 4),
+        (2, 3, 0.05, 3),  # 1/4 is above 0.05
     ],
 )
-def test_brightness_contrast_and_re_encoding_hide_no_copy(unused, change):
-    real, reference, generated = unused
-    planted = generated.copy()
-    for place, i in enumerate(range(0, 60, 10)):
-        planted[place] = change(real[i])
-    found = copies.find(real, reference.images, planted, reference.groups)
-    assert np.flatnonzero(found.flagged).tolist() == list(range(0, 60, 10))
+def test_fewest_says_what_the_reference_can_support(count, references, fdr, fewest, monkeypatch):
+    found = _worked(monkeypatch, np.zeros(count), np.ones(references), fdr=fdr)
+    assert found.fewest == fewest and found.smallest_p == 1 / (references + 1)
+    for together in range(1, count + 1):
+        nearest = np.where(np.arange(count) < together, 0, 2)
+        flagged = _worked(monkeypatch, nearest, np.ones(references), fdr=fdr).flagged
+        assert flagged.any() == (together >= fewest)
 
 
-def test_two_images_of_a_patient_do_not_count_as_a_close_pair():
-    reference = RNG.integers(0, 256, (6, 8, 8)).astype(np.uint8)
-    reference[1] = reference[0]
-    alone = copies.find(reference[:1], reference, reference[2:], np.array(list("abcdef")))
-    together = copies.find(reference[:1], reference, reference[2:], np.array(list("aacdef")))
-    assert alone.closest_reference_pair < 1e-3 < together.closest_reference_pair
+def test_groups_bound_the_smallest_p(monkeypatch):
+    found = _worked(monkeypatch, [0.1], [0.2, 0.3, 0.4, 0.5], reference_groups=np.array(["a", "b", "b", "a"]))
+    assert found.smallest_p == 1 / 3 and found.p.tolist() == [1 / 3]
+
+
+def test_verbatim_and_shifted_copies_are_named():
+    real, reference, generated = _phantoms(0)
+    generated[10:13] = real[[3, 17, 30]]
+    generated[13:16] = [np.roll(real[i], shift, (0, 1)) for i, shift in zip((5, 21, 38), SHIFTED, strict=True)]
+    found = copies.find(real, reference, generated)
+    copied = [3, 5, 17, 21, 30, 38]
+    assert np.flatnonzero(found.flagged).tolist() == np.flatnonzero(found.closer).tolist() == copied
+    assert found.match[copied].tolist() == [10, 13, 11, 14, 12, 15]
+    assert not found.distance[copied].any() and found.p[copied].tolist() == [1 / 201] * 6
+    # The reference beside it, in the order of its distances.
+    near, match = copies.nearest(reference, generated)
+    np.testing.assert_array_equal(found.reference_distance, np.sort(near))
+    np.testing.assert_array_equal(near[found.reference], found.reference_distance)
+    np.testing.assert_array_equal(match[found.reference], found.reference_match)
+
+
+def test_brightness_contrast_and_compression_hide_no_copy():
+    def compressed(image):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=90)
+        return np.asarray(Image.open(file))
+
+    real, reference, generated = _phantoms(1)
+    x = real.astype(float)
+    generated[:3] = np.clip(x[0] + 30, 0, 255), 0.6 * x[1] + 20, 255 * (x[2] / 255) ** 0.8
+    generated[3:5] = compressed(real[3]), compressed(np.roll(real[4], (-2, 1), (0, 1)))
+    found = copies.find(real, reference, generated)
+    assert found.flagged[:5].all() and found.flagged.sum() <= 6  # a rate is held: where there are copies, one may be none
+    assert np.flatnonzero(found.closer).tolist() == list(range(5))
+    assert found.match[:5].tolist() == list(range(5))
+
+
+def test_without_a_copy_nothing_is_flagged():
+    for seed in range(3):
+        assert not copies.find(*_phantoms(seed)).flagged.any()
+
+
+def test_images_of_one_patient_are_no_yardstick():
+    real, reference, generated = _phantoms(0)
+    generated[0], reference[1] = real[0], np.roll(reference[0], 1, axis=0)  # one slice and the next
+    groups = np.arange(len(reference))
+    assert not copies.find(real, reference, generated).closer.any()
+    groups[1] = 0
+    found = copies.find(real, reference, generated, reference_groups=groups)
+    assert np.flatnonzero(found.closer).tolist() == [0] and found.closest_reference_pair > 0.1
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="images of 9x11 and 11x9 pixels: use one size"):
+        copies.nearest(_draw(0, 2), _draw(0, 2, 9, 11))
+    with pytest.raises(ValueError, match="of at least 6 pixels a side"):
+        copies.nearest(_draw(0, 2, 5, 5), _draw(0, 2, 5, 5))
+    with pytest.raises(ValueError, match="reference: 3 images of 1 patients"):
+        copies.find(_draw(0, 2), _draw(1, 3), _draw(2, 2), reference_groups=np.zeros(3))

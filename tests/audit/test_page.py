@@ -253,7 +253,7 @@ def test_charts_tell_their_numbers():
         " 0.700 (0.630 to 0.770).",
         "controls: reference images as synthetic: gan leaks 0.485 (0.408 to 0.567), domias 0.481 (0.401 to 0.562), local"
         " match 0.558 (0.475 to 0.636), rank average 0.510 (0.430 to 0.590).",
-        "controls: content of the real images: files 0.500 (0.500 to 0.500), names 0.480 (0.400 to 0.560), intensity 0.600"
+        "controls: content of the real images: files 0.500 (0.500 to 0.500), order 0.480 (0.400 to 0.560), intensity 0.600"
         " (0.520 to 0.680), texture 0.550 (0.470 to 0.630).",
     ]
     drawn = page.power(document["limit"])

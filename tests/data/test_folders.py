@@ -205,7 +205,7 @@ def test_the_facts_of_packed_files_are_read_in_order(tmp_path):
     head = "split,id,label,group,bytes,mode,metadata_bytes,order\n"
     path.write_text(head + "train_real,b,1,b,120,L,0,1\ntest_real,x,-1,x,1,L,0,0\ntrain_real,a,0,a,90,P,17,0\n")
     found = folders.read_facts(path, "train_real")
-    assert found == {"bytes": [120, 90], "mode": ["L", "P"], "metadata": [0, 17]}
+    assert found == {"id": ["b", "a"], "bytes": [120, 90], "mode": ["L", "P"], "metadata_bytes": [0, 17]}
     for text, message in (
         ("split,id,bytes\ntrain_real,a,1\n", "no column 'mode'"),
         (head + "train_real,a,0,a,many,L,0,0\n", "not the"),
