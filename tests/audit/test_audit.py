@@ -174,3 +174,10 @@ def test_too_few_images_and_a_missing_reference(leaking, tmp_path):
     document = audit(without, tmp_path / "b")
     assert document["counts"]["not_used"] == document["counts"]["reference"] == SIZES["real"] // 2
     assert document["reference_from"] == "half of not_used" and "reason" not in document["panel"]
+
+
+def test_a_reference_of_patients_with_used_images_is_refused(leaking, tmp_path):
+    given, _, _ = leaking
+    (tmp_path / "groups.csv").write_text("split,id,group\ntrain_real,real_used/0003,p1\nreference,0007,p1\n")
+    with pytest.raises(ValueError, match=r"reference: 1 images are of patients with used images, leave them out \(first: 'p1'\)"):
+        audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "audit")
