@@ -77,10 +77,8 @@ class Audit:
         real, reference = self.images("train_real"), self.images("reference")
         of_used = np.isin(reference.groups, real.groups[real.labels == 1])
         if of_used.any():
-            first = str(reference.groups[of_used][0])
-            raise ValueError(
-                f"reference: {of_used.sum()} images are of patients with used images, leave them out (first: {first!r})"
-            )
+            first, count = str(reference.groups[of_used][0]), of_used.sum()
+            raise ValueError(f"reference: {count} images are of patients with used images, leave them out (first: {first!r})")
         if not len(reference):
             unused = np.flatnonzero(real.labels == 0)
             chosen = unused[halved(real.pixels[unused], real.groups[unused], self.seed)]
