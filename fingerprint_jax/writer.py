@@ -25,7 +25,9 @@ def show_log() -> None:
     # Of a save that fails Orbax logs pages, and its threads call into loops that it has closed; `checkpoint` says it in one line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda args: None if "loop is closed" in str(args.exc_value) else sys.__unraisablehook__(args)
+    # Files that a full disk has cut short are flushed once more as they go, and Python 3.13 tells of it.
+    said = ("loop is closed", "No space left on device")
+    sys.unraisablehook = lambda args: None if any(text in str(args.exc_value) for text in said) else sys.__unraisablehook__(args)
     own = logging.getLogger("fingerprint_jax")
     own.setLevel(logging.INFO)
     if not own.handlers:
