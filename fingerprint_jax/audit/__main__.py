@@ -61,12 +61,12 @@ def audit(values: flags.FlagValues) -> dict:
     known = output / "folders.json"
     if known.exists() and json.loads(known.read_text(encoding="utf-8")) != given:
         raise ValueError(f"{known}: that audit is of other folders; give those, or another --output")
+    tables.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
     if not (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
         mapped = {"generated": values.generated, "real_used": values.used, "real_not_used": values.not_used}
         mapped |= {"real_unknown": values.unknown} if values.unknown else {}
         size = values.image_size
         pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, image_size=size)
-        tables.write_text(known, json.dumps(given))
     parts = stages.Audit(output, open_source(str(data), "subtask1"), values.seed, values.repeats)
     document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "command": _command(values)}
     document |= {"versions": {name: version(name) for name in VERSIONS}, "not_tested": list(NOT_TESTED)}

@@ -105,7 +105,10 @@ def verdict_words(document: dict) -> str:
     name = document["verdict"]["name"]
     panel, excess, copies, limit = (document[part] for part in ("panel", "excess", "copies", "limit"))
     if name == "cannot tell":
-        return "These images support no answer, neither that there is a leak nor how large one could be."
+        text = "These images support no answer, neither that there is a leak nor how large one could be."
+        if flagged := copies.get("flagged"):
+            text += f" All the same, {_count(len(flagged), 'real image')} can be called copied: see Copies."
+        return text
     if name == "copies found":
         of = [(c.replace("_", " "), sum(row["class"] == c for row in copies["flagged"])) for c in ("used", "not_used", "unknown")]
         return (
@@ -131,7 +134,9 @@ def verdict_words(document: dict) -> str:
     first = next((kind for kind in limit["kinds"] if kind["smallest"]), None)
     if first is None:
         return f"{text} Nor would any of the leaks that were tried have been noticed with a power of {POWER:.0%}."
-    return f"{text} {_noticed(first)}."
+    low, high = first["smallest"]["interval"]
+    share = one_in(limit)
+    return f"{text} {_noticed(first)} (95% interval from {share[low]} {f'to {share[high]}' if high else 'on'})."
 
 
 def panel_words(panel: dict, alpha: float) -> list[str]:

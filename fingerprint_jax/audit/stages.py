@@ -75,10 +75,7 @@ class Audit:
     def sides(self) -> dict[str, Images]:
         """`real` (labelled), `unknown`, `generated`, `reference`; without one, half of the groups not used are the reference."""
         real, reference = self.images("train_real"), self.images("reference")
-        of_used = np.isin(reference.groups, real.groups[real.labels == 1])
-        if of_used.any():
-            first, count = str(reference.groups[of_used][0]), of_used.sum()
-            raise ValueError(f"reference: {count} images are of patients with used images, leave them out (first: {first!r})")
+        self._refuse_shared(real, self.images("test_real"), reference)
         if not len(reference):
             unused = np.flatnonzero(real.labels == 0)
             chosen = unused[halved(real.pixels[unused], real.groups[unused], self.seed)]
@@ -95,11 +92,26 @@ class Audit:
         found = {"used": int((real.labels == 1).sum()), "not_used": int((real.labels == 0).sum())}
         found |= {name: len(self.sides[name]) for name in ("unknown", "generated", "reference")}
         found |= {"groups": len(np.unique(real.groups)), "rejected": self.source.summary["rejected"]}
-        return found | {"duplicates": self._duplicates()}
+        return found | {"duplicates": len({(row["split"], row["id"]) for row in self._duplicates})}
 
-    def _duplicates(self) -> int:
+    def _refuse_shared(self, real: Images, unknown: Images, reference: Images) -> None:
+        """Raises ValueError where patients or pixels of one kind are of another: what is asked about is no reference."""
+        # An image without a patient is a group of its own, and its name may be that of an image in another folder.
+        patients = [side.groups[side.groups != side.ids] for side in (real, unknown)]
+        shared = np.isin(reference.groups, np.concatenate(patients)) & (reference.groups != reference.ids)
+        if shared.any():
+            first = str(reference.groups[shared][0])
+            raise ValueError(f"reference: leave out {shared.sum()} images of patients that are asked about (first: {first!r})")
+        for row in self._duplicates:
+            kinds = {row["split"], row["other_split"]}
+            if ("reference" in kinds and kinds & {"train_real", "test_real"}) or kinds == {"train_real"}:
+                pair = f"{row['id']!r} and {row['other_id']!r}"
+                raise ValueError(f"{pair} are the same image: it can stand in one folder of real images only")
+
+    @functools.cached_property
+    def _duplicates(self) -> list[dict[str, str]]:
         with open(self.source.path / "duplicates.csv", newline="", encoding="utf-8") as file:
-            return len({(row["split"], row["id"]) for row in csv.DictReader(file) if row["kind"] == "exact"})
+            return [row for row in csv.DictReader(file) if row["kind"] == "exact"]
 
     def plan(self) -> tuple[dict, str]:
         """What is going to be done and its digest; written on the first call, and afterwards the same or refused.
@@ -202,11 +214,7 @@ class Audit:
             "flagged": listed(found.flagged, True),
             "closer": listed(found.closer, False),
             "reference_pairs": beside,
-            "groups": [
-                {"group": g, "images": int((asked.groups == g).sum()), "flagged": count}
-                for g, count in concerned.items()
-                if (asked.groups == g).sum() > 1
-            ],
+            "groups": [{"group": g, "images": int((asked.groups == g).sum()), "flagged": count} for g, count in concerned.items()],
         }
 
     def limit(self) -> dict:

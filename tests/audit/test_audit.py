@@ -176,8 +176,18 @@ def test_too_few_images_and_a_missing_reference(leaking, tmp_path):
     assert document["reference_from"] == "half of not_used" and "reason" not in document["panel"]
 
 
-def test_a_reference_of_patients_with_used_images_is_refused(leaking, tmp_path):
+@pytest.mark.parametrize("id", ["real_used/0003", "real_not_used/0003"])
+def test_a_reference_of_patients_that_are_asked_about_is_refused(id, leaking, tmp_path):
     given, _, _ = leaking
-    (tmp_path / "groups.csv").write_text("split,id,group\ntrain_real,real_used/0003,p1\nreference,0007,p1\n")
-    with pytest.raises(ValueError, match=r"reference: 1 images are of patients with used images, leave them out \(first: 'p1'\)"):
+    (tmp_path / "groups.csv").write_text(f"split,id,group\ntrain_real,{id},p1\nreference,0007,p1\n")
+    with pytest.raises(ValueError, match="reference: leave out 1 images of patients that are asked about"):
         audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "audit")
+
+
+@pytest.mark.parametrize("pair", [("reference", "not_used"), ("used", "not_used")])
+def test_an_image_in_two_folders_of_real_images_is_refused(pair, leaking, tmp_path):
+    given, _, _ = leaking
+    shutil.copytree(given[pair[0]], tmp_path / "more")
+    shutil.copy(sorted(given[pair[1]].iterdir())[0], tmp_path / "more" / "again.png")
+    with pytest.raises(ValueError, match="are the same image: it can stand in one folder of real images only"):
+        audit(given | {pair[0]: tmp_path / "more"}, tmp_path / "audit")

@@ -27,7 +27,7 @@ VERDICTS = {
     ),
     "no evidence": (
         "Used and not used images were not told apart (family-wise p = 0.412). A generator that copied at least 1 in 20 used images"
-        " verbatim would have been noticed with a power of at least 80%."
+        " verbatim would have been noticed with a power of at least 80% (95% interval from 1 in 20 to 1 in 10)."
     ),
     "significant in the wrong direction": (
         "The images given as not used have the higher scores (family-wise p = 0.002). Check labels and split."
