@@ -229,15 +229,6 @@ class Run:
                 raise ValueError(f"gallery.{name}: this run sees no row of {', '.join(present)}")
         return found
 
-    def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays of an npz file; where it is missing or damaged they are computed, and written."""
-        found = tables.read_arrays(path)
-        if found is None:
-            found = compute()
-            if not self.source.damaged:  # what stands in for a damaged record may be there again tomorrow
-                tables.write_arrays(path, found)
-        return found
-
     @functools.cached_property
     def extra(self) -> Rows:
         """The rows of the file `data.extra_labels`, with its labels.

@@ -4,13 +4,15 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format  # comes with tensorflow-datasets, which lets its errors through
 
+from fingerprint_jax import tables
 from fingerprint_jax.data import builder, folders
 
 log = logging.getLogger(__name__)
@@ -134,6 +136,15 @@ class Source:
             for i, record in zip(where, records, strict=True):
                 out[i] = self._replacement(int(index[i])) if record is None else record["image"]
         return out
+
+    def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The arrays of an npz file, made from these images; where it is missing or damaged they are computed, and written."""
+        found = tables.read_arrays(path)
+        if found is None:
+            found = compute()
+            if not self.damaged:  # what stands in for a damaged record may be there again tomorrow
+                tables.write_arrays(path, found)
+        return found
 
     def _replacement(self, damaged: int) -> np.ndarray:
         position = int(np.searchsorted(self._offsets, damaged, side="right")) - 1

@@ -57,7 +57,8 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
     path = cache / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.npz"
     blocks = [rows.index[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
     processes = min(processes or joblib.cpu_count(), len(blocks)) if slow else 1
-    return run.cached(path, lambda: {"x": _compute(function, map(run.source.images, blocks), len(rows), name, processes)})["x"]
+    images = map(run.source.images, blocks)
+    return run.source.cached(path, lambda: {"x": _compute(function, images, len(rows), name, processes)})["x"]
 
 
 def _plan(name: str, enhance: str | None = None, **options) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:

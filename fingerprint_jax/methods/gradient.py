@@ -87,7 +87,7 @@ def outputs(
                 other.unlink(missing_ok=True)
         return encode(run, restored or restore(run), rows, enhance, layer, source)
 
-    return run.cached(folder / f"{network}-{step}-{content}.npz", compute)
+    return source.cached(folder / f"{network}-{step}-{content}.npz", compute)
 
 
 def encode(
