@@ -88,7 +88,7 @@ def family(c: Comparison, data: str) -> dict:
         family_wise: the p of the best of these rows; None where there is none.
         permutations: those that all rows have, which `family_wise` rests on.
     """
-    observed, null, aligned = {}, {}, []
+    aucs, refitted, aligned = {}, {}, []
     for row in c.rows:
         scored = c.scored(data, row)
         found = {seed: _permutation(c, data, row, seed) for seed in scored}
@@ -97,18 +97,20 @@ def family(c: Comparison, data: str) -> dict:
         aligned = aligned or runs
         if not runs or not all(run.same_images(aligned[0]) for run in runs):
             continue
-        first = runs[0]
-        aucs = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
-        observed[row.name] = aucs(first.labels).mean()
+        aucs[row.name] = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
         if all("null" in one for one in found.values()):
-            null[row.name] = np.mean([one["null"] for one in found.values()], axis=0)
-        else:
-            permuted = significance.permutation_p(lambda y: aucs(y).mean(keepdims=True), first.labels, first.groups)  # noqa: B023
-            null[row.name] = permuted["null"][:, 0]
-    if not observed:
+            refitted[row.name] = np.mean([one["null"] for one in found.values()], axis=0)
+    if not aucs:
         return {"p": {}, "shuffled": {}, "family_wise": None, "permutations": None}
+    first, fixed = aligned[0], [name for name in aucs if name not in refitted]
+    mean = lambda labels, names: np.array([aucs[name](labels).mean() for name in names])  # noqa: E731
+    null = dict(refitted)
+    if fixed:
+        drawn = significance.permutation_p(lambda labels: mean(labels, fixed), first.labels, first.groups)["null"]
+        null |= dict(zip(fixed, drawn.T, strict=True))
+    observed = dict(zip(aucs, mean(first.labels, aucs), strict=True))
     shared = min(map(len, null.values()))
-    together = np.stack([draws[:shared] for draws in null.values()], axis=1)
+    together = np.stack([null[name][:shared] for name in observed], axis=1)
     shuffled = {name: {"mean": float(x.mean()), "interval": np.percentile(x, [2.5, 97.5]).tolist()} for name, x in null.items()}
     p = {name: significance.p_of(observed[name], draws[:, None])["p"][0] for name, draws in null.items()}
     best = significance.p_of(np.array(list(observed.values())), together)["family_wise"]
