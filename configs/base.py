@@ -127,7 +127,7 @@ def featured(task: str, features: str, **options) -> ConfigDict:
     c.features.enhance = "none"  # a filter of features/enhance.py, before a feature of the images is taken
     c.features.cache_dir = ""  # where features of the images are kept, for runs to share; empty: beside the outermost run
     c.features.run = ""  # network: the work directory of the run whose network is used
-    c.features.output = "embedding"  # network: which of its outputs, embedding | logits | a layer of the backbone, as `stages/1`
+    c.features.output = "embedding"  # network: which of its outputs, embedding | logits | a layer of the backbone: stages/1/0
     c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
     c.pca = 0  # principal components of the gallery's standardised features kept (0: no PCA) ...
     c.whiten = False  # ... each of them scaled to variance 1

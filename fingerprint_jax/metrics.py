@@ -122,6 +122,12 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
+def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> list[float]:
+    """The exact interval of a proportion [low, high] (Clopper & Pearson 1934), n >= 1."""
+    interval = binomtest(successes, n).proportion_ci(confidence, method="exact")
+    return [float(interval.low), float(interval.high)]
+
+
 def bootstrap_confusion(confusion, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> dict:
     """Percentile intervals {figure: [low, high]} of a confusion table [K,K] of independent images.
 

@@ -35,10 +35,10 @@ SHOWN = 20  # lines of a list that go to the terminal
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, a line elsewhere; yields what to call after each image."""
+def progress(what: str, total: int, units: str = "images") -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, a line elsewhere; yields what to call after each of the units."""
     if not sys.stderr.isatty():
-        print(f"{what} {total:,} images", file=sys.stderr, flush=True)
+        print(f"{what} {total:,} {units}", file=sys.stderr, flush=True)
         yield lambda: None
         return
     with Progress(console=Console(stderr=True), transient=True) as bar:

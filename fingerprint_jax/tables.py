@@ -41,6 +41,19 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def read_journal(path: str | Path) -> list:
+    """The values of a file of one JSON value a line, to which lines are appended one by one; [] where there is none.
+
+    What a kill has left of a last line is cut off, so that the next one begins a line.
+    """
+    path = Path(path)
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def parse_label(text: str, classes: int) -> int | None:
     """0..K-1, t1..tK or gen_t1..gen_tK -> 0..K-1; None where it is none of them."""
     match = _LABEL.fullmatch(text.strip())

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from scipy.stats import binomtest
 
 from fingerprint_jax import Config, cli, features, metrics, significance, tables
 from fingerprint_jax.data import phantom
-from fingerprint_jax.estimators import Features
+from fingerprint_jax.estimators import Features, unlabelled
 from fingerprint_jax.methods import classical
 from fingerprint_jax.run import config_hash, network
 from launch import sweep
@@ -45,7 +44,7 @@ class Phantom:
             self._known[key] = {name: function(split.images[..., None]) for name, split in self.splits.items()}
         streams, first = {}, 0
         for name, values in self._known[key].items():
-            streams[name] = Features(values, np.full(len(values), -1), first + np.arange(len(values)))
+            streams[name] = unlabelled(values, first)
             first += len(values)
         gallery = {}
         for name, splits in config.gallery.items():
@@ -94,10 +93,9 @@ def table(lines: list[dict], attacks: dict[str, Config], leaks: list[float]) -> 
             own = [line for line in lines if (line["row"], line["leak"]) == (name, leak)]
             auc = metrics.over_seeds([line["auc"] for line in own])
             hits = sum(line["p"] <= ALPHA for line in own)
-            exact = binomtest(hits, len(own)).proportion_ci(method="exact")  # Clopper & Pearson 1934
             row |= {
                 f"AUC, leak {leak:g}": f"{number(auc['mean'])} ({interval(*(auc['interval'] or (None, None)))})",
-                f"p <= {ALPHA:g}, leak {leak:g}": f"{hits} of {len(own)} ({interval(exact.low, exact.high)})",
+                f"p <= {ALPHA:g}, leak {leak:g}": f"{hits} of {len(own)} ({interval(*metrics.clopper_pearson(hits, len(own)))})",
             }
         found.append(row)
     return found
@@ -135,10 +133,7 @@ def main(values: flags.FlagValues) -> None:
     settings["size"] = values.image_size
     path = Path(values.output) / "draws.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    lines = [json.loads(text) for text in known if text.strip() and text.endswith("\n")]  # a kill may have cut off the last one
-    if len(lines) < len(known):
-        tables.write_text(path, "".join(known[:-1]).rstrip("\n"))
+    lines = tables.read_journal(path)
     with path.open("a", encoding="utf-8") as file:
         for line in draws(attacks, leaks, values.draws, lines, settings):
             lines.append(line)

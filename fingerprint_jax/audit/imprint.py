@@ -10,11 +10,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.metrics.pairwise import euclidean_distances
 
+from fingerprint_jax import metrics
 from fingerprint_jax.audit import panel
-from fingerprint_jax.estimators import search
+from fingerprint_jax.audit.copies import SHIFT
+from fingerprint_jax.estimators import search, unlabelled
 from fingerprint_jax.estimators.local_match import log_ratio, pair_distances, part_distances, parts, weights
 from fingerprint_jax.estimators.membership import log_kernels, projection, subset_weights
 from fingerprint_jax.features.register import body_box
@@ -32,7 +33,6 @@ KINDS: tuple[tuple[str, float | None], ...] = (
 )
 RATES = (0.02, 0.05, 0.1, 0.2, 0.5)
 POWER = 0.8  # from which on a leak counts as found
-SHIFT = 2  # pixels, of a shifted copy along each axis
 LEAST = 20  # images in either role
 MOST = 1000  # images held out: all pairs of them are compared
 _GRID = tuple(panel.OPTIONS["local_match"][name] for name in ("patch", "stride", "radius"))
@@ -70,9 +70,9 @@ class Background:
         self._log_kernels: dict[int, list[np.ndarray]] = {}
         rng, size = np.random.default_rng(seed), min(self._sizes)
         of_reference, self._parts = parts(rng, len(reference), size), parts(rng, len(generated), size)
-        query = panel.stream(registered, 0)
+        query = unlabelled(registered, 0)
         self._reference_patches, self._generated_patches = (
-            part_distances(query, panel.stream(x, len(pool)), found, *_GRID)
+            part_distances(query, unlabelled(x, len(pool)), found, *_GRID)
             for x, found in ((registered_r, of_reference), (registered_g, self._parts))
         )
         self._registered, self._patch_weights = registered, weights(registered, *_GRID[:2])
@@ -222,7 +222,7 @@ def limit(
     plan = [(None, {"null": 0}, null_repeats)]
     plan += [(kind, {_key(*kind, rate): count for rate, count in zip(rates, counts, strict=True)}, repeats) for kind in KINDS]
     total = sum(many * len(sizes.keys() - points.keys()) for _, sizes, many in plan)
-    with progress("detection limit: scoring", total * len(pool)) as advance:
+    with progress("detection limit", total, "repeats") as advance:
         for number, (kind, sizes, many) in enumerate(plan):
             missing = [key for key in sizes if key not in points]
             if not missing:
@@ -235,8 +235,7 @@ def limit(
                     # The rates of a kind share their draws, and a lower one's imprints are among a higher one's.
                     rng = np.random.default_rng([seed, number, repeat])
                     detected += _detected(background, near, group, share, sizes[key], rng, permutations, alpha)
-                    for _ in pool:
-                        advance()
+                    advance()
                 points[key] = _point(detected, many)
                 if save:
                     save(key, points[key])
@@ -277,8 +276,7 @@ def _key(kind: str, strength: float | None, rate: float) -> str:
 
 
 def _point(detected: int, repeats: int) -> dict:
-    exact = binomtest(detected, repeats).proportion_ci(method="exact")
-    interval = [float(exact.low), float(exact.high)]
+    interval = metrics.clopper_pearson(detected, repeats)
     return {"detected": detected, "repeats": repeats, "power": detected / repeats, "interval": interval}
 
 

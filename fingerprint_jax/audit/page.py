@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from fingerprint_jax import report, tables
+from fingerprint_jax.audit import verdict
+from fingerprint_jax.audit.imprint import POWER
 from fingerprint_jax.report import charts, neighbours
 from fingerprint_jax.report.charts import number
 
 Pair = tuple[str, np.ndarray, np.ndarray, str]  # title, left and right image uint8 [H,W], and what they show
 
 FIXED = "This audit cannot show the absence of leakage."
-LOUD = ("copies found", "evidence of use", "significant in the wrong direction")
-POWER = 0.8  # from which on an imprint counts as noticed
+LOUD = (verdict.COPIES, verdict.EVIDENCE, verdict.WRONG_DIRECTION)
 ROWS = 100  # of a list of copies, which bounds the size of the page
 COUNTS = {
     "used": "real images given as used",
@@ -104,26 +105,26 @@ def verdict_words(document: dict) -> str:
     """The verdict in a sentence or two, without the name of any image; `document` is read but for its own sentence."""
     name = document["verdict"]["name"]
     panel, excess, copies, limit = (document[part] for part in ("panel", "excess", "copies", "limit"))
-    if name == "cannot tell":
+    if name == verdict.CANNOT_TELL:
         text = "These images support no answer, neither that there is a leak nor how large one could be."
         if flagged := copies.get("flagged"):
             text += f" All the same, {_count(len(flagged), 'real image')} can be called copied: see Copies."
         return text
-    if name == "copies found":
+    if name == verdict.COPIES:
         of = [(c.replace("_", " "), sum(row["class"] == c for row in copies["flagged"])) for c in ("used", "not_used", "unknown")]
         return (
             f"Copies among the synthetic images were found of {_count(len(copies['flagged']), 'real image')}"
             f" ({', '.join(f'{count} {c}' for c, count in of if count)}), at a false discovery rate of {copies['fdr']:.0%}."
         )
-    if name == "significant in the wrong direction":
+    if name == verdict.WRONG_DIRECTION:
         return (
             "The images given as not used have the higher scores (family-wise p ="
             f" {p_value(panel['p_wrong_direction'])}). Check labels and split."
         )
     told = f"told apart (family-wise p = {p_value(panel['p'])})"
-    if name == "evidence of use":
+    if name == verdict.EVIDENCE:
         return f"Used and not used images were {told}, and by more than content explains: excess of the AUC {_figure(excess)}."
-    if name == "a difference that content explains":
+    if name == verdict.CONTENT:
         return (
             f"Used and not used images were {told}, but their content may explain it: excess of the AUC over that of"
             f" {_name(excess['control'])} {_figure(excess)}. Whether the images were used cannot be told from this."

@@ -9,7 +9,6 @@ import numpy as np
 from scipy.stats import rankdata
 
 from fingerprint_jax import estimators, features
-from fingerprint_jax.estimators import Features
 
 METHODS = ("gan_leaks", "domias", "local_match", "rank_average")
 OPTIONS = {
@@ -38,7 +37,7 @@ def scores(real: np.ndarray, generated: np.ndarray, reference: np.ndarray, seed:
     order = canonical(real)
     streams, first = [], 0
     for images in (real[order], generated[canonical(generated)], reference[canonical(reference)]):
-        streams.append([stream(values, first) for values in views(images)])
+        streams.append([estimators.unlabelled(values, first) for values in views(images)])
         first += len(images)
     (pixels, registered), galleries = streams[0], zip(*streams[1:], strict=True)
     by_pixels, by_registered = ({"generated": g, "reference": r} for g, r in galleries)
@@ -70,8 +69,3 @@ def views(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pixels, registered = features.get("pixels", size=size), features.get("registered", size=SIDE)
     blocks = [images[i : i + _BLOCK, :, :, None] for i in range(0, len(images), _BLOCK)]
     return np.concatenate([pixels(block) for block in blocks]), np.concatenate([registered(block) for block in blocks])
-
-
-def stream(values: np.ndarray, first: int) -> Features:
-    """Rows without labels, with record numbers from `first` on."""
-    return Features(values, np.full(len(values), -1), first + np.arange(len(values)))

@@ -26,7 +26,7 @@ from fingerprint_jax.data.source import Source
 log = logging.getLogger(__name__)
 
 SHOWN = 8  # pairs of pictures
-LEAST = 20  # images, and groups, of each kind that anything is said about
+LEAST = imprint.LEAST  # images, and groups, of each kind that anything is said about
 ALPHA, FDR = 0.05, 0.05
 REFERENCE_FROM = "given", "half of not_used"
 
@@ -74,16 +74,15 @@ class Audit:
     @functools.cached_property
     def sides(self) -> dict[str, Images]:
         """`real` (labelled), `unknown`, `generated`, `reference`; without one, half of the groups not used are the reference."""
-        real, reference = self.images("train_real"), self.images("reference")
-        self._refuse_shared(real, self.images("test_real"), reference)
+        real, unknown, reference = (self.images(split) for split in ("train_real", "test_real", "reference"))
+        self._refuse_shared(real, unknown, reference)
         if not len(reference):
             unused = np.flatnonzero(real.labels == 0)
             chosen = unused[halved(real.pixels[unused], real.groups[unused], self.seed)]
             # A patient with used images as well stays whole.
             chosen = chosen[~np.isin(real.groups[chosen], real.groups[real.labels == 1])]
             reference, real = real.take(chosen), real.take(np.setdiff1d(np.arange(len(real)), chosen))
-        generated, unknown = self.images("train_generated"), self.images("test_real")
-        return {"real": real, "unknown": unknown, "generated": generated, "reference": reference}
+        return {"real": real, "unknown": unknown, "generated": self.images("train_generated"), "reference": reference}
 
     @property
     def counts(self) -> dict:
@@ -224,16 +223,13 @@ class Audit:
         counts, reference = self.counts, self.sides["reference"]
         path = self.output / "stages" / "limit_points.jsonl"
         path.parent.mkdir(exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        done = dict(json.loads(line) for line in lines if line.endswith("\n"))  # a kill may have cut off the last one
-        with path.open("w", encoding="utf-8") as file:
+        done = dict(tables.read_journal(path))
+        with path.open("a", encoding="utf-8") as file:
 
             def save(key: str, point: dict) -> None:
                 file.write(json.dumps([key, point]) + "\n")
                 file.flush()
 
-            for item in done.items():
-                save(*item)
             try:
                 return imprint.limit(
                     reference.pixels,
@@ -256,9 +252,6 @@ class Audit:
         for label, name in ((1, "used"), (0, "not used")):
             if (few := len(np.unique(real.groups[real.labels == label]))) < LEAST:
                 return {"reason": f"{few} patients or images are {name}: at least {LEAST} are needed"}
-        for name in ("generated", "reference"):
-            if (few := len(self.sides[name])) < LEAST:
-                return {"reason": f"{few} {name} images: at least {LEAST} are needed"}
         if reason := significance.uneven(real.labels, real.groups):
             return {"reason": reason}
         auc = significance.auc_of(scores)
@@ -299,29 +292,21 @@ class Audit:
     def pictures(self, found: dict) -> list[tuple[str, np.ndarray, np.ndarray, str]]:
         """Pairs to look at, of the part `copies`: (title, real image, its nearest synthetic one, what they are)."""
         sides, pairs = self.sides, []
+        generated = sides["generated"]
         listed = found["flagged"] or found["closer"]
-        for rank, line in enumerate(listed[:SHOWN]):
-            name = "real" if line["class"] != "unknown" else "unknown"
-            pairs.append((f"{line['id']} and {line['match']}", name, line, f"real image ({line['class'].replace('_', ' ')})"))
-            if rank < len(found["reference_pairs"]):
-                other = found["reference_pairs"][rank]
-                title = f"to compare with: {other['id']} and {other['match']}"
-                pairs.append(
-                    (
-                        title,
-                        "reference",
-                        other,
-                        f"the reference image that is closest but {rank}" if rank else "the closest reference image",
-                    )
-                )
-        out = []
-        for title, name, line, what in pairs:
-            left, right = (
-                side.pixels[np.flatnonzero(side.ids == id)[0]]
-                for side, id in ((sides[name], line["id"]), (sides["generated"], line["match"]))
-            )
-            out.append((title, left, right, f"{what} and its nearest synthetic image, distance {line['distance']:.3f}"))
-        return out
+
+        def add(prefix: str, side: Images, line: dict, what: str) -> None:
+            left, right = side.pixels[side.ids == line["id"]][0], generated.pixels[generated.ids == line["match"]][0]
+            text = f"{what} and its nearest synthetic image, distance {line['distance']:.3f}"
+            pairs.append((f"{prefix}{line['id']} and {line['match']}", left, right, text))
+
+        # At least LEAST reference images: there is one for each.
+        for rank, (line, other) in enumerate(zip(listed[:SHOWN], found["reference_pairs"], strict=False)):
+            side = sides["unknown" if line["class"] == "unknown" else "real"]
+            add("", side, line, f"real image ({line['class'].replace('_', ' ')})")
+            closest = f"the reference image that is closest but {rank}" if rank else "the closest reference image"
+            add("to compare with: ", sides["reference"], other, closest)
+        return pairs
 
     def run(self) -> dict:
         """All parts: what stands in audit.json but for the verdict, and writes scores.csv."""

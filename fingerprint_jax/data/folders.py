@@ -216,15 +216,9 @@ def read_facts(path: str | Path, split: str) -> dict[str, list]:
 
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-        texts = {name: [row[name] for row in rows] for name in ("id", "mode")}
-        return texts | {name: [int(row[name]) for row in rows] for name in ("bytes", "metadata_bytes")}
-    except KeyError as error:
-        raise ValueError(f"{path}: no column {error}; pack the data again") from None
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{path}: not the table of packed files: {error}") from None
+    columns = {"id": str, "bytes": int, "mode": str, "metadata_bytes": int}
+    found = _packed_files(path, {"split": str} | columns)
+    return {name: [row[name] for row in found if row["split"] == split] for name in columns}
 
 
 def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
@@ -233,14 +227,22 @@ def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
     splits: dict[str, list[tuple[str, int, str]]] = {}
+    for row in _packed_files(path, {"split": str, "id": str, "label": int, "group": str}):
+        splits.setdefault(row["split"], []).append((row["id"], row["label"], row["group"]))
+    return splits
+
+
+def _packed_files(path: str | Path, columns: dict[str, type]) -> list[dict]:
+    """Columns of files.csv, each of a type, a dict a row."""
+    found = []
     try:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if None in row.values():
                     raise ValueError("a line is cut short")
-                splits.setdefault(row["split"], []).append((row["id"], int(row["label"]), row["group"]))
+                found.append({name: kind(row[name]) for name, kind in columns.items()})
     except KeyError as error:
         raise ValueError(f"{path}: no column {error}; pack the data again") from None
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path}: not the table of packed files: {error}") from None
-    return splits
+    return found

@@ -33,6 +33,11 @@ class Features:
 Gallery = Mapping[str, Features]
 
 
+def unlabelled(values: np.ndarray, first: int) -> Features:
+    """Rows [N, ...] without labels, with record numbers from `first` on."""
+    return Features(values, np.full(len(values), -1), first + np.arange(len(values)))
+
+
 def registry() -> dict[str, Callable[..., np.ndarray]]:
     """All estimators by name."""
     known = {}

@@ -15,7 +15,7 @@ def features(run: Run, rows: Rows, output: str, cache: Path, source: Source, enh
     Args:
         run: of the network; its own data may be those of another task.
         rows: of `source`.
-        output: embedding, logits, or the path of a layer in the backbone, such as `stages/1`, whose mean over places counts.
+        output: embedding, logits, or the path of a layer in the backbone, such as `stages/1/0`, whose mean over places counts.
         cache: a folder.
         source: the data set of the rows.
         enhance: a filter of features/enhance.py that the network sees the images through.

@@ -10,7 +10,7 @@ from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
 
 from fingerprint_jax.audit import imprint, panel
-from fingerprint_jax.estimators import local_match
+from fingerprint_jax.estimators import local_match, unlabelled
 from tests.audit.test_panel import images
 
 GENERATED, REFERENCE = 70, 30  # more synthetic images than references, and in the swapped case fewer
@@ -62,7 +62,7 @@ def test_local_match_is_that_of_the_imprinted_set_in_the_same_parts(case, monkey
     monkeypatch.setattr(local_match, "parts", parts)
     streams, first = [], 0
     for x in (pool, np.concatenate([generated, imprinted[chosen]]), reference):
-        streams.append(panel.stream(panel.views(x)[1], first))
+        streams.append(unlabelled(panel.views(x)[1], first))
         first += len(x)
     gallery = {"generated": streams[1], "reference": streams[2]}
     expected = local_match.local_match(streams[0], gallery, seed=3, **panel.OPTIONS["local_match"])[:, 0]
