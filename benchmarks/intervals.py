@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fingerprint_jax import metrics, significance
+from fingerprint_jax import metrics, score_metrics, significance
 
 
 def main() -> None:
@@ -14,8 +14,8 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 25_000
     labels, scores = np.arange(rows) % 2, np.random.default_rng(0).normal(size=rows)
     timed: dict[str, Callable] = {
-        "score_report": lambda: metrics.score_report(labels, scores, False),
-        "auc_interval": lambda: metrics.auc_interval(labels, scores),
+        "score_report": lambda: score_metrics.score_report(labels, scores, False),
+        "auc_interval": lambda: score_metrics.auc_interval(labels, scores),
         "paired_difference": lambda: metrics.paired_difference(labels, scores > 0, scores > 0.1, 2),
         "permutation_p": lambda: significance.permutation_p(significance.auc_of(scores), labels),
     }

@@ -17,7 +17,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fingerprint_jax import Config, cli, decisions, methods, metrics, preemption, report, significance, tables, watch
+from fingerprint_jax import Config, cli, decisions, methods, metrics, preemption, report, score_metrics, significance, tables, watch
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.run import VERSIONS, Predictions, Run, config_hash
@@ -143,9 +143,9 @@ def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0) -> di
     """
     scores = predictions.scores
     if run.config.task != "subtask1":
-        return {"scores": {"calibration": metrics.calibration(rows.labels, scores)}} if predictions.probabilities else {}
+        return {"scores": {"calibration": score_metrics.calibration(rows.labels, scores)}} if predictions.probabilities else {}
     groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
-    out = {"scores": metrics.score_report(rows.labels, scores[:, 0], predictions.probabilities, groups)}
+    out = {"scores": score_metrics.score_report(rows.labels, scores[:, 0], predictions.probabilities, groups)}
     reason = significance.unavailable(run, rows)
     out["permutation"] = {"p": None, "reason": reason}
     if not reason:

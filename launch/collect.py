@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fingerprint_jax import cli, evaluate, metrics, tables
+from fingerprint_jax import cli, evaluate, metrics, score_metrics, tables
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.run import Run
 from launch import local, sweep
@@ -66,13 +66,13 @@ class Scored:
             return found[name], found["intervals"][name]
         if self.num_classes != 2:
             raise ValueError(f"--figure=auc is of two classes, this task has {self.num_classes}: use accuracy or cohen_kappa")
-        value = metrics.auc(self.labels, self.scores[:, 0])
-        return value, [None, None] if value is None else metrics.auc_interval(self.labels, self.scores[:, 0], self.groups)
+        value = score_metrics.auc(self.labels, self.scores[:, 0])
+        return value, [None, None] if value is None else score_metrics.auc_interval(self.labels, self.scores[:, 0], self.groups)
 
     def difference(self, other: "Scored", name: str) -> dict:
         """{difference: self - other, interval} from resamples of the images that both sides share."""
         if name == "auc":
-            return metrics.paired_auc(self.labels, self.scores[:, 0], other.scores[:, 0], self.groups)
+            return score_metrics.paired_auc(self.labels, self.scores[:, 0], other.scores[:, 0], self.groups)
         return metrics.paired_difference(self.labels, self.predicted, other.predicted, self.num_classes, self.groups)[name]
 
     def same_images(self, other: "Scored") -> bool:

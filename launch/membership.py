@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fingerprint_jax import metrics, significance
+from fingerprint_jax import metrics, score_metrics, significance
 from launch import lines
 from launch.collect import Scored, number
 from launch.systems import Comparison, Row, read
@@ -46,7 +46,7 @@ def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") ->
         for name, prefix in (("auc", ""), ("tpr", None), ("cohen_kappa", None)):
             if figures[name]:
                 out |= lines.columns(name, figures[name], prefix)
-        over = metrics.over_seeds([metrics.auc(one.labels, one.scores[:, 0]) for one in scored.values()])
+        over = metrics.over_seeds([score_metrics.auc(one.labels, one.scores[:, 0]) for one in scored.values()])
         out["values"], (out["seeds_low"], out["seeds_high"]) = over["values"], over["interval"] or (None, None)
         if row.name in known["p"]:
             out |= {"p": known["p"][row.name], "family_wise_p": known["family_wise"]}
@@ -59,7 +59,7 @@ def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") ->
         if sides := lines.beside(c, data, row, scored, baseline, notes):
             scores = [np.stack([run.scores[:, 0] for run in side]) for side in sides]
             one = sides[0][0]
-            found = metrics.paired_auc(one.labels, scores[0], scores[1], one.groups)
+            found = score_metrics.paired_auc(one.labels, scores[0], scores[1], one.groups)
             out |= lines.columns("difference", {"mean": found["difference"], "interval": found["interval"]})
     if data == c.first:
         for name in c.kinds:
@@ -73,7 +73,7 @@ def line(c: Comparison, data: str, row: Row, known: dict, baseline: str = "") ->
 def _figures(scored: dict[int, Scored]) -> dict:
     runs = list(scored.values())
     scores, predicted = np.stack([one.scores[:, 0] for one in runs]), np.stack([one.predicted for one in runs])
-    return metrics.over_runs(runs[0].labels, scores, predicted, FPR, runs[0].groups)
+    return score_metrics.over_runs(runs[0].labels, scores, predicted, FPR, runs[0].groups)
 
 
 def family(c: Comparison, data: str) -> dict:

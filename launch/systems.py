@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, evaluate, methods, metrics, sharding, tables, train
+from fingerprint_jax import Config, evaluate, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data import builder, controls
 from fingerprint_jax.run import Run, network
 from launch import local, sweep
@@ -224,7 +224,7 @@ class Comparison:
                 except FloatingPointError as error:
                     log.warning("%s", error)
                     continue
-                valid[rate] = next(iter(metrics.quick(scored.labels, scored.scores).values()))
+                valid[rate] = next(iter(score_metrics.quick(scored.labels, scored.scores).values()))
                 print(f"{data}/{row.name}: {valid[rate]:.4f} on valid with learning rate {rate:g}", flush=True)
             if not valid:
                 raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from configs import base
-from fingerprint_jax import estimators, evaluate, methods, metrics, significance, watch
+from fingerprint_jax import estimators, evaluate, methods, score_metrics, significance, watch
 from fingerprint_jax.run import Run
 from tests import null_simulations as null
 from tests.conftest import load_config
@@ -290,7 +290,7 @@ def test_the_p_of_refits_is_of_the_run_as_it_stands(crossed):
     seen = []
     significance.permutation_p(lambda y: (seen.append(y), y[:1])[1], rows.labels, rows.groups, 19)
     fitted = Run(crossed.config, crossed.workdir, labels=seen[7]).predict("heldout")
-    assert metrics.auc(seen[7], fitted.scores[:, 0]) == pytest.approx(found["null"][6])
+    assert score_metrics.auc(seen[7], fitted.scores[:, 0]) == pytest.approx(found["null"][6])
     assert "p not available" not in str(evaluate.table("", results).caption)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import metrics, significance, tables
+from fingerprint_jax import score_metrics, significance, tables
 from fingerprint_jax.audit import content, copies, imprint, panel
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
@@ -258,7 +258,7 @@ class Audit:
         observed = auc(real.labels)
         found = significance.permutation_p(auc, real.labels, real.groups, seed=self.seed)
         lines = [
-            {"name": name, "auc": float(value), "interval": metrics.auc_interval(real.labels, column, real.groups), "p": p}
+            {"name": name, "auc": float(value), "interval": score_metrics.auc_interval(real.labels, column, real.groups), "p": p}
             for name, value, column, p in zip(panel.METHODS, observed, scores.T, found["p"], strict=True)
         ]
         wrong = significance.p_of(1 - observed, 1 - found["null"])["family_wise"]
@@ -271,13 +271,12 @@ class Audit:
             return replaced
         real = self.sides["real"]
 
-        def figures(scores: dict[str, list]) -> list[dict]:
-            return [
-                {"name": name, "auc": metrics.auc(real.labels, x), "interval": metrics.auc_interval(real.labels, x, real.groups)}
-                for name, x in scores.items()
-            ]
+        def figure(name: str, scores: list) -> dict:
+            interval = score_metrics.auc_interval(real.labels, scores, real.groups)
+            return {"name": name, "auc": score_metrics.auc(real.labels, scores), "interval": interval}
 
-        found = {"content": figures(of_content), "replaced": figures(replaced["scores"])}
+        of_replaced = [figure(*item) for item in replaced["scores"].items()]
+        found = {"content": [figure(*item) for item in of_content.items()], "replaced": of_replaced}
         return found | {"replaced_by": replaced["replaced_by"]}
 
     def excess(self, scores: np.ndarray, replaced: dict, of_content: dict[str, list]) -> dict:
@@ -286,7 +285,7 @@ class Audit:
         against.pop("order")
         against["chance"] = [0.0] * len(self.sides["real"])  # AUC 0.5: controls may all be below it
         real, names, against = self.sides["real"], list(against), np.array(list(against.values())).T
-        found = metrics.excess_auc(real.labels, scores, against, real.groups, self.seed)
+        found = score_metrics.excess_auc(real.labels, scores, against, real.groups, self.seed)
         return found | {"attack": panel.METHODS[found["attack"]], "control": names[found["control"]]}
 
     def pictures(self, found: dict) -> list[tuple[str, np.ndarray, np.ndarray, str]]:

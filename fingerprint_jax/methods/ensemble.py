@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
-from fingerprint_jax import methods, metrics, tables
+from fingerprint_jax import methods, score_metrics, tables
 from fingerprint_jax.run import Predictions, Run
 
 
@@ -37,7 +37,7 @@ def admitted(run: Run) -> list[tuple[int, Run]]:
     found, least = members(run), run.config.ensemble.admit
     if not least:
         return found
-    figures = [next(iter(metrics.quick(m.rows("valid").labels, m.predict("valid").scores).values())) for _, m in found]
+    figures = [next(iter(score_metrics.quick(m.rows("valid").labels, m.predict("valid").scores).values())) for _, m in found]
     for fold in {fold for fold, _ in found}:
         best, member = max((figure, str(m.workdir)) for figure, (f, m) in zip(figures, found, strict=True) if f == fold)
         if best < least:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fingerprint_jax import checkpoint, metrics, sharding, tables, train
+from fingerprint_jax import checkpoint, score_metrics, sharding, tables, train
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.run import Predictions, Run, config_hash
 
@@ -25,7 +25,7 @@ def fit(run: Run) -> None:
             return {}
         rows = run.rows("valid")
         scores = _scores(run, state, rows, functools.partial(encode, run, state))
-        return metrics.quick(rows.labels, scores)
+        return score_metrics.quick(rows.labels, scores)
 
     with run.fitting(lambda: train.check_fit(run)):
         if not (run.workdir / "done").exists():

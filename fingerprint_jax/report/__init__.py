@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from fingerprint_jax import metrics, tables
+from fingerprint_jax import metrics, score_metrics, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.report import charts, neighbours, words
 from fingerprint_jax.run import Predictions, Run, flat_config
@@ -146,8 +146,8 @@ def _compare(scored: Scored, other: Scored) -> dict:
         out["figures"].append((name, reports[0][key], reports[1][key], difference[key]["difference"], difference[key]["interval"]))
     if run.config.task == "subtask1" and len(np.unique(labels)) == 2:
         columns = [side.predictions.scores[:, 0] for side in (a, b)]
-        area = metrics.paired_auc(labels, *columns, groups=groups)
-        out["figures"].append(("AUC", *[metrics.auc(labels, c) for c in columns], area["difference"], area["interval"]))
+        area = score_metrics.paired_auc(labels, *columns, groups=groups)
+        out["figures"].append(("AUC", *[score_metrics.auc(labels, c) for c in columns], area["difference"], area["interval"]))
     return out
 
 

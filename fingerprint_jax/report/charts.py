@@ -129,7 +129,7 @@ def histograms(labels: np.ndarray, scores: np.ndarray, classes: list[str]) -> li
 
 
 def calibration(report: dict) -> Chart:
-    """Reliability diagram of `metrics.calibration`: how often that came true which was given a probability."""
+    """Reliability diagram of `score_metrics.calibration`: how often that came true which was given a probability."""
     bins = report["bins"]
     words = [f"{number(b['confidence'], 2)} came true {number(b['accuracy'], 2)} of the time ({b['count']} images)" for b in bins]
     errors = f"Brier score {number(report['brier'])}, expected calibration error {number(report['ece'])}."

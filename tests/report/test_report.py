@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from fingerprint_jax import evaluate, methods, metrics, pack, report
+from fingerprint_jax import evaluate, methods, metrics, pack, report, score_metrics
 from fingerprint_jax.run import Run
 from tests.conftest import load_config
 from tests.report.conftest import HOSTILE, Elements, pictures
@@ -51,12 +51,12 @@ def test_figures_of_scores_and_a_permutation_stand_with_the_others():
     labels = np.arange(200) % 2
     scores = labels + rng.normal(size=200)
     found = metrics.report(labels, scores > 0.5, 2)
-    found["scores"] = metrics.score_report(labels, scores, False)
+    found["scores"] = score_metrics.score_report(labels, scores, False)
     found["permutation"] = {"p": 0.001, "reason": None}
     rows = {name: (value, interval) for name, value, interval, _ in report._headline("subtask1", found, ["not used", "used"])}
     assert list(rows)[:3] == ["Cohen's kappa", "accuracy", "AUC"]
     low, high = rows["AUC"][1]
-    assert low < rows["AUC"][0] == metrics.auc(labels, scores) < high
+    assert low < rows["AUC"][0] == score_metrics.auc(labels, scores) < high
     assert any("true positive rate at a false positive rate of 0.1" in name for name in rows)
     assert rows["p of the AUC, by permutation of the labels"] == (0.001, None)
 
