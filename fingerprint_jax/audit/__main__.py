@@ -30,7 +30,7 @@ NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
     "leaks of other kinds than the imprints of the detection limit, for example of a diagnosis, a device or text in an image",
     "synthetic images that were not given: a leak that shows in one image of a million is not in a thousand",
-    "whether the unknown images were used; they are only looked for among the synthetic ones",
+    "whether the unknown images were used; they are only looked for among the synthetic ones, together with the others",
 )
 
 

@@ -3,7 +3,7 @@
 Reference images are held out and imprinted on the synthetic set, in rising number and strength, and the panel is asked which of
 the held-out ones "were used". No generator is trained and the synthetic set is searched once. An imprint stands for a named kind
 of leak; other kinds are not covered. What is left of the reference is smaller than in the audit itself, and so may be the images
-asked about: both make the limit larger, never smaller.
+asked about: both usually make the limit larger.
 """
 
 import dataclasses
