@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 
 import pytest
 
@@ -9,7 +11,8 @@ from fingerprint_jax import preemption
 
 
 @pytest.fixture(autouse=True)
-def handlers():
+def handlers(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
     yield
     for number, handler in before.items():
@@ -27,6 +30,40 @@ def test_a_signal_is_marked_once_and_a_second_one_stops_at_once(number):
             os.kill(os.getpid(), number)
     with pytest.raises(preemption.Preempted):
         os.kill(os.getpid(), number)
+
+
+class _Gone:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)  # where the handler runs, and Python drops what it raises
+
+
+@pytest.mark.parametrize("within_training", [False, True])
+def test_a_signal_that_comes_while_an_object_is_removed_is_not_lost(within_training):
+    preemption.stop_at_once()
+    thing = _Gone()
+    del thing
+    if within_training:
+        with preemption.deferred() as signalled:
+            time.sleep(0.2)
+            assert signalled() == "SIGINT"
+    else:
+        with pytest.raises(preemption.Preempted, match="SIGINT: the same command"):
+            time.sleep(5)
+
+
+def test_what_else_is_dropped_is_shown_as_before():
+    shown = []
+    sys.unraisablehook = lambda unraisable: shown.append(unraisable.exc_value)
+    preemption.stop_at_once()
+
+    class Wrong:
+        def __del__(self):
+            raise KeyError("something else")
+
+    thing = Wrong()
+    del thing
+    assert [type(error) for error in shown] == [KeyError]
 
 
 def test_the_handlers_before_come_back():
