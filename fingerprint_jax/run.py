@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
 import logging
-import os
-import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -90,16 +87,8 @@ class Run:
             _ = self.extra  # wrong ones, and a wrong data_dir, leave no workdir behind
         fingerprints = self.fingerprints
         self.workdir.mkdir(parents=True, exist_ok=True)
-        with (self.workdir / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read() or "another process"
-                raise ValueError(f"{self.workdir}: {holder} is fitting this run; wait for it, or use another --workdir") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+        refusal = f"{self.workdir}: %s is fitting this run; wait for it, or use another --workdir"
+        with tables.locked(self.workdir / "lock", refusal):
             self._write_or_check(fingerprints, fits)
             yield
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import fcntl
 import hashlib
 import json
 import logging
 import os
+import platform
 import re
 import zipfile
 from collections import Counter
@@ -33,6 +35,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """The block that only this process is in; the lock goes with the process, however it ends.
+
+    Raises ValueError where another one is: `refusal`, in which %s stands for it.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(refusal % (file.read() or "another process")) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,12 +6,15 @@ The same command goes on where it was stopped. With --json the results are print
 (verdict.py).
 """
 
+import collections
 import contextlib
+import csv
 import datetime
+import hashlib
 import json
+import os
 import shlex
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,11 +24,18 @@ from fingerprint_jax import cli, pack, preemption, tables
 from fingerprint_jax.audit import page, stages, verdict
 from fingerprint_jax.data import builder
 from fingerprint_jax.data.images import printable
-from fingerprint_jax.data.source import open_source
+from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.run import VERSIONS
 from fingerprint_jax.writer import show_log
 
-FOLDERS = ("generated", "used", "not_used", "unknown", "reference", "groups", "image_size")
+FOLDERS = {  # and the split and class of the packed data that a folder's images are
+    "generated": ("train_generated", "synthetic"),
+    "used": ("train_real", "used"),
+    "not_used": ("train_real", "not_used"),
+    "unknown": ("test_real", "unknown"),
+    "reference": ("reference", "not_used"),
+}
+LEAST_REPEATS = 10  # of fewer no power of 80% can be told from one of 50%
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
     "leaks of other kinds than the imprints of the detection limit, for example of a diagnosis, a device or text in an image",
@@ -49,40 +59,102 @@ def define_flags(values: flags.FlagValues) -> None:
     folder("output", "The folder of the audit.", True)
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", 0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, flag_values=values)
-    flags.DEFINE_integer("repeats", 20, "Of each kind and rate of the detection limit; 0 leaves it out.", 0, flag_values=values)
+    text = f"Of each kind and rate of the detection limit, at least {LEAST_REPEATS}; 0 leaves it out."
+    flags.DEFINE_integer("repeats", 20, text, 0, flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
     flags.DEFINE_bool("json", False, "Print audit.json, nothing else; the exit status says the verdict.", flag_values=values)
 
 
 def audit(values: flags.FlagValues) -> dict:
     """Packs, runs all parts, writes audit.json and the page; returns what stands in audit.json."""
-    start, output = time.monotonic(), Path(values.output)
-    data, given = output / "data", {name: values[name].value for name in FOLDERS}
-    known = output / "folders.json"
-    if known.exists() and json.loads(known.read_text(encoding="utf-8")) != given:
-        raise ValueError(f"{known}: that audit is of other folders; give those, or another --output")
-    tables.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
-    if not (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
+    output = Path(values.output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output={output}: a file is there, name a folder")
+    if 0 < values.repeats < LEAST_REPEATS:
+        raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
+    given = _given(values)
+    output.mkdir(parents=True, exist_ok=True)
+    with tables.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
+        return _audit(values, output, given)
+
+
+def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
+    data, known = output / "data", output / "folders.json"
+    if (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
+        _check_same(known, given)
+    else:
+        tables.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
         mapped = {"generated": values.generated, "real_used": values.used, "real_not_used": values.not_used}
         mapped |= {"real_unknown": values.unknown} if values.unknown else {}
         size = values.image_size
-        pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, image_size=size)
-    parts = stages.Audit(output, open_source(str(data), "subtask1"), values.seed, values.repeats)
+        with stages.timed(output, "pack"):
+            pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, image_size=size)
+    source = open_source(str(data), "subtask1")
+    parts = stages.Audit(output, source, values.seed, values.repeats)
     document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "command": _command(values)}
     document |= {"versions": {name: version(name) for name in VERSIONS}, "not_tested": list(NOT_TESTED)}
-    document |= parts.run()
+    document |= parts.run() | {"rejected": _rejected(source, values)}
     document["groups"] = document["copies"].get("groups", [])
     name, reasons = verdict.decide(document)
     document["verdict"] = {"name": name, "reasons": reasons, "sentence": ""}
     document["verdict"]["sentence"] = page.verdict_words(document)
-    document["seconds"] = time.monotonic() - start
+    document["seconds"] = sum(json.loads((output / "seconds.json").read_text(encoding="utf-8")).values())
     tables.write_text(output / "audit.json", json.dumps(document, indent=1))
     page.write(output, document, parts.pictures(document["copies"]) if "reason" not in document["copies"] else [], values.redact)
     return document
 
 
+def _given(values: flags.FlagValues) -> dict:
+    """What an audit is of: image size, and path and a digest of names, sizes and times of the files of each flag.
+
+    Raises ValueError that names a flag whose folder or file is not there.
+    """
+    given: dict = {"image_size": values.image_size}
+    for name in (*FOLDERS, "groups"):
+        if not (value := values[name].value):
+            continue
+        path = Path(value).resolve()
+        if not (path.is_file() if name == "groups" else path.is_dir()):
+            raise ValueError(f"--{name}={value}: there is no such {'file' if name == 'groups' else 'folder'}")
+        files = [path] if path.is_file() else (Path(place, file) for place, _, found in os.walk(path) for file in found)
+        found = sorted((str(file.relative_to(path)), *_size_and_time(file)) for file in files)
+        given[name] = [str(path), hashlib.sha256(json.dumps(found).encode()).hexdigest()]
+    return given
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    found = file.lstat()  # a link may lead nowhere
+    return found.st_size, found.st_mtime_ns
+
+
+def _check_same(path: Path, given: dict) -> None:
+    known = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("image_size", *FOLDERS, "groups"):
+        before, now = known.get(name), given.get(name)
+        if before == now:
+            continue
+        if before and now and name != "image_size" and before[0] == now[0]:
+            raise ValueError(f"--{name}={now[0]}: files have changed since the audit in {path.parent} began; give another --output")
+        shown = [value[0] if isinstance(value, list) else value or "nothing" for value in (before, now)]
+        raise ValueError(f"--{name}: the audit in {path.parent} is of {shown[0]}, not {shown[1]}; give that, or another --output")
+
+
+def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
+    """{flag: [files that were refused, files in all]} of the folders that lost any."""
+    given = {name: values[name].value for name in FOLDERS}
+    roots = {f"{printable(str(Path(value)))}/": name for name, value in given.items() if value}
+    lost: collections.Counter[str] = collections.Counter()
+    with open(source.path / "rejected.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            inside = [root for root in roots if row["file"].removeprefix("'").startswith(root)]
+            lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
+    splits = source.summary["splits"]
+    kept = {name: splits[split]["classes"].get(label, 0) for name, (split, label) in FOLDERS.items() if split in splits}
+    return {name: [count, kept[name] + count] for name, count in lost.items()}
+
+
 def _command(values: flags.FlagValues) -> str:
-    given = {name: values[name].value for name in (*FOLDERS, "output")}
+    given = {name: values[name].value for name in (*FOLDERS, "groups", "image_size", "output")}
     given |= {name: values[name].value for name in ("seed", "repeats") if not values[name].using_default_value}
     return shlex.join(["python", "-m", "fingerprint_jax.audit", *(f"--{name}={value}" for name, value in given.items() if value)])
 

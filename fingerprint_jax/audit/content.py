@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from fingerprint_jax.features import register, residual, texture
 from fingerprint_jax.pack import progress
 
+KINDS = ("files", "order", "intensity", "texture")
 FOLDS = 5
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 BLOCK = 64  # images measured at once

@@ -10,6 +10,7 @@ from scipy.stats import false_discovery_control
 from fingerprint_jax.pack import progress
 
 SHIFT = 2  # pixels, down and across: what is taken for the same place
+LEAST_SIDE = 2 * SHIFT + 2
 SHIFTS = [(down, across) for down in range(-SHIFT, SHIFT + 1) for across in range(-SHIFT, SHIFT + 1)]
 BLOCK = 1024  # images of a side compared at once, fewer where they are large ...
 ELEMENTS = 2**24  # ... for so many pixels of a side on the device
@@ -38,7 +39,8 @@ def find(
     """Real images that are nearer to the synthetic images than images known not to be used.
 
     Flagged are those that Benjamini & Hochberg's procedure finds by their p-values (`conformal_p`). They all rest on one reference;
-    it holds the false discovery rate with such ones too (Bates et al. 2023, Annals of Statistics 51:149). A rate: where some are
+    it holds the false discovery rate with such ones too (Bates et al. 2023, Annals of Statistics 51:149, of conformal p-values one
+    image a group; of groups it rests on the same positive dependence, and on simulations). A rate: where some are
     copies, one in twenty of those flagged may be none.
 
     Args:
@@ -104,9 +106,9 @@ def nearest(
     The nearest is chosen in float32, by correlations that are right to some 1e-6; its distance is exact.
     """
     for images in (query, gallery):
-        if images.shape[1:] != query.shape[1:] or min(images.shape[1:]) <= 2 * SHIFT + 1:
+        if images.shape[1:] != query.shape[1:] or min(images.shape[1:]) < LEAST_SIDE:
             sizes = [f"{x.shape[2]}x{x.shape[1]}" for x in (query, gallery)]
-            raise ValueError(f"images of {' and '.join(sizes)} pixels: use one size, of at least {2 * SHIFT + 2} pixels a side")
+            raise ValueError(f"images of {' and '.join(sizes)} pixels: use one size, of at least {LEAST_SIDE} pixels a side")
     if query_groups is None or gallery_groups is None:
         query_groups, gallery_groups = np.full(len(query), -1), np.full(len(gallery), -2)
     longest = max(1, min(BLOCK, ELEMENTS // (query.shape[1] * query.shape[2])))

@@ -33,9 +33,15 @@ KINDS: tuple[tuple[str, float | None], ...] = (
 )
 RATES = (0.02, 0.05, 0.1, 0.2, 0.5)
 POWER = 0.8  # from which on a leak counts as found
+NULL_REPEATS = 100  # without imprints
+PERMUTATIONS = 199  # a repeat
 LEAST = 20  # images in either role
 MOST = 1000  # images held out: all pairs of them are compared
 _GRID = tuple(panel.OPTIONS["local_match"][name] for name in ("patch", "stride", "radius"))
+
+
+class TooFew(ValueError):
+    """There are not enough reference images to hold any out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +171,8 @@ def limit(
     seed: int = 0,
     rates: Sequence[float] = RATES,
     repeats: int = 20,
-    null_repeats: int = 100,
-    permutations: int = 199,
+    null_repeats: int = NULL_REPEATS,
+    permutations: int = PERMUTATIONS,
     alpha: float = 0.05,
     done: dict | None = None,
     save: Callable[[str, dict], None] | None = None,
@@ -183,7 +189,8 @@ def limit(
         generated: uint8 [G,H,W].
         n_used, n_not_used: images that the audit asks about.
         seed: of the panel, and of all that is drawn.
-        rates: imprinted shares of the images that play used, ascending, in 0..1.
+        rates: imprinted shares of the images that play used, ascending, in 0..1; those that are as many images as a lower one are
+            left out.
         repeats: a kind and rate.
         null_repeats: without imprints, once for all kinds.
         permutations: a repeat.
@@ -199,26 +206,26 @@ def limit(
             power is at least `POWER` there and at all higher rates, or None: one in so many used images, and the smallest rates
             whose upper and (there and at all higher rates) lower bound reach it, None where none does.
 
-    Raises ValueError for too few images, groups or permutations, and for rates out of order.
+    Raises TooFew for too few images or groups, ValueError for too few permutations and for rates out of order.
     """
     order = panel.canonical(reference)
     reference, generated = reference[order], generated[panel.canonical(generated)]
-    # Groups are numbered as they come in that order: their names have no say in what is drawn.
-    _, first, group = np.unique(np.asarray(reference_groups)[order], return_index=True, return_inverse=True)
-    group = np.argsort(np.argsort(first))[group]
+    group = panel.as_they_come(np.asarray(reference_groups)[order])
     held = _held_out(group, min(n_used + n_not_used, len(reference) // 2, MOST), seed)
     pool, left, group = reference[held], reference[~held], group[held]
     share = n_used / max(1, n_used + n_not_used)
     used = round(len(pool) * share)
     if min(used, len(pool) - used) < LEAST:
-        raise ValueError(
+        raise TooFew(
             f"reference: of {len(reference)} images {used} could play used and {len(pool) - used} not used, in the proportion of"
             f" the {n_used} and {n_not_used} asked about: the detection limit needs {LEAST} of each, and as many that stay"
         )
     _check(len(np.unique(group)), rates, permutations, alpha)
 
     points, background = dict(done or {}), None
-    counts = [max(1, round(rate * used)) for rate in rates]
+    # Of few images the lowest rates are the same number: the first of them stands for it.
+    rate_of = {max(1, round(rate * used)): rate for rate in reversed(rates)}
+    counts, rates = zip(*sorted(rate_of.items()), strict=True)
     plan = [(None, {"null": 0}, null_repeats)]
     plan += [(kind, {_key(*kind, rate): count for rate, count in zip(rates, counts, strict=True)}, repeats) for kind in KINDS]
     total = sum(many * len(sizes.keys() - points.keys()) for _, sizes, many in plan)
@@ -298,7 +305,7 @@ def _smallest(points: list[dict], used: int) -> dict | None:
 
 def _check(groups: int, rates: Sequence[float], permutations: int, alpha: float) -> None:
     if groups < 2:
-        raise ValueError(f"reference_groups: {groups} group is held out, use at least 2, of which one can play used")
+        raise TooFew(f"reference_groups: {groups} group is held out, use at least 2, of which one can play used")
     if list(rates) != sorted(set(rates)) or not rates or not 0 < rates[0] <= rates[-1] <= 1:
         raise ValueError(f"rates={list(rates)}: use ascending shares above 0 and up to 1")
     if 1 > alpha * (1 + permutations):

@@ -13,6 +13,10 @@ from fingerprint_jax.report.charts import number
 
 Pair = tuple[str, np.ndarray, np.ndarray, str]  # title, left and right image uint8 [H,W], and what they show
 
+NOTICED = (
+    "Noticed means a family-wise p of at most {}, not that the verdict would have been evidence of use: neither the controls nor"
+    " the search for copies has a say in it."
+)
 FIXED = "This audit cannot show the absence of leakage."
 LOUD = (verdict.COPIES, verdict.EVIDENCE, verdict.WRONG_DIRECTION)
 ROWS = 100  # of a list of copies, which bounds the size of the page
@@ -23,7 +27,6 @@ COUNTS = {
     "generated": "synthetic images",
     "reference": "reference images, known not to be used",
     "groups": "groups (patients) of the real images",
-    "rejected": "files refused",
     "duplicates": "images with the same pixels as one of another kind",
 }
 CONTENT = {
@@ -59,6 +62,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
         loud=document["verdict"]["name"] in LOUD,
         duration=_duration(document["seconds"]),
         counted=[(text, counts[name]) for name, text in COUNTS.items()],
+        refused=refused_words(document["rejected"]),
         reference=_reference(document["reference_from"]),
         panel=panel_words(document["panel"], alpha),
         beside=beside(document["panel"], document["controls"]),
@@ -69,6 +73,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
         limit=[] if "reason" in limit else limit_words(limit),
         one_in=None if "reason" in limit else one_in(limit),
         label=label,
+        noticed=NOTICED.format(alpha),
         copies=copies_words(document["copies"], counts["used"] + counts["not_used"] + counts["unknown"]),
         rows=ROWS,
         pictures=[shown[k : k + 2] for k in range(0, len(shown), 2)],
@@ -78,6 +83,15 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
     path = Path(folder) / "index.html"
     tables.write_text(path, page)
     return path
+
+
+def refused_words(rejected: dict[str, list[int]]) -> list[str]:
+    """Files that were refused, a folder a line; a folder that lost more than a twentieth is to be looked at."""
+    lines = []
+    for name, (lost, of) in rejected.items():
+        line = f"Of {_count(of, 'file')} in the folder of {COUNTS[name]} {lost:,} could not be used; rejected.csv has the reasons."
+        lines.append(line + (" Whether the rest stands for the folder is to be looked at first." if lost > of / 20 else ""))
+    return lines
 
 
 def p_value(p: float) -> str:
@@ -132,6 +146,9 @@ def verdict_words(document: dict) -> str:
     text = f"Used and not used images were not {told}."
     if "reason" in limit:
         return f"{text} How small a leak would have been noticed is not known: {limit['reason']}."
+    if not trusted(limit, document["plan"]["alpha"]):
+        alarms = f"without any leak the panel alarmed in {limit['null']['detected']} of {limit['null']['repeats']} repeats"
+        return f"{text} How small a leak would have been noticed is not known: {alarms}."
     first = next((kind for kind in limit["kinds"] if kind["smallest"]), None)
     if first is None:
         return f"{text} Nor would any of the leaks that were tried have been noticed with a power of {POWER:.0%}."
@@ -194,15 +211,20 @@ def limit_words(limit: dict) -> list[str]:
     return lines
 
 
+def trusted(limit: dict, alpha: float) -> bool:
+    """Whether the panel alarms without an imprint as often as it should."""
+    low, high = limit["null"]["interval"]
+    return low <= alpha <= high
+
+
 def null_words(limit: dict, alpha: float) -> str:
     """How often the panel alarms without an imprint, and whether that is as often as it should."""
     null = limit["null"]
-    low, high = null["interval"]
     text = (
         f"Without imprints the panel alarmed in {null['detected']} of {null['repeats']} repeats: {_figure(null, 'power')}."
         f" It should be about {alpha}"
     )
-    if low <= alpha <= high:
+    if trusted(limit, alpha):
         return f"{text}, which the interval holds."
     return f"{text}, which the interval does not hold: the curves below are not to be trusted."
 
@@ -213,7 +235,9 @@ def copies_words(copies: dict, images: int) -> list[str]:
         return [f"Not done: {copies['reason']}."]
     count, fdr, reference, fewest = len(copies["flagged"]), copies["fdr"], copies["reference"], copies["fewest"]
     lines = [f"Flagged as copies at a false discovery rate of {fdr:.0%}: {count or 'none'} of {_count(images, 'real image')}."]
-    least = f"With {_count(reference, 'reference image')} the smallest p-value is {p_value(copies['smallest_p'])}"
+    patients = copies["reference_groups"]
+    of = "" if patients == reference else f" of {_count(patients, 'group')} (patients), each of which counts once,"
+    least = f"With {_count(reference, 'reference image')}{of} the smallest p-value is {p_value(copies['smallest_p'])}"
     if fewest > images:
         lines.append(f"{least}: too large for any finding among {images:,} images. Only more reference images can support one.")
     elif fewest > 1:

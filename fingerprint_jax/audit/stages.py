@@ -3,25 +3,30 @@
 OUTPUT/data/             the packed images
 OUTPUT/audit_plan.json   what is going to be done, written before any score meets a label
 OUTPUT/stages/           a file a part
+OUTPUT/seconds.json      what each part took
 OUTPUT/scores.csv        the panel's scores of every real image
 OUTPUT/audit.json        everything, docs/audit.md
 """
 
+import contextlib
 import csv
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from fingerprint_jax import score_metrics, significance, tables
-from fingerprint_jax.audit import content, copies, imprint, panel
+from fingerprint_jax.audit import content, copies, imprint, panel, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
+from fingerprint_jax.run import VERSIONS
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +38,7 @@ REFERENCE_FROM = "given", "half of not_used"
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images of one kind, in the order of their records."""
+    """Images of one kind, in the order of digests of their pixels: nothing that is drawn depends on names or order of files."""
 
     ids: np.ndarray  # [N] str
     pixels: np.ndarray  # uint8 [N,H,W]
@@ -44,8 +49,13 @@ class Images:
         return len(self.ids)
 
     def take(self, selection: np.ndarray) -> "Images":
-        """Some of them."""
+        """Some of them, or all in another order."""
         return Images(*(getattr(self, field.name)[selection] for field in dataclasses.fields(self)))
+
+    @property
+    def units(self) -> np.ndarray:
+        """The group of each, int [N], numbered as they come: where groups are drawn, their names have no say."""
+        return panel.as_they_come(self.groups)
 
 
 class Audit:
@@ -69,11 +79,15 @@ class Audit:
         rows = self.source.rows(split)
         if damaged := self.source.damaged_ids(rows):
             raise ValueError(f"{self.source.path}: damaged records ({damaged}): remove it to pack the folders again")
-        return Images(rows.ids, self.source.images(rows.index)[..., 0], rows.labels, rows.groups)
+        found = Images(rows.ids, self.source.images(rows.index)[..., 0], rows.labels, rows.groups)
+        return found.take(panel.canonical(found.pixels))
 
     @functools.cached_property
     def sides(self) -> dict[str, Images]:
         """`real` (labelled), `unknown`, `generated`, `reference`; without one, half of the groups not used are the reference."""
+        height, width = self.source.image_shape[:2]
+        if min(height, width) < copies.LEAST_SIDE:
+            raise ValueError(f"images of {width}x{height} pixels: at least {copies.LEAST_SIDE} a side are needed")
         real, unknown, reference = (self.images(split) for split in ("train_real", "test_real", "reference"))
         self._refuse_shared(real, unknown, reference)
         if not len(reference):
@@ -86,12 +100,14 @@ class Audit:
 
     @property
     def counts(self) -> dict:
-        """Images of each kind, patients among the labelled ones, files refused, and images that stand in two splits or classes."""
+        """Images of each kind, patients among the labelled ones, and images that stand in two splits or classes."""
         real = self.sides["real"]
         found = {"used": int((real.labels == 1).sum()), "not_used": int((real.labels == 0).sum())}
         found |= {name: len(self.sides[name]) for name in ("unknown", "generated", "reference")}
-        found |= {"groups": len(np.unique(real.groups)), "rejected": self.source.summary["rejected"]}
-        return found | {"duplicates": len({(row["split"], row["id"]) for row in self._duplicates})}
+        return found | {
+            "groups": len(np.unique(real.groups)),
+            "duplicates": len({(row["split"], row["id"]) for row in self._duplicates}),
+        }
 
     def _refuse_shared(self, real: Images, unknown: Images, reference: Images) -> None:
         """Raises ValueError where patients or pixels of one kind are of another: what is asked about is no reference."""
@@ -115,26 +131,39 @@ class Audit:
     def plan(self) -> tuple[dict, str]:
         """What is going to be done and its digest; written on the first call, and afterwards the same or refused.
 
-        Raises ValueError where the output holds the plan of another audit.
+        Raises ValueError where the output holds the plan of another audit; names the entries that differ.
         """
         plan = {
             "methods": list(panel.METHODS),
+            "options": panel.OPTIONS,
             "sign": "a higher score is likelier used",
             "statistic": "the largest AUC of the methods, used against not used",
             "alpha": ALPHA,
             "permutations": significance.PERMUTATIONS,
             "seed": self.seed,
             "reference_from": REFERENCE_FROM["reference" not in self.source.splits],
+            "controls": ["the methods with other images in place of the synthetic ones", *content.KINDS],
+            "excess": "the largest AUC of the methods less that of the controls but order, or 0.5",
+            "verdict": verdict.RULES,
             "fdr": FDR,
-            "imprints": {"rates": list(imprint.RATES), "repeats": self.repeats},
+            "imprints": {
+                "kinds": [list(kind) for kind in imprint.KINDS],
+                "rates": list(imprint.RATES),
+                "repeats": self.repeats,
+                "null_repeats": imprint.NULL_REPEATS,
+                "permutations": imprint.PERMUTATIONS,
+            },
             "least": LEAST,
+            "versions": {name: version(name) for name in VERSIONS},
             "fingerprints": self.source.fingerprints,
             "counts": self.counts,
         }
         text = json.dumps(plan, indent=1)
         path = self.output / "audit_plan.json"
         if path.exists() and path.read_text(encoding="utf-8").strip() != text:
-            raise ValueError(f"{path} is the plan of another audit: give the same folders and flags, or another --output")
+            known = json.loads(path.read_text(encoding="utf-8"))
+            differ = [name for name in plan.keys() | known.keys() if plan.get(name) != known.get(name)]
+            raise ValueError(f"{path} is the plan of another audit ({', '.join(sorted(differ))} differ): give another --output")
         if not path.exists():
             tables.write_text(path, text)
         return plan, hashlib.sha256(text.encode()).hexdigest()
@@ -145,14 +174,18 @@ class Audit:
         if not path.exists():
             log.info("%s", name)
             path.parent.mkdir(exist_ok=True)
-            tables.write_text(path, json.dumps(compute()))
+            with timed(self.output, name):
+                found = compute()
+            tables.write_text(path, json.dumps(found))
         return json.loads(path.read_text(encoding="utf-8"))
 
     def scores(self) -> dict[str, list]:
-        """{method: scores} of the labelled images and then the unknown ones. No label is read."""
-        asked = np.concatenate([self.sides["real"].pixels, self.sides["unknown"].pixels])
+        """{method: scores} of the labelled images and then the unknown ones, ranks taken within each. No label is read."""
+        real, unknown = self.sides["real"], self.sides["unknown"]
+        asked = np.concatenate([real.pixels, unknown.pixels])
         found = panel.scores(asked, self.sides["generated"].pixels, self.sides["reference"].pixels, self.seed)
-        return dict(zip(panel.METHODS, found.T.tolist(), strict=True))
+        parts = [panel.with_average(part[:, :-1]) for part in np.split(found, [len(real)]) if len(part)]
+        return dict(zip(panel.METHODS, np.concatenate(parts).T.tolist(), strict=True))
 
     def replaced(self) -> dict:
         """The panel again on the labelled images, with what no generator made in place of the synthetic ones."""
@@ -207,6 +240,7 @@ class Audit:
         return {
             "fdr": FDR,
             "reference": len(reference),
+            "reference_groups": len(np.unique(reference.groups)),
             "smallest_p": found.smallest_p,
             "fewest": found.fewest,
             "closest_reference_pair": found.closest_reference_pair,
@@ -222,7 +256,6 @@ class Audit:
             return {"reason": "left out, --repeats=0"}
         counts, reference = self.counts, self.sides["reference"]
         path = self.output / "stages" / "limit_points.jsonl"
-        path.parent.mkdir(exist_ok=True)
         done = dict(tables.read_journal(path))
         with path.open("a", encoding="utf-8") as file:
 
@@ -243,7 +276,7 @@ class Audit:
                     done=done,
                     save=save,
                 )
-            except ValueError as error:
+            except imprint.TooFew as error:
                 return {"reason": str(error)}
 
     def primary(self, scores: np.ndarray) -> dict:
@@ -256,9 +289,9 @@ class Audit:
             return {"reason": reason}
         auc = significance.auc_of(scores)
         observed = auc(real.labels)
-        found = significance.permutation_p(auc, real.labels, real.groups, seed=self.seed)
+        found = significance.permutation_p(auc, real.labels, real.units, seed=self.seed)
         lines = [
-            {"name": name, "auc": float(value), "interval": score_metrics.auc_interval(real.labels, column, real.groups), "p": p}
+            {"name": name, "auc": float(value), "interval": score_metrics.auc_interval(real.labels, column, real.units), "p": p}
             for name, value, column, p in zip(panel.METHODS, observed, scores.T, found["p"], strict=True)
         ]
         wrong = significance.p_of(1 - observed, 1 - found["null"])["family_wise"]
@@ -272,7 +305,7 @@ class Audit:
         real = self.sides["real"]
 
         def figure(name: str, scores: list) -> dict:
-            interval = score_metrics.auc_interval(real.labels, scores, real.groups)
+            interval = score_metrics.auc_interval(real.labels, scores, real.units)
             return {"name": name, "auc": score_metrics.auc(real.labels, scores), "interval": interval}
 
         of_replaced = [figure(*item) for item in replaced["scores"].items()]
@@ -285,7 +318,7 @@ class Audit:
         against.pop("order")
         against["chance"] = [0.0] * len(self.sides["real"])  # AUC 0.5: controls may all be below it
         real, names, against = self.sides["real"], list(against), np.array(list(against.values())).T
-        found = score_metrics.excess_auc(real.labels, scores, against, real.groups, self.seed)
+        found = score_metrics.excess_auc(real.labels, scores, against, real.units, self.seed)
         return found | {"attack": panel.METHODS[found["attack"]], "control": names[found["control"]]}
 
     def pictures(self, found: dict) -> list[tuple[str, np.ndarray, np.ndarray, str]]:
@@ -318,9 +351,10 @@ class Audit:
         }
         document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}
         real = self.sides["real"]
-        enough = min(len(self.sides["generated"]), len(self.sides["reference"])) >= LEAST
-        if not enough:
-            short = {"reason": f"too few images: at least {LEAST} generated and {LEAST} reference images are needed"}
+        generated, patients = len(self.sides["generated"]), len(np.unique(self.sides["reference"].groups))
+        if min(generated, patients) < LEAST:
+            many = f"{generated} synthetic images and {patients} reference patients or images"
+            short = {"reason": f"{many}: at least {LEAST} of each are needed"}
             return document | dict.fromkeys(("panel", "controls", "copies", "limit"), short)
         by_method = self.stage("panel", self.scores)
         scores = np.array(list(by_method.values())).T
@@ -337,11 +371,24 @@ class Audit:
         return document
 
     def _write_scores(self, scores: np.ndarray) -> None:
-        ids = [*self.sides["real"].ids.tolist(), *self.sides["unknown"].ids.tolist()]
+        ids = np.concatenate([self.sides["real"].ids, self.sides["unknown"].ids])
+        order = np.argsort(ids, kind="stable")
         with tables.replacing(self.output / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", *panel.METHODS])
-            writer.writerows([name, *map("{:.9g}".format, row)] for name, row in zip(ids, scores, strict=True))
+            writer.writerows([name, *map("{:.9g}".format, row)] for name, row in zip(ids[order], scores[order], strict=True))
+
+
+@contextlib.contextmanager
+def timed(output: Path, name: str) -> Iterator[None]:
+    """Adds what the block takes, ends it well or not, to the seconds of the part `name`."""
+    path, begin = output / "seconds.json", time.monotonic()
+    try:
+        yield
+    finally:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known[name] = known.get(name, 0.0) + time.monotonic() - begin
+        tables.write_text(path, json.dumps(known))
 
 
 def halved(pixels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

@@ -11,18 +11,19 @@ NONE = "no evidence"
 EXIT_STATUS = {CANNOT_TELL: 15, COPIES: 14, WRONG_DIRECTION: 13, EVIDENCE: 12, CONTENT: 11, NONE: 0}
 
 
+# The first that applies; in the plan, and what `decide` does.
+RULES = {
+    CANNOT_TELL: "the panel, a control or the search for copies could not be had",
+    COPIES: "images that the conformal p-values flag at the false discovery rate",
+    WRONG_DIRECTION: "the family-wise p of the smallest AUC is at most alpha",
+    EVIDENCE: "the family-wise p of the largest AUC is at most alpha, and the interval of the excess is above 0",
+    CONTENT: "that p is at most alpha, and the interval of the excess is not above 0",
+    NONE: "none of these",
+}
+
+
 def decide(document: dict) -> tuple[str, list[str]]:
-    """The verdict of an audit's parts, as stages.py makes them, and the reasons for it.
-
-    The first that applies:
-
-    cannot tell: the panel or a control could not be had.
-    copies found: images that the conformal p-values flag.
-    significant in the wrong direction: the family-wise p of the smallest AUC is at most alpha.
-    evidence of use: the family-wise p of the largest AUC is at most alpha, and the interval of the excess is above 0.
-    a difference that content explains: that p is at most alpha, and the interval of the excess is not above 0.
-    no evidence.
-    """
+    """The verdict of an audit's parts, as stages.py makes them, by RULES, and the reasons for it."""
     alpha, panel, controls = document["plan"]["alpha"], document["panel"], document["controls"]
     if missing := [part["reason"] for part in (panel, controls, document["copies"]) if "reason" in part]:
         return CANNOT_TELL, list(dict.fromkeys(missing))
@@ -31,7 +32,8 @@ def decide(document: dict) -> tuple[str, list[str]]:
         return COPIES, [f"{many} closer to a synthetic image than the false discovery rate of {document['copies']['fdr']:g} allows"]
     if panel["p_wrong_direction"] <= alpha:
         told = f"used images are further from the synthetic ones than the others, family-wise p {panel['p_wrong_direction']:.3f}"
-        return WRONG_DIRECTION, [f"{told}: check labels and split"]
+        both = f"by another method they are nearer, family-wise p {panel['p']:.3f}"
+        return WRONG_DIRECTION, [f"{told}: check labels and split", *([both] if panel["p"] <= alpha else [])]
     p = f"family-wise p {panel['p']:.3f}"
     if panel["p"] > alpha:
         return NONE, [p]

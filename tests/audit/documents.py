@@ -60,10 +60,10 @@ def audit(verdict: str = "no evidence") -> dict:
             "generated": 3500,
             "reference": 2000,
             "groups": 180,
-            "rejected": 0,
             "duplicates": 3,
         },
         "image_size": [64, 64],
+        "rejected": {"used": [2, 102], "generated": [300, 3800]},
         "reference_from": "given",
         "verdict": {"name": verdict, "sentence": "", "reasons": ["18 used images are too few"] if verdict == "cannot tell" else []},
         "panel": {
@@ -97,6 +97,7 @@ def audit(verdict: str = "no evidence") -> dict:
         "copies": {
             "fdr": 0.05,
             "reference": 2000,
+            "reference_groups": 2000,
             "smallest_p": 1 / 2001,
             "fewest": 2,
             "flagged": flagged if copies else [],

@@ -1,5 +1,6 @@
 """The whole audit on phantoms: the traps, the verdicts, going on after a stop, and what must change nothing."""
 
+import fcntl
 import json
 import shutil
 
@@ -50,19 +51,23 @@ def mosaic(seed):
     return change
 
 
-def audit(given, output, **options):
+def _values(given, output, **options):
     values = flags.FlagValues()
     main.define_flags(values)
     given = {name: path for name, path in given.items()} | {"output": output, "repeats": 0} | options
     values(["audit", *(f"--{name}={value}" for name, value in given.items())])
-    return main.audit(values)
+    return values
+
+
+def audit(given, output, **options):
+    return main.audit(_values(given, output, **options))
 
 
 @pytest.fixture(scope="module")
 def leaking(tmp_path_factory):
     root = tmp_path_factory.mktemp("leaking")
     given = folders(root / "images", change=mosaic(1))
-    return given, root / "audit", audit(given, root / "audit", repeats=1)
+    return given, root / "audit", audit(given, root / "audit", repeats=10)
 
 
 def test_local_anatomy_that_was_kept_is_evidence_and_everything_is_written(leaking):
@@ -83,17 +88,55 @@ def test_the_plan_is_written_before_any_score_meets_a_label_and_binds(leaking, t
         audit(given, tmp_path / "b")
     plan = json.loads((tmp_path / "b" / "audit_plan.json").read_text())
     assert plan["methods"] == list(panel.METHODS) and plan["alpha"] == 0.05
-    with pytest.raises(ValueError, match="is the plan of another audit"):
-        audit(given, output, seed=5, repeats=1)
-    with pytest.raises(ValueError, match="that audit is of other folders"):
+    assert plan["options"]["local_match"]["patch"] == 16 and set(plan["verdict"]) == set(verdict.EXIT_STATUS)
+    with pytest.raises(ValueError, match=r"is the plan of another audit \(seed differ\)"):
+        audit(given, output, seed=5, repeats=10)
+
+
+def test_other_folders_and_files_that_changed_are_another_audit(leaking, tmp_path):
+    given, output, document = leaking
+    with pytest.raises(ValueError, match="--used: the audit in .* is of .*/used, not .*/not_used; give that, or another --output"):
         audit(given | {"used": given["not_used"]}, output)
+    with pytest.raises(ValueError, match="--unknown: the audit in .* is of .*/unknown, not nothing"):
+        audit({name: path for name, path in given.items() if name != "unknown"}, output)
+    shutil.copytree(output, tmp_path / "audit")
+    shutil.copytree(given["used"].parent, tmp_path / "images")
+    copied = {name: tmp_path / "images" / name for name in given}
+    (tmp_path / "groups.csv").write_text("id,group\n")
+    known = main._given(_values(copied, tmp_path / "audit"))
+    (tmp_path / "audit" / "folders.json").write_text(json.dumps(known))
+    with_slash = {name: f"{path}/" for name, path in copied.items()}
+    assert audit(with_slash, tmp_path / "audit", repeats=10)["panel"] == document["panel"]
+    next(copied["reference"].iterdir()).unlink()
+    with pytest.raises(ValueError, match="--reference=.*/reference: files have changed since the audit in .* began"):
+        audit(copied, tmp_path / "audit", repeats=10)
+
+
+def test_mistakes_of_the_command_line_name_its_flags(leaking, tmp_path):
+    given, output, _ = leaking
+    with pytest.raises(ValueError, match="^--used=nowhere: there is no such folder"):
+        audit(given | {"used": "nowhere"}, tmp_path / "a")
+    with pytest.raises(ValueError, match="^--groups=nowhere.csv: there is no such file"):
+        audit(given | {"groups": "nowhere.csv"}, tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"^no image in {tmp_path}/empty"):
+        audit(given | {"unknown": tmp_path / "empty"}, tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="^--output=.*/file: a file is there"):
+        audit(given, tmp_path / "file")
+    with pytest.raises(ValueError, match="^--repeats=9: use at least 10, or 0"):
+        audit(given, output, repeats=9)
+    with (output / "lock").open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="process .* is auditing there; wait for it, or use another --output"):
+            audit(given, output, repeats=10)
 
 
 def test_the_same_command_goes_on_and_does_nothing_twice(leaking, monkeypatch):
     given, output, document = leaking
     monkeypatch.setattr(stages.panel, "scores", lambda *arguments: pytest.fail("computed again"))
     monkeypatch.setattr(stages.copies, "find", lambda *arguments, **options: pytest.fail("computed again"))
-    again = audit(given, output, repeats=1)
+    again = audit(given, output, repeats=10)
     changing = ("seconds", "date")
     assert {k: v for k, v in again.items() if k not in changing} == {k: v for k, v in document.items() if k not in changing}
 
@@ -140,7 +183,7 @@ def test_copies_are_named(tmp_path):
     assert document["verdict"]["name"] == verdict.COPIES
 
 
-def test_names_order_and_lossless_re_encoding_change_no_score(leaking, tmp_path):
+def test_names_order_and_lossless_re_encoding_change_nothing_but_what_they_say(leaking, tmp_path):
     given, _, document = leaking
     rng = np.random.default_rng(0)
     renamed = {}
@@ -149,7 +192,9 @@ def test_names_order_and_lossless_re_encoding_change_no_score(leaking, tmp_path)
         for i, path in zip(rng.permutation(1000), sorted(folder.iterdir()), strict=False):
             Image.open(path).save(tmp_path / "images" / name / f"x{i}.png", compress_level=1)
         renamed[name] = tmp_path / "images" / name
-    audit(renamed, tmp_path / "audit")
+    again = audit(renamed, tmp_path / "audit", repeats=10)
+    assert again["panel"] == document["panel"] and again["limit"] == document["limit"]
+    assert again["controls"]["replaced"] == document["controls"]["replaced"]
     found = []
     for output in (leaking[1], tmp_path / "audit"):
         parts = stages.Audit(output, open_source(str(output / "data"), "subtask1"))
@@ -170,10 +215,27 @@ def test_too_few_images_and_a_missing_reference(leaking, tmp_path):
     document = audit(given | {"used": few}, tmp_path / "a")
     assert document["verdict"]["name"] == verdict.CANNOT_TELL
     assert document["verdict"]["reasons"] == ["10 patients or images are used: at least 20 are needed"]
+    lines = [f"reference,{i:04d},{'p' * (1 + i % 19)}" for i in range(SIZES["reference"])]
+    (tmp_path / "groups.csv").write_text("\n".join(["split,id,group", *lines]))
+    document = audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "c")
+    many = f"{SIZES['generated']} synthetic images and 19 reference patients or images: at least 20 of each are needed"
+    assert document["verdict"]["reasons"] == [many] and not (tmp_path / "c" / "stages").exists()
     without = {name: path for name, path in given.items() if name != "reference"}
     document = audit(without, tmp_path / "b")
     assert document["counts"]["not_used"] == document["counts"]["reference"] == SIZES["real"] // 2
     assert document["reference_from"] == "half of not_used" and "reason" not in document["panel"]
+
+
+def test_files_that_cannot_be_used_are_counted_by_folder(leaking, tmp_path):
+    given, _, _ = leaking
+    shutil.copytree(given["used"], tmp_path / "used")
+    for i in range(5):
+        (tmp_path / "used" / f"bad{i}.png").write_bytes(b"no image")
+    document = audit(given | {"used": tmp_path / "used"}, tmp_path / "audit")
+    assert document["rejected"] == {"used": [5, 65]} and document["counts"]["used"] == 60
+    page = (tmp_path / "audit" / "index.html").read_text()
+    assert "Of 65 files in the folder of real images given as used 5 could not be used" in page
+    assert "Whether the rest stands for the folder" in page
 
 
 @pytest.mark.parametrize("id", ["real_used/0003", "real_not_used/0003"])

@@ -228,13 +228,30 @@ def test_copies_in_words():
         "Nearer to a synthetic image than any two reference images of different groups are to each other (0.210): 1 real image."
         " This is a list to look at; it has no p-value.",
     ]
-    few = found | {"reference": 10, "smallest_p": 1 / 11, "fewest": 201, "flagged": []}
+    few = found | {"reference": 10, "reference_groups": 10, "smallest_p": 1 / 11, "fewest": 201, "flagged": []}
     assert page.copies_words(few, 200)[:2] == [
         "Flagged as copies at a false discovery rate of 5%: none of 200 real images.",
         "With 10 reference images the smallest p-value is 0.0909: too large for any finding among 200 images. Only more reference"
         " images can support one.",
     ]
     assert page.copies_words(found | {"fewest": 1}, 200)[1].endswith("one such image is enough for a finding.")
+    patients = found | {"reference_groups": 500, "smallest_p": 1 / 501}
+    of = "With 2,000 reference images of 500 groups (patients), each of which counts once, the smallest p-value is 0.002: "
+    assert page.copies_words(patients, 200)[1].startswith(of)
+
+
+def test_a_limit_whose_false_alarms_are_too_many_is_not_quoted():
+    document = audit("no evidence")
+    document["limit"]["null"] = {"detected": 30, "repeats": 100, "power": 0.3, "interval": [0.21, 0.4]}
+    sentence = page.verdict_words(document)
+    assert sentence.endswith("is not known: without any leak the panel alarmed in 30 of 100 repeats.") and "1 in" not in sentence
+
+
+def test_refused_files_in_words():
+    assert page.refused_words({}) == []
+    few, many = page.refused_words({"used": [5, 100], "reference": [6, 100]})
+    assert few == "Of 100 files in the folder of real images given as used 5 could not be used; rejected.csv has the reasons."
+    assert many.endswith("has the reasons. Whether the rest stands for the folder is to be looked at first.")
 
 
 def test_a_long_list_is_cut_and_said_to_be(tmp_path):

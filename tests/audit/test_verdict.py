@@ -48,9 +48,19 @@ def test_a_p_just_above_alpha_is_no_evidence():
     assert verdict.decide(parts(panel__p=0.051))[0] == verdict.NONE
 
 
+def test_every_verdict_has_its_rule_in_the_order_of_precedence():
+    assert list(verdict.RULES) == list(verdict.EXIT_STATUS)
+
+
 def test_exit_statuses_differ_from_each_other_and_from_those_of_mistakes():
     statuses = list(verdict.EXIT_STATUS.values())
     assert len(set(statuses)) == 6 and not {1, 2, 75} & set(statuses) and verdict.EXIT_STATUS[verdict.NONE] == 0
+
+
+def test_both_directions_are_said():
+    name, reasons = verdict.decide(parts(panel__p=0.04, panel__p_wrong_direction=0.01))
+    assert name == verdict.WRONG_DIRECTION and "by another method they are nearer" in reasons[1]
+    assert len(verdict.decide(parts(panel__p_wrong_direction=0.01))[1]) == 1
 
 
 @pytest.mark.parametrize("part", ["panel", "controls", "copies"])
