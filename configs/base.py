@@ -75,6 +75,7 @@ def ensemble(member: ConfigDict) -> ConfigDict:
     c.ensemble = ConfigDict()
     c.ensemble.seeds = 1  # children a fold, or children, that differ in the seed
     c.ensemble.variants = ConfigDict()  # {name: fields of `member`}: children of each, for example of several backbones
+    c.ensemble.best_variant = False  # of the variants only the best on `valid` takes part, a fold and seed at a time
     c.ensemble.runs = ()  # or: work directories of finished runs
     c.ensemble.admit = 0.0  # members whose accuracy (membership: AUC) on `valid` reaches this take part; 0: all
     c.ensemble.combine = "mean"  # mean | logits (mean of the members' logits) | vote | rank

@@ -176,9 +176,9 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:
         if encoder := methods.get("classical").encoder(run):
             yield from _label_sources(encoder)
     elif config.method == "ensemble":
-        if config.ensemble.admit:
-            yield run, "admitted its members by", rows("valid")
         for _, member in methods.get("ensemble").members(run):
+            if config.ensemble.admit or config.ensemble.best_variant:
+                yield run, "chose its members by", functools.partial(member.rows, "valid")
             yield from _label_sources(member)
     else:  # nothing is known of it
         yield run, "may have read", lambda: Rows.concatenate([run.source.rows(split) for split in run.source.splits])

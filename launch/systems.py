@@ -40,7 +40,7 @@ class Row:
     name: str
     config: str  # FILE or FILE:variant
     overrides: sweep.Overrides = dataclasses.field(default_factory=dict)  # a dict replaces a node, such as `ensemble.variants`
-    networks: int = 1  # how many a run trains one after the other; 0: none, its learning rate is not chosen
+    networks: int = 1  # how many a run trains for the minutes, one after the other; 0: none, its learning rate is not chosen
     published: str = ""  # figure and run
     size: str = ""  # a note on how it differs from the published size
     uses: tuple[str, str] | None = None  # (field, row): the field takes the run of that row on the same data, with the same seed
@@ -98,6 +98,7 @@ class Comparison:
     minutes: float  # processor minutes of the training steps of a run
     rates: tuple[float, ...] = RATES  # tried with the first seed; the best on `valid` is taken
     seeds: tuple[int, ...] = SEEDS  # of the runs on `heldout`
+    one_seed: tuple[str, ...] = ()  # data sets on which rows that train networks have the first seed alone
 
     def __post_init__(self):
         names = [row.name for row in self.rows]
@@ -189,7 +190,8 @@ class Comparison:
             inner = network(config)
             inner.num_steps = self.steps(data if data in self.data else self.first, row)
             inner.eval_every = inner.checkpoint_every = math.ceil(inner.num_steps / 4)
-            inner.optimizer.learning_rate = rate
+            if rate is not None:
+                inner.optimizer.learning_rate = rate
         if "features" in (inner := network(config)):  # of images: all runs look at the same
             inner.features.cache_dir = str(self.output.absolute() / "features")
         if row.uses:
@@ -204,7 +206,7 @@ class Comparison:
         return workdir
 
     def choose(self, data: str, row: Row) -> float | None:
-        """The learning rate of a row, the best on `valid` with the first seed; None where there is nothing to choose.
+        """The learning rate of a row, the best on `valid` with the first seed; None where its config has one, and no `valid`.
 
         Raises FloatingPointError where no rate ends well, ValueError where the row that this one uses has not chosen.
         """
@@ -217,7 +219,7 @@ class Comparison:
             if not used:
                 raise ValueError(f"row {row.name} uses {row.uses[1]}, which is not finished on {data}")
             chosen = used["learning_rate"]
-        elif row.networks:
+        elif row.networks and self.configs[row.name].data.valid:
             for rate in self.rates:
                 try:
                     scored = self.load(self.fit(data, row, rate, self.seeds[0]), "valid")
@@ -279,7 +281,8 @@ class Comparison:
         rate = self.choose(self.first if control else data, row)
         if not row.networks:
             self.calibration(data, row)
-        for seed in self.seeds[:1] if control else self.seeds:
+        one = control or row.networks and data in self.one_seed
+        for seed in self.seeds[:1] if one else self.seeds:
             workdir = self.fit(data, row, rate, seed)
             refitted = self.task == "subtask1" and seed == self.seeds[0] and not (control or row.networks)
             anew = self._score(workdir, "heldout", refits=REFITS if refitted else 0)

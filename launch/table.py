@@ -32,7 +32,7 @@ def write(c: Comparison, baseline: str = "") -> None:
     head = f"{table.FIGURE} on `heldout`, mean over seeds {seeds}; 95% intervals over the images."
     if any(row.networks for row in c.rows):
         head += f" What is trained has {c.minutes:g} processor minutes of steps a run, and of the learning rates {rates} the one"
-        head += " that is best on `valid`."
+        head += " that is best on `valid`, where its config has that split, else that of the config."
     parts = [head + (f" Differences to `{baseline}`." if baseline else "")]
     for data, (of_data, under) in found.items():
         texts = [table.shown(line) for line in of_data]
@@ -57,6 +57,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "The directory of the runs and the table.", required=True, flag_values=values)
     flags.DEFINE_float("minutes", 2.0, "Processor minutes of the training steps of a run.", flag_values=values)
     flags.DEFINE_string("baseline", "", "A row that the others are compared with.", flag_values=values)
+    text = "Of --data those on which rows that train networks have the first seed alone."
+    flags.DEFINE_list("one_seed", [], text, flag_values=values)
     flags.DEFINE_list("rows", [], "Only these rows go on.", flag_values=values)
     flags.DEFINE_list("datasets", [], "Only these data sets go on.", flag_values=values)
 
@@ -68,7 +70,9 @@ def main(values: flags.FlagValues) -> None:
     if wrong := [entry for entry in values.data if not all(entry.partition("="))]:
         raise ValueError(f"--data={wrong[0]}: expected NAME=DIR")
     data, output = dict(entry.split("=", 1) for entry in values.data), Path(values.output)
-    c = Comparison(output, sweep.load_file(values.file, "rows"), data, values.controls, values.minutes)
+    rows = sweep.load_file(values.file, "rows")
+    one_seed = tuple(_among("one_seed", values.one_seed, list(data))) if values.one_seed else ()
+    c = Comparison(output, rows, data, values.controls, values.minutes, one_seed=one_seed)
     rows = [c.row(name) for name in _among("rows", values.rows, list(c.configs))]
     _among("baseline", [values.baseline] * bool(values.baseline), list(c.configs))
     if jax.config.values["jax_compilation_cache_dir"] is None:

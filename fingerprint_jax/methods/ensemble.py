@@ -30,14 +30,21 @@ def members(run: Run) -> list[tuple[int, Run]]:
 
 
 def admitted(run: Run) -> list[tuple[int, Run]]:
-    """The members whose accuracy (membership: AUC) on `valid` reaches `ensemble.admit`.
+    """The members that take part, by their accuracy (membership: AUC) on their own `valid`.
 
-    Raises ValueError that names the best member where none of a fold does.
+    With `ensemble.best_variant` the best of the variants, for each fold and seed, the first of equal ones; then those that reach
+    `ensemble.admit`. Raises ValueError that names the best member where none of a fold does.
     """
-    found, least = members(run), run.config.ensemble.admit
-    if not least:
+    found, least, best_variant = members(run), run.config.ensemble.admit, run.config.ensemble.best_variant
+    if not least and not best_variant:
         return found
     figures = [next(iter(score_metrics.quick(m.rows("valid").labels, m.predict("valid").scores).values())) for _, m in found]
+    if best_variant:
+        chosen: dict[tuple[int, int], int] = {}
+        for i, (fold, m) in enumerate(found):
+            known = chosen.setdefault((fold, m.config.seed), i)
+            chosen[fold, m.config.seed] = i if figures[i] > figures[known] else known
+        found, figures = [found[i] for i in chosen.values()], [figures[i] for i in chosen.values()]
     for fold in {fold for fold, _ in found}:
         best, member = max((figure, str(m.workdir)) for figure, (f, m) in zip(figures, found, strict=True) if f == fold)
         if best < least:

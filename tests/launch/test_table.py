@@ -51,7 +51,7 @@ def quick(monkeypatch):
 
 
 def _two(init):
-    return lambda self, *arguments: init(self, *arguments, rates=(1e-3, 1e-2), seeds=(0, 1))
+    return lambda self, *arguments, **options: init(self, *arguments, rates=(1e-3, 1e-2), seeds=(0, 1), **options)
 
 
 @pytest.fixture
@@ -214,6 +214,19 @@ def test_a_rate_that_is_not_finite_is_not_taken(tmp_path, data_dir, monkeypatch,
     assert comparison.run(["d"], [other], lambda: None) == []
     found = attribution.line(comparison, "d", other)
     assert found["note"] == "" and len(found["values"]) == 2
+
+
+def test_without_a_split_valid_the_rate_is_that_of_the_config_and_one_seed_may_be_enough(tmp_path, data_dir, quick):
+    row = Row("net", CONFIG, VIEW | {"data.valid": 0.0, "best": "", "optimizer.learning_rate": 2e-3})
+    data = {"d": data_dir, "again": data_dir}
+    comparison = Comparison(tmp_path, [row], data, "", 1 / 60, one_seed=("again",))
+    assert comparison.run(list(data), [row], lambda: None) == []
+    assert {path.name for path in (tmp_path / "d/net").glob("seed*")} == {"seed0", "seed1"}
+    assert {path.name for path in (tmp_path / "again/net").glob("seed*")} == {"seed0"}
+    config = Run.load(tmp_path / "d/net/seed1").config
+    assert (config.optimizer.learning_rate, config.num_steps) == (2e-3, 2)
+    found = attribution.line(comparison, "d", row)
+    assert found["learning_rate"] is None and found["valid"] == [] and len(found["values"]) == 2
 
 
 def _with(run, rate):

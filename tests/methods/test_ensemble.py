@@ -157,3 +157,23 @@ def test_members_below_the_threshold_take_no_part_and_the_best_is_named_where_al
         ensemble.admitted(voted)
     voted.config.ensemble.admit = 0.0
     assert len(ensemble.admitted(voted)) == 3
+    voted.config.ensemble.best_variant = True
+    assert [run.workdir.name for _, run in ensemble.admitted(voted)] == ["b1-seed0"]
+    accuracy["b0-seed0"] = 0.99  # the first of equal ones
+    assert [run.workdir.name for _, run in ensemble.admitted(voted)] == ["b0-seed0"]
+
+
+def test_the_best_variant_is_chosen_for_each_fold_and_seed(voted, monkeypatch):
+    voted.config.data.folds, voted.config.data.fold = 2, -1
+    voted.config.ensemble.seeds, voted.config.ensemble.best_variant = 2, True
+    accuracy = {"fold0-b2-seed0": 0.9, "fold0-b0-seed1": 0.8, "fold1-b1-seed0": 0.7, "fold1-b2-seed1": 0.9}
+    rows = voted.source.rows("train_generated").take(np.arange(20))
+
+    def predict(run, split):
+        assert split == "valid"
+        right = np.arange(20) < 20 * accuracy.get(run.workdir.name, 0.5)
+        return Predictions(rows.ids, np.eye(5)[np.where(right, rows.labels, (rows.labels + 1) % 5)], True)
+
+    monkeypatch.setattr(Run, "rows", lambda run, split: rows)
+    monkeypatch.setattr(Run, "predict", predict)
+    assert {run.workdir.name for _, run in ensemble.admitted(voted)} == set(accuracy)
