@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fingerprint_jax import checkpoint, score_metrics, sharding, tables, train
+from fingerprint_jax import Config, checkpoint, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.run import Predictions, Run, config_hash
 
@@ -44,6 +44,12 @@ def predict(run: Run, split: str) -> Predictions:
     restored = restore(run)
     scores = _scores(run, restored, rows, functools.partial(outputs, run, restored=restored))
     return Predictions(rows.ids, scores, train.model_of(run).objective.probabilities)
+
+
+def reads(config: Config, split: str) -> bool:
+    """Whether a stream, the gallery or the choice of the checkpoint has rows of a split."""
+    streams = config.data.streams if config.num_steps else ()
+    return bool(config.best) or any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
 
 
 def restore(run: Run) -> train.State:
