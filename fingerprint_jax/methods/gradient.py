@@ -10,8 +10,11 @@ import jax
 import numpy as np
 
 from fingerprint_jax import Config, checkpoint, methods, score_metrics, sharding, tables, train
+from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.run import Predictions, Run, config_hash
+
+_normalize = jax.jit(augment.normalize, static_argnums=1)
 
 
 def fit(run: Run) -> None:
@@ -59,12 +62,20 @@ def restore(run: Run) -> train.State:
 
 def _scores(run: Run, state: train.State, rows: Rows, encode: Callable[[Rows], dict]) -> np.ndarray:
     model = train.model_of(run)
+    images = functools.partial(_images, run)
     gallery = {}
     for name, stream in run.gallery.items():
-        gallery[name] = encode(stream) | {"label": stream.labels, "index": stream.index}
-    query = encode(rows) | {"index": rows.index}
+        gallery[name] = encode(stream) | {"label": stream.labels, "index": stream.index, "images": images}
+    query = encode(rows) | {"index": rows.index, "images": images}
     net = model.merge(*model.weights(state))
     return np.asarray(model.objective.scores(net, query, gallery), np.float32)
+
+
+def _images(run: Run, index: np.ndarray) -> jax.Array:
+    """Records of the run by number, as the network takes them: [N] -> float32 [N,H,W,C] on the devices, split where N allows."""
+    mesh = train.model_of(run).mesh
+    place = sharding.replicated(mesh) if len(index) % mesh.size else sharding.split(mesh)
+    return _normalize(jax.device_put(run.source.images(index), place), run.config.data.normalize)
 
 
 def outputs(
