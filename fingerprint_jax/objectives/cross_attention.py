@@ -154,7 +154,8 @@ class Objective:
 def _compare(network: tuple, asked: dict, generated: dict, found: np.ndarray, logits: np.ndarray) -> None:
     """Writes the logits [Q,k] of the pairs of encoded queries and their candidates `found`; every candidate is encoded once."""
     chosen, running = np.unique(found[found >= 0]), []
-    for block in np.split(chosen, range(IMAGES, len(chosen), IMAGES)) if len(chosen) else []:
+    for start in range(0, len(chosen), IMAGES):
+        block = chosen[start : start + IMAGES]
         others = _encode(*network, generated["images"](_padded(generated["index"][block], IMAGES)))
         row, rank = np.nonzero((found >= block[0]) & (found <= block[-1]))
         column = np.searchsorted(block, found[row, rank])
