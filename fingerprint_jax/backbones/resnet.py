@@ -69,9 +69,7 @@ class Block(nnx.Module):
 
     expansion = 1
 
-    def __init__(
-        self, channels: int, width: int, stride: int, conv: Callable, norm: Callable, activation: Callable = nnx.relu
-    ):
+    def __init__(self, channels: int, width: int, stride: int, conv: Callable, norm: Callable, activation: Callable = nnx.relu):
         self.conv1, self.norm1 = conv(channels, width, 3, stride), norm(width)
         self.conv2, self.norm2 = conv(width, width, 3), norm(width)
         projected = stride != 1 or channels != width

@@ -85,5 +85,10 @@ def test_images_have_the_size_asked_for(size, widths, first):
 def test_images_are_squashed_where_asked():
     features = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
     options = {"widths": (4, 2), "channels": 1, "image_size": (5, 5)}
-    plain, squashed = (Decoder(4, squash=squash, rngs=nnx.Rngs(0), **options)(features, train=False) for squash in (False, True))
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def decode(features):
+        return [Decoder(4, squash=squash, rngs=nnx.Rngs(0), **options)(features, train=False) for squash in (False, True)]
+
+    plain, squashed = decode(features)
     np.testing.assert_allclose(squashed, np.tanh(plain), rtol=1e-5, atol=1e-6)
