@@ -62,6 +62,8 @@ def gradient(task: str) -> ConfigDict:
     c.objective.real_class = False  # softmax: the stream `real` is one class more, dropped before the scores
     c.objective.contrast = 0.0  # softmax: weight of the supervised contrastive loss of the features, beside the cross-entropy
     c.objective.temperature = 0.1  # softmax: of that loss
+    c.objective.hidden = 0  # softmax: units, with ReLU, of a layer between the features and the logits; 0: none
+    c.objective.dropout = 0.0  # softmax: in training, of what the logits are computed from
     c.gallery = ConfigDict()  # {stream: splits}: what `scores` compares a query with
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam | sgd (momentum 0.9)

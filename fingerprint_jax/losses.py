@@ -62,16 +62,26 @@ def sampled_pairs_contrastive(
     Raises:
         ValueError: `num_pairs` is odd or less than 2.
     """
-    if num_pairs < 2 or num_pairs % 2:
-        raise ValueError(f"objective.num_pairs={num_pairs} cannot be half positive: use an even number from 2")
     total = jnp.float32(0)
-    for kind, kind_key in zip((same, ~same), jax.random.split(key), strict=True):
-        row, column = sample_pairs(kind_key, kind, num_pairs // 2)
+    for row, column, held in half_positive_pairs(key, same, num_pairs):
         difference = a[row].astype(jnp.float32) - b[column].astype(jnp.float32)
         distance = _sqrt(jnp.sum(difference**2, axis=-1), 0.0)
         loss = contrastive(distance, same[row, column], margin)
-        total += jnp.sum(jnp.where(jnp.any(kind), loss, 0.0))
+        total += jnp.sum(jnp.where(held, loss, 0.0))
     return total / num_pairs
+
+
+def angular_contrastive(a: jax.Array, b: jax.Array, same: jax.Array, margin: float) -> jax.Array:
+    """y theta + (1 - y) max(0, margin - theta) of rows, y = 1 for the same class: [N,D], [N,D], bool [N] -> [N].
+
+    theta is the angle of two rows in radians, 0 to pi. SCOPE names an angular loss and its margin, not the formula; this is the
+    plainest. The gradient is finite everywhere, and zero at theta = 0, where it has no direction.
+    """
+    a, b = l2_normalize(a), l2_normalize(b)
+    # Kahan's formula: the arc cosine of a float32 leaves no digit of small angles, and its slope is infinite there.
+    apart, along = _sqrt(jnp.sum((a - b) ** 2, axis=-1), 0.0), _sqrt(jnp.sum((a + b) ** 2, axis=-1), 0.0)
+    theta = 2 * jnp.arctan2(apart, jnp.maximum(along, 1e-12))  # two zero rows: 0, not the slope of 0/0
+    return jnp.where(same, theta, jnp.maximum(margin - theta, 0.0))
 
 
 def supervised_contrastive(x: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
@@ -89,6 +99,23 @@ def supervised_contrastive(x: jax.Array, labels: jax.Array, temperature: float) 
     count = positive.sum(axis=1)
     mean = jnp.sum(jnp.where(positive, log_probability, 0.0), axis=1) / jnp.maximum(count, 1)
     return -mean.sum() / jnp.maximum((count > 0).sum(), 1)
+
+
+def half_positive_pairs(key: jax.Array, same: jax.Array, num_pairs: int) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """The positive and the negative half of pairs drawn with replacement: rows, columns, and whether the batch holds that kind.
+
+    Args:
+        key: of the draw.
+        same: which pairs are positive [N,M].
+        num_pairs: of both halves.
+
+    Raises:
+        ValueError: `num_pairs` is odd or less than 2.
+    """
+    if num_pairs < 2 or num_pairs % 2:
+        raise ValueError(f"objective.num_pairs={num_pairs} cannot be half positive: use an even number from 2")
+    kinds = zip((same, ~same), jax.random.split(key), strict=True)
+    return [(*sample_pairs(kind_key, kind, num_pairs // 2), jnp.any(kind)) for kind, kind_key in kinds]
 
 
 def sample_pairs(key: jax.Array, allowed: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

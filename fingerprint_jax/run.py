@@ -24,6 +24,7 @@ VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 # The labelled rows a system is asked about: held-out and validation rows come from here.
 TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "train"}
+PARTS = {"valid": 1, "heldout": 2, "sequestered": 3}  # of the target split; 0 is the rest, which a run learns from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +167,9 @@ class Run:
         Of the target split a run sees what is none of the three.
         """
         split, _, label = split.partition(":")
-        if split in (self.target, "valid", "heldout", "sequestered"):
+        if split in (self.target, *PARTS):
             rows = self._target_rows
-            rows = rows.take(self.parts == {"valid": 1, "heldout": 2, "sequestered": 3}.get(split, 0))
+            rows = rows.take(self.parts == PARTS.get(split, 0))
             if not len(rows) and split == "valid":
                 raise ValueError("split valid is empty: set data.valid to a share of the labelled rows")
             if not len(rows) and split == "heldout":
@@ -189,6 +190,12 @@ class Run:
     def _target_rows(self) -> Rows:
         rows = self.source.rows(self.target)
         return rows if self.labels is None else dataclasses.replace(rows, labels=self.labels)
+
+    @property
+    def streams(self) -> dict[str, Rows]:
+        """The rows behind each stream of `data.streams`: stream `x` reads the split `train_x`, or `x` where there is none."""
+        splits = {name: f"train_{name}" if f"train_{name}" in self.source.splits else name for name in self.config.data.streams}
+        return {name: self.training_rows(split) for name, split in splits.items()}
 
     def training_rows(self, split: str) -> Rows:
         """`rows`, joined in the target split by those of `data.extra_labels`; in the order of their record numbers."""
@@ -240,7 +247,7 @@ class Run:
 
     @functools.cached_property
     def parts(self) -> np.ndarray:
-        """0 training, 1 validation, 2 held out, 3 sequestered, for every row of the target split."""
+        """The part of every row of the target split, a number of PARTS or 0."""
         rows, data = self._target_rows, self.config.data
         part = np.zeros(len(rows), np.int8)
         if data.folds:

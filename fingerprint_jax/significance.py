@@ -168,7 +168,7 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:
         yield run, "chose its checkpoint by", rows(name.removeprefix("watch-").replace("-", ":"))
     if config.method == "gradient":
         for stream in config.data.streams if config.num_steps else ():
-            yield run, "was trained on", functools.partial(run.training_rows, f"train_{stream}")
+            yield run, "was trained on", functools.partial(lambda stream: run.streams[stream], stream)
         yield from _gallery(run, "")
         if config.best:
             yield run, "chose its checkpoint by", rows("valid")

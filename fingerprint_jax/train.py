@@ -234,13 +234,8 @@ def _model(config: str, num_classes: int, image_shape: tuple[int, int, int]) -> 
 
 
 def sampler_of(run: Run) -> Sampler:
-    """The batches of a run: stream `x` reads the training rows of the split `train_x`, or of `x` where there is none."""
-    streams = {}
-    for name in run.config.data.streams:
-        split = f"train_{name}" if f"train_{name}" in run.source.splits else name
-        streams[name] = run.training_rows(split)
-    sizes = run.config.data.streams.to_dict()
-    return Sampler(streams, sizes, run.config.seed, run.config.data.balanced)
+    """The batches of a run."""
+    return Sampler(run.streams, run.config.data.streams.to_dict(), run.config.seed, run.config.data.balanced)
 
 
 def inputs(run: Run, start: int) -> tuple[Sampler, dict, Iterator]:

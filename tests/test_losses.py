@@ -168,3 +168,30 @@ def test_supervised_contrastive_of_one_point_and_of_no_pair():
     np.testing.assert_allclose(losses.supervised_contrastive(same, np.array([0, 0, 0, 1, 1, 1]), 0.5), np.log(5), rtol=1e-6)
     gradient = jax.grad(lambda x: losses.supervised_contrastive(x, np.arange(6), 0.5))(same)
     np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.001, 10.0, 28.0, 45.0, 90.0, 179.0, 180.0])
+def test_angular_contrastive_of_known_angles(degrees):
+    theta = np.deg2rad(degrees)
+    a, b = np.array([[2.0, 0.0]], np.float32), 3 * np.array([[np.cos(theta), np.sin(theta)]], np.float32)
+    for same, expected in ((True, theta), (False, max(0.0, 0.5 - theta))):
+        np.testing.assert_allclose(losses.angular_contrastive(a, b, np.array([same]), 0.5), [expected], rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_of_the_angle_is_finite_where_rows_are_alike_opposite_or_zero():
+    a = np.array([[1.0, 2.0], [1.0, 2.0], [0.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32)
+    b = np.array([[2.0, 4.0], [-1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 2.0]], np.float32)
+    for same in (True, False):
+        gradient = jax.grad(lambda a, b, same=same: losses.angular_contrastive(a, b, np.full(5, same), 4.0).sum(), (0, 1))(a, b)
+        assert all(np.isfinite(side).all() for side in gradient)
+        # At a right angle: towards b by one radian a unit of length, or away from it.
+        np.testing.assert_allclose(gradient[0][4], [0, -1 if same else 1], atol=1e-6)
+
+
+def test_half_positive_pairs_are_of_their_kind():
+    same = jnp.asarray(same_of())
+    for (row, column, held), kind in zip(losses.half_positive_pairs(jax.random.key(0), same, 30), (True, False), strict=True):
+        assert len(row) == len(column) == 15 and held
+        assert np.all(np.asarray(same)[row, column] == kind)
+    (_, _, positive), (_, _, negative) = losses.half_positive_pairs(jax.random.key(0), jnp.ones((3, 2), bool), 2)
+    assert positive and not negative

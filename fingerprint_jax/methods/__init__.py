@@ -3,11 +3,14 @@
 fit(run)              called again it continues, or returns when done
 predict(run, split)   -> Predictions
 state(run)            -> JSON: what `predict` would use (a step, the states of children)
+reads(config, split)  whether a run of this config learns from, compares with or chooses by rows of a split, `valid` included
 """
 
 import importlib
 import pkgutil
 from types import ModuleType
+
+from fingerprint_jax import Config
 
 
 def get(name: str) -> ModuleType:
@@ -16,3 +19,8 @@ def get(name: str) -> ModuleType:
     if name not in names:
         raise ValueError(f"method={name!r} is unknown: use one of {', '.join(names)}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def gallery_reads(config: Config, split: str) -> bool:
+    """Whether `config.gallery` lists a split, or some of its rows as `split:label`."""
+    return any(entry.partition(":")[0] == split for entries in config.gallery.values() for entry in entries)

@@ -18,7 +18,7 @@ from fingerprint_jax.run import Predictions, Run, config_hash
 def encoder(run: Run) -> Run | None:
     """The run whose network gives the features: a finished one, or the child `encoder`; None for features without a network.
 
-    A network that is never trained has seen nothing, and is one child for all folds, rounds and members that ask for it.
+    A network that reads no row of the target split is one child for all folds, rounds and members that ask for it.
 
     Raises ValueError for features, options or a run that cannot be.
     """
@@ -38,16 +38,19 @@ def encoder(run: Run) -> Run | None:
         return source
     if "member" not in run.config:
         raise ValueError("features.name='network' needs the run of a network here: give features.run")
-    if not frozen(run.config.member):
+    if methods.get(run.config.member.method).reads(run.config.member, run.target):
         return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
     config: Config = ConfigDict(run.config.member.to_dict())
     config.data_dir, config.seed, config.data.max_damaged = run.config.data_dir, run.config.seed, run.config.data.max_damaged
     return Run(config, run.outermost / "children" / f"encoder-{config_hash(config)}")
 
 
-def frozen(config: Config) -> bool:
-    """Whether a config is that of a network that is never trained."""
-    return config.method == "gradient" and config.num_steps == 0
+def reads(config: Config, split: str) -> bool:
+    """Whether the gallery, or the network that gives the features, has rows of a split."""
+    if methods.gallery_reads(config, split) or config.features.name != "network":
+        return methods.gallery_reads(config, split)
+    inner = Run.load(config.features.run).config if config.features.run else config.member
+    return methods.get(inner.method).reads(inner, split)
 
 
 def of_images(config: Config) -> dict:
@@ -114,7 +117,7 @@ def _estimator(config: Config):
 def _features(run: Run, rows: Rows) -> np.ndarray:
     c, source, options = run.config.features, encoder(run), of_images(run.config)
     cache, name = Path(c.cache_dir or run.outermost / "features"), options.pop("name")
-    if source and not frozen(source.config):
+    if source and methods.get(source.config.method).reads(source.config, run.target):
         found = deep.features(source, rows, c.output, run.workdir / "features", run.source, c.enhance)
     elif source:
         folder = run.outermost / "features"
@@ -142,8 +145,7 @@ def _of_splits(run: Run, rows: Rows, extract: Callable[[Rows], np.ndarray]) -> n
 
 def _check_views(run: Run, source: Run) -> None:
     # A network that was trained on the rows this run holds out would make its held-out figures look better than they are.
-    streams = {name for stream in source.config.get("data", {}).get("streams", {}) for name in (stream, f"train_{stream}")}
-    if frozen(source.config) or source.config.task != run.config.task or run.target not in streams:
+    if source.config.task != run.config.task or not methods.get(source.config.method).reads(source.config, run.target):
         return
     seen = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
     if seen and source.source.fingerprints == run.source.fingerprints:

@@ -8,25 +8,43 @@ from ml_collections import ConfigDict
 from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
-from fingerprint_jax import methods, score_metrics, tables
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax import Config, methods, score_metrics, tables
+from fingerprint_jax.run import PARTS, Predictions, Run
 
 
 def members(run: Run) -> list[tuple[int, Run]]:
-    """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out."""
+    """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out, or nothing."""
     e, data = run.config.ensemble, run.config.data
     if e.runs:
         return [(-1, Run.load(path, data_dir=run.config.data_dir)) for path in e.runs]
-    folds = range(data.folds) if data.folds and data.fold < 0 else [-1]
+    whole = _whole(run)
+    folds = range(data.folds) if data.folds and data.fold < 0 and not whole else [-1]
     found = []
-    for fold, variant, seed in itertools.product(folds, list(e.variants) or [""], range(max(e.seeds, 1))):
-        config = ConfigDict(run.config.member.to_dict())
-        if variant:
-            config.update(e.variants[variant].to_dict())
+    for fold, (variant, config), seed in itertools.product(folds, variants(run.config).items(), range(max(e.seeds, 1))):
         seed += run.config.seed
         name = "-".join([f"fold{fold}"] * (fold >= 0) + [variant] * bool(variant) + [f"seed{seed}"])
-        found.append((fold, run.child(name, config, seed=seed, fold=fold if fold >= 0 else data.fold)))
+        child = run.child(name, config, seed=seed, fold=fold if fold >= 0 else data.fold)
+        if whole:
+            child.config.data.update({"folds": 0, "fold": -1, "valid": 0.0, "sequester": 0.0})
+        found.append((fold, child))
     return found
+
+
+def variants(config: Config) -> dict[str, Config]:
+    """{name: config of a member}: `member` with the fields of each variant; one that names its method is a config by itself."""
+    found = {}
+    for name, fields in config.ensemble.variants.items():
+        found[name] = ConfigDict({} if "method" in fields else config.member.to_dict())
+        found[name].update(fields.to_dict())
+    return found or {"": config.member}
+
+
+def _whole(run: Run) -> bool:
+    """Whether no member reads a row that a fold could hold out: then one member is that of all folds, and of every split."""
+    e = run.config.ensemble
+    if e.runs or e.admit or e.best_variant:
+        return False
+    return not any(methods.get(config.method).reads(config, run.target) for config in variants(run.config).values())
 
 
 def admitted(run: Run) -> list[tuple[int, Run]]:
@@ -74,10 +92,20 @@ def state(run: Run) -> dict:
     return {str(m.workdir): methods.get(m.config.method).state(m) for _, m in admitted(run)}
 
 
+def reads(config: Config, split: str) -> bool:
+    """Whether a member reads rows of a split, or is chosen by them."""
+    e = config.ensemble
+    configs = [Run.load(path).config for path in e.runs] or variants(config).values()
+    return bool(e.admit or e.best_variant) or any(methods.get(c.method).reads(c, split) for c in configs)
+
+
 def predict(run: Run, split: str) -> Predictions:
     """Combined scores, rows aligned by id. `heldout` of folds: each row by the members that did not see it."""
     found = admitted(run)
     rows = run.rows(split)
+    if not run.config.ensemble.runs and _whole(run) and split.partition(":")[0] in (run.target, *PARTS):
+        parts = [_of(member.predict(run.target), rows.ids) for _, member in found]
+        return _combine(run, parts)
     if split == "heldout" and any(fold >= 0 for fold, _ in found):
         parts = []
         for fold in sorted({fold for fold, _ in found}):
@@ -87,6 +115,12 @@ def predict(run: Run, split: str) -> Predictions:
     else:
         merged = _combine(run, [member.predict(split) for _, member in found])
     return Predictions(rows.ids, merged.scores[tables.align(rows.ids, merged.ids)], merged.probabilities)
+
+
+def _of(predictions: Predictions, ids: np.ndarray) -> Predictions:
+    """Those of some ids."""
+    position = {name: i for i, name in enumerate(predictions.ids.tolist())}
+    return Predictions(ids, predictions.scores[[position[name] for name in ids.tolist()]], predictions.probabilities)
 
 
 def _combine(run: Run, parts: list[Predictions]) -> Predictions:

@@ -10,9 +10,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, checkpoint, score_metrics, sharding, tables, train
+from fingerprint_jax import Config, checkpoint, methods, score_metrics, sharding, tables, train
+from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.run import Predictions, Run, config_hash
+
+_normalize = jax.jit(augment.normalize, static_argnums=1)
 
 
 def fit(run: Run) -> None:
@@ -88,6 +91,18 @@ def predict(run: Run, split: str) -> Predictions:
     return Predictions(rows.ids, scores, train.model_of(run).objective.probabilities)
 
 
+def reads(config: Config, split: str) -> bool:
+    """Whether a stream, the gallery, the choice of the checkpoint or the network it begins with has rows of a split.
+
+    What another run has read, that of `init_from`, is not looked up: it may be gone.
+    """
+    streams = config.data.streams if config.num_steps else ()
+    own = bool(config.best) or any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
+    if own or config.init_from or "pretrain" not in config or not config.pretrain.num_steps:
+        return own or bool(config.init_from)
+    return config.pretrain.task == config.task and reads(config.pretrain, split)
+
+
 def restore(run: Run) -> train.State:
     """The state at the checkpoint that `run.step` names."""
     return train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), run.step)[1]
@@ -95,12 +110,20 @@ def restore(run: Run) -> train.State:
 
 def _scores(run: Run, state: train.State, rows: Rows, encode: Callable[[Rows], dict]) -> np.ndarray:
     model = train.model_of(run)
+    images = functools.partial(_images, run)
     gallery = {}
     for name, stream in run.gallery.items():
-        gallery[name] = encode(stream) | {"label": stream.labels, "index": stream.index}
-    query = encode(rows) | {"index": rows.index}
+        gallery[name] = encode(stream) | {"label": stream.labels, "index": stream.index, "images": images}
+    query = encode(rows) | {"index": rows.index, "images": images}
     net = model.merge(*model.weights(state))
     return np.asarray(model.objective.scores(net, query, gallery), np.float32)
+
+
+def _images(run: Run, index: np.ndarray) -> jax.Array:
+    """Records of the run by number, as the network takes them: [N] -> float32 [N,H,W,C] on the devices, split where N allows."""
+    mesh = train.model_of(run).mesh
+    place = sharding.replicated(mesh) if len(index) % mesh.size else sharding.split(mesh)
+    return _normalize(jax.device_put(run.source.images(index), place), run.config.data.normalize)
 
 
 def outputs(

@@ -6,7 +6,8 @@ trainable                        an nnx filter
 build(rngs)                      -> nnx.Module that owns everything; its `backbone` is what pretrained weights go into
 loss(net, batch, key)            -> scalar, {name: scalar}; images arrive normalised and augmented; may assign to net's state
 outputs(net, images)             evaluation mode -> {'logits' | 'embedding': [N, ..]}, of each image alone
-scores(net, query, gallery)      outputs of the query, {stream: outputs + label + index} on the host -> [N, K]
+scores(net, query, gallery)      outputs of the query, {stream: outputs + label + index} on the host -> [N, K]; query and streams
+                                 have a reader too, `images(index)` -> normalised images on the devices
 probabilities                    whether scores are probabilities
 """
 

@@ -6,22 +6,28 @@ import optax
 from flax import nnx
 
 from fingerprint_jax import Config, backbones, losses
+from fingerprint_jax.backbones.layers import dropout
 
 PROJECTION = 128  # of the contrastive loss, one linear layer, as in Khosla et al. 2020
 
 
 class Net(nnx.Module):
-    """Backbone and a linear head: images [N,H,W,C] -> features [N,D], logits [N,K]; `projection` is for training alone."""
+    """Backbone and a head, linear or with a hidden layer: images [N,H,W,C] -> features [N,D], logits [N,K].
 
-    def __init__(self, backbone, num_classes: int, rngs: nnx.Rngs, contrast: bool = False):
-        self.backbone = backbone
-        self.head = nnx.Linear(backbone.num_features, num_classes, rngs=rngs)
+    `projection` is for training alone.
+    """
+
+    def __init__(self, backbone, num_classes: int, rngs: nnx.Rngs, contrast: bool = False, hidden: int = 0, rate: float = 0.0):
+        self.backbone, self.rate = backbone, rate
+        self.hidden = nnx.Linear(backbone.num_features, hidden, rngs=rngs) if hidden else None
+        self.head = nnx.Linear(hidden or backbone.num_features, num_classes, rngs=rngs)
         self.projection = nnx.Linear(backbone.num_features, PROJECTION, rngs=rngs) if contrast else None
 
     def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
         """Features and logits."""
         features = self.backbone(images, train=train, rngs=rngs)
-        return features, self.head(features)
+        x = features if self.hidden is None else nnx.relu(self.hidden(features))
+        return features, self.head(dropout(x, self.rate, train=train, rngs=rngs))
 
 
 class Objective:
@@ -29,6 +35,7 @@ class Objective:
 
     With `objective.real_class` the stream `real` is one class more, which is dropped before the softmax of the scores (SDVA's six
     classes). `objective.contrast` times the supervised contrastive loss of a projection of the features joins the cross-entropy.
+    `objective.hidden` units with ReLU may lie before the logits, and `objective.dropout` acts on what the logits are computed from.
     """
 
     trainable = nnx.Param
@@ -44,11 +51,14 @@ class Objective:
             raise ValueError(
                 f"objective.contrast={self.contrast}, objective.temperature={self.temperature}: use 0 or more, and more than 0"
             )
+        self.hidden, self.dropout = config.objective.hidden, config.objective.dropout
+        if self.hidden < 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"objective.hidden={self.hidden}, objective.dropout={self.dropout}: use 0 or more, and 0 to below 1")
 
     def build(self, rngs):
         """The network."""
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
-        return Net(backbone, self.num_classes + self.real_class, rngs, self.contrast > 0)
+        return Net(backbone, self.num_classes + self.real_class, rngs, self.contrast > 0, self.hidden, self.dropout)
 
     def loss(self, net, batch, key):
         """Mean cross-entropy over all streams of the batch, with the contrastive loss, and the training accuracy."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from fingerprint_jax import methods
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.methods import classical, ensemble, gradient, pseudo_label
 from fingerprint_jax.run import Predictions, Run
@@ -115,7 +116,7 @@ def look_alikes(
     if encoder is None:
         return "No pictures: this system has no network that compares images."
     # Rows that the network of a fold has trained on would look nearer than they are.
-    trained = not classical.frozen(encoder.config)
+    trained = methods.get(encoder.config.method).reads(encoder.config, run.target)
     shown = np.flatnonzero(np.isin(rows.index, encoder.rows(split).index)) if trained else np.arange(len(rows))
     if not len(shown):
         return f"No pictures: the network of {encoder.workdir} sees no row of {split}."
@@ -123,7 +124,7 @@ def look_alikes(
     embed, space = _embedder(encoder, rows)
     if len(shown) < len(predictions.ids):
         space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
-    if base == run.target and run.provenance["fingerprints"] == run.fingerprints:
+    if trained and base == run.target and run.provenance["fingerprints"] == run.fingerprints:
         space += " The network has trained on images of this split: their distances are too small."
     compare = _membership if run.config.task == "subtask1" else _attribution
     return compare(run, rows, scores, decided, classes, embed, space)

@@ -177,3 +177,31 @@ def test_the_best_variant_is_chosen_for_each_fold_and_seed(voted, monkeypatch):
     monkeypatch.setattr(Run, "rows", lambda run, split: rows)
     monkeypatch.setattr(Run, "predict", predict)
     assert {run.workdir.name for _, run in ensemble.admitted(voted)} == set(accuracy)
+
+
+def test_members_that_read_no_row_of_the_target_are_one_for_all_folds(data_dir, tmp_path):
+    run = fit("configs/subtask1/gan_leaks.py", data_dir, tmp_path / "run")
+    ((fold, member),) = ensemble.members(run)
+    assert (fold, member.workdir.name) == (-1, "seed0") and member.config.data.folds == 0
+    found, whole = run.predict("heldout"), member.predict("train_real")
+    np.testing.assert_array_equal(found.ids, run.source.rows("train_real").ids)
+    np.testing.assert_array_equal(found.scores, whole.scores)
+    # What compares with images of the folds, or is chosen by some of them, has members of its own for each fold.
+    for field, value in (("member.gallery.reference", ("train_real:0",)), ("ensemble.admit", 0.5)):
+        config = load_config("configs/subtask1/gan_leaks.py")
+        config.data_dir = data_dir
+        config.update_from_flattened_dict({field: value})
+        assert [fold for fold, _ in ensemble.members(Run(config, tmp_path / "other"))] == [0, 1]
+
+
+def test_every_method_says_what_it_reads():
+    gradient = load_config("configs/subtask1/aimm_siamese.py").member
+    expected = {"train_real": True, "train_generated": True, "test_generated": True, "test_real": False, "reference": False}
+    assert {split: methods.get("gradient").reads(gradient, split) for split in expected} == expected
+    gradient.num_steps = 0  # only the gallery is left
+    assert not methods.get("gradient").reads(gradient, "train_real")
+    features = load_config("configs/subtask1/challengers_distance.py")
+    assert not methods.get("ensemble").reads(features, "train_real") and methods.get("ensemble").reads(features, "train_generated")
+    labelled = load_config("configs/subtask1/challengers_cluster.py")
+    assert methods.get("ensemble").reads(labelled, "train_real")
+    assert methods.get("pseudo_label").reads(load_config("configs/subtask2/sdva_pseudo_label.py"), "train_real")

@@ -175,3 +175,16 @@ def test_only_a_finished_network_can_be_begun_with(data_dir, tmp_path):
     with pytest.raises(ValueError, match="is no finished run of one network"):
         _fit(_autoencoder(data_dir, init_from=str(tmp_path / "run")), tmp_path / "b")
     assert load_config("configs/subtask1/neural_nexus_vit_autoencoder.py").member.pretrain.backbone.name == "vit_tiny"
+
+
+def test_a_network_reads_what_the_one_before_it_read():
+    config = _autoencoder("")
+    assert not gradient.reads(config, "train_real") and gradient.reads(config, "train_generated")
+    config.pretrain = _classifier("", stream="train_real")
+    assert not gradient.reads(config, "train_real")  # of another task
+    config.pretrain = _classifier("", "subtask1", "real")
+    assert gradient.reads(config, "train_real")
+    config.pretrain.num_steps = 0  # left out
+    assert not gradient.reads(config, "train_real")
+    config.init_from = "runs/gone"
+    assert gradient.reads(config, "train_real")

@@ -14,8 +14,8 @@ from fingerprint_jax.objectives.softmax import PROJECTION, Net, Objective
 LOGITS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
 
 
-def _objective(real_class, task="subtask2", contrast=0.0, temperature=0.1):
-    options = {"name": "softmax", "real_class": real_class, "contrast": contrast, "temperature": temperature}
+def _objective(real_class, task="subtask2", **options):
+    options = {"real_class": real_class, "contrast": 0.0, "temperature": 0.1, "hidden": 0, "dropout": 0.0} | options
     return Objective(ConfigDict({"task": task, "objective": options}), 5, (48, 48, 1))
 
 
@@ -70,3 +70,23 @@ def test_the_projection_is_there_for_the_contrastive_loss_alone():
 def test_a_real_class_is_of_attribution():
     with pytest.raises(ValueError, match="objective.real_class is of subtask2"):
         _objective(True, "subtask1")
+
+
+def test_the_head_has_a_hidden_layer_where_asked_for():
+    assert Net(_Pixels(), 5, nnx.Rngs(0)).hidden is None
+    net = Net(_Pixels(), 5, nnx.Rngs(0), hidden=7, rate=0.5)
+    images = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
+    weights = (layer.kernel for layer in (net.hidden, net.head)), (layer.bias for layer in (net.hidden, net.head))
+    (kernel, head), (bias, head_bias) = ([np.asarray(p.get_value()) for p in kind] for kind in weights)
+    features, logits = net(images, train=False)
+    assert kernel.shape == (3, 7) and features is images
+    np.testing.assert_allclose(logits, np.maximum(images @ kernel + bias, 0) @ head + head_bias, rtol=1e-5)
+    first, again, other = (net(images, train=True, rngs=nnx.Rngs(dropout=seed))[1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other) and not np.array_equal(first, logits)
+
+
+@pytest.mark.parametrize("options", [{"hidden": -1}, {"dropout": 1.0}])
+def test_a_head_that_cannot_be_is_refused(options):
+    with pytest.raises(ValueError, match="use 0 or more, and 0 to below 1"):
+        _objective(False, **options)

@@ -1,0 +1,195 @@
+"""Siamese network with cross-attention between the tokens of two images (SCOPE).
+
+A pair is positive where the labels of its images are equal: for membership a used image (1) with any synthetic one (every synthetic
+image carries the label 1).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from fingerprint_jax import Config, backbones, losses
+from fingerprint_jax.backbones.vit import LayerNorm
+from fingerprint_jax.estimators import search
+
+IMAGES = 128  # queries, and candidates, whose tokens are on the device at a time: 2 MB an image of ResNet50 at 256 pixels
+PAIRS = 64  # pairs compared at a time
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention of one image's tokens to those of another, added to its input and normalised.
+
+    What an image brings to its pairs, `project`, is computed once, not once a pair.
+    """
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        if heads < 1 or width % heads:
+            raise ValueError(f"objective.heads={heads} does not divide the {width} features of a token: use a divisor")
+        self.heads = heads
+        self.qkv = nnx.Linear(width, 3 * width, rngs=rngs)
+        self.proj = nnx.Linear(width, width, rngs=rngs)
+        self.norm = LayerNorm(width, rngs)
+
+    def project(self, tokens: jax.Array) -> dict[str, jax.Array]:
+        """Tokens [N,T,D] -> `tokens`, and `query`, `key` and `value` [N,T,heads,D/heads]."""
+        n, count, width = tokens.shape
+        query, key, value = jnp.moveaxis(self.qkv(tokens).reshape(n, count, 3, self.heads, width // self.heads), 2, 0)
+        return {"tokens": tokens, "query": query, "key": key, "value": value}
+
+    def __call__(self, a: dict, b: dict) -> jax.Array:
+        """The tokens of a [P,T,D], each of which attends to all those of b."""
+        attended = jax.nn.dot_product_attention(a["query"], b["key"], b["value"])
+        return self.norm(a["tokens"] + self.proj(attended.reshape(a["tokens"].shape)))
+
+
+class Net(nnx.Module):
+    """Backbone, cross-attention in both directions with the same weights, and a perceptron of the similarity of a pair.
+
+    Args:
+        backbone: of the tokens, the places of its last map.
+        image_shape: (H, W, C).
+        heads: of the attention, a divisor of the features of a token.
+        hidden: units of the perceptron.
+        rngs: `params` initialises.
+    """
+
+    def __init__(self, backbone, image_shape: tuple[int, int, int], heads: int, hidden: int, rngs: nnx.Rngs):
+        self.backbone = backbone
+        # Of the map, since a backbone's own features may have another width.
+        width = jax.eval_shape(lambda: self.tokens(jnp.zeros((1, *image_shape)), train=False)).shape[-1]
+        self.attention = CrossAttention(width, heads, rngs)
+        self.fc1 = nnx.Linear(2 * width, hidden, rngs=rngs)
+        self.fc2 = nnx.Linear(hidden, 1, rngs=rngs)
+
+    def tokens(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The places of the last map: [N,H,W,C] -> [N,T,D]."""
+        maps = self.backbone.maps(images, train=train, rngs=rngs)
+        return maps.reshape(len(maps), -1, maps.shape[-1])
+
+    def encode(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
+        """What each image brings to its pairs, see `CrossAttention.project`."""
+        return self.attention.project(self.tokens(images, train=train, rngs=rngs))
+
+    def aligned(self, a: dict, b: dict) -> tuple[jax.Array, jax.Array]:
+        """Features [P,D] of either image of a pair: the mean of its tokens, aligned with the other's."""
+        return self.attention(a, b).mean(axis=1), self.attention(b, a).mean(axis=1)
+
+    def similarity(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Logits [P] of aligned features [P,D]."""
+        features = jnp.concatenate([jnp.abs(a - b), a * b], axis=-1)
+        return self.fc2(nnx.relu(self.fc1(features)))[:, 0]
+
+
+class Objective:
+    """Each image is encoded once a step; pairs are drawn among the real x synthetic images of the batch, half of them positive."""
+
+    trainable = nnx.Param
+    probabilities = False
+
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+        self.config, self.image_shape = config, image_shape
+        options, views = config.objective, config.views
+        if config.task != "subtask1":
+            raise ValueError(f"objective.name='cross_attention' answers membership, not task={config.task!r}: use subtask1")
+        if options.readout not in ("mean", "max"):
+            raise ValueError(f"objective.readout={options.readout!r} is unknown: use mean or max")
+        for name, least in (("hidden", 1), ("candidates", 0), ("angular_weight", 0), ("margin", 0)):
+            if options[name] < least:
+                raise ValueError(f"objective.{name}={options[name]} is out of range: use {least} or more")
+        if views.flip or views.shift:  # its mean over views would be one of embeddings, never of the logits of pairs
+            raise ValueError(f"views.flip={views.flip}, views.shift={views.shift}: cross_attention has none, use False and 0")
+
+    def build(self, rngs):
+        """The network."""
+        backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
+        return Net(backbone, self.image_shape, self.config.objective.heads, self.config.objective.hidden, rngs)
+
+    def loss(self, net, batch, key):
+        """Cross-entropy of the logits of the pairs, and the weighted angular loss of their aligned features."""
+        real, generated, options = batch["real"], batch["generated"], self.config.objective
+        pair_key, dropout_key = jax.random.split(key)
+        images = jnp.concatenate([real["image"], generated["image"]])
+        encoded = net.encode(images, train=True, rngs=nnx.Rngs(dropout=dropout_key))
+        same = real["label"][:, None] == generated["label"][None, :]
+        row, column, held = zip(*losses.half_positive_pairs(pair_key, same, options.num_pairs), strict=True)
+        row, column = jnp.concatenate(row), jnp.concatenate(column)
+        held = jnp.repeat(jnp.stack(held), options.num_pairs // 2)  # a kind that the batch does not hold counts zero
+        a, b = net.aligned(_take(encoded, row), _take(encoded, len(real["label"]) + column))
+        same = same[row, column]
+        entropy = optax.sigmoid_binary_cross_entropy(net.similarity(a, b), same.astype(jnp.float32))
+        angular = losses.angular_contrastive(a, b, same, options.margin)
+        entropy, angular = (jnp.where(held, loss, 0.0).mean() for loss in (entropy, angular))
+        return entropy + options.angular_weight * angular, {"cross_entropy": entropy, "angular": angular}
+
+    def outputs(self, net, images):
+        """`embedding` [N,D] of unit length, the mean of the image's own tokens."""
+        return {"embedding": losses.l2_normalize(net.tokens(images, train=False).mean(axis=1))}
+
+    def scores(self, net, query, gallery):
+        """The mean or largest logit of a query with its candidates, the synthetic images nearest to it: [N,1]."""
+        generated = gallery["generated"]
+        found = self._candidates(query, generated)
+        logits = np.full(found.shape, np.nan)
+        network = nnx.split(net)
+        for first in range(0, len(found), IMAGES):
+            rows = slice(first, first + IMAGES)
+            asked = _encode(*network, query["images"](_padded(query["index"][rows], IMAGES)))
+            _compare(network, asked, generated, found[rows], logits[rows])
+        readout = np.nanmean if self.config.objective.readout == "mean" else np.nanmax
+        return readout(logits, axis=1)[:, None]
+
+    def _candidates(self, query, generated) -> np.ndarray:
+        """Positions [N,k] in the gallery of the images of the highest cosine to each query; -1 for the query itself."""
+        own, others, count = query["index"], generated["index"], self.config.objective.candidates
+        if 0 < count < len(others):
+            embeddings = query["embedding"], generated["embedding"]
+            return search.nearest(*embeddings, count, query_index=own, gallery_index=others)[1]
+        return np.where(own[:, None] == others[None, :], -1, np.arange(len(others))[None, :])
+
+
+def _compare(network: tuple, asked: dict, generated: dict, found: np.ndarray, logits: np.ndarray) -> None:
+    """Writes the logits [Q,k] of the pairs of encoded queries and their candidates `found`; every candidate is encoded once."""
+    chosen, running = np.unique(found[found >= 0]), []
+    for start in range(0, len(chosen), IMAGES):
+        block = chosen[start : start + IMAGES]
+        others = _encode(*network, generated["images"](_padded(generated["index"][block], IMAGES)))
+        row, rank = np.nonzero((found >= block[0]) & (found <= block[-1]))
+        column = np.searchsorted(block, found[row, rank])
+        before, running = running, []
+        for first in range(0, len(row), PAIRS):
+            part = slice(first, first + PAIRS)
+            pairs = jax.device_put((_padded(row[part], PAIRS), _padded(column[part], PAIRS)))
+            running.append((row[part], rank[part], _logits(*network, asked, others, *pairs)))
+        # The block before is read only now, so that the device works while this one was read from disk; no later, since each
+        # holds its tokens.
+        _write(before, logits)
+    _write(running, logits)
+
+
+def _write(parts: list, logits: np.ndarray) -> None:
+    for row, rank, values in parts:
+        logits[row, rank] = np.asarray(jax.device_get(values))[: len(row)]
+
+
+def _padded(values: np.ndarray, size: int) -> np.ndarray:
+    """To one length, so that one compilation does; the last repeats."""
+    return np.pad(values, (0, size - len(values)), mode="edge")
+
+
+def _take(encoded: dict, rows: jax.Array) -> dict:
+    return {name: value[rows] for name, value in encoded.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(graph, state, images: jax.Array) -> dict[str, jax.Array]:
+    return nnx.merge(graph, state).encode(images, train=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graph, state, asked: dict, others: dict, row: jax.Array, column: jax.Array) -> jax.Array:
+    net = nnx.merge(graph, state)
+    return net.similarity(*net.aligned(_take(asked, row), _take(others, column)))
