@@ -46,11 +46,18 @@ def gradient(task: str) -> ConfigDict:
     c.augment.shift = 0  # largest shift in pixels
     c.augment.brightness = 0.0  # largest additive change, in normalised units
     c.augment.contrast = 0.0  # largest relative change of the contrast
+    c.augment.rotate = 0.0  # largest angle in degrees
+    c.augment.scale = 0.0  # largest relative change of the size
+    c.augment.erase = 0.0  # probability that a random rectangle is set to zero
     c.views = ConfigDict()
     c.views.flip = False  # predictions are the mean of the outputs for the image and for its mirror ...
     c.views.shift = 0  # ... and for the image shifted by so many pixels up, down, left and right
     c.backbone = ConfigDict({"name": "siamese_cnn"})  # a variant of fingerprint_jax/backbones and its options
     c.backbone.weights = ""  # FILE.safetensors | hf://timm/MODEL | pip:efficientnet_lite0; empty: drawn from the seed
+    c.init_from = (
+        ""  # the work directory of a finished run: begin with its parameters of the same path and shape; before `pretrain`,
+    )
+    # an optional config like this one, of any task: it is trained first, once for all children; pretrain.num_steps=0 leaves it out
     c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
     c.objective.real_class = False  # softmax: the stream `real` is one class more, dropped before the scores
     c.objective.contrast = 0.0  # softmax: weight of the supervised contrastive loss of the features, beside the cross-entropy
@@ -61,7 +68,9 @@ def gradient(task: str) -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam | sgd (momentum 0.9)
     c.optimizer.learning_rate = 1e-4  # the peak
-    c.optimizer.schedule = "constant"  # constant | cosine
+    c.optimizer.schedule = "constant"  # constant | cosine | step
+    c.optimizer.drop = 0.9  # step: the rate is multiplied by this ...
+    c.optimizer.drops = 10  # ... after each of so many equal parts of the training
     c.optimizer.warmup_steps = 0  # linear warm-up
     c.optimizer.weight_decay = 0.0  # decoupled (AdamW), on kernels only
     c.optimizer.clip_norm = 0.0  # clip gradients to this global norm (0: off)
@@ -130,13 +139,18 @@ def featured(task: str, features: str, **options) -> ConfigDict:
     c.features.enhance = "none"  # a filter of features/enhance.py, before a feature of the images is taken
     c.features.cache_dir = ""  # where features of the images are kept, for runs to share; empty: beside the outermost run
     c.features.run = ""  # network: the work directory of the run whose network is used
-    c.features.output = "embedding"  # network: which of its outputs, embedding | logits | a layer of the backbone: stages/1/0
+    c.features.output = (
+        "embedding"  # network: embedding | logits | error | a layer of the backbone: stages/1/0; several joined by +
+    )
+    c.features.beside = ""  # a feature of the images put beside, of its own defaults
     c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
     c.pca = 0  # principal components of the gallery's standardised features kept (0: no PCA) ...
     c.whiten = False  # ... each of them scaled to variance 1
     c.estimator = ConfigDict({"name": "linear_svm"})  # a function of fingerprint_jax/estimators and its options, where None ...
     c.estimator.C = config_dict.placeholder(float)  # ... is its own default: SVMs, logistic regressions, the inverse of the penalty
-    c.estimator.trees = config_dict.placeholder(int)  # random_forest
+    c.estimator.trees = config_dict.placeholder(int)  # random_forest, texture_forest
+    c.estimator.textures = config_dict.placeholder(int)  # texture_forest: how many of the last columns are textures ...
+    c.estimator.selected = config_dict.placeholder(int)  # ... and how many of them enter the distance
     c.estimator.clusters = config_dict.placeholder(int)  # clusterings: how many; 0 is one a class, of membership eight
     c.estimator.min_samples = config_dict.placeholder(int)  # dbscan: rows within eps of a core sample, itself one of them
     c.estimator.measure = config_dict.placeholder(str)  # similarities: cosine | euclidean | jaccard | ssim (maps)
@@ -182,5 +196,9 @@ def _smoke(c: ConfigDict) -> None:
         for name in c.data.streams:
             c.data.streams[name] = min(c.data.streams[name], 8)
         c.backbone.name, c.backbone.weights = backbones.tiny(c.backbone.name), ""
+        if "widths" in c.objective:
+            c.objective.widths = tuple(min(width, 8) for width in c.objective.widths)
+    if "pretrain" in c:
+        _smoke(c.pretrain)
     if "pca" in c:
         c.pca = min(c.pca, 4)

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods, train
-from fingerprint_jax.methods import classical, ensemble, pseudo_label
+from fingerprint_jax.methods import classical, ensemble, gradient, pseudo_label
 from fingerprint_jax.run import Run
 
 
@@ -43,7 +43,10 @@ def _gradient(run: Run) -> list[tuple[str, str]]:
     memory: Any = model.step.lower(*args).compile().memory_analysis()
     images, flops = sum(c.data.streams.values()), _flops(run, args)
     params, state = model.abstract["params"], model.abstract
+    source = gradient.origin(run)
+    begins = f"{source.workdir}, {source.config.num_steps:,} steps on {source.config.task}" if source else ""
     return [
+        *([("begins with", begins)] if source else []),
         ("parameters", f"{sum(x.size for x in params.values()):,}"),
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),

@@ -54,14 +54,16 @@ def _kernels(params: dict) -> dict:
 
 
 def schedule(config: Config, num_steps: int):
-    """Step -> share of the peak learning rate in [0, 1]: linear warm-up, then constant or cosine to zero."""
-    if config.schedule not in ("constant", "cosine"):
-        raise ValueError(f"optimizer.schedule={config.schedule!r} is unknown: use constant or cosine")
+    """Step -> share of the peak learning rate in [0, 1]: linear warm-up, then constant, cosine to zero, or step by step."""
+    if config.schedule not in ("constant", "cosine", "step"):
+        raise ValueError(f"optimizer.schedule={config.schedule!r} is unknown: use constant, cosine or step")
 
     def share(step):
         warm = jnp.minimum(1.0, (step + 1) / max(config.warmup_steps, 1))
         if config.schedule == "constant":
             return warm
+        if config.schedule == "step":
+            return warm * config.drop ** (step * config.drops // num_steps)
         progress = (step - config.warmup_steps) / max(num_steps - config.warmup_steps, 1)
         return warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
 

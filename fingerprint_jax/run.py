@@ -285,6 +285,8 @@ class Run:
     def outermost(self) -> Path:
         """The work directory of the run that this one is a child of, however deep; its own where it is none."""
         path = self.workdir
+        if path.name.startswith("watch-") and not (path / "lock").exists():  # a copy that --watch keeps
+            path = path.parent
         while path.parent.name == "children":
             path = path.parent.parent
         return path

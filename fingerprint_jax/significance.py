@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,10 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:
         yield from _gallery(run, "")
         if config.best:
             yield run, "chose its checkpoint by", rows("valid")
+        if config.init_from and not (Path(config.init_from) / "config.json").exists():
+            yield run, f"began with {config.init_from}, which is gone and may have read", _everything(run)
+        elif origin := methods.get("gradient").origin(run):
+            yield from _label_sources(origin)
     elif config.method == "classical":
         yield from _gallery(run, "labelled")
         if encoder := methods.get("classical").encoder(run):
@@ -181,7 +186,11 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:
                 yield run, "chose its members by", functools.partial(member.rows, "valid")
             yield from _label_sources(member)
     else:  # nothing is known of it
-        yield run, "may have read", lambda: Rows.concatenate([run.source.rows(split) for split in run.source.splits])
+        yield run, "may have read", _everything(run)
+
+
+def _everything(run: Run) -> Callable[[], Rows]:
+    return lambda: Rows.concatenate([run.source.rows(split) for split in run.source.splits])
 
 
 def _gallery(run: Run, learned: str) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:

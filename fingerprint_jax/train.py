@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +41,8 @@ State = dict
 class Model:
     """The compiled functions of one config: `init(key)`, `step(...)` and `outputs(params, rest, images, layer)`.
 
-    `init` draws every parameter; `load` then replaces those of the backbone, outside of the compiled program.
+    `init` draws every parameter; `load` then replaces those of the backbone, `begin` those that another network has too, outside of
+    the compiled program.
     """
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
@@ -95,12 +97,48 @@ class Model:
         params, rest = self._split(net)
         return params, rest
 
+    def begin(self, state: State, known: dict, origin: str) -> State:
+        """A state at step 0 with the parameters and BatchNorm statistics of another network, those of the same path and shape.
+
+        Args:
+            state: the state.
+            known: parameters and statistics of the other by path.
+            origin: whose they are, for the log, which names the others.
+
+        Raises ValueError where nothing is taken.
+        """
+        net: Any = self.merge(state["params"], state["rest"])
+        adapt = getattr(sys.modules[type(net.backbone).__module__], "adapt", lambda name, value, net: value)
+        taken, missing, misshapen = {}, [], []
+        for name, old in self._own(state).items():
+            if name not in known:
+                missing.append(name)
+                continue
+            value = np.asarray(jax.device_get(known[name]))
+            if name.startswith("backbone/"):
+                value = adapt(name.removeprefix("backbone/"), value, net.backbone)
+            if value.shape != old.shape:
+                misshapen.append(name)
+                continue
+            taken[name] = jax.device_put(value.astype(old.dtype), old.sharding)
+        unused = sorted(known.keys() - taken.keys() - set(misshapen))
+        kept = {"drawn anew": missing, "of another shape": misshapen, "not taken": unused}
+        text = "; ".join(f"{what}: {pretrained.some(names)}" for what, names in kept.items() if names)
+        if not taken:
+            raise ValueError(f"{origin}: the network has no array of the same path and shape; {text}")
+        log.info("begins with %s: %d of %d arrays; %s", origin, len(taken), len(self._own(state)), text)
+        new = {part: {name: taken.get(name, value) for name, value in state[part].items()} for part in ("params", "rest")}
+        state = state | new
+        return state | self._average(state)
+
+    def _own(self, state: State) -> dict:
+        """Parameters and BatchNorm statistics by path."""
+        return state["params"] | {name: state["rest"][name] for name in self._statistics}
+
     def _average(self, state: State) -> State:
         if not self._config.optimizer.ema_decay:
             return {}
-        statistics = {name: state["rest"][name] for name in self._statistics}
-        # Copies: a donated buffer must not be held twice.
-        return {"ema": jax.tree.map(jnp.copy, state["params"] | statistics)}
+        return {"ema": jax.tree.map(jnp.copy, self._own(state))}  # copies: a donated buffer must not be held twice
 
     def _trained(self, params: dict) -> dict:
         return {name: value for name, value in params.items() if self._rates[name]}
@@ -236,7 +274,7 @@ def check_fit(run: Run) -> None:
         model.pretrained(model.abstract, run.config.backbone.weights)
 
 
-def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
+def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run | None = None) -> None:
     """Trains a run to `num_steps`, from its latest checkpoint where there is one; with none to take, the beginning is saved.
 
     The order within a step: dispatch step k; read the metrics of step k-1, which must be finite; at an interval read those of
@@ -245,6 +283,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
     Args:
         run: the run; its config is already written.
         evaluate: state -> metrics of the split `valid`, called every `eval_every` steps and at the end.
+        origin: the finished run that it begins with; read where there is no checkpoint yet.
 
     Raises:
         Preempted: SIGTERM or SIGINT came; the step it was at is saved.
@@ -269,6 +308,10 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]]) -> None:
         start, state = 0, model.init(jax.device_put(jax.random.key(c.seed), replicated))
         if c.backbone.weights:
             state = model.load(state, c.backbone.weights)
+        if origin is not None:
+            _, known = restore(origin, checkpoint.Checkpoints(origin.workdir, origin.config.best), origin.step)
+            params, rest = model_of(origin).weights(known)
+            state = model.begin(state, params | rest, str(origin.workdir))
     sampler, cache, batches = inputs(run, start)
     key = jax.device_put(jax.random.key(c.seed + 1), replicated)
     learning_rate = jax.device_put(np.float32(c.optimizer.learning_rate), replicated)

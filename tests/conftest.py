@@ -42,11 +42,12 @@ def phantoms(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_dir(phantoms, tmp_path_factory):
-    """Both phantoms packed."""
+    """Both phantoms packed, and the real images of subtask 2 as task `images`."""
     data = tmp_path_factory.mktemp("data")
     for task, root in phantoms.items():
         reference = str(root / "reference") if task == "subtask1" else ""
         pack.pack(task, str(data), str(root / "train"), str(root / "test"), reference, groups=str(root / "groups.csv"))
+    pack.pack("images", str(data), str(phantoms["subtask2"] / "train" / "real"))
     return str(data)
 
 

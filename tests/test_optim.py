@@ -10,7 +10,7 @@ NAMES = ("backbone/stem/conv/kernel", "backbone/stem/norm/scale", "head/bias", "
 
 
 def _schedule(name, warmup, num_steps):
-    share = optim.schedule(ConfigDict({"schedule": name, "warmup_steps": warmup}), num_steps)
+    share = optim.schedule(ConfigDict({"schedule": name, "warmup_steps": warmup, "drop": 0.5, "drops": 3}), num_steps)
     return [float(share(np.int32(step))) for step in range(num_steps)]
 
 
@@ -20,8 +20,10 @@ def test_schedules_follow_their_closed_forms():
     cosine = 0.5 * (1 + np.cos(np.pi * np.arange(8) / 8))
     np.testing.assert_allclose(_schedule("cosine", 0, 8), cosine, rtol=1e-5)
     np.testing.assert_allclose(_schedule("cosine", 2, 10)[2:], cosine, rtol=1e-5)
-    with pytest.raises(ValueError, match="optimizer.schedule='step' is unknown"):
-        _schedule("step", 0, 2)
+    np.testing.assert_allclose(_schedule("step", 0, 12), np.repeat([1, 0.5, 0.25], 4), rtol=1e-6)
+    np.testing.assert_allclose(_schedule("step", 2, 7), [0.5, 1, 1, 0.5, 0.5, 0.25, 0.25], rtol=1e-6)
+    with pytest.raises(ValueError, match="optimizer.schedule='linear' is unknown: use constant, cosine or step"):
+        _schedule("linear", 0, 2)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def load(weights: str, name: str, net: Any) -> None:
     extra = [tensor for tensor in tensors if not IGNORED.match(tensor)]
     problems = {"it lacks": missing, "it has more": extra, "of another shape": misshapen}
     if any(problems.values()):
-        text = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        text = "; ".join(f"{what}: {some(names)}" for what, names in problems.items() if names)
         raise ValueError(f"backbone.weights={weights!r} does not fit backbone.name={name!r}; {text}")
     nnx.update(net, nnx.from_flat_state(new))
 
@@ -134,7 +134,8 @@ def _layout(value: np.ndarray, ours: str, shape: tuple[int, ...]) -> np.ndarray:
     return value.sum(axis=2, keepdims=True) if value.shape[2] == 3 and shape[2] == 1 else value
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def some(names: list[str], most: int = 4) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

@@ -69,20 +69,21 @@ class Block(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int, conv: Callable, norm: Callable):
+    def __init__(self, channels: int, width: int, stride: int, conv: Callable, norm: Callable, activation: Callable = nnx.relu):
         self.conv1, self.norm1 = conv(channels, width, 3, stride), norm(width)
         self.conv2, self.norm2 = conv(width, width, 3), norm(width)
         projected = stride != 1 or channels != width
         self.shortcut = conv(channels, width, 1, stride) if projected else None
         self.shortcut_norm = norm(width) if projected else None
+        self.activation = activation
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """The map after the block."""
-        y = nnx.relu(self.norm1(self.conv1(x), train=train))
+        y = self.activation(self.norm1(self.conv1(x), train=train))
         y = self.norm2(self.conv2(y), train=train)
         if self.shortcut is not None and self.shortcut_norm is not None:
             x = self.shortcut_norm(self.shortcut(x), train=train)
-        return nnx.relu(x + y)
+        return self.activation(x + y)
 
 
 class Bottleneck(nnx.Module):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax.backbones.layers import drop_path, dropout
+from fingerprint_jax.backbones.layers import Conv, drop_path, dropout
 
 VARIANTS = {
     "vit_tiny_patch16": {"width": 192, "depth": 12, "heads": 3, "patch": 16},
@@ -133,6 +133,7 @@ class Backbone(nnx.Module):
         dropout: after the position embedding and every dense layer but those of queries, keys and values; 0.1 in the paper.
         stochastic_depth: probability that the last block's branches are dropped for an image, growing linearly from 0
             (Huang et al. 2016, arXiv 1603.09382); 0.1 in DeiT.
+        project: channels that a 1x1 convolution makes of the image before it is cut into patches; 0: none.
         dtype: of the arithmetic, float32 or bfloat16.
     """
 
@@ -150,10 +151,12 @@ class Backbone(nnx.Module):
         rngs: nnx.Rngs,
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
+        project: int = 0,
         dtype: str = "float32",
     ):
         precision = jnp.dtype(dtype)
-        self.patch_embed = PatchEmbed(channels, width, patch, precision, rngs)
+        self.project = Conv(channels, project, 1, bias=True, dtype=dtype, rngs=rngs) if project else None
+        self.patch_embed = PatchEmbed(project or channels, width, patch, precision, rngs)
         self.grid = (-(-image_size[0] // patch), -(-image_size[1] // patch))
         self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
         self.pos_embed = nnx.Param(_normal(rngs.params(), (1, 1 + self.grid[0] * self.grid[1], width)))
@@ -174,7 +177,7 @@ class Backbone(nnx.Module):
             rngs: `dropout` for them.
             layers: numbers of blocks, from 0 or back from -1: the tokens after each, not normalised, instead: [L,N,1+h*w,D].
         """
-        x = self.patch_embed(images)
+        x = self.patch_embed(images if self.project is None else self.project(images))
         cls_token, positions = self.cls_token[...].astype(x.dtype), self.pos_embed[...].astype(x.dtype)
         x = jnp.concatenate([jnp.tile(cls_token, (len(x), 1, 1)), x], axis=1) + positions
         x = dropout(x, self.rate, train=train, rngs=rngs)

@@ -1,6 +1,9 @@
 """Classifiers, fitted to labelled rows, and the distance to the generated ones; all on standardised features."""
 
+import dataclasses
+
 import numpy as np
+from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator
 from sklearn.covariance import LedoitWolf
 from sklearn.ensemble import RandomForestClassifier
@@ -47,6 +50,34 @@ def mahalanobis(query: Features, gallery: Gallery, *, seed: int) -> np.ndarray:
     return -np.sqrt(square).astype(np.float32)[:, None]
 
 
+def texture_forest(
+    query: Features, gallery: Gallery, *, seed: int, trees: int = 100, textures: int = 47, selected: int = 20
+) -> np.ndarray:
+    """Random forest on three numbers: an error, and two distances to the generated images (Neural Nexus, run 1881).
+
+    The columns are the error, a latent, then the textures. Of these a forest of 200 trees picks the most important ones for the
+    labels; the first distance is their `mahalanobis`, the second the least cosine distance of the latents. Scores as of
+    `random_forest`.
+    """
+    labelled, generated = stream(gallery, "labelled"), stream(gallery, "generated")
+    width = flat(labelled).shape[1]
+    at_least("textures", textures, 1, width - 2)
+    at_least("selected", selected, 1, textures)
+    standard = StandardScaler().fit_transform(flat(labelled)[:, -textures:])
+    importance = RandomForestClassifier(200, random_state=seed).fit(standard, labelled.labels).feature_importances_
+    best = width - textures + np.argsort(-importance, kind="stable")[:selected]
+
+    def describe(features: Features) -> Features:
+        x, known = flat(features), flat(generated)
+        near = dataclasses.replace(features, values=x[:, best])
+        distance = -mahalanobis(near, {"generated": dataclasses.replace(generated, values=known[:, best])}, seed=seed)
+        cosine = cdist(x[:, 1:-textures], known[:, 1:-textures], "cosine")
+        cosine[features.index[:, None] == generated.index[None, :]] = np.inf
+        return dataclasses.replace(features, values=np.concatenate([x[:, :1], cosine.min(axis=1, keepdims=True), distance], axis=1))
+
+    return random_forest(describe(query), {"labelled": describe(labelled)}, seed=seed, trees=trees)
+
+
 def _decision(query: Features, gallery: Gallery, classifier: BaseEstimator) -> np.ndarray:
     labelled = stream(gallery, "labelled")
     model = make_pipeline(StandardScaler(), classifier)
@@ -60,4 +91,5 @@ ESTIMATORS = {
     "logistic_regression": logistic_regression,
     "random_forest": random_forest,
     "mahalanobis": mahalanobis,
+    "texture_forest": texture_forest,
 }

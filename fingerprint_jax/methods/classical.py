@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,20 @@ def reads(config: Config, split: str) -> bool:
 
 def of_images(config: Config) -> dict:
     """Name and options of a feature that no network gives."""
-    return {name: value for name, value in config.features.items() if name not in ("run", "output", "cache_dir")}
+    own = ("run", "output", "beside", "cache_dir")
+    return {name: value for name, value in config.features.items() if name not in own}
+
+
+def _check_beside(config: Config) -> None:
+    if config.features.beside:
+        features.get(config.features.beside, config.features.enhance)
 
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the features of the gallery."""
     if run.config.whiten and not run.config.pca:
         raise ValueError("whiten=True scales principal components, and there are none: set pca")
-    with run.fitting(lambda: (_estimator(run.config), encoder(run), run.gallery)):
+    with run.fitting(lambda: (_estimator(run.config), _check_beside(run.config), encoder(run), run.gallery)):
         source = encoder(run)
         if source is not None:
             if not run.config.features.run:
@@ -108,21 +115,28 @@ def _estimator(config: Config):
 
 
 def _features(run: Run, rows: Rows) -> np.ndarray:
-    source, output, enhance = encoder(run), run.config.features.output, run.config.features.enhance
+    c, source, options = run.config.features, encoder(run), of_images(run.config)
+    cache, name = Path(c.cache_dir or run.outermost / "features"), options.pop("name")
     if source and methods.get(source.config.method).reads(source.config, run.target):
-        return deep.features(source, rows, output, run.workdir / "features", run.source, enhance)
+        found = deep.features(source, rows, c.output, run.workdir / "features", run.source, c.enhance)
+    elif source:
+        folder = run.outermost / "features"
+        found = _of_splits(run, rows, lambda whole: deep.features(source, whole, c.output, folder, run.source, c.enhance))
+    else:
+        found = _of_splits(run, rows, lambda whole: features.extract(run, whole, name, options, cache))
+    if not c.beside:
+        return found
+    beside = _of_splits(run, rows, lambda whole: features.extract(run, whole, c.beside, {"enhance": c.enhance}, cache))
+    return np.concatenate([x.reshape(len(rows), -1) for x in (found, beside)], axis=1)
+
+
+def _of_splits(run: Run, rows: Rows, extract: Callable[[Rows], np.ndarray]) -> np.ndarray:
     # Of whole splits, and beside the outermost run: the children of all folds look at the same images.
-    cache, options, parts = Path(run.config.features.cache_dir or run.outermost / "features"), of_images(run.config), []
-    name = options.pop("name")
+    parts = []
     for split in run.source.splits:
         whole = run.source.rows(split)
-        if not len(wanted := np.flatnonzero(np.isin(rows.index, whole.index))):
-            continue
-        if source:
-            found = deep.features(source, whole, output, run.outermost / "features", run.source, enhance)
-        else:
-            found = features.extract(run, whole, name, options, cache)
-        parts.append((wanted, found[np.searchsorted(whole.index, rows.index[wanted])]))
+        if len(wanted := np.flatnonzero(np.isin(rows.index, whole.index))):
+            parts.append((wanted, extract(whole)[np.searchsorted(whole.index, rows.index[wanted])]))
     out = np.empty((len(rows), *parts[0][1].shape[1:]), np.float32)
     for wanted, values in parts:
         out[wanted] = values

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, checkpoint, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data import augment
@@ -18,7 +19,7 @@ _normalize = jax.jit(augment.normalize, static_argnums=1)
 
 
 def fit(run: Run) -> None:
-    """Trains to `num_steps`; returns at once where that is done."""
+    """Trains to `num_steps`, after the child `pretrain` where there is one; returns at once where that is done."""
     validates = bool(run.config.data.valid)
     if run.config.best and not validates:
         raise ValueError(f"config.best={run.config.best!r} needs a validation split: set data.valid")
@@ -30,10 +31,51 @@ def fit(run: Run) -> None:
         scores = _scores(run, state, rows, functools.partial(encode, run, state))
         return score_metrics.quick(rows.labels, scores)
 
-    with run.fitting(lambda: train.check_fit(run)):
+    with run.fitting(lambda: (_check_origin(run), train.check_fit(run))):
         if not (run.workdir / "done").exists():
-            train.train(run, evaluate)
+            source = None
+            if not checkpoint.Checkpoints(run.workdir).manifests() and (source := origin(run)) and not run.config.init_from:
+                fit(source)
+            train.train(run, evaluate, source)
             tables.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
+
+
+def origin(run: Run) -> Run | None:
+    """The run whose network this one begins with: that of `init_from`, else the child `pretrain`, else None.
+
+    The child is one for all folds, rounds and members that ask for it. Raises ValueError for a run that cannot be.
+    """
+    c = run.config
+    if c.init_from:
+        source = Run.load(c.init_from)
+        if source.config.method != "gradient" or not (source.workdir / "done").exists():
+            raise ValueError(f"init_from={c.init_from!r} is no finished run of one network: give that of one of method gradient")
+        if source.config.task == c.task:  # a network of another task was trained on data of its own
+            source.config.data_dir = c.data_dir
+        return source
+    if "pretrain" not in c or not c.pretrain.num_steps:
+        return None
+    if c.pretrain.method != "gradient":
+        raise ValueError(f"pretrain.method={c.pretrain.method!r} trains no network to begin with: use gradient")
+    config: Config = ConfigDict(c.pretrain.to_dict())
+    config.data_dir = config.data_dir or c.data_dir
+    return Run(config, run.outermost / "children" / f"pretrain-{config_hash(config)}")
+
+
+def _check_origin(run: Run) -> None:
+    gone = run.config.init_from and not (Path(run.config.init_from) / "config.json").exists()
+    if gone and checkpoint.Checkpoints(run.workdir).manifests():  # which a resume needs no more
+        return
+    # A network that was trained on the rows this run holds out would make its held-out figures look better than they are.
+    source = origin(run)
+    while source is not None:
+        streams = {name for stream in source.config.data.streams for name in (stream, f"train_{stream}")}
+        if source.config.num_steps and source.config.task == run.config.task and run.target in streams:
+            seen = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
+            if seen and source.source.fingerprints == run.source.fingerprints:
+                field = f"init_from={run.config.init_from!r}" if run.config.init_from else "pretrain"
+                raise ValueError(f"{field}: its network is trained on {seen} images that this run holds out")
+        source = origin(source)
 
 
 def state(run: Run) -> int:
@@ -50,9 +92,15 @@ def predict(run: Run, split: str) -> Predictions:
 
 
 def reads(config: Config, split: str) -> bool:
-    """Whether a stream, the gallery or the choice of the checkpoint has rows of a split."""
+    """Whether a stream, the gallery, the choice of the checkpoint or the network it begins with has rows of a split.
+
+    What another run has read, that of `init_from`, is not looked up: it may be gone.
+    """
     streams = config.data.streams if config.num_steps else ()
-    return bool(config.best) or any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
+    own = bool(config.best) or any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
+    if own or config.init_from or "pretrain" not in config or not config.pretrain.num_steps:
+        return own or bool(config.init_from)
+    return config.pretrain.task == config.task and reads(config.pretrain, split)
 
 
 def restore(run: Run) -> train.State:

@@ -144,6 +144,38 @@ def test_smallest_size_fits_and_one_less_is_refused(name):
             abstract(name, size=(side - 1, 200))
 
 
+def test_strided_resnet_tiny_against_scipy():
+    size = (6, 5)
+    graph, state = parts("strided_resnet_tiny", size=size)
+    rng = np.random.default_rng(3)
+    state = jax.tree.map(lambda v: v + rng.uniform(-0.3, 0.3, v.shape).astype(np.float32), state)  # variances stay positive
+    net = nnx.merge(graph, state)
+    x = np.asarray(images(1, size), np.float64)[0]
+    relu = lambda x: np.maximum(x, 0)  # noqa: E731
+    for stage in net.stages:
+        block = stage.block
+        x = relu(numpy_norm(numpy_conv(x, np.asarray(stage.conv.kernel[...]), 2), stage.norm))
+        y = relu(numpy_norm(numpy_conv(x, np.asarray(block.conv1.kernel[...]), 1), block.norm1))
+        x = relu(x + numpy_norm(numpy_conv(y, np.asarray(block.conv2.kernel[...]), 1), block.norm2))
+    expected = x.reshape(-1) @ np.asarray(net.dense.kernel[...]) + np.asarray(net.dense.bias[...])
+    np.testing.assert_allclose(forward(graph, state, images(1, size), train=False)[0][0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_vit_projects_each_pixel_before_it_cuts_patches():
+    graph, state = parts("vit_tiny", project=3)
+    net = nnx.merge(graph, state)
+    kernel, bias = np.asarray(net.project.kernel[...]), np.float32([0.1, -0.2, 0.3])
+    net.project.bias.set_value(jnp.asarray(bias))
+    seen = net.patch_embed(images(2) * kernel[0, 0] + bias)
+    plain = abstract("vit_tiny", channels=3)
+    assert kernel.shape == (1, 1, 1, 3) and net.patch_embed.kernel.shape == plain.patch_embed.kernel.shape
+    found = record(net, "patch_embed")
+    net(images(2), train=False)
+    np.testing.assert_allclose(found[0], seen, rtol=1e-4, atol=1e-5)
+    names = {path for path, _ in nnx.to_flat_state(parts("vit_tiny")[1])}
+    assert {path for path, _ in nnx.to_flat_state(state)} == names | {("project", "kernel"), ("project", "bias")}
+
+
 def test_unknown_names_and_options_are_named():
     with pytest.raises(ValueError, match="backbone.name='resnet19' is unknown: use one of densenet121, densenet161"):
         abstract("resnet19")

@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from fingerprint_jax.data import augment
 
@@ -98,6 +99,42 @@ def test_contrast_scales_around_the_mean_of_the_image():
     assert 0.7 <= ratio.min() < 0.73 and 1.27 < ratio.max() <= 1.3
 
 
+@pytest.mark.parametrize(("angle", "scale"), [(0, 1), (30, 1), (-10, 1.2), (90, 0.8)])
+def test_a_turn_is_scipys(angle, scale):
+    image = noise(1, (7, 6))[0]
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    matrix, centre = np.array([[cos, sin], [-sin, cos]]) / scale, np.array([3, 2.5])
+    expected = scipy.ndimage.affine_transform(image[..., 0], matrix, centre - matrix @ centre, order=1, mode="nearest")
+    np.testing.assert_allclose(augment.turn(image, np.float32(angle), np.float32(scale))[..., 0], expected, atol=1e-5)
+
+
+def test_turns_and_sizes_are_drawn_within_their_range():
+    y, x = np.mgrid[-7.5:8, -7.5:8]
+    plane = np.stack([y, x])[..., None].astype(np.float32)  # the coordinates themselves: their middle tells the map
+    keys = jax.random.split(jax.random.key(KEY), 64)
+    apply = jax.jit(functools.partial(augment.augment, rotate=20.0, scale=0.3))
+    found = np.stack([apply(plane, key)[0, 7:9, 7:9, 0] for key in keys])
+    by_row, by_column = (found[:, 1] - found[:, 0]).mean(axis=1), (found[:, :, 1] - found[:, :, 0]).mean(axis=1)
+    angle, scale = np.rad2deg(np.arctan2(by_column, by_row)), 1 / np.hypot(by_row, by_column)
+    assert -20 <= angle.min() < -15 and 15 < angle.max() <= 20
+    assert 0.7 <= scale.min() + 1e-5 and scale.min() < 0.78 and 1.22 < scale.max() <= 1.3 + 1e-5
+
+
+def test_a_rectangle_of_a_share_of_the_images_is_erased():
+    images = noise(size=(20, 30)) + 1
+    result = np.asarray(jax.jit(functools.partial(augment.augment, erase=0.5))(images, jax.random.key(KEY)))
+    holes = (result == 0)[..., 0]
+    assert ((result == images) | (result == 0)).all()
+    changed = holes.any(axis=(1, 2))
+    assert 128 - 32 < changed.sum() < 128 + 32  # standard deviation 8
+    for hole in holes[changed]:
+        rows, columns = hole.any(axis=1), hole.any(axis=0)
+        np.testing.assert_array_equal(hole, rows[:, None] & columns[None, :])
+        assert np.ptp(np.flatnonzero(rows)) + 1 == rows.sum() and np.ptp(np.flatnonzero(columns)) + 1 == columns.sum()
+    share = holes[changed].mean(axis=(1, 2))
+    assert 0.01 < share.min() < 0.05 and 0.28 < share.max() < 0.36
+
+
 def test_images_differ_and_the_key_decides():
     apply = jax.jit(functools.partial(augment.augment, brightness=0.2))
     images = np.zeros((64, 2, 2, 1), np.float32)
@@ -112,7 +149,7 @@ import functools, jax, numpy as np
 from fingerprint_jax import sharding
 from fingerprint_jax.data import augment
 assert jax.device_count() == 4
-apply = jax.jit(functools.partial(augment.augment, flip=0.5, shift=2, brightness=0.1, contrast=0.1))
+apply = jax.jit(functools.partial(augment.augment, flip=0.5, shift=2, brightness=0.1, contrast=0.1, rotate=9, scale=0.1, erase=0.5))
 images = np.random.default_rng(0).uniform(size=(16, 5, 6, 1)).astype(np.float32)
 split = sharding.split(sharding.make_mesh())
 sharded = jax.jit(apply, out_shardings=split)(jax.device_put(images, split), jax.random.key(1))

@@ -61,6 +61,36 @@ def test_mahalanobis_is_the_distance_of_the_shrunk_covariance():
     assert estimators.get("mahalanobis")(rows(x.mean(axis=0)[None]), {"generated": rows(x)}, seed=0) > -1e-3
 
 
+def test_the_texture_forest_against_scikit_learn_step_by_step():
+    rng = np.random.default_rng(0)
+    draw = lambda n: np.concatenate([rng.gamma(2, size=(n, 1)), rng.normal(size=(n, 4)), rng.normal(size=(n, 6))], axis=1)  # noqa: E731
+    x, y, generated, q = draw(60), np.resize([0, 1], 60), draw(40), draw(30)
+    x[:, 7] += y  # the textures that tell the classes apart
+    x[:, 10] -= y
+    standard = (x[:, 5:] - x[:, 5:].mean(axis=0)) / x[:, 5:].std(axis=0)
+    importance = RandomForestClassifier(200, random_state=3).fit(standard, y).feature_importances_
+    best = 5 + np.argsort(importance)[-2:]
+    assert set(best) == {7, 10}
+    mean, std = generated[:, best].mean(axis=0), generated[:, best].std(axis=0)
+    covariance, _ = ledoit_wolf((generated[:, best] - mean) / std)
+
+    def described(rows):
+        found = []
+        for row in rows:
+            angles = [1 - row[1:5] @ g[1:5] / np.linalg.norm(row[1:5]) / np.linalg.norm(g[1:5]) for g in generated]
+            z = (row[best] - mean) / std
+            found.append([row[0], min(angles), np.sqrt(z @ np.linalg.inv(covariance) @ z)])
+        return np.array(found)
+
+    a, b = described(x), described(q)
+    forest = RandomForestClassifier(50, random_state=3).fit((a - a.mean(axis=0)) / a.std(axis=0), y)
+    expected = forest.predict_proba((b - a.mean(axis=0)) / a.std(axis=0))
+    gallery = {"labelled": rows(x, y, 100), "generated": rows(generated, first=200)}
+    found = estimators.get("texture_forest", trees=50, textures=6, selected=2)(rows(q), gallery, seed=3)
+    # A value can lie on the other side of a threshold by the last bit.
+    assert np.mean(np.isclose(found[:, 0], expected[:, 1] - expected[:, 0], atol=1e-6)) > 0.9
+
+
 def test_the_gaussian_kernel_parts_what_no_line_does():
     x = np.random.default_rng(0).uniform(-1, 1, (200, 2))
     y = (x[:, 0] * x[:, 1] > 0).astype(int)

@@ -62,6 +62,7 @@ def test_the_same_seed_gives_the_same_scores(name):
 def test_a_missing_stream_is_named(name):
     query, gallery = membership()
     needed = {"gan_leaks": 2, "domias": 2, "logan_d1": 2, "local_match": 2, "monte_carlo": 1, "similarity_logistic": 2}
+    needed["texture_forest"] = 2
     lacking = set()
     for stream in gallery:
         rest = {key: value for key, value in gallery.items() if key != stream}
@@ -112,6 +113,8 @@ def test_options_that_are_none_are_left_to_the_estimator():
         ("gan_leaks", {"k": 25}, "estimator.k=25: use 1 to 24"),
         ("gan_leaks", {"k": 31, "calibrated": False}, "estimator.k=31: use 1 to 30"),
         ("domias", {"components": 0}, "estimator.components=0: use at least 1"),
+        ("texture_forest", {"textures": 255}, "estimator.textures=255: use 1 to 254"),
+        ("texture_forest", {"selected": 48}, "estimator.selected=48: use 1 to 47"),
         ("similarity", {"measure": "angle"}, "estimator.measure='angle' is unknown: use cosine, euclidean, jaccard, ssim"),
         ("similarity_logistic", {"measure": "angle"}, "estimator.measure='angle' is unknown: use cosine, euclidean"),
         ("similarity", {"readout": "min"}, "estimator.readout='min' is unknown: use max, mean or knn"),

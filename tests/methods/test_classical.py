@@ -179,6 +179,24 @@ def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
         methods.get("ensemble").fit(Run(config, tmp_path / "b"))
 
 
+def test_outputs_and_a_feature_of_the_images_stand_side_by_side(data_dir, tmp_path):
+    config = load_config("configs/subtask1/neural_nexus_texture.py")
+    config.data_dir, config.member.features.beside = data_dir, "moments"
+    config.member.estimator.textures, config.member.estimator.selected = 4, 2
+    run = Run(config, tmp_path / "run")
+    methods.get("ensemble").fit(run)
+    member = ensemble.members(run)[0][1]
+    rows = member.rows("train_real").take(np.arange(5))
+    source = classical.encoder(member)
+    outputs = gradient.encode(source, gradient.restore(source), rows)
+    moments = features.get("moments")(run.source.images(rows.index))
+    expected = np.concatenate([outputs["error"][:, None], outputs["embedding"], moments], axis=1)
+    np.testing.assert_allclose(classical._features(member, rows), expected, rtol=1e-4, atol=1e-6)
+    config.member.features.beside = "nothing"
+    with pytest.raises(ValueError, match="features.name='nothing' is unknown"):
+        methods.get("ensemble").fit(Run(config, tmp_path / "b"))
+
+
 def test_the_network_of_another_task_gives_features_but_no_p(data_dir, tmp_path):
     network = fit("configs/subtask2/aimm_siamese.py", data_dir, tmp_path / "network")
     config = load_config(ATTACK)

@@ -184,11 +184,11 @@ def test_a_run_that_was_stopped_ends_the_same_and_trains_no_round_twice(fitted, 
 
     trained, real_train = [], train.train
 
-    def counted(run, evaluate):
+    def counted(run, *rest):
         trained.append(run.workdir.name)
         if trained == ["round0", "round1"]:
             raise Killed
-        real_train(run, evaluate)
+        real_train(run, *rest)
 
     monkeypatch.setattr(train, "train", counted)
     run = Run(_config(data_dir, cap=3), tmp_path / "run")

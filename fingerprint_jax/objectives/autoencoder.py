@@ -1,0 +1,82 @@
+"""Autoencoder: the network learns to give images back; what it gives back well is like the images it was trained on.
+
+Neural Nexus (ImageCLEFmedical 2025, subtask 1) train it on the synthetic images, and take the error of a real one.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fingerprint_jax import Config, backbones
+from fingerprint_jax.backbones.decoder import Decoder
+
+ERRORS = {"mse": jnp.square, "mae": jnp.abs}
+
+
+class Net(nnx.Module):
+    """Backbone, a linear layer to the latent unless there is none, decoder: images [N,H,W,C] -> latent [N,L], images."""
+
+    def __init__(self, backbone, latent: int, rngs: nnx.Rngs, **options):
+        self.backbone = backbone
+        self.latent = nnx.Linear(backbone.num_features, latent, rngs=rngs) if latent else None
+        self.decoder = Decoder(latent or backbone.num_features, rngs=rngs, **options)
+
+    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+        """Latent and reconstruction."""
+        features = self.backbone(images, train=train, rngs=rngs)
+        latent = features if self.latent is None else self.latent(features)
+        return latent, self.decoder(latent, train=train)
+
+
+class Objective:
+    """The error of the normalised images, through tanh where those are -1..1 (`data.normalize='symmetric'`).
+
+    The score is minus the error, whatever the labels say: the autoencoder of the synthetic images knows the used ones better.
+    """
+
+    trainable = nnx.Param
+    probabilities = False
+
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+        self.config, self.image_shape = config, image_shape
+        options = config.objective
+        if config.task == "subtask2":
+            raise ValueError("objective.name='autoencoder' gives one score, membership; subtask2 asks which of five sets")
+        if options.error not in ERRORS:
+            raise ValueError(f"objective.error={options.error!r} is unknown: use {' or '.join(ERRORS)}")
+        if options.latent < 0 or not options.widths or min(options.widths) < 1:
+            raise ValueError(
+                f"objective.latent={options.latent}, objective.widths={options.widths}: use 0 or more, and widths of 1 or more"
+            )
+
+    def build(self, rngs):
+        """The network."""
+        backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
+        return Net(
+            backbone,
+            self.config.objective.latent,
+            rngs,
+            widths=self.config.objective.widths,
+            channels=self.image_shape[2],
+            image_size=self.image_shape[:2],
+            squash=self.config.data.normalize == "symmetric",
+            dtype=self.config.backbone.get("dtype", "float32"),
+        )
+
+    def loss(self, net, batch, key):
+        """Mean error over the images of all streams."""
+        images = jnp.concatenate([stream["image"] for stream in batch.values()])
+        _, reconstruction = net(images, train=True, rngs=nnx.Rngs(dropout=key))
+        return self._error(images, reconstruction).mean(), {}
+
+    def _error(self, images: jax.Array, reconstruction: jax.Array) -> jax.Array:
+        return ERRORS[self.config.objective.error](images - reconstruction).mean(axis=(1, 2, 3))
+
+    def outputs(self, net, images):
+        """`embedding` [N,L], the latent, and `error` [N]."""
+        latent, reconstruction = net(images, train=False)
+        return {"embedding": latent, "error": self._error(images, reconstruction)}
+
+    def scores(self, net, query, gallery):
+        """Minus the error [N,1]."""
+        return -query["error"][:, None]

@@ -1,0 +1,190 @@
+"""A network begins with the parameters of another run: `init_from`, or the child `pretrain`."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from fingerprint_jax import checkpoint, methods, pack, significance, train
+from fingerprint_jax.backbones.vit import resample_positions
+from fingerprint_jax.data import phantom
+from fingerprint_jax.methods import gradient
+from fingerprint_jax.run import Run
+from tests.conftest import load_config
+from tests.test_train import _same, _state
+
+SMALL = {"name": "strided_resnet_tiny", "weights": ""}
+AUTOENCODER = {"name": "autoencoder", "error": "mse", "latent": 0, "widths": (4, 4, 2)}
+
+
+def _classifier(data_dir, task="images", stream="train", num_steps=1, backbone="strided_resnet_tiny"):
+    config = base.finish(base.gradient(task), "smoke")
+    config.data_dir, config.num_steps, config.backbone.name = data_dir, num_steps, backbone
+    config.data.streams = ConfigDict({stream: 8})
+    return config
+
+
+def _autoencoder(data_dir, backbone="strided_resnet_tiny", **fields):
+    config = _classifier(data_dir, "subtask1", "generated", 2, backbone)
+    config.data.normalize = "symmetric"
+    config.objective = ConfigDict(AUTOENCODER)
+    config.update(fields)
+    return config
+
+
+def _fit(config, workdir, **options):
+    run = Run(config, workdir, **options)
+    gradient.fit(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def source(data_dir, tmp_path_factory):
+    """A classifier of the task images."""
+    return _fit(_classifier(data_dir), tmp_path_factory.mktemp("source") / "run")
+
+
+def test_parameters_and_statistics_are_copied_by_path_and_shape_and_the_rest_is_named(source, data_dir, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "fingerprint_jax.train"):
+        run = _fit(_autoencoder(data_dir, num_steps=0, init_from=str(source.workdir)), tmp_path / "run")
+    (line,) = [record.getMessage() for record in caplog.records if "begins with" in record.getMessage()]
+    ours, theirs = _state(run), _state(source)
+    drawn = train.model_of(run).init(jax.random.key(run.config.seed))
+    moved = 0
+    for part in ("params", "rest"):
+        for name, value in ours[part].items():
+            of_backbone = name.startswith("backbone/")
+            np.testing.assert_array_equal(value, theirs[part][name] if of_backbone else drawn[part][name], err_msg=name)
+            moved += of_backbone and not np.array_equal(value, drawn[part][name])
+    assert moved > 20 and any(name.endswith("mean") for name in ours["rest"])
+    copied = sum(name.startswith("backbone/") for part in ("params", "rest") for name in ours[part])
+    total = len(ours["params"] | ours["rest"])
+    assert line.startswith(f"begins with {source.workdir}: {copied} of {total} arrays; drawn anew: decoder/")
+    assert f"and {total - copied - 4} more; not taken: head/bias, head/kernel" in line
+
+
+def test_what_has_another_shape_is_drawn_and_nothing_in_common_is_refused(source, data_dir, tmp_path, caplog):
+    wide = _autoencoder(data_dir, num_steps=0, init_from=str(source.workdir))
+    wide.backbone.num_features = 8
+    with caplog.at_level(logging.INFO, "fingerprint_jax.train"):
+        run = _fit(wide, tmp_path / "wide")
+    assert "of another shape: backbone/dense/bias, backbone/dense/kernel" in caplog.text
+    name = "backbone/stages/0/conv/kernel"
+    np.testing.assert_array_equal(_state(run)["params"][name], _state(source)["params"][name])
+    other = _autoencoder(data_dir, "vit_tiny", init_from=str(source.workdir))
+    with pytest.raises(ValueError, match="the network has no array of the same path and shape; drawn anew: backbone/blocks"):
+        _fit(other, tmp_path / "other")
+
+
+def test_a_resumed_run_does_not_begin_again_and_ends_byte_identical(source, data_dir, tmp_path):
+    moved = tmp_path / "source"
+    shutil.copytree(source.workdir, moved)
+    whole = _fit(_autoencoder(data_dir, num_steps=4, init_from=str(moved)), tmp_path / "whole")
+    _fit(_autoencoder(data_dir, num_steps=2, init_from=str(moved)), tmp_path / "parts")
+    shutil.rmtree(moved)
+    parts = _fit(_autoencoder(data_dir, num_steps=4, init_from=str(moved)), tmp_path / "parts", allow_change=("num_steps",))
+    _same(_state(whole), _state(parts))
+    with pytest.raises(ValueError, match="no run there"):
+        _fit(_autoencoder(data_dir, init_from=str(moved)), tmp_path / "new")
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_pretraining_is_one_child_for_all_folds(data_dir, tmp_path, monkeypatch, caplog):
+    config = base.cross_fitted(_autoencoder(data_dir))
+    config.data_dir, config.data.folds = data_dir, 3
+    config.member.data.streams = ConfigDict({"real": 8})
+    config.member.pretrain = _classifier("")
+    trained, real = [], train.train
+    monkeypatch.setattr(train, "train", lambda run, *rest: (trained.append(run.workdir), real(run, *rest))[1])
+    run = Run(config, tmp_path / "run")
+    with caplog.at_level(logging.INFO, "fingerprint_jax.train"):
+        methods.get("ensemble").fit(run)
+    first, *folds = [path.name for path in trained]
+    assert first.startswith("pretrain-") and trained[0].parent == tmp_path / "run" / "children"
+    assert folds == ["fold0-seed0", "fold1-seed0", "fold2-seed0"]
+    assert caplog.text.count(f"begins with {trained[0]}") == 3
+    methods.get("ensemble").fit(Run.load(tmp_path / "run"))
+    assert len(trained) == 4
+    assert np.isfinite(run.predict("heldout").scores).all()
+    found = significance.unavailable(run, run.rows("heldout"))
+    assert found and "fold0-seed0 was trained on the labels of" in found
+
+
+def test_positions_are_those_of_the_grid_of_other_images(data_dir, tmp_path):
+    content = phantom.subtask2(seed=1, size=32, leak=0.5, real=4, generated=1, unknown=1)
+    phantom.write(tmp_path / "small", "subtask2", content, seed=1)
+    pack.pack("images", tmp_path / "data32", tmp_path / "small" / "train" / "real")
+    config = _autoencoder(data_dir, "vit_tiny", num_steps=0)
+    config.pretrain = _classifier(str(tmp_path / "data32"), backbone="vit_tiny")
+    run = _fit(config, tmp_path / "run")
+    ours, theirs = (_state(r)["params"]["backbone/pos_embed"] for r in (run, gradient.origin(run)))
+    assert theirs.shape == (1, 1 + 16, 16) and ours.shape == (1, 1 + 36, 16)
+    np.testing.assert_allclose(ours, resample_positions(theirs, (6, 6)), rtol=1e-6)
+    config.pretrain.num_steps = 0
+    assert gradient.origin(Run(config, tmp_path / "none")) is None
+
+
+def test_a_network_that_saw_what_is_held_out_is_refused(data_dir, tmp_path):
+    config = _autoencoder(data_dir)
+    config.data.folds, config.data.fold = 2, 0
+    config.pretrain = _classifier("", "subtask1", "real")
+    with pytest.raises(ValueError, match=r"^pretrain: its network is trained on \d+ images that this run holds out"):
+        _fit(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / "children").exists()
+    config.pretrain.data.folds, config.pretrain.data.fold = 2, 0
+    _fit(config, tmp_path / "run")
+    config.pretrain.method = "classical"
+    with pytest.raises(ValueError, match="pretrain.method='classical' trains no network"):
+        gradient.origin(Run(config, tmp_path / "b"))
+
+
+def test_labels_that_the_first_network_read_are_counted(source, data_dir, tmp_path):
+    def reason(config, name):
+        config.data.folds, config.data.fold = 2, 0
+        run = _fit(config, tmp_path / name)
+        return run, significance.unavailable(run, run.rows("heldout"))
+
+    assert reason(_autoencoder(data_dir), "free")[1] is None
+    first = _classifier(data_dir, "subtask1", "real")
+    first.data.folds, first.data.fold = 2, 0
+    _fit(first, tmp_path / "first")
+    run, found = reason(_autoencoder(data_dir, init_from=str(tmp_path / "first")), "same")
+    assert found is None  # it read those of the other fold alone
+    found = significance.unavailable(run, run.rows("train_real"))
+    assert found and found.startswith(f"{tmp_path / 'first'} was trained on the labels of")
+    shutil.rmtree(tmp_path / "first")
+    found = significance.unavailable(run, run.rows("heldout"))
+    assert found and f"began with {tmp_path / 'first'}, which is gone and may have read the labels of" in found
+    watched = _autoencoder(data_dir)
+    watched.pretrain = _classifier("")
+    found = [gradient.origin(Run(watched, tmp_path / "run" / name)).workdir for name in ("", "watch-valid", "children/fold0-seed0")]
+    assert found[0] == found[1] == found[2]  # the copy that --watch keeps, and a child
+    _, found = reason(_autoencoder(data_dir, init_from=str(source.workdir)), "images")
+    assert found == f"{source.workdir} was trained on images of images: whether these are among them is not known"
+
+
+def test_only_a_finished_network_can_be_begun_with(data_dir, tmp_path):
+    _fit(_classifier(data_dir, num_steps=0), tmp_path / "run")
+    (Path(tmp_path) / "run" / "done").unlink()
+    assert checkpoint.Checkpoints(tmp_path / "run").manifests()
+    with pytest.raises(ValueError, match="is no finished run of one network"):
+        _fit(_autoencoder(data_dir, init_from=str(tmp_path / "run")), tmp_path / "b")
+    assert load_config("configs/subtask1/neural_nexus_vit_autoencoder.py").member.pretrain.backbone.name == "vit_tiny"
+
+
+def test_a_network_reads_what_the_one_before_it_read():
+    config = _autoencoder("")
+    assert not gradient.reads(config, "train_real") and gradient.reads(config, "train_generated")
+    config.pretrain = _classifier("", stream="train_real")
+    assert not gradient.reads(config, "train_real")  # of another task
+    config.pretrain = _classifier("", "subtask1", "real")
+    assert gradient.reads(config, "train_real")
+    config.pretrain.num_steps = 0  # left out
+    assert not gradient.reads(config, "train_real")
+    config.init_from = "runs/gone"
+    assert gradient.reads(config, "train_real")

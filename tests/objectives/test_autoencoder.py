@@ -1,0 +1,71 @@
+"""The error of a reconstruction and the score that follows from it, against numpy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from fingerprint_jax.objectives.autoencoder import Objective
+from tests.backbones.test_backbones import FAST
+
+SIZE = (10, 9)
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, *SIZE, 1)).astype(np.float32)
+
+
+def _objective(task="subtask1", normalize="symmetric", **options):
+    options = {"name": "autoencoder", "error": "mse", "latent": 6, "widths": (4, 4, 2)} | options
+    backbone = {"name": "strided_resnet_tiny", "weights": ""}
+    config = {"task": task, "objective": options, "backbone": backbone, "data": {"normalize": normalize}}
+    return Objective(ConfigDict(config), 2, (*SIZE, 1))
+
+
+@pytest.mark.parametrize("error", ["mse", "mae"])
+def test_the_loss_is_the_mean_error_of_all_streams_and_the_score_minus_that_of_an_image(error):
+    reconstruction = np.float32(0.5) * IMAGES + np.linspace(0, 0.4, 5, dtype=np.float32)[:, None, None, None]
+
+    def net(images, *, train, rngs=None):  # it knows where an image stands
+        return jnp.zeros((len(images), 3)), jnp.asarray(reconstruction)
+
+    difference = (IMAGES - reconstruction).reshape(5, -1)
+    expected = (difference**2 if error == "mse" else np.abs(difference)).mean(axis=1)
+    objective = _objective(error=error)
+    batch = {"generated": {"image": jnp.asarray(IMAGES[:3])}, "real": {"image": jnp.asarray(IMAGES[3:])}}
+    loss, _ = objective.loss(net, batch, jax.random.key(0))
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+    outputs = jax.device_get(objective.outputs(net, jnp.asarray(IMAGES)))
+    np.testing.assert_allclose(outputs["error"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(objective.scores(None, outputs, {}), -outputs["error"][:, None])
+    assert not objective.probabilities
+
+
+@pytest.mark.parametrize(("latent", "normalize"), [(6, "symmetric"), (0, "unit")])
+def test_images_pass_through_the_latent_and_the_decoder(latent, normalize):
+    objective = _objective(latent=latent, normalize=normalize)
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def build():
+        return nnx.split(objective.build(nnx.Rngs(params=jax.random.key(0))))[1]
+
+    net = nnx.merge(nnx.split(nnx.eval_shape(lambda: objective.build(nnx.Rngs(0))))[0], build())
+    latents, images = jax.jit(lambda x: net(x, train=False), compiler_options=FAST)(IMAGES)
+    assert latents.shape == (5, latent or 16) and images.shape == IMAGES.shape and (net.latent is None) == (latent == 0)
+    assert net.decoder.squash == (normalize == "symmetric")
+    assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(net))} == {"backbone", "decoder"} | ({"latent"} if latent else set())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"task": "subtask2"}, "objective.name='autoencoder' gives one score, membership"),
+        ({"error": "ssim"}, "objective.error='ssim' is unknown: use mse or mae"),
+        ({"latent": -1}, "objective.latent=-1, objective.widths="),
+        ({"widths": ()}, r"objective.widths=\(\): use 0 or more, and widths of 1 or more"),
+    ],
+)
+def test_what_cannot_be_is_one_line(options, text):
+    with pytest.raises(ValueError, match=text):
+        _objective(**options)
