@@ -54,10 +54,9 @@ def gradient(task: str) -> ConfigDict:
     c.views.shift = 0  # ... and for the image shifted by so many pixels up, down, left and right
     c.backbone = ConfigDict({"name": "siamese_cnn"})  # a variant of fingerprint_jax/backbones and its options
     c.backbone.weights = ""  # FILE.safetensors | hf://timm/MODEL | pip:efficientnet_lite0; empty: drawn from the seed
-    c.init_from = (
-        ""  # the work directory of a finished run: begin with its parameters of the same path and shape; before `pretrain`,
-    )
-    # an optional config like this one, of any task: it is trained first, once for all children; pretrain.num_steps=0 leaves it out
+    # Where it begins: the work directory of a finished run, whose arrays of the same path and shape are taken; empty: with
+    # `pretrain`, an optional config like this one, of any task, trained first and once for all children (num_steps 0: left out).
+    c.init_from = ""
     c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
     c.objective.real_class = False  # softmax: the stream `real` is one class more, dropped before the scores
     c.objective.contrast = 0.0  # softmax: weight of the supervised contrastive loss of the features, beside the cross-entropy
@@ -85,7 +84,7 @@ def ensemble(member: ConfigDict) -> ConfigDict:
     c = common(member.task, "ensemble")
     c.ensemble = ConfigDict()
     c.ensemble.seeds = 1  # children a fold, or children, that differ in the seed
-    c.ensemble.variants = ConfigDict()  # {name: fields of `member`}: children of each, for example of several backbones
+    c.ensemble.variants = ConfigDict()  # {name: fields of `member`, or a whole config with its method}: children of each
     c.ensemble.best_variant = False  # of the variants only the best on `valid` takes part, a fold and seed at a time
     c.ensemble.runs = ()  # or: work directories of finished runs
     c.ensemble.admit = 0.0  # members whose accuracy (membership: AUC) on `valid` reaches this take part; 0: all
@@ -139,9 +138,8 @@ def featured(task: str, features: str, **options) -> ConfigDict:
     c.features.enhance = "none"  # a filter of features/enhance.py, before a feature of the images is taken
     c.features.cache_dir = ""  # where features of the images are kept, for runs to share; empty: beside the outermost run
     c.features.run = ""  # network: the work directory of the run whose network is used
-    c.features.output = (
-        "embedding"  # network: embedding | logits | error | a layer of the backbone: stages/1/0; several joined by +
-    )
+    # network: which of its outputs, embedding | logits | error | a layer of the backbone such as stages/1/0; several joined by +
+    c.features.output = "embedding"
     c.features.beside = ""  # a feature of the images put beside, of its own defaults
     c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
     c.pca = 0  # principal components of the gallery's standardised features kept (0: no PCA) ...
@@ -180,10 +178,12 @@ def _smoke(c: ConfigDict) -> None:
         c.data.folds = min(c.data.folds, 2)
         c.ensemble.seeds = min(c.ensemble.seeds, 2)
         c.ensemble.admit = 0.0
-        for name in list(c.ensemble.variants)[3:]:
+        for name in [name for name, fields in c.ensemble.variants.items() if "method" not in fields][3:]:
             del c.ensemble.variants[name]
         for fields in c.ensemble.variants.values():
-            if "backbone" in fields:
+            if "method" in fields:
+                _smoke(fields)
+            elif "backbone" in fields:
                 fields.backbone.name = backbones.tiny(fields.backbone.name)
     if c.method == "pseudo_label":
         c.pseudo.rounds, c.pseudo.least = 1, 0.0  # after four steps nothing is sure

@@ -44,6 +44,7 @@ class Row:
     published: str = ""  # figure and run
     size: str = ""  # a note on how it differs from the published size
     uses: tuple[str, str] | None = None  # (field, row): the field takes the run of that row on the same data, with the same seed
+    refits: int = REFITS  # of membership: permutations that estimators are fitted anew to, where nothing else gives a p; 0: none
 
 
 def resolve(row: Row) -> Config:
@@ -206,20 +207,20 @@ class Comparison:
         return workdir
 
     def choose(self, data: str, row: Row) -> float | None:
-        """The learning rate of a row, the best on `valid` with the first seed; None where its config has one, and no `valid`.
+        """The learning rate of a row, the best on `valid` with the first seed; None where its config has one, or chooses itself.
 
         Raises FloatingPointError where no rate ends well, ValueError where the row that this one uses has not chosen.
         """
         path = self.folder(data, row) / "choice.json"
         if path.exists():
             return read(path)["learning_rate"]
-        chosen, valid = None, {}
+        config, chosen, valid = self.configs[row.name], None, {}
         if row.uses:
             used = read(self.folder(data, self.row(row.uses[1])) / "choice.json")
             if not used:
                 raise ValueError(f"row {row.name} uses {row.uses[1]}, which is not finished on {data}")
             chosen = used["learning_rate"]
-        elif row.networks and self.configs[row.name].data.valid:
+        elif row.networks and config.data.valid and not (config.method == "ensemble" and config.ensemble.best_variant):
             for rate in self.rates:
                 try:
                     scored = self.load(self.fit(data, row, rate, self.seeds[0]), "valid")
@@ -284,8 +285,8 @@ class Comparison:
         one = control or row.networks and data in self.one_seed
         for seed in self.seeds[:1] if one else self.seeds:
             workdir = self.fit(data, row, rate, seed)
-            refitted = self.task == "subtask1" and seed == self.seeds[0] and not (control or row.networks)
-            anew = self._score(workdir, "heldout", refits=REFITS if refitted else 0)
+            refitted = self.task == "subtask1" and seed == self.seeds[0] and not control
+            anew = self._score(workdir, "heldout", refits=row.refits if refitted else 0)
             if data == "phantom_runs":
                 anew |= self._score(workdir, "train_generated", self.data_dir("other_run"))
             if anew:

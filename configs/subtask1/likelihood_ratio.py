@@ -18,7 +18,7 @@ from configs import base
 def seeds():
     """The mean over three seeds."""
     m = base.gradient("subtask1")
-    m.num_steps, m.eval_every, m.checkpoint_every = 6000, 1000, 1000
+    m.num_steps, m.eval_every, m.checkpoint_every = 10_000, 2500, 2500
     m.data.streams = ConfigDict({"generated": 128, "reference": 128})
     m.data.cache, m.data.balanced = "device", False
     m.data.normalize = "symmetric"

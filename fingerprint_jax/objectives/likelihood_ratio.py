@@ -53,7 +53,7 @@ class Objective:
 
     Images are averaged to `objective.size` pixels a side. In training the deviation of the noise is log-uniform between the two
     `objective.sigmas`, in units of the normalised images, and the squared error is weighted so that every level counts alike. In
-    evaluation it is each of the levels in `objective.scored`, with `objective.draws` draws of noise that are the same for all images.
+    evaluation it is each of the levels in `objective.scored`, with `objective.draws` draws of noise, the same ones for all images.
     """
 
     trainable = nnx.Param

@@ -346,5 +346,9 @@ def test_the_rows_of_subtask_1_resolve_and_see_the_same_images():
     comparison = Comparison("out", rows, {"d": "D"}, "", 2.0)
     views = {(c.task, c.data.folds, c.data.fold, c.data.split_seed) for c in comparison.configs.values()}
     assert views == {("subtask1", 5, -1, 0)}
-    estimated = {systems.network(c).method for c in comparison.configs.values()}
-    assert not any(row.networks for row in rows) and estimated == {"gradient", "classical"}
+    for row in rows:
+        found = systems.network(comparison.configs[row.name])
+        assert bool(row.networks) == (found.method == "gradient" and found.num_steps > 0), row.name
+        if row.networks:
+            assert found.backbone.name.endswith("_tiny") or found.backbone.name == "mlp", row.name
+        assert comparison.configs[row.name].ensemble.best_variant == (row.networks > 1), row.name
