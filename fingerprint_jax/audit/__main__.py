@@ -19,9 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
 from fingerprint_jax import cli, pack, preemption, tables
-from fingerprint_jax.audit import page, stages, verdict
+from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source, open_source
@@ -61,6 +62,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, flag_values=values)
     text = f"Of each kind and rate of the detection limit, at least {LEAST_REPEATS}; 0 leaves it out."
     flags.DEFINE_integer("repeats", 20, text, 0, flag_values=values)
+    text = "A config whose networks are trained and join the panel, with a rank average: configs/subtask1/likelihood_ratio.py"
+    config_flags.DEFINE_config_file("likelihood_ratio", None, text, flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
     flags.DEFINE_bool("json", False, "Print audit.json, nothing else; the exit status says the verdict.", flag_values=values)
 
@@ -72,6 +75,8 @@ def audit(values: flags.FlagValues) -> dict:
         raise ValueError(f"--output={output}: a file is there, name a folder")
     if 0 < values.repeats < LEAST_REPEATS:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
+    if values.likelihood_ratio is not None:
+        network.check(values.likelihood_ratio)
     given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
     with tables.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
@@ -90,7 +95,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
         with stages.timed(output, "pack"):
             pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, image_size=size)
     source = open_source(str(data), "subtask1")
-    parts = stages.Audit(output, source, values.seed, values.repeats)
+    parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
     document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "command": _command(values)}
     document |= {"versions": {name: version(name) for name in VERSIONS}, "not_tested": list(NOT_TESTED)}
     document |= parts.run() | {"rejected": _rejected(source, values)}
@@ -156,6 +161,8 @@ def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
 def _command(values: flags.FlagValues) -> str:
     given = {name: values[name].value for name in (*FOLDERS, "groups", "image_size", "output")}
     given |= {name: values[name].value for name in ("seed", "repeats") if not values[name].using_default_value}
+    if values.likelihood_ratio is not None:
+        given["likelihood_ratio"] = config_flags.get_config_filename(values["likelihood_ratio"])
     return shlex.join(["python", "-m", "fingerprint_jax.audit", *(f"--{name}={value}" for name, value in given.items() if value)])
 
 

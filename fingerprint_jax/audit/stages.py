@@ -3,6 +3,7 @@
 OUTPUT/data/             the packed images
 OUTPUT/audit_plan.json   what is going to be done, written before any score meets a label
 OUTPUT/stages/           a file a part
+OUTPUT/network/          the network that joins the panel on request: its images, and a run for attack and control
 OUTPUT/seconds.json      what each part took
 OUTPUT/scores.csv        the panel's scores of every real image
 OUTPUT/audit.json        everything, docs/audit.md
@@ -22,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import score_metrics, significance, tables
-from fingerprint_jax.audit import content, copies, imprint, panel, verdict
+from fingerprint_jax import Config, score_metrics, significance, tables
+from fingerprint_jax.audit import content, copies, imprint, network, panel, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.run import VERSIONS
+from fingerprint_jax.run import VERSIONS, identity
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +67,12 @@ class Audit:
         source: the packed data.
         seed: of everything that is drawn.
         repeats: of each imprint, kind and rate; 0 leaves the detection limit out.
+        joins: the config of a network that joins the panel, and its rank average; None for none. The detection limit is without it.
     """
 
-    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20):
-        self.output, self.source, self.seed, self.repeats = output, source, seed, repeats
+    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20, joins: Config | None = None):
+        self.output, self.source, self.seed, self.repeats, self.joins = output, source, seed, repeats, joins
+        self.methods = panel.METHODS + (network.METHODS if joins is not None else ())
 
     def images(self, split: str) -> Images:
         """The images of a packed split, empty where it is not there."""
@@ -134,8 +137,8 @@ class Audit:
         Raises ValueError where the output holds the plan of another audit; names the entries that differ.
         """
         plan = {
-            "methods": list(panel.METHODS),
-            "options": panel.OPTIONS,
+            "methods": list(self.methods),
+            "options": panel.OPTIONS | ({} if self.joins is None else {network.METHODS[0]: identity(self.joins)}),
             "sign": "a higher score is likelier used",
             "statistic": "the largest AUC of the methods, used against not used",
             "alpha": ALPHA,
@@ -183,9 +186,16 @@ class Audit:
         """{method: scores} of the labelled images and then the unknown ones, ranks taken within each. No label is read."""
         real, unknown = self.sides["real"], self.sides["unknown"]
         asked = np.concatenate([real.pixels, unknown.pixels])
-        found = panel.scores(asked, self.sides["generated"].pixels, self.sides["reference"].pixels, self.seed)
+        pixels = asked, self.sides["generated"].pixels, self.sides["reference"].pixels
+        found = panel.scores(*pixels, self.seed)
         parts = [panel.with_average(part[:, :-1]) for part in np.split(found, [len(real)]) if len(part)]
-        return dict(zip(panel.METHODS, np.concatenate(parts).T.tolist(), strict=True))
+        if self.joins is not None:
+            of_network = np.split(self._network("panel", *pixels), [len(real)])
+            parts = [network.joined(part, each) for part, each in zip(parts, of_network, strict=False)]
+        return dict(zip(self.methods, np.concatenate(parts).T.tolist(), strict=True))
+
+    def _network(self, part: str, real: np.ndarray, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        return network.scores(self.output / "network" / part, self.joins, real, generated, reference, self.seed)
 
     def replaced(self) -> dict:
         """The panel again on the labelled images, with what no generator made in place of the synthetic ones."""
@@ -200,7 +210,9 @@ class Audit:
             made = phantom.subtask1(self.seed, height, leak=0.0, **controls.FOREIGN)
             by, generated, rest = "phantoms", made["train_generated"].images, reference.pixels
         found = panel.scores(real.pixels, generated, rest, self.seed)
-        return {"replaced_by": by, "scores": dict(zip(panel.METHODS, found.T.tolist(), strict=True))}
+        if self.joins is not None:
+            found = network.joined(found, self._network("replaced", real.pixels, generated, rest))
+        return {"replaced_by": by, "scores": dict(zip(self.methods, found.T.tolist(), strict=True))}
 
     def content(self) -> dict[str, list]:
         """{set of facts: scores} of the labelled images by themselves, cross-fitted."""
@@ -292,7 +304,7 @@ class Audit:
         found = significance.permutation_p(auc, real.labels, real.units, seed=self.seed)
         lines = [
             {"name": name, "auc": float(value), "interval": score_metrics.auc_interval(real.labels, column, real.units), "p": p}
-            for name, value, column, p in zip(panel.METHODS, observed, scores.T, found["p"], strict=True)
+            for name, value, column, p in zip(self.methods, observed, scores.T, found["p"], strict=True)
         ]
         wrong = significance.p_of(1 - observed, 1 - found["null"])["family_wise"]
         kept = {name: found[name] for name in ("permutations", "split_groups")}
@@ -319,7 +331,7 @@ class Audit:
         against["chance"] = [0.0] * len(self.sides["real"])  # AUC 0.5: controls may all be below it
         real, names, against = self.sides["real"], list(against), np.array(list(against.values())).T
         found = score_metrics.excess_auc(real.labels, scores, against, real.units, self.seed)
-        return found | {"attack": panel.METHODS[found["attack"]], "control": names[found["control"]]}
+        return found | {"attack": self.methods[found["attack"]], "control": names[found["control"]]}
 
     def pictures(self, found: dict) -> list[tuple[str, np.ndarray, np.ndarray, str]]:
         """Pairs to look at, of the part `copies`: (title, real image, its nearest synthetic one, what they are)."""
@@ -375,7 +387,7 @@ class Audit:
         order = np.argsort(ids, kind="stable")
         with tables.replacing(self.output / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["id", *panel.METHODS])
+            writer.writerow(["id", *self.methods])
             writer.writerows([name, *map("{:.9g}".format, row)] for name, row in zip(ids[order], scores[order], strict=True))
 
 

@@ -1,5 +1,6 @@
 """The whole audit on phantoms: the traps, the verdicts, going on after a stop, and what must change nothing."""
 
+import csv
 import fcntl
 import json
 import shutil
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
+from scipy.stats import rankdata
 
 from fingerprint_jax.audit import __main__ as main
-from fingerprint_jax.audit import panel, stages, verdict
+from fingerprint_jax.audit import network, panel, stages, verdict
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
+from tests.conftest import ROOT
 
 SIZES = {"size": 32, "real": 60, "generated": 120, "unknown": 60, "reference": 150, "slices": 1}
 
@@ -49,6 +52,17 @@ def mosaic(seed):
         return out
 
     return change
+
+
+def shuffled(given, root):
+    """The same images by other names, in another order, compressed otherwise."""
+    rng, renamed = np.random.default_rng(0), {}
+    for name, folder in given.items():
+        renamed[name] = root / name
+        renamed[name].mkdir(parents=True)
+        for i, path in zip(rng.permutation(1000), sorted(folder.iterdir()), strict=False):
+            Image.open(path).save(root / name / f"x{i}.png", compress_level=1)
+    return renamed
 
 
 def _values(given, output, **options):
@@ -185,14 +199,7 @@ def test_copies_are_named(tmp_path):
 
 def test_names_order_and_lossless_re_encoding_change_nothing_but_what_they_say(leaking, tmp_path):
     given, _, document = leaking
-    rng = np.random.default_rng(0)
-    renamed = {}
-    for name, folder in given.items():
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i, path in zip(rng.permutation(1000), sorted(folder.iterdir()), strict=False):
-            Image.open(path).save(tmp_path / "images" / name / f"x{i}.png", compress_level=1)
-        renamed[name] = tmp_path / "images" / name
-    again = audit(renamed, tmp_path / "audit", repeats=10)
+    again = audit(shuffled(given, tmp_path / "images"), tmp_path / "audit", repeats=10)
     assert again["panel"] == document["panel"] and again["limit"] == document["limit"]
     assert again["controls"]["replaced"] == document["controls"]["replaced"]
     found = []
@@ -253,3 +260,48 @@ def test_an_image_in_two_folders_of_real_images_is_refused(pair, leaking, tmp_pa
     shutil.copy(sorted(given[pair[1]].iterdir())[0], tmp_path / "more" / "again.png")
     with pytest.raises(ValueError, match="are the same image: it can stand in one folder of real images only"):
         audit(given | {pair[0]: tmp_path / "more"}, tmp_path / "audit")
+
+
+@pytest.fixture(scope="module")
+def joined(leaking, tmp_path_factory):
+    """The leaking phantom again, with the network in the panel."""
+    output = tmp_path_factory.mktemp("joined") / "audit"
+    return output, audit(leaking[0], output, likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
+
+
+def test_a_network_joins_the_panel_on_request(leaking, joined):
+    output, document = joined
+    assert document["plan"]["methods"] == [*panel.METHODS, *network.METHODS]
+    assert document["plan"]["options"]["likelihood_ratio"]["member.objective.name"] == "likelihood_ratio"
+    assert f"--likelihood_ratio={ROOT}/configs/subtask1/likelihood_ratio.py" in document["command"]
+    before = {line["name"]: line["auc"] for line in leaking[2]["panel"]["methods"]}
+    after = {line["name"]: line["auc"] for line in document["panel"]["methods"]}
+    assert {name: after[name] for name in before} == before  # the others are as they were
+    assert set(after) == {*before, *network.METHODS}
+    assert {line["name"] for line in document["controls"]["replaced"]} == set(after)
+    with (output / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * SIZES["real"] + 6 and len({row["likelihood_ratio"] for row in rows}) > SIZES["real"]
+    page = (output / "index.html").read_text()
+    assert "likelihood ratio" in page and "combined" in page
+
+
+def test_combined_is_the_mean_of_four_ranks(joined):
+    stage = json.loads((joined[0] / "stages" / "panel.json").read_text())
+    parts = np.array([stage[name] for name in (*panel.OPTIONS, "likelihood_ratio")])[:, : 2 * SIZES["real"]]
+    expected = np.mean([rankdata(part) for part in parts], axis=0)
+    np.testing.assert_allclose(stage["combined"][: 2 * SIZES["real"]], expected)
+
+
+def test_the_scores_of_a_network_know_neither_names_nor_order(leaking, joined, tmp_path):
+    given = shuffled(leaking[0], tmp_path / "images")
+    other = audit(given, tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
+    assert [line["auc"] for line in other["panel"]["methods"]] == [line["auc"] for line in joined[1]["panel"]["methods"]]
+
+
+def test_a_config_that_reads_labels_joins_no_panel(leaking, tmp_path):
+    with pytest.raises(ValueError, match="--likelihood_ratio: the config reads images that are asked about"):
+        audit(leaking[0], tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/subtask1/aimm_siamese.py:smoke")
+    with pytest.raises(ValueError, match="--likelihood_ratio: a config of subtask2"):
+        audit(leaking[0], tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/quickstart.py:smoke")
+    assert not (tmp_path / "audit").exists()
