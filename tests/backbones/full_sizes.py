@@ -1,9 +1,9 @@
-"""Every published size through the real binaries: `make full`, a table row a variant.
+"""Every published size through the real binaries: `make full`, a table row a variant, then a row a network of subtask 1.
 
 Each is trained for some steps on the phantom, once to the end and once with a SIGTERM on the way and a second start, which must
 end in the same bytes; then the 20 images of the test split are predicted.
 
-    python -m tests.backbones.full_sizes [variant ...]
+    python -m tests.backbones.full_sizes [variant or system ...]
 """
 
 import math
@@ -23,31 +23,60 @@ from tests.conftest import ROOT
 from tests.faults import trainer
 
 SIZE, BATCH, STEPS = 64, 8, 8
+# The network of a system of subtask 1: its config, where its fields and its run lie, and the fields that make the size.
+SYSTEMS = {
+    f"scope_siamese_cross_attention, {name}": (
+        "scope_siamese_cross_attention",
+        "member.",
+        "children/seed0",
+        {"backbone.name": name},
+    )
+    for name in ("resnet50", "densenet161", "efficientnet_b2", "vit_base_patch16")
+} | {
+    "challengers_resnet50v2": ("challengers_resnet50v2", "member.", "children/seed0", {}),
+    "aimm_siamese": ("aimm_siamese", "member.", "children/seed0", {}),
+    "likelihood_ratio": ("likelihood_ratio", "member.", "children/seed0", {}),
+    "neural_nexus_vit_autoencoder": ("neural_nexus_vit_autoencoder", "member.", "children/seed0", {"pretrain.num_steps": 2}),
+    "neural_nexus_texture": ("neural_nexus_texture", "member.member.", "children/encoder-*", {}),
+}
 
 
 def pack_phantom(folder: Path) -> Path:
-    """A packed subtask 2 of 64 px, 20 test images."""
-    content = phantom.subtask2(seed=0, size=SIZE, leak=0.5, real=8, generated=20, unknown=20)
-    phantom.write(folder / "images", "subtask2", content, seed=0)
-    pack.pack("subtask2", str(folder / "data"), str(folder / "images" / "train"), str(folder / "images" / "test"), "")
+    """Both subtasks and a task images, packed, of 64 px, 20 images in each test split."""
+    content = {
+        "subtask1": phantom.subtask1(seed=0, size=SIZE, leak=0.5, real=20, generated=60, unknown=20, reference=20),
+        "subtask2": phantom.subtask2(seed=0, size=SIZE, leak=0.5, real=8, generated=20, unknown=20),
+    }
+    for task, splits in content.items():
+        root = folder / task
+        phantom.write(root, task, splits, seed=0)
+        reference = root / "reference" if task == "subtask1" else ""
+        pack.pack(task, folder / "data", root / "train", root / "test", reference)
+    pack.pack("images", folder / "data", folder / "subtask2" / "train" / "real")
     return folder / "data"
 
 
 def start(name: str, data: Path, workdir: Path) -> subprocess.Popen:
-    """A training of one variant."""
-    fields = {
-        "data_dir": data,
-        "backbone.name": name,
-        "num_steps": STEPS,
-        "checkpoint_every": STEPS // 2,
-        "log_every": 1,
-        "data.valid": 0.0,
-        "best": "",
-        "data.streams.generated": BATCH,
-    }
-    flags = [f"--config.{key}={value}" for key, value in fields.items()]
-    command = [sys.executable, "-m", "fingerprint_jax.main", "--config=configs/quickstart.py", f"--workdir={workdir}", *flags]
+    """A training of one variant, or of one system."""
+    fields = {"num_steps": STEPS, "checkpoint_every": STEPS // 2, "log_every": 1}
+    if name in SYSTEMS:
+        config, prefix, _, more = SYSTEMS[name]
+        path, whole = f"configs/subtask1/{config}.py", {"data.folds": 2, "data.fold": 0}
+        fields |= {"backbone.weights": ""} | more
+        text = (ROOT / path).read_text()
+        fields |= {f"data.streams.{stream}": BATCH for stream in ("real", "generated", "reference") if f'"{stream}": ' in text}
+        fields = {f"{prefix}{key}": value for key, value in fields.items()} | whole
+    else:
+        path = "configs/quickstart.py"
+        fields |= {"backbone.name": name, "data.valid": 0.0, "best": "", "data.streams.generated": BATCH}
+    flags = [f"--config.{key}={value}" for key, value in (fields | {"data_dir": data}).items()]
+    command = [sys.executable, "-m", "fingerprint_jax.main", f"--config={path}", f"--workdir={workdir}", *flags]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def trained(name: str, workdir: Path) -> Path:
+    """Where the network of a run lies, or will."""
+    return next(iter(workdir.glob(SYSTEMS[name][2])), workdir / "none") if name in SYSTEMS else workdir
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
@@ -64,21 +93,23 @@ def check(name: str, data: Path, folder: Path) -> list[str]:
     finish(start(name, data, whole))
     seconds = time.monotonic() - begin
     process = start(name, data, halves)
-    while trainer.last_step(halves) < 2 and process.poll() is None:
+    while trainer.last_step(trained(name, halves)) < 2 and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
     finish(process, RUN_AGAIN)
-    (stopped,) = trainer.saved(halves)
+    (stopped,) = trainer.saved(trained(name, halves))
     assert 2 <= stopped < STEPS
     assert f"resumes at step {stopped}\n" in finish(start(name, data, halves))
-    state = trainer.state(whole)
-    assert trainer.state(halves) == state, name
-    evaluate = [sys.executable, "-m", "fingerprint_jax.evaluate", f"--workdir={halves}", "--split=test_generated"]
+    state = trainer.state(trained(name, whole))
+    assert trainer.state(trained(name, halves)) == state, name
+    split, columns = ("test_real", 1) if name in SYSTEMS else ("test_generated", 5)
+    evaluate = [sys.executable, "-m", "fingerprint_jax.evaluate", f"--workdir={halves}", f"--split={split}"]
     subprocess.run(evaluate, cwd=ROOT, check=True, capture_output=True)
-    ids, scores, _ = tables.read_predictions(halves / "predictions" / "test_generated.csv")
-    assert scores.shape == (20, 5) and len(set(ids)) == 20
-    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
-    losses = [line["loss"] for line in trainer.steps(whole) if "loss" in line]
+    ids, scores, _ = tables.read_predictions(halves / "predictions" / f"{split}.csv")
+    assert scores.shape == (20, columns) and len(set(ids)) == 20 and np.isfinite(scores).all()
+    if columns > 1:
+        np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+    losses = [line["loss"] for line in trainer.steps(trained(name, whole)) if "loss" in line]
     assert len(losses) == STEPS and all(map(math.isfinite, losses))
     count = sum(len(value) for path, value in state.items() if path.startswith("['params']")) // 4
     loss = f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
@@ -87,7 +118,7 @@ def check(name: str, data: Path, folder: Path) -> list[str]:
 
 def main() -> None:
     """Prints the table."""
-    names = sys.argv[1:] or [name for name in backbones.variants() if not name.endswith("tiny")]
+    names = sys.argv[1:] or [*(name for name in backbones.variants() if not name.endswith("tiny")), *SYSTEMS]
     with tempfile.TemporaryDirectory() as data:
         packed = pack_phantom(Path(data))
         print("| variant | parameters, head included | steps | resumed | predictions | first training, compilation included |")
