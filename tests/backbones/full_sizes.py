@@ -25,7 +25,7 @@ from tests.faults import trainer
 SIZE, BATCH, STEPS = 64, 8, 8
 # The network of a system of subtask 1: its config, where its fields and its run lie, and the fields that make the size.
 SYSTEMS = {
-    f"scope_siamese_cross_attention, {name}": (
+    f"scope, {name}": (
         "scope_siamese_cross_attention",
         "member.",
         "children/seed0",
