@@ -9,7 +9,7 @@ def common(task: str, method: str) -> ConfigDict:
     """What every method has: the task, the data, the seed and the decision."""
     c = ConfigDict()
     c.task = task  # subtask1 (membership) | subtask2 (attribution) | images (any labelled set)
-    c.method = method  # gradient | classical | ensemble | pseudo_label: the file in fingerprint_jax/methods
+    c.method = method  # gradient | classical | ensemble | pseudo_label | pairs: the file in fingerprint_jax/methods
     c.data_dir = ""  # where `pack` wrote the data set
     c.seed = 0  # parameters, order of the data, augmentation
     c.data = ConfigDict()
@@ -49,6 +49,8 @@ def gradient(task: str) -> ConfigDict:
     c.augment.rotate = 0.0  # largest angle in degrees
     c.augment.scale = 0.0  # largest relative change of the size
     c.augment.erase = 0.0  # probability that a random rectangle is set to zero
+    c.augment.gabor = 0.0  # largest deviation of Gabor noise added, in normalised units
+    c.augment.mask = 0.0  # share of the patches of 16 pixels that is set to zero
     c.views = ConfigDict()
     c.views.flip = False  # predictions are the mean of the outputs for the image and for its mirror ...
     c.views.shift = 0  # ... and for the image shifted by so many pixels up, down, left and right
@@ -57,6 +59,7 @@ def gradient(task: str) -> ConfigDict:
     # Where it begins: the work directory of a finished run, whose arrays of the same path and shape are taken; empty: with
     # `pretrain`, an optional config like this one, of any task, trained first and once for all children (num_steps 0: left out).
     c.init_from = ""
+    # Optional: `pairs`, a config of `base.pairs`. A child makes a table of pairs first, which the streams are drawn from.
     c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
     c.objective.real_class = False  # softmax: the stream `real` is one class more, dropped before the scores
     c.objective.contrast = 0.0  # softmax: weight of the supervised contrastive loss of the features, beside the cross-entropy
@@ -109,6 +112,15 @@ def frozen(
     c.num_steps = 0
     c.backbone.name, c.backbone.weights = backbone, weights
     c.data.normalize = normalize  # as the weights were trained
+    return c
+
+
+def pairs(member: ConfigDict) -> ConfigDict:
+    """A first stage: to each synthetic image the real ones like it, by the embedding of a network that none of them has trained."""
+    c = common(member.task, "pairs")
+    c.candidates = 50  # the nearest real images by Euclidean distance, and as many by cosine; 0: no pairs, each stream by itself
+    c.clusters = 2  # of the candidates of an image by spectral clustering, of which the one most like it stays; 1: all stay
+    c.member = member  # the config of the network, a child
     return c
 
 
@@ -198,6 +210,12 @@ def _smoke(c: ConfigDict) -> None:
         c.backbone.name, c.backbone.weights = backbones.tiny(c.backbone.name), ""
         if "widths" in c.objective:
             c.objective.widths = tuple(min(width, 8) for width in c.objective.widths)
+        if "layers" in c.objective:
+            c.objective.layers, c.objective.features = (1, 2), min(c.objective.features, 16)  # the blocks of a tiny ViT
+    if c.method == "pairs":
+        c.candidates = min(c.candidates, 4)
+    if "pairs" in c:
+        _smoke(c.pairs)
     if "pretrain" in c:
         _smoke(c.pretrain)
     if "pca" in c:

@@ -1,8 +1,8 @@
 """Scores -> labels. Each decision is `f(scores [N,K], known_scores [M,K], known_labels [M], **params)`
 -> int labels [N], and raises ValueError for scores that are not finite.
 
-Those of membership read column 0 only; 1 is `used`. What a decision learns from never contains what it
-decides about: that is the caller's duty (`evaluate.decide`).
+Those of membership read column 0 only, `both_thresholds` column 1 too; 1 is `used`. What a decision learns from never contains
+what it decides about: that is the caller's duty (`evaluate.decide`).
 """
 
 import numpy as np
@@ -24,6 +24,17 @@ def threshold(scores, known_scores=None, known_labels=None, *, value: float) -> 
 def learned_threshold(scores, known_scores, known_labels) -> np.ndarray:
     """1 where the score reaches the threshold that has the highest Cohen's kappa on the known rows (`best_threshold`)."""
     return threshold(scores, value=best_threshold(_checked(known_scores)[:, 0], np.asarray(known_labels)))
+
+
+def both_thresholds(scores, known_scores, known_labels, *, confidence: float) -> np.ndarray:
+    """1 where column 1 exceeds `confidence` and column 0 reaches the threshold of `learned_threshold`.
+
+    That is learned on column 0 of all known rows, whatever their column 1. Raises ValueError for scores of one column.
+    """
+    scores = _checked(scores)
+    if scores.shape[1] < 2:
+        raise ValueError("decision.name='both_thresholds' needs a second column, the confidence; use learned_threshold")
+    return learned_threshold(scores, known_scores, known_labels) * (scores[:, 1] > np.float32(confidence))
 
 
 def mean_plus_std(scores, known_scores=None, known_labels=None, *, k: float) -> np.ndarray:
@@ -93,7 +104,7 @@ def _checked(scores) -> np.ndarray:
     return scores
 
 
-DECISIONS = {f.__name__: f for f in (argmax, threshold, learned_threshold, mean_plus_std, top_fraction)}
+DECISIONS = {f.__name__: f for f in (argmax, threshold, learned_threshold, both_thresholds, mean_plus_std, top_fraction)}
 
 
 def get(name: str):
@@ -105,7 +116,7 @@ def get(name: str):
 
 def needs_known(name: str) -> bool:
     """Whether a decision cannot do without known scores and labels."""
-    return name == "learned_threshold"
+    return name in ("learned_threshold", "both_thresholds")
 
 
 def uses_class_balance(name: str) -> bool:

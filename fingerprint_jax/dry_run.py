@@ -29,7 +29,7 @@ def describe(run: Run) -> list[tuple[str, str]]:
 
 def _gradient(run: Run) -> list[tuple[str, str]]:
     c, model = run.config, train.model_of(run)
-    sampler = train.sampler_of(run)
+    sampler = train.sampler_of(run, paired=False)
     batch: dict[str, dict[str, Any]] = {**sampler(0)}
     cache = {}
     for name, rows in sampler.rows.items():

@@ -23,11 +23,11 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, checkpoint, objectives, optim, preemption, sharding
+from fingerprint_jax import Config, checkpoint, methods, objectives, optim, preemption, sharding
 from fingerprint_jax.backbones import pretrained
 from fingerprint_jax.backbones.layers import record
 from fingerprint_jax.data import augment, loader
-from fingerprint_jax.data.sampler import Sampler
+from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import Writer
 
@@ -233,12 +233,16 @@ def _model(config: str, num_classes: int, image_shape: tuple[int, int, int]) -> 
     return Model(ConfigDict(json.loads(config)), num_classes, image_shape)
 
 
-def sampler_of(run: Run) -> Sampler:
-    """The batches of a run."""
-    return Sampler(run.streams, run.config.data.streams.to_dict(), run.config.seed, run.config.data.balanced)
+def sampler_of(run: Run, paired: bool = True) -> Sampler | PairSampler:
+    """The batches of a run; not `paired`, those of streams drawn apart, whose shapes are the same, before there are pairs."""
+    c, stages = run.config, methods.get("pairs")
+    sizes = c.data.streams.to_dict()
+    if paired and stages.stage(run):
+        return PairSampler(run.streams, stages.table(run), sizes["real"], c.seed, c.data.balanced)
+    return Sampler(run.streams, sizes, c.seed, c.data.balanced)
 
 
-def inputs(run: Run, start: int) -> tuple[Sampler, dict, Iterator]:
+def inputs(run: Run, start: int) -> tuple[Sampler | PairSampler, dict, Iterator]:
     """The sampler of a run, the images that lie on the device, and the batches of the steps from `start` to its last."""
     c, mesh, sampler = run.config, model_of(run).mesh, sampler_of(run)
     cache = {}

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+PATCH = 16  # side in pixels of a patch that is masked
+GABOR_SIGMA = 4.0  # deviation in pixels of the bell of Gabor noise
+
 NORMALIZE = {  # mode: (scale, offset)
     "unit": (1 / 255, 0.0),
     "symmetric": (2 / 255, -1.0),
@@ -51,6 +54,48 @@ def erased(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
     return (inside[0][:, None] & inside[1][None, :])[..., None]
 
 
+def masked(shape: tuple[int, ...], share: float, key: jax.Array) -> jax.Array:
+    """Where a share of the patches lies, drawn without replacement, round(share * patches) of them: (H, W, C) -> bool [H,W,1]."""
+    height, width = (-(-size // PATCH) for size in shape[:2])
+    hidden = jax.random.permutation(key, height * width) < round(share * height * width)
+    return hidden.reshape(height, width).repeat(PATCH, axis=0).repeat(PATCH, axis=1)[: shape[0], : shape[1], None]
+
+
+def gabors(
+    shape: tuple[int, ...], places: jax.Array, weights: jax.Array, phases: jax.Array, frequency: jax.Array, angle: jax.Array
+) -> jax.Array:
+    """A sum of Gabor kernels of one frequency and direction: (H, W, C), places [K,2], [K], [K], scalar, scalar -> [H,W,1].
+
+    exp(-(x^2 + y^2) / (2 GABOR_SIGMA^2)) cos(2 pi frequency (x cos angle + y sin angle) + phase), x and y from the place, a row and
+    a column, in pixels: Lagae et al. 2009 (SIGGRAPH), eq. 1. The factors of rows and columns are apart, two matrix products.
+    """
+    waves, factors = (frequency * jnp.sin(angle), frequency * jnp.cos(angle)), []
+    for size, place, wave in zip(shape[:2], places.T, waves, strict=True):
+        x = jnp.arange(size)[:, None] - place[None, :]
+        bell, turn = jnp.exp(-(x**2) / (2 * GABOR_SIGMA**2)), 2 * jnp.pi * wave * x
+        factors.append((bell, turn))
+    (bell_y, turn_y), (bell_x, turn_x) = factors
+    turn_x, bell_x = turn_x + phases[None, :], bell_x * weights[None, :]
+    # cos(a + b) = cos a cos b - sin a sin b.
+    even = jnp.matmul(bell_y * jnp.cos(turn_y), (bell_x * jnp.cos(turn_x)).T)
+    return (even - jnp.matmul(bell_y * jnp.sin(turn_y), (bell_x * jnp.sin(turn_x)).T))[..., None]
+
+
+def gabor_noise(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+    """Gabor noise of one random frequency and direction, mean square 1: (H, W, C) -> float32 [H,W,1].
+
+    One kernel to 64 pixels, anywhere, with a random weight and phase; 1/16 to 1/4 cycles a pixel.
+    """
+    place_key, weight_key, phase_key, key = jax.random.split(key, 4)
+    count = -(-shape[0] * shape[1] // 64)
+    places = jax.random.uniform(place_key, (count, 2)) * jnp.array(shape[:2])[None, :]
+    weights = jax.random.uniform(weight_key, (count,), minval=-1.0)
+    phases = 2 * jnp.pi * jax.random.uniform(phase_key, (count,))
+    octave, angle = jax.random.uniform(key, (2,))
+    noise = gabors(shape, places, weights, phases, 2 ** (2 * octave - 4), jnp.pi * angle)
+    return noise * jax.lax.rsqrt(jnp.maximum(jnp.mean(noise**2), 1e-12))
+
+
 def augment(
     images: jax.Array,
     key: jax.Array,
@@ -62,10 +107,12 @@ def augment(
     rotate: float = 0.0,
     scale: float = 0.0,
     erase: float = 0.0,
+    gabor: float = 0.0,
+    mask: float = 0.0,
 ) -> jax.Array:
-    """Flip, shift, turn, contrast, brightness, erasure, in this order, of each image of [N,H,W,C] by itself; 0: not.
+    """What is not 0, of each image of [N,H,W,C] by itself: flip, shift, turn, contrast, brightness, Gabor noise, erasure, masking.
 
-    The randomness of an image follows from the key and its place in the global batch, however that is sharded. Values are not
+    They act in this order. The randomness of an image follows from the key and its place in the global batch, however that is sharded. Values are not
     clipped.
 
     Args:
@@ -78,16 +125,19 @@ def augment(
         rotate: largest angle in degrees, see `turn`; the border is repeated.
         scale: largest relative change of the size.
         erase: probability that a rectangle is set to zero, see `erased`.
+        gabor: largest deviation of Gabor noise, in units of the images, see `gabor_noise`.
+        mask: share of the patches that is set to zero, see `masked`.
 
     Raises:
-        ValueError: a negative number, or a probability above 1.
+        ValueError: a negative number, or a probability or share above 1.
     """
     options = {"flip": flip, "shift": shift, "brightness": brightness, "contrast": contrast, "rotate": rotate, "scale": scale}
-    for name, value in (options | {"erase": erase}).items():
-        share = name in ("flip", "scale", "erase")
+    options |= {"erase": erase, "gabor": gabor, "mask": mask}
+    for name, value in options.items():
+        share = name in ("flip", "scale", "erase", "mask")
         if value < 0 or (share and value > 1):
             raise ValueError(f"augment.{name}={value} is out of range: use {'0 to 1' if share else '0 or more'}")
-    if not (any(options.values()) or erase):
+    if not any(options.values()):
         return images
 
     def one(image, key):
@@ -106,9 +156,15 @@ def augment(
             image = mean + (image - mean) * (1 + contrast * jax.random.uniform(contrast_key, minval=-1.0))
         if brightness:
             image = image + brightness * jax.random.uniform(brightness_key, minval=-1.0)
+        # Keys of their own, so that the draws before them are what they were without.
+        if gabor:
+            noise_key, amount_key = jax.random.split(jax.random.fold_in(key, 7))
+            image = image + gabor * jax.random.uniform(amount_key) * gabor_noise(image.shape, noise_key)
         if erase:
             hole = erased(image.shape, place_key) & jax.random.bernoulli(erase_key, erase)
             image = jnp.where(hole, 0, image)
+        if mask:
+            image = jnp.where(masked(image.shape, mask, jax.random.fold_in(key, 8)), 0, image)
         return image
 
     return jax.vmap(one)(images, jax.random.split(key, images.shape[0]))

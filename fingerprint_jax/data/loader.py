@@ -11,7 +11,7 @@ import grain
 import jax
 import numpy as np
 
-from fingerprint_jax.data.sampler import Sampler
+from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.data.source import Source, open_source
 
 
@@ -34,7 +34,7 @@ class _Read:
 
 
 def host_batches(
-    sampler: Sampler,
+    sampler: Sampler | PairSampler,
     source_key: tuple[str, str],
     start: int,
     stop: int,

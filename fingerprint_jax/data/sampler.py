@@ -50,8 +50,35 @@ class Sampler:
 
     def __call__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         """The global batch of a step: `label` int32 [B] and record number `index` int32 [B] of each stream."""
-        batch = {}
-        for name, stream in self._streams.items():
-            rows = self.rows[name].take(stream(step))
-            batch[name] = {"label": rows.labels.astype(np.int32), "index": rows.index.astype(np.int32)}
-        return batch
+        return {name: _batch(self.rows[name].take(stream(step))) for name, stream in self._streams.items()}
+
+
+class PairSampler:
+    """Pairs of a table, shuffled and repeated: two aligned streams, step -> {stream: {'label', 'index'}}.
+
+    Args:
+        streams: the rows that may be drawn, in the order of their record numbers.
+        pairs: record numbers of each stream [M].
+        batch_size: pairs a step.
+        seed: of the order.
+        balanced: pairs with each label of the real image take turns.
+
+    Raises ValueError where a pair has a row that is not among the streams: it may be held out.
+    """
+
+    def __init__(self, streams: dict[str, Rows], pairs: dict[str, np.ndarray], batch_size: int, seed: int, balanced: bool):
+        self.rows, self._aligned = streams, {}
+        for name, rows in streams.items():
+            if foreign := int((~np.isin(pairs[name], rows.index)).sum()):
+                raise ValueError(f"data.streams.{name}: {foreign} pairs of the table have an image that is not trained on")
+            self._aligned[name] = rows.take(np.searchsorted(rows.index, pairs[name]))
+        self._stream = StreamSampler(self._aligned["real"], batch_size, seed, "pairs", balanced)
+
+    def __call__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+        """As `Sampler` gives it; row i of both streams is one pair."""
+        chosen = self._stream(step)
+        return {name: _batch(rows.take(chosen)) for name, rows in self._aligned.items()}
+
+
+def _batch(rows: Rows) -> dict[str, np.ndarray]:
+    return {"label": rows.labels.astype(np.int32), "index": rows.index.astype(np.int32)}

@@ -19,7 +19,7 @@ _normalize = jax.jit(augment.normalize, static_argnums=1)
 
 
 def fit(run: Run) -> None:
-    """Trains to `num_steps`, after the child `pretrain` where there is one; returns at once where that is done."""
+    """Trains to `num_steps`, after the children `pretrain` and `stage1` where there are; returns at once where that is done."""
     validates = bool(run.config.data.valid)
     if run.config.best and not validates:
         raise ValueError(f"config.best={run.config.best!r} needs a validation split: set data.valid")
@@ -29,13 +29,16 @@ def fit(run: Run) -> None:
             return {}
         rows = run.rows("valid")
         scores = _scores(run, state, rows, functools.partial(encode, run, state))
-        return score_metrics.quick(rows.labels, scores)
+        return score_metrics.quick(rows.labels, scores[:, :1] if run.config.task == "subtask1" else scores)
 
-    with run.fitting(lambda: (_check_origin(run), train.check_fit(run))):
+    stages = methods.get("pairs")
+    with run.fitting(lambda: (_check_origin(run), stages.stage(run), train.check_fit(run))):
         if not (run.workdir / "done").exists():
             source = None
             if not checkpoint.Checkpoints(run.workdir).manifests() and (source := origin(run)) and not run.config.init_from:
                 fit(source)
+            if first := stages.stage(run):
+                stages.fit(first)
             train.train(run, evaluate, source)
             tables.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
 

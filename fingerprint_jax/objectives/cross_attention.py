@@ -45,6 +45,11 @@ class CrossAttention(nnx.Module):
         attended = jax.nn.dot_product_attention(a["query"], b["key"], b["value"])
         return self.norm(a["tokens"] + self.proj(attended.reshape(a["tokens"].shape)))
 
+    def weights(self, a: dict, b: dict) -> jax.Array:
+        """How much each token of a attends to each of b, the mean over the heads: [P,T,U], rows of sum 1."""
+        products = jnp.einsum("pthd,puhd->phtu", a["query"], b["key"]) / a["query"].shape[-1] ** 0.5
+        return jax.nn.softmax(products, axis=-1).mean(axis=1)
+
 
 class Net(nnx.Module):
     """Backbone, cross-attention in both directions with the same weights, and a perceptron of the similarity of a pair.
@@ -82,6 +87,10 @@ class Net(nnx.Module):
         """Logits [P] of aligned features [P,D]."""
         features = jnp.concatenate([jnp.abs(a - b), a * b], axis=-1)
         return self.fc2(nnx.relu(self.fc1(features)))[:, 0]
+
+    def compare(self, a: dict, b: dict) -> jax.Array:
+        """Logits [P,1] of encoded pairs."""
+        return self.similarity(*self.aligned(a, b))[:, None]
 
 
 class Objective:
@@ -131,28 +140,41 @@ class Objective:
 
     def scores(self, net, query, gallery):
         """The mean or largest logit of a query with its candidates, the synthetic images nearest to it: [N,1]."""
-        generated = gallery["generated"]
-        found = self._candidates(query, generated)
-        logits = np.full(found.shape, np.nan)
-        network = nnx.split(net)
-        for first in range(0, len(found), IMAGES):
-            rows = slice(first, first + IMAGES)
-            asked = _encode(*network, query["images"](_padded(query["index"][rows], IMAGES)))
-            _compare(network, asked, generated, found[rows], logits[rows])
         readout = np.nanmean if self.config.objective.readout == "mean" else np.nanmax
-        return readout(logits, axis=1)[:, None]
+        return readout(compared(net, query, gallery["generated"], self.config.objective.candidates), axis=1)
 
-    def _candidates(self, query, generated) -> np.ndarray:
-        """Positions [N,k] in the gallery of the images of the highest cosine to each query; -1 for the query itself."""
-        own, others, count = query["index"], generated["index"], self.config.objective.candidates
-        if 0 < count < len(others):
-            embeddings = query["embedding"], generated["embedding"]
-            return search.nearest(*embeddings, count, query_index=own, gallery_index=others)[1]
-        return np.where(own[:, None] == others[None, :], -1, np.arange(len(others))[None, :])
+
+def compared(net, query: dict, generated: dict, count: int) -> np.ndarray:
+    """What `net.compare` says of each query and its candidates: [N,k,K]; NaN where a candidate is the query itself.
+
+    Args:
+        net: has `encode` images and `compare` encoded pairs -> [P,K].
+        query: what `scores` of an objective is given, with an `embedding`.
+        generated: the stream of the gallery, likewise.
+        count: candidates, those of the highest cosine of the embeddings; 0: all.
+    """
+    found, network, logits = _candidates(query, generated, count), nnx.split(net), None
+    for first in range(0, len(found), IMAGES):
+        rows = slice(first, first + IMAGES)
+        asked = _encode(*network, query["images"](_padded(query["index"][rows], IMAGES)))
+        if logits is None:
+            figures = jax.eval_shape(lambda a: net.compare(a, a), asked).shape[1]
+            logits = np.full((*found.shape, figures), np.nan)
+        _compare(network, asked, generated, found[rows], logits[rows])
+    return logits
+
+
+def _candidates(query: dict, generated: dict, count: int) -> np.ndarray:
+    """Positions [N,k] in the gallery of the images of the highest cosine to each query; -1 for the query itself."""
+    own, others = query["index"], generated["index"]
+    if 0 < count < len(others):
+        embeddings = query["embedding"], generated["embedding"]
+        return search.nearest(*embeddings, count, query_index=own, gallery_index=others)[1]
+    return np.where(own[:, None] == others[None, :], -1, np.arange(len(others))[None, :])
 
 
 def _compare(network: tuple, asked: dict, generated: dict, found: np.ndarray, logits: np.ndarray) -> None:
-    """Writes the logits [Q,k] of the pairs of encoded queries and their candidates `found`; every candidate is encoded once."""
+    """Writes the figures [Q,k,K] of the pairs of encoded queries and their candidates `found`; every candidate is encoded once."""
     chosen, running = np.unique(found[found >= 0]), []
     for start in range(0, len(chosen), IMAGES):
         block = chosen[start : start + IMAGES]
@@ -191,5 +213,4 @@ def _encode(graph, state, images: jax.Array) -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(graph, state, asked: dict, others: dict, row: jax.Array, column: jax.Array) -> jax.Array:
-    net = nnx.merge(graph, state)
-    return net.similarity(*net.aligned(_take(asked, row), _take(others, column)))
+    return nnx.merge(graph, state).compare(_take(asked, row), _take(others, column))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fingerprint_jax import train
+from fingerprint_jax import methods, train
 from fingerprint_jax.data import loader
 from fingerprint_jax.run import Run, network
 from tests.conftest import CONFIGS, load_config
@@ -17,6 +17,8 @@ def test_loss_falls(path, data_dir, tmp_path):
         pytest.skip("nothing is trained by gradients")
     config.data_dir, config.num_steps = data_dir, 1000  # no decay of the learning rate within these steps
     run = Run(config, tmp_path)
+    if stage := methods.get("pairs").stage(run):
+        methods.get("pairs").fit(stage)
     model = train.model_of(run)
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, config.task), 0, 1))
     state = model.init(jax.random.key(0))

@@ -1,0 +1,148 @@
+"""The first stage of a training of two: a table of pairs of a synthetic and a real image, which the second samples from.
+
+The paper of zhouyijiang1 says that the 50 most similar real images of each synthetic one, by Euclidean distance and by cosine, are
+its candidates, and that spectral clustering leaves out the outliers. It prints neither the affinity, nor the number of clusters,
+nor which of them stay. Here: the graph of the candidates of one synthetic image, with the affinity exp(-d^2 / m) of their unit
+embeddings, d their Euclidean distance and m the median of d^2 over its pairs; `clusters` clusters; the one whose mean cosine to the
+synthetic image is highest stays, so that two near-copies among fifty strangers are not what is left out.
+
+No label is read. The real images are those that the run of the second stage is trained on: none that it holds out.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.cluster import spectral_clustering
+
+from fingerprint_jax import Config, methods, tables
+from fingerprint_jax.data.source import Rows
+from fingerprint_jax.estimators import search
+from fingerprint_jax.features import deep
+from fingerprint_jax.run import Predictions, Run, config_hash
+
+
+def stage(run: Run) -> Run | None:
+    """The child `stage1` of a run of method gradient, which sees what that is trained on; None where it samples from no pairs.
+
+    Raises ValueError for streams that no pairs fill.
+    """
+    c = run.config
+    if "pairs" not in c or not c.pairs.candidates or not c.num_steps:
+        return None
+    if c.pairs.method != "pairs":
+        raise ValueError(f"pairs.method={c.pairs.method!r} makes no table of pairs: use pairs")
+    sizes = c.data.streams.to_dict()
+    if c.task != "subtask1" or sizes.keys() != {"real", "generated"} or len(set(sizes.values())) > 1:
+        raise ValueError(f"pairs are of subtask1, real and generated, as many of each: not {c.task} with data.streams={sizes}")
+    return run.child("stage1", c.pairs, seed=c.seed, fold=c.data.fold)
+
+
+def table(run: Run) -> dict[str, np.ndarray]:
+    """Record numbers of the pairs of the stage of a run: {'real': [M], 'generated': [M]}.
+
+    Raises ValueError where the table is not there, or of other data.
+    """
+    first = stage(run)
+    found = tables.read_arrays(_path(first)) if first and (first.workdir / "done").exists() else None
+    if first is None or found is None:
+        raise ValueError(f"{run.workdir}: its table of pairs is missing, the command that trains it makes one")
+    if first.provenance["fingerprints"] != run.fingerprints:
+        raise ValueError(f"{first.workdir}: its table of pairs is of other data than {run.config.data_dir}")
+    return found
+
+
+def _path(run: Run) -> Path:
+    return run.workdir / "pairs.npz"
+
+
+def encoder(run: Run) -> Run:
+    """The run of the network of the embeddings, one child for all folds, rounds and members that ask for it.
+
+    Raises ValueError where it reads rows of the target split: some of them are held out.
+    """
+    config: Config = ConfigDict(run.config.member.to_dict())
+    if config.method != "gradient" or methods.get("gradient").reads(config, run.target):
+        raise ValueError(f"pairs.member: give a network that is trained on no row of {run.target}, one of num_steps=0")
+    config.data_dir, config.seed, config.data.max_damaged = run.config.data_dir, run.config.seed, run.config.data.max_damaged
+    return Run(config, run.outermost / "children" / f"encoder-{config_hash(config)}")
+
+
+def fit(run: Run) -> None:
+    """Writes the table, after the network of the embeddings; returns at once where that is done."""
+    c = run.config
+    if c.candidates < 1 or c.clusters < 1:
+        raise ValueError(f"pairs.candidates={c.candidates}, pairs.clusters={c.clusters}: use 1 or more")
+    with run.fitting(lambda: encoder(run)):
+        if (run.workdir / "done").exists() and tables.read_arrays(_path(run)) is not None:
+            return
+        source = encoder(run)
+        methods.get(source.config.method).fit(source)
+        generated, real = run.rows("train_generated"), run.training_rows(run.target)
+        query, gallery = (_embedding(run, source, rows) for rows in (generated, real))
+        pairs = [
+            (row, position)
+            for row, positions in enumerate(candidates(query, gallery, c.candidates))
+            for position in pruned(query[row], gallery[positions], c.clusters, c.seed, positions)
+        ]
+        row, position = np.array(pairs).T
+        tables.write_arrays(_path(run), {"real": real.index[position], "generated": generated.index[row]})
+        tables.write_text(run.workdir / "done", json.dumps({"pairs": len(pairs), "encoder": str(source.workdir)}))
+
+
+def _embedding(run: Run, source: Run, rows: Rows) -> np.ndarray:
+    # Of whole splits, and beside the outermost run: the stages of all folds look at the same images.
+    folder, found = run.outermost / "features", {}
+    for split in run.source.splits:
+        whole = run.source.rows(split)
+        if np.isin(rows.index, whole.index).any():
+            values = deep.features(source, whole, "embedding", folder, run.source)
+            found |= dict(zip(whole.index.tolist(), values, strict=True))
+    return np.stack([found[number] for number in rows.index.tolist()])
+
+
+def candidates(query: np.ndarray, gallery: np.ndarray, count: int) -> list[np.ndarray]:
+    """Rows of the gallery among the `count` nearest of each query by Euclidean distance or by cosine: [M,D], [N,D] -> M of [k].
+
+    Without repetition, increasing; k is `count` to twice as many, at most N.
+    """
+    count = min(count, len(gallery))
+    by_distance = search.nearest(query, gallery, count)[1]
+    by_cosine = search.nearest(_unit(query), _unit(gallery), count)[1]
+    return [np.unique(both) for both in np.concatenate([by_distance, by_cosine], axis=1)]
+
+
+def pruned(query: np.ndarray, found: np.ndarray, clusters: int, seed: int, positions: np.ndarray) -> np.ndarray:
+    """Those of `positions` [k] that spectral clustering leaves to a query [D], given the embeddings [k,D]; the module says how.
+
+    All of them where they are no more than the clusters, or equal.
+    """
+    found, query = _unit(found), _unit(query)
+    square = np.maximum(2 - 2 * found @ found.T, 0)
+    scale = np.median(square[~np.eye(len(square), dtype=bool)]) if len(found) > 1 else 0.0
+    if clusters == 1 or len(found) <= clusters or scale <= 1e-6:
+        return positions
+    labels = spectral_clustering(np.exp(-square / scale), n_clusters=clusters, assign_labels="cluster_qr", random_state=seed)
+    cosine = found @ query
+    best = max(np.unique(labels).tolist(), key=lambda k: cosine[labels == k].mean())
+    return positions[labels == best]
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def state(run: Run) -> dict:
+    """Nothing: config and data tell all."""
+    return {}
+
+
+def predict(run: Run, split: str) -> Predictions:
+    """Raises ValueError: pairs are not scores."""
+    raise ValueError(f"{run.workdir} is a table of pairs, which scores no image: give the run that was trained with it")
+
+
+def reads(config: Config, split: str) -> bool:
+    """Whether the pairs hold rows of a split."""
+    return split in ("train_real", "train_generated")
