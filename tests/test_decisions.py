@@ -4,7 +4,12 @@ from sklearn.metrics import cohen_kappa_score
 
 from fingerprint_jax import decisions
 
-PARAMS = {"threshold": {"value": 0.5}, "mean_plus_std": {"k": 1.0}, "top_fraction": {"fraction": 0.5}}
+PARAMS = {
+    "threshold": {"value": 0.5},
+    "both_thresholds": {"confidence": 0.6},
+    "mean_plus_std": {"k": 1.0},
+    "top_fraction": {"fraction": 0.5},
+}
 KNOWN = np.array([[0.1, 0.9], [0.9, 0.1]]), np.array([0, 1])
 
 
@@ -59,6 +64,15 @@ def test_learned_threshold_separates_neighbouring_floats():
         low = high
 
 
+def test_both_conditions_hold_where_it_is_used():
+    known, labels = np.array([[0, 0], [1, 0], [2, 9], [3, 0]]), np.array([0, 0, 1, 1])  # the threshold is 1.5
+    scores = np.array([[1.4, 0.9], [1.6, 0.9], [1.6, 0.6], [1.6, 0.61], [9, 0.1]], np.float32)
+    assert decisions.both_thresholds(scores, known, labels, confidence=0.6).tolist() == [0, 1, 0, 1, 0]
+    assert decisions.both_thresholds(scores, known, labels, confidence=-1).tolist() == [0, 1, 1, 1, 1]
+    with pytest.raises(ValueError, match="both_thresholds' needs a second column, the confidence"):
+        decisions.both_thresholds(scores[:, :1], known, labels, confidence=0.6)
+
+
 def test_a_threshold_is_not_learned_from_equal_scores():
     scores = column(0.3, 0.3)
     with pytest.raises(ValueError, match="a threshold cannot be learned: all 2 known scores are 0.3"):
@@ -108,7 +122,7 @@ def test_every_decision_refuses_scores_that_are_not_finite(name, bad):
         decisions.get(name)(scores, *KNOWN, **PARAMS.get(name, {}))
 
 
-@pytest.mark.parametrize("name", ["learned_threshold", "mean_plus_std"])
+@pytest.mark.parametrize("name", ["learned_threshold", "both_thresholds", "mean_plus_std"])
 def test_known_scores_must_be_finite(name):
     with pytest.raises(ValueError, match="scores of 1 of 2 rows are not finite"):
         decisions.get(name)(KNOWN[0], [[0.1], [np.nan]], KNOWN[1], **PARAMS.get(name, {}))
@@ -130,8 +144,8 @@ def test_unknown_name_lists_the_known_ones():
         decisions.get("median")
 
 
-def test_only_the_learned_threshold_needs_known_scores():
-    assert [name for name in decisions.DECISIONS if decisions.needs_known(name)] == ["learned_threshold"]
+def test_only_learned_thresholds_need_known_scores():
+    assert [name for name in decisions.DECISIONS if decisions.needs_known(name)] == ["learned_threshold", "both_thresholds"]
 
 
 def test_only_the_top_fraction_uses_the_class_balance():

@@ -112,8 +112,8 @@ def augment(
 ) -> jax.Array:
     """What is not 0, of each image of [N,H,W,C] by itself: flip, shift, turn, contrast, brightness, Gabor noise, erasure, masking.
 
-    They act in this order. The randomness of an image follows from the key and its place in the global batch, however that is sharded. Values are not
-    clipped.
+    They act in this order. The randomness of an image follows from the key and its place in the global batch, however that is
+    sharded. Values are not clipped.
 
     Args:
         images: normalised.

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.signal
+from skimage.filters import gabor_kernel
 
 from fingerprint_jax.data import augment
 
@@ -42,6 +44,10 @@ def test_refusals():
         augment.augment(noise(), jax.random.key(KEY), shift=-1)
     with pytest.raises(ValueError, match="augment.flip=2 is out of range: use 0 to 1"):
         augment.augment(noise(), jax.random.key(KEY), flip=2)
+    with pytest.raises(ValueError, match="augment.mask=1.5 is out of range: use 0 to 1"):
+        augment.augment(noise(), jax.random.key(KEY), mask=1.5)
+    with pytest.raises(ValueError, match="augment.gabor=-1 is out of range: use 0 or more"):
+        augment.augment(noise(), jax.random.key(KEY), gabor=-1)
     with pytest.raises(ValueError, match="views.shift=-1 is out of range: use 0 or more"):
         next(augment.views(noise(), shift=-1))
 
@@ -135,6 +141,68 @@ def test_a_rectangle_of_a_share_of_the_images_is_erased():
     assert 0.01 < share.min() < 0.05 and 0.28 < share.max() < 0.36
 
 
+@pytest.mark.parametrize(
+    ("size", "share", "hidden"), [((48, 64), 0.25, 3), ((48, 64), 1.0, 12), ((40, 20), 0.3, 2), ((5, 6), 0.4, 0)]
+)
+def test_a_share_of_the_patches_is_masked_others_in_each_image(size, share, hidden):
+    images = noise(64, size) + 1
+    result = np.asarray(jax.jit(functools.partial(augment.augment, mask=share))(images, jax.random.key(KEY)))
+    assert ((result == images) | (result == 0)).all()
+    holes, rows, columns = (result == 0)[..., 0], *(range(0, n, 16) for n in size)
+    patches = np.stack([holes[:, y : y + 16, x : x + 16].mean(axis=(1, 2)) for y in rows for x in columns], axis=1)
+    assert set(np.unique(patches)) <= {0, 1}  # whole ones, those cut by the border too
+    np.testing.assert_array_equal(patches.sum(axis=1), hidden)
+    if 0 < share < 1 and hidden:
+        assert (abs(patches.mean(axis=0) - hidden / patches.shape[1]) < 4 * np.sqrt(0.25 / 64)).all()
+
+
+@pytest.mark.parametrize(("frequency", "angle"), [(0.1, 0.0), (0.25, 0.7), (1 / 16, 2.0)])
+def test_a_gabor_kernel_is_that_of_scikit_image(frequency, angle):
+    sigma = augment.GABOR_SIGMA
+    expected = gabor_kernel(frequency, angle, sigma_x=sigma, sigma_y=sigma, n_stds=3, offset=0.3)
+    centre = np.array([expected.shape], np.float32) // 2
+    found = augment.gabors(expected.shape, centre, np.ones(1), np.full(1, 0.3), np.float32(frequency), np.float32(angle))
+    np.testing.assert_allclose(found[..., 0], expected.real * (2 * np.pi * sigma**2), atol=1e-5)
+
+
+def test_a_sum_of_kernels_is_a_convolution():
+    rng, sigma = np.random.default_rng(0), augment.GABOR_SIGMA
+    places, weights = rng.permutation(40 * 30)[:9], rng.normal(size=9).astype(np.float32)
+    impulses = np.zeros((40, 30))
+    impulses.flat[places] = weights
+    kernel = gabor_kernel(0.15, 1.1, sigma_x=sigma, sigma_y=sigma, n_stds=12).real * (2 * np.pi * sigma**2)
+    places = np.stack(np.unravel_index(places, impulses.shape), axis=1).astype(np.float32)
+    found = augment.gabors((40, 30, 1), places, weights, np.zeros(9), np.float32(0.15), np.float32(1.1))
+    np.testing.assert_allclose(found[..., 0], scipy.signal.convolve(impulses, kernel, mode="same"), atol=1e-5)
+
+
+def test_gabor_noise_has_one_frequency_and_direction_and_a_drawn_deviation():
+    images = np.zeros((64, 64, 64, 1), np.float32)
+    result = np.asarray(jax.jit(functools.partial(augment.augment, gabor=0.2))(images, jax.random.key(KEY)))[..., 0]
+    deviation = np.sqrt((result**2).mean(axis=(1, 2)))
+    assert 0 < deviation.min() < 0.02 and 0.18 < deviation.max() <= 0.2
+    # Its power lies around one frequency and the opposite one, as wide as the bell is narrow.
+    power = abs(np.fft.fft2(result / deviation[:, None, None])) ** 2
+    grid = np.stack(np.meshgrid(*[np.fft.fftfreq(64)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    peaks = grid[power.reshape(64, -1).argmax(axis=1)]
+    length = np.linalg.norm(peaks, axis=1)
+    assert 0.03 < length.min() < 0.09 and 0.2 < length.max() < 0.3
+    near = np.minimum(*(np.linalg.norm(grid[None] - sign * peaks[:, None], axis=2) for sign in (1, -1))) < 0.12
+    share = (power.reshape(64, -1) * near).sum(axis=1) / power.sum(axis=(1, 2))
+    assert share.min() > 0.95
+    assert len(np.unique(peaks, axis=0)) > 32
+
+
+def test_masking_and_noise_leave_the_other_draws_as_they_are():
+    images, kept = noise(size=(32, 32)), []
+    for options in ({}, {"mask": 0.25, "gabor": 1e-6}):
+        apply = jax.jit(functools.partial(augment.augment, flip=0.5, shift=2, **options))
+        kept.append(np.asarray(apply(images, jax.random.key(KEY))))
+    seen = kept[1] != 0
+    np.testing.assert_allclose(kept[1][seen], kept[0][seen], atol=1e-5)
+    assert seen.mean() == 0.75
+
+
 def test_images_differ_and_the_key_decides():
     apply = jax.jit(functools.partial(augment.augment, brightness=0.2))
     images = np.zeros((64, 2, 2, 1), np.float32)
@@ -149,8 +217,10 @@ import functools, jax, numpy as np
 from fingerprint_jax import sharding
 from fingerprint_jax.data import augment
 assert jax.device_count() == 4
-apply = jax.jit(functools.partial(augment.augment, flip=0.5, shift=2, brightness=0.1, contrast=0.1, rotate=9, scale=0.1, erase=0.5))
-images = np.random.default_rng(0).uniform(size=(16, 5, 6, 1)).astype(np.float32)
+options = {"flip": 0.5, "shift": 2, "brightness": 0.1, "contrast": 0.1, "rotate": 9, "scale": 0.1}
+options |= {"erase": 0.5, "gabor": 0.1, "mask": 0.5}
+apply = jax.jit(functools.partial(augment.augment, **options))
+images = np.random.default_rng(0).uniform(size=(16, 17, 6, 1)).astype(np.float32)
 split = sharding.split(sharding.make_mesh())
 sharded = jax.jit(apply, out_shardings=split)(jax.device_put(images, split), jax.random.key(1))
 assert len(sharded.sharding.device_set) == 4

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fingerprint_jax.data.sampler import Sampler, StreamSampler
+from fingerprint_jax.data.sampler import PairSampler, Sampler, StreamSampler
 from fingerprint_jax.data.source import Rows
 
 
@@ -57,3 +57,45 @@ def test_streams_and_seeds_differ_and_a_step_does_not_depend_on_the_steps_before
 def test_an_empty_stream_is_named():
     with pytest.raises(ValueError, match="data.streams.x: no rows"):
         StreamSampler(rows([]), 1, 0, "x", balanced=False)
+
+
+STREAMS = {"real": rows([0, 1, 1, 0]), "generated": rows([1] * 5)}
+PAIRS = {"real": np.array([101, 102, 102, 100, 101, 102]), "generated": np.array([100, 101, 104, 103, 103, 103])}
+
+
+def paired(seed=0, size=4, balanced=False, pairs=PAIRS):
+    return PairSampler(STREAMS, pairs, size, seed, balanced)
+
+
+def drawn(sampler, steps):
+    batches = [sampler(step) for step in steps]
+    return [pair for b in batches for pair in zip(b["real"]["index"].tolist(), b["generated"]["index"].tolist(), strict=True)]
+
+
+def test_the_streams_of_a_table_are_aligned_and_every_pair_comes_once_an_epoch():
+    found, table = drawn(paired(), range(6)), sorted(zip(*(values.tolist() for values in PAIRS.values()), strict=True))
+    for epoch in range(4):  # 6 steps of 4: epochs end within batches
+        assert sorted(found[6 * epoch : 6 * epoch + 6]) == table
+    assert found[:6] != found[6:12]
+    batch = paired()(0)
+    np.testing.assert_array_equal(batch["real"]["label"], np.array([0, 1, 1, 0])[batch["real"]["index"] - 100])
+    assert all(stream[name].dtype == np.int32 for stream in batch.values() for name in ("label", "index"))
+
+
+def test_pairs_of_a_step_follow_from_seed_and_step_alone():
+    sampler = paired()
+    later = drawn(sampler, [5])
+    assert drawn(sampler, [0]) == drawn(paired(), [0]) and drawn(paired(), range(6))[20:] == later
+    assert drawn(paired(seed=1), range(3)) != drawn(paired(), range(3))
+
+
+def test_balanced_pairs_take_turns_by_the_label_of_the_real_image():
+    sampler = paired(balanced=True)
+    np.testing.assert_array_equal([sampler(step)["real"]["label"] for step in range(3)], [[0, 1, 0, 1]] * 3)
+    used = [pair for pair in drawn(sampler, range(5)) if pair[0] != 100]
+    assert sorted(used[:5]) == sorted(used[5:]) and len(set(used)) == 5
+
+
+def test_a_pair_of_an_image_that_is_not_trained_on_is_refused():
+    with pytest.raises(ValueError, match="data.streams.real: 1 pairs of the table have an image that is not trained on"):
+        paired(pairs=PAIRS | {"real": np.array([101, 102, 102, 100, 101, 104])})
