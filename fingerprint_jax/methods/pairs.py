@@ -123,8 +123,8 @@ def pruned(query: np.ndarray, found: np.ndarray, clusters: int, seed: int, posit
     scale = np.median(square[~np.eye(len(square), dtype=bool)]) if len(found) > 1 else 0.0
     if clusters == 1 or len(found) <= clusters or scale <= 1e-6:
         return positions
-    labels = spectral_clustering(np.exp(-square / scale), n_clusters=clusters, assign_labels="cluster_qr", random_state=seed)
-    cosine = found @ query
+    affinity, cosine = np.exp(-square / scale), found @ query
+    labels = np.asarray(spectral_clustering(affinity, n_clusters=clusters, assign_labels="cluster_qr", random_state=seed))
     best = max(np.unique(labels).tolist(), key=lambda k: cosine[labels == k].mean())
     return positions[labels == best]
 

@@ -153,15 +153,14 @@ def compared(net, query: dict, generated: dict, count: int) -> np.ndarray:
         generated: the stream of the gallery, likewise.
         count: candidates, those of the highest cosine of the embeddings; 0: all.
     """
-    found, network, logits = _candidates(query, generated, count), nnx.split(net), None
+    found, network, parts = _candidates(query, generated, count), nnx.split(net), []
     for first in range(0, len(found), IMAGES):
         rows = slice(first, first + IMAGES)
         asked = _encode(*network, query["images"](_padded(query["index"][rows], IMAGES)))
-        if logits is None:
-            figures = jax.eval_shape(lambda a: net.compare(a, a), asked).shape[1]
-            logits = np.full((*found.shape, figures), np.nan)
-        _compare(network, asked, generated, found[rows], logits[rows])
-    return logits
+        figures = jax.eval_shape(lambda a: net.compare(a, a), asked).shape[1]
+        parts.append(np.full((*found[rows].shape, figures), np.nan))
+        _compare(network, asked, generated, found[rows], parts[-1])
+    return np.concatenate(parts)
 
 
 def _candidates(query: dict, generated: dict, count: int) -> np.ndarray:
