@@ -4,10 +4,10 @@ Published: nothing by name; runs 1872, 1877, 1879 and 1882 of the team are undes
 generators, two discriminators, PatchNCE with temperature 0.05; weights 1 of the adversarial loss and 2 of PatchNCE; Adam 2e-4 with
 betas 0.5 and 0.9; the overlap of the attention maps of the discriminators as the signal.
 
-Not published: the networks, here those of CycleGAN as in the code of DCLGAN; number of patches and weight of the identity loss, here
-those of that code; batch (1 there) and steps; what an attention map is, how the overlap is measured and which side of it is "used" (see
-objectives/dclgan.py); the real images, here the split `reference`: pack them with --reference_dir. So no label is read but those of
-the threshold, and one network does for all folds. Two players in one loss: without clipping.
+Not published: the networks, here those of CycleGAN as in the code of DCLGAN; number of patches and weight of the identity loss,
+here those of that code; batch (1 there) and steps; what an attention map is, how the overlap is measured and which side of it is
+"used" (see objectives/dclgan.py); the real images, here the split `reference`: pack them with --reference_dir. So no label is read
+but those of the threshold, and one network does for all folds. Two players in one loss: without clipping.
 
 Translated images are shown in TensorBoard at every evaluation.
 
