@@ -12,7 +12,17 @@ import scipy.ndimage
 from flax import nnx
 
 from fingerprint_jax import backbones
-from fingerprint_jax.backbones.layers import BatchNorm, Conv, DepthwiseConv, Keys, drop_path, dropout, instance_norm, record, stopped
+from fingerprint_jax.backbones.layers import (
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    Keys,
+    drop_path,
+    dropout,
+    instance_norm,
+    record,
+    stopped,
+)
 
 SIZE = (48, 48)
 NAMES = sorted(backbones.variants())
@@ -177,7 +187,9 @@ def test_vit_projects_each_pixel_before_it_cuts_patches():
 
 
 def test_unknown_names_and_options_are_named():
-    with pytest.raises(ValueError, match="backbone.name='resnet19' is unknown: use one of cyclegan_resnet, cyclegan_resnet_tiny, densenet121"):
+    with pytest.raises(
+        ValueError, match="backbone.name='resnet19' is unknown: use one of cyclegan_resnet, cyclegan_resnet_tiny, densenet121"
+    ):
         abstract("resnet19")
     with pytest.raises(ValueError, match="backbone.stem is no option of siamese_cnn: use dtype, num_features, widths"):
         abstract("siamese_cnn", stem="native")
