@@ -147,15 +147,18 @@ class Model:
     def _trained(self, params: dict) -> dict:
         return {name: value for name, value in params.items() if self._rates[name]}
 
-    def _images(self, stream: dict, cached) -> jax.Array:
+    def _plain(self, stream: dict, cached) -> jax.Array:
         images = stream["image"] if cached is None else cached[0][stream["index"] - cached[1]]
         return augment.normalize(images, self._config.data.normalize)
+
+    def _images(self, stream: dict, cached, key: jax.Array) -> jax.Array:
+        return augment.augment(self._plain(stream, cached), key, **self._config.augment)
 
     def _step(self, state: State, batch: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
         key = jax.random.fold_in(key, state["step"])
         loss_key, *keys = jax.random.split(key, 1 + len(batch))
         batch = {
-            name: stream | {"image": augment.augment(self._images(stream, cache.get(name)), stream_key, **self._config.augment)}
+            name: stream | {"image": self._images(stream, cache.get(name), stream_key)}
             for (name, stream), stream_key in zip(sorted(batch.items()), keys, strict=True)
         }
 
@@ -215,7 +218,7 @@ class Model:
 
     def _pictures(self, params: dict, rest: dict, batch: dict, cache: dict) -> dict:
         few = jax.tree.map(lambda x: x[:PICTURES], batch)
-        images = {name: self._images(stream, cache.get(name)) for name, stream in few.items()}
+        images = {name: self._plain(stream, cache.get(name)) for name, stream in few.items()}
         found = self.objective.pictures(self.merge(params, rest), images)
         return {name: augment.denormalize(shown, self._config.data.normalize) for name, shown in found.items()}
 
