@@ -69,6 +69,8 @@ def gradient(task: str) -> ConfigDict:
     c.gallery = ConfigDict()  # {stream: splits}: what `scores` compares a query with
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam | sgd (momentum 0.9)
+    c.optimizer.beta1 = 0.9  # adam: decay of the mean of the gradients ...
+    c.optimizer.beta2 = 0.999  # ... and of that of their squares
     c.optimizer.learning_rate = 1e-4  # the peak
     c.optimizer.schedule = "constant"  # constant | cosine | step
     c.optimizer.drop = 0.9  # step: the rate is multiplied by this ...

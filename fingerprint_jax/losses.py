@@ -101,6 +101,23 @@ def supervised_contrastive(x: jax.Array, labels: jax.Array, temperature: float) 
     return -mean.sum() / jnp.maximum((count > 0).sum(), 1)
 
 
+def patch_nce(query: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
+    """Contrastive loss of patches against the others of their own image: [N,P,D], [N,P,D] -> scalar.
+
+    The mean over images and patches i of -log(exp(q_i k_i / t) / sum_j exp(q_i k_j / t)), of unit length: Park et al. 2020
+    (arXiv 2007.15651), eq. 3 and 4.
+    """
+    query, key = l2_normalize(query), l2_normalize(key)
+    similarity = jnp.einsum("npd,nqd->npq", query, key, precision=jax.lax.Precision.HIGHEST)
+    log_probability = jax.nn.log_softmax(similarity / temperature, axis=-1)
+    return -jnp.mean(jnp.diagonal(log_probability, axis1=1, axis2=2))
+
+
+def least_squares(scores: jax.Array, target: float) -> jax.Array:
+    """Adversarial loss, the mean square of scores minus target, 1 for real and 0 for fake (Mao et al. 2017, arXiv 1611.04076)."""
+    return jnp.mean(jnp.square(scores.astype(jnp.float32) - target))
+
+
 def half_positive_pairs(key: jax.Array, same: jax.Array, num_pairs: int) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
     """The positive and the negative half of pairs drawn with replacement: rows, columns, and whether the batch holds that kind.
 

@@ -15,7 +15,10 @@ def direction(config: Config) -> optax.GradientTransformation:
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     if config.name == "adam":
-        parts.append(optax.scale_by_adam())
+        for name in ("beta1", "beta2"):
+            if not 0 <= config[name] < 1:
+                raise ValueError(f"optimizer.{name}={config[name]} is out of range: use 0 or more, less than 1")
+        parts.append(optax.scale_by_adam(config.beta1, config.beta2))
     elif config.name == "sgd":
         parts.append(optax.trace(decay=0.9))
     else:

@@ -33,6 +33,8 @@ from fingerprint_jax.writer import Writer
 
 log = logging.getLogger(__name__)
 
+PICTURES = 4  # images of a stream that `Objective.pictures` is given
+
 # {'step': int32, 'params': {path: array}, 'rest': {path: array}, 'opt': optax state}, and where weights are averaged 'ema':
 # {path: array} of the parameters and the BatchNorm statistics.
 State = dict
@@ -58,6 +60,8 @@ class Model:
         self.abstract = jax.eval_shape(self._init, jax.random.key(0))  # also sets the graph definition
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=split)
+        shows = hasattr(self.objective, "pictures")
+        self.pictures = jax.jit(self._pictures, out_shardings=replicated) if shows else None
 
     def _split(self, net: nnx.Module):
         graph, params, rest = nnx.split(net, self.objective.trainable, ...)
@@ -143,10 +147,12 @@ class Model:
     def _trained(self, params: dict) -> dict:
         return {name: value for name, value in params.items() if self._rates[name]}
 
-    def _images(self, stream: dict, cached, key: jax.Array) -> jax.Array:
+    def _plain(self, stream: dict, cached) -> jax.Array:
         images = stream["image"] if cached is None else cached[0][stream["index"] - cached[1]]
-        images = augment.normalize(images, self._config.data.normalize)
-        return augment.augment(images, key, **self._config.augment)
+        return augment.normalize(images, self._config.data.normalize)
+
+    def _images(self, stream: dict, cached, key: jax.Array) -> jax.Array:
+        return augment.augment(self._plain(stream, cached), key, **self._config.augment)
 
     def _step(self, state: State, batch: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
         key = jax.random.fold_in(key, state["step"])
@@ -209,6 +215,12 @@ class Model:
                 outputs = {layer: recorded[-1].mean(axis=tuple(range(1, recorded[-1].ndim - 1)), dtype=jnp.float32)}
             found.append(outputs)
         return jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *found)
+
+    def _pictures(self, params: dict, rest: dict, batch: dict, cache: dict) -> dict:
+        few = jax.tree.map(lambda x: x[:PICTURES], batch)
+        images = {name: self._plain(stream, cache.get(name)) for name, stream in few.items()}
+        found = self.objective.pictures(self.merge(params, rest), images)
+        return {name: augment.denormalize(shown, self._config.data.normalize) for name, shown in found.items()}
 
 
 def _name(path: tuple) -> str:
@@ -282,7 +294,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     """Trains a run to `num_steps`, from its latest checkpoint where there is one; with none to take, the beginning is saved.
 
     The order within a step: dispatch step k; read the metrics of step k-1, which must be finite; at an interval read those of
-    step k too, evaluate, and only then save; send the batch after the next while step k runs.
+    step k too, show pictures, evaluate, and only then save; send the batch after the next while step k runs.
 
     Args:
         run: the run; its config is already written.
@@ -372,7 +384,10 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                 pending = None
                 if last or step % c.log_every == 0:
                     writer.write(step, values)
-                save(step, evaluate(state) if last or step % c.eval_every == 0 else {})
+                evaluates = last or step % c.eval_every == 0
+                if evaluates and model.pictures:
+                    writer.pictures(step, jax.device_get(model.pictures(*model.weights(state), batch, cache)))
+                save(step, evaluate(state) if evaluates else {})
                 clock, waited, timed_from = time.perf_counter(), 0.0, step  # evaluation is not training time
             if signal and not last:
                 checkpoints.close()

@@ -1,4 +1,4 @@
-"""Metrics to JSON lines and TensorBoard; progress to a bar on a terminal, to plain lines elsewhere."""
+"""Metrics to JSON lines and TensorBoard, pictures to the latter; progress to a bar on a terminal, to plain lines elsewhere."""
 
 import contextlib
 import json
@@ -6,13 +6,15 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
 from fingerprint_jax import tables
 
@@ -63,14 +65,27 @@ class Writer:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics."""
-        try:
+        with self._named():
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            for key, value in values.items():
-                self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(key, value)))
-            if time.perf_counter() - self._flushed > 10:
-                self._board.flush()
-                self._flushed = time.perf_counter()
+            self._show(step, [scalar(key, value) for key, value in values.items()])
+
+    def pictures(self, step: int, values: dict[str, np.ndarray]) -> None:
+        """The images uint8 [N,H,W,1] of each name side by side, as one picture to TensorBoard alone."""
+        with self._named():
+            self._show(step, [image(key, np.concatenate(list(row), axis=1), dataformats="HWC") for key, row in values.items()])
+
+    def _show(self, step: int, summaries: list) -> None:
+        for summary in summaries:
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        if time.perf_counter() - self._flushed > 10:
+            self._board.flush()
+            self._flushed = time.perf_counter()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:  # Python does not say which file
             raise OSError(f"{self._file.name} or tensorboard/ beside it cannot be written: {error.strerror}") from error
 

@@ -195,3 +195,26 @@ def test_half_positive_pairs_are_of_their_kind():
         assert np.all(np.asarray(same)[row, column] == kind)
     (_, _, positive), (_, _, negative) = losses.half_positive_pairs(jax.random.key(0), jnp.ones((3, 2), bool), 2)
     assert positive and not negative
+
+
+def test_patch_nce_against_a_loop():
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
+    expected = []
+    for q, k in zip(query, key, strict=True):  # an image's patches are compared with its own alone
+        q, k = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, k))
+        expected += [logsumexp(q[i] @ k.T / 0.05) - q[i] @ k[i] / 0.05 for i in range(5)]
+    np.testing.assert_allclose(losses.patch_nce(query, key, 0.05), np.mean(expected), rtol=1e-5)
+
+
+def test_patch_nce_of_orthogonal_patches():
+    patches = np.eye(6, dtype=np.float32)[None]
+    expected = np.log(1 + 5 * np.exp(-1 / 0.5))
+    np.testing.assert_allclose(losses.patch_nce(patches, patches, 0.5), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.patch_nce(patches, patches[:, ::-1], 0.5), expected + 2, rtol=1e-5)  # no patch at its place
+
+
+def test_least_squares_is_the_mean_square():
+    scores = jnp.asarray([[0.0, 1.0], [3.0, -1.0]], jnp.bfloat16)
+    assert float(losses.least_squares(scores, 1.0)) == (1 + 0 + 4 + 4) / 4
+    assert float(losses.least_squares(scores, 0.0)) == (0 + 1 + 9 + 1) / 4

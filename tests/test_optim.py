@@ -1,9 +1,12 @@
 """Learning rates: their course over the steps, and their factors by parameter."""
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import base
 from fingerprint_jax import optim
 
 NAMES = ("backbone/stem/conv/kernel", "backbone/stem/norm/scale", "head/bias", "head/kernel")
@@ -52,3 +55,41 @@ def test_factors_are_those_of_the_first_pattern_found(rates, expected):
 def test_rates_that_cannot_be_meant_are_refused(rates, message):
     with pytest.raises(ValueError, match=message):
         optim.factors(ConfigDict({"rates": rates}), NAMES)
+
+
+def _adam(**fields):
+    """Directions of three gradients."""
+    config = base.gradient("subtask1").optimizer
+    config.update(fields)
+    optimizer, found = optim.direction(config), []
+    state = optimizer.init({"kernel": jnp.zeros(2)})
+    for gradient in GRADIENTS:
+        direction, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state)
+        found.append(np.asarray(direction["kernel"]))
+    return np.stack(found)
+
+
+GRADIENTS = np.float32([[1, -2], [0.5, 3], [-4, 0.25]])
+
+
+@pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.999), (0.5, 0.9), (0.0, 0.9)])
+def test_adam_has_the_betas_of_the_config(beta1, beta2):
+    mean = square = np.zeros(2)
+    for t, (gradient, found) in enumerate(zip(GRADIENTS, _adam(beta1=beta1, beta2=beta2), strict=True), 1):  # Kingma & Ba 2015
+        mean, square = beta1 * mean + (1 - beta1) * gradient, beta2 * square + (1 - beta2) * gradient**2
+        np.testing.assert_allclose(found, mean / (1 - beta1**t) / (np.sqrt(square / (1 - beta2**t)) + 1e-8), rtol=1e-4)
+
+
+def test_the_default_betas_are_those_of_optax():
+    optimizer = optax.scale_by_adam()
+    state, found = optimizer.init(jnp.zeros(2)), []
+    for gradient in GRADIENTS:
+        direction, state = optimizer.update(jnp.asarray(gradient), state)
+        found.append(np.asarray(direction))
+    np.testing.assert_array_equal(_adam(), np.stack(found))
+
+
+@pytest.mark.parametrize("fields", [{"beta1": 1.0}, {"beta2": -0.1}])
+def test_betas_out_of_range_are_named(fields):
+    with pytest.raises(ValueError, match="optimizer.beta[12]=.* is out of range: use 0 or more, less than 1"):
+        _adam(**fields)

@@ -39,10 +39,10 @@ def _padding(size: int, kernel_size: int, stride: int, padding: str) -> tuple[in
 
 
 class Conv(nnx.Conv):
-    """k x k convolution, k odd, without bias unless asked for.
+    """k x k convolution, without bias unless asked for.
 
-    Padded with k//2 zeros on every side as in PyTorch; `padding='same'` pads as TensorFlow does, which differs where stride is 2,
-    `valid` not at all. Initialised as He et al. 2015 (arXiv 1502.01852): normal with variance 2 / (k^2 * features).
+    Padded with k//2 zeros on every side as in PyTorch, k odd; `padding='same'` pads as TensorFlow does, which differs where stride
+    is 2, `valid` not at all. Initialised as He et al. 2015 (arXiv 1502.01852): normal with variance 2 / (k^2 * features).
     """
 
     def __init__(
@@ -224,6 +224,19 @@ def _drop(x: jax.Array, rate: float, shape: tuple, train: bool, rngs: nnx.Rngs |
         raise ValueError("dropout in training takes its key from `rngs`: pass rngs=nnx.Rngs(dropout=key)")
     keep = jax.random.bernoulli(rngs.dropout(), 1 - rate, shape)
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """Each channel of each image [N,H,W,C] to mean 0 and variance 1, in float32; no parameters, as PyTorch's InstanceNorm2d."""
+    values = x.astype(jnp.float32)
+    centred = values - values.mean(axis=(1, 2), keepdims=True)
+    return (centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=(1, 2), keepdims=True) + epsilon)).astype(x.dtype)
+
+
+def stopped(module: nnx.Module) -> nnx.Module:
+    """A copy that gives the same values, and whose weights get no gradient; what it assigns to its state is lost."""
+    graph, state = nnx.split(module)
+    return nnx.merge(graph, jax.lax.stop_gradient(state), copy=True)
 
 
 def max_pool2(x: jax.Array) -> jax.Array:

@@ -28,6 +28,12 @@ def normalize(images: jax.Array, mode: str) -> jax.Array:
     return images.astype(jnp.float32) * scale + offset
 
 
+def denormalize(images: jax.Array, mode: str) -> jax.Array:
+    """Back from `normalize`: float32 [N,H,W,1] -> uint8, what is darker than black or brighter than white cut off."""
+    scale, offset = NORMALIZE[mode]
+    return jnp.clip(jnp.round((images - offset) / scale), 0, 255).astype(jnp.uint8)
+
+
 def turn(image: jax.Array, angle: jax.Array, scale: jax.Array) -> jax.Array:
     """Image [H,W,C] turned by degrees, the row axis towards the column axis, and enlarged, about its centre; bilinear."""
     angle = jnp.deg2rad(angle)

@@ -9,6 +9,7 @@ outputs(net, images)             evaluation mode -> {'logits' | 'embedding': [N,
 scores(net, query, gallery)      outputs of the query, {stream: outputs + label + index} on the host -> [N, K]; query and streams
                                  have a reader too, `images(index)` -> normalised images on the devices
 probabilities                    whether scores are probabilities
+pictures(net, images)            optional: {stream: a few of its images} -> {name: images}, shown in TensorBoard at each evaluation
 """
 
 import importlib

@@ -12,7 +12,17 @@ import scipy.ndimage
 from flax import nnx
 
 from fingerprint_jax import backbones
-from fingerprint_jax.backbones.layers import BatchNorm, Conv, DepthwiseConv, Keys, drop_path, dropout, record
+from fingerprint_jax.backbones.layers import (
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    Keys,
+    drop_path,
+    dropout,
+    instance_norm,
+    record,
+    stopped,
+)
 
 SIZE = (48, 48)
 NAMES = sorted(backbones.variants())
@@ -177,7 +187,9 @@ def test_vit_projects_each_pixel_before_it_cuts_patches():
 
 
 def test_unknown_names_and_options_are_named():
-    with pytest.raises(ValueError, match="backbone.name='resnet19' is unknown: use one of densenet121, densenet161"):
+    with pytest.raises(
+        ValueError, match="backbone.name='resnet19' is unknown: use one of cyclegan_resnet, cyclegan_resnet_tiny, densenet121"
+    ):
         abstract("resnet19")
     with pytest.raises(ValueError, match="backbone.stem is no option of siamese_cnn: use dtype, num_features, widths"):
         abstract("siamese_cnn", stem="native")
@@ -372,6 +384,34 @@ def test_keys_are_those_of_nnx():
     assert jnp.array_equal(jnp.stack([keys.params() for _ in range(3)]), jnp.stack(expected))
     keys.close()
     assert jnp.array_equal(ours.params(), theirs.params())
+
+
+def test_instance_norm_is_that_of_each_channel_of_each_image():
+    x = np.random.default_rng(0).normal(3, 2, (3, 4, 5, 2)).astype(np.float32)
+    expected = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(instance_norm(x), expected, rtol=1e-4, atol=1e-5)
+    assert instance_norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(instance_norm(jnp.ones((1, 3, 3, 1))), 0)
+
+
+def test_a_stopped_layer_passes_values_and_the_gradient_of_its_input_but_none_to_its_weights():
+    layer, x = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    graph, state = nnx.split(layer)
+
+    def gradients(through):
+        def value(state, x):
+            return jnp.sum(jnp.sin(through(nnx.merge(graph, state, copy=True))(x)))
+
+        return jax.value_and_grad(value, (0, 1))(state, x)
+
+    (value, (weights, of_input)), (plain, (moved, expected)) = gradients(stopped), gradients(lambda layer: layer)
+    assert value == plain
+    np.testing.assert_array_equal(of_input, expected)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(weights)) and all(np.any(leaf) for leaf in jax.tree.leaves(moved))
+    # It is a copy.
+    norm = BatchNorm(3, rngs=nnx.Rngs(0))
+    stopped(norm)(x[:, None, None], train=True)
+    np.testing.assert_array_equal(norm.mean[...], 0)
 
 
 SHARDED = """

@@ -37,6 +37,17 @@ def test_normalize(mode, black, white):
     np.testing.assert_allclose(values.reshape(-1), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", augment.NORMALIZE)
+def test_every_grey_value_comes_back_and_what_lies_beyond_is_cut_off(mode):
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    values = np.asarray(augment.normalize(images, mode))
+    np.testing.assert_array_equal(augment.denormalize(values, mode), images)
+    wide = values + 0.5 * (values - values.mean())  # black and white 1.5 times as far apart
+    found = np.asarray(augment.denormalize(wide, mode))
+    assert found.dtype == np.uint8 and found[0, 0, 0, 0] == 0 and found[0, -1, -1, 0] == 255
+    np.testing.assert_allclose(found, np.clip(images + 0.5 * (images - 127.5), 0, 255), atol=0.51)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="data.normalize='zscore' is unknown: use one of unit, symmetric, imagenet, none"):
         augment.normalize(np.zeros((1, 2, 2, 1), np.uint8), "zscore")

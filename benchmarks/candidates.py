@@ -1,0 +1,59 @@
+"""What the prefilter of `cross_attention` loses: the scores of a cross-fitted run with fewer candidates, beside those with all.
+
+    python -m benchmarks.candidates --workdir=runs/scope --candidates=10,50,200
+
+A table row a number of candidates: the AUC on `heldout`, its difference to that of all candidates with the paired 95% interval, the
+rank correlation of the scores within a fold (mean over the folds), and processor seconds a fold.
+"""
+
+import time
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from scipy.stats import spearmanr
+
+from fingerprint_jax import cli, score_metrics
+from fingerprint_jax.methods import ensemble, gradient
+from fingerprint_jax.run import Run
+
+
+def heldout(run: Run, candidates: int) -> tuple[list[np.ndarray], float]:
+    """Scores of each fold's held-out images by the network that did not see them, and processor seconds a fold."""
+    found, members = [], [member for _, member in ensemble.admitted(run)]
+    begin = time.process_time()
+    for member in members:
+        config = ConfigDict(member.config.to_dict())
+        config.objective.candidates = candidates
+        found.append(gradient.predict(Run(config, member.workdir, member.step), "heldout").scores[:, 0])
+    return found, (time.process_time() - begin) / len(members)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_string("workdir", None, "A finished cross-fitted run of cross_attention.", required=True, flag_values=values)
+    flags.DEFINE_list("candidates", ["10", "50", "200"], "Numbers of candidates beside all of them.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prints the table."""
+    run = Run.load(values.workdir)
+    rows = [member.rows("heldout") for _, member in ensemble.admitted(run)]
+    labels, groups = (np.concatenate([getattr(r, name) for r in rows]) for name in ("labels", "groups"))
+    whole, seconds = heldout(run, 0)
+    joined = np.concatenate(whole)
+    print("| candidates | AUC | difference | rank correlation | processor seconds a fold |")
+    print("|---|---|---|---|---|")
+    print(f"| all | {score_metrics.auc(labels, joined):.3f} | | | {seconds:.1f} |", flush=True)
+    for count in map(int, values.candidates):
+        found, seconds = heldout(run, count)
+        scores = np.concatenate(found)
+        paired = score_metrics.paired_auc(labels, scores[None], joined[None], groups)
+        low, high = paired["interval"]
+        rank = np.mean([spearmanr(a, b).statistic for a, b in zip(found, whole, strict=True)])  # pyright: ignore
+        difference = f"{paired['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        print(f"| {count} | {score_metrics.auc(labels, scores):.3f} | {difference} | {rank:.3f} | {seconds:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run("candidates", define_flags, main)
