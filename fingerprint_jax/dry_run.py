@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods, train
 from fingerprint_jax.methods import classical, ensemble, gradient, pseudo_label
-from fingerprint_jax.run import Run
+from fingerprint_jax.run import Run, network
 
 
 def describe(run: Run) -> list[tuple[str, str]]:
@@ -16,8 +16,9 @@ def describe(run: Run) -> list[tuple[str, str]]:
     method = run.config.method
     if method == "ensemble":
         children = [member for _, member in ensemble.members(run)]
-        which = "the first of them:" if run.config.ensemble.variants else "each:"
-        return [("children", f"{len(children)}, {which}"), *describe(children[0])]
+        chosen = next((child for child in children if network(child.config).method == "gradient"), children[0])
+        which = "one of them:" if run.config.ensemble.variants else "each:"
+        return [("children", f"{len(children)}, {which}"), *describe(chosen)]
     if method == "pseudo_label":
         return [("rounds", f"{run.config.pseudo.rounds + 1}, each:"), *describe(pseudo_label.round_of(run, 0))]
     if method == "classical":

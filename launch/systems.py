@@ -227,7 +227,7 @@ class Comparison:
                 except FloatingPointError as error:
                     log.warning("%s", error)
                     continue
-                valid[rate] = next(iter(score_metrics.quick(scored.labels, scored.scores).values()))
+                valid[rate] = next(iter(score_metrics.quick(scored.labels, scored.scores, self.task).values()))
                 print(f"{data}/{row.name}: {valid[rate]:.4f} on valid with learning rate {rate:g}", flush=True)
             if not valid:
                 raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")

@@ -56,9 +56,8 @@ def admitted(run: Run) -> list[tuple[int, Run]]:
     found, least, best_variant = members(run), run.config.ensemble.admit, run.config.ensemble.best_variant
     if not least and not best_variant:
         return found
-    columns = 1 if run.config.task == "subtask1" else None
-    scored = [(m.rows("valid").labels, m.predict("valid").scores[:, :columns]) for _, m in found]
-    figures = [next(iter(score_metrics.quick(*each).values())) for each in scored]
+    scored = [(m.rows("valid").labels, m.predict("valid").scores) for _, m in found]
+    figures = [next(iter(score_metrics.quick(*each, run.config.task).values())) for each in scored]
     if best_variant:
         chosen: dict[tuple[int, int], int] = {}
         for i, (fold, m) in enumerate(found):

@@ -29,7 +29,7 @@ def fit(run: Run) -> None:
             return {}
         rows = run.rows("valid")
         scores = _scores(run, state, rows, functools.partial(encode, run, state))
-        return score_metrics.quick(rows.labels, scores[:, :1] if run.config.task == "subtask1" else scores)
+        return score_metrics.quick(rows.labels, scores, run.config.task)
 
     stages = methods.get("pairs")
     with run.fitting(lambda: (_check_origin(run), stages.stage(run), train.check_fit(run))):

@@ -44,7 +44,7 @@ def fit(run: Run) -> None:
             methods.get(current.config.method).fit(current)
             if run.config.data.sequester:
                 labels, scores = run.rows("sequestered").labels, current.predict("sequestered").scores
-                accuracies.append(score_metrics.quick(labels, scores)["accuracy"])
+                accuracies.append(score_metrics.quick(labels, scores, run.config.task)["accuracy"])
             rounds.append({"joined": joined.tolist(), "sequestered": accuracies[-1] if accuracies else None})
             if accuracies and number and accuracies[-1] < accuracies[-2]:
                 stopped = f"the accuracy on sequestered fell from {accuracies[-2]:.4f} to {accuracies[-1]:.4f}"

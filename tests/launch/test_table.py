@@ -130,7 +130,7 @@ def test_the_command_makes_the_table_and_goes_on_without_training_again(command,
         run = Run.load(out / f"d/net/lr{rate:g}-seed0")
         assert (run.config.num_steps, run.config.eval_every, run.config.checkpoint_every) == (2, 1, 1)
         assert run.config.optimizer.learning_rate == rate
-        valid[f"{rate:g}"] = score_metrics.quick(run.rows("valid").labels, run.predict("valid").scores)["accuracy"]
+        valid[f"{rate:g}"] = score_metrics.quick(run.rows("valid").labels, run.predict("valid").scores, "subtask2")["accuracy"]
         assert (run.workdir / "results.json").exists() == (rate == chosen)  # the others are not looked at
     assert choice["valid"] == valid and valid[f"{chosen:g}"] == max(valid.values())
     assert {run.name for run in (out / "d/net").glob("lr*")} == {"lr0.001-seed0", "lr0.01-seed0", f"lr{chosen:g}-seed1"}
