@@ -281,6 +281,16 @@ class Run:
         allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
         return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels)
 
+    def shared(self, name: str, config: Config, seed: int) -> "Run":
+        """A run that reads no row of the target split: one beside the outermost run, for all folds, rounds and members that ask.
+
+        On the data of this run, unless the config names its own.
+        """
+        config = ConfigDict(config.to_dict())
+        config.data_dir = config.data_dir or self.config.data_dir
+        config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
+        return Run(config, self.outermost / "children" / f"{name}-{config_hash(config)}")
+
     @property
     def outermost(self) -> Path:
         """The work directory of the run that this one is a child of, however deep; its own where it is none."""

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, estimators, features, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
-from fingerprint_jax.run import Predictions, Run, config_hash
+from fingerprint_jax.run import Predictions, Run
 
 
 def encoder(run: Run) -> Run | None:
@@ -40,9 +39,7 @@ def encoder(run: Run) -> Run | None:
         raise ValueError("features.name='network' needs the run of a network here: give features.run")
     if methods.get(run.config.member.method).reads(run.config.member, run.target):
         return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
-    config: Config = ConfigDict(run.config.member.to_dict())
-    config.data_dir, config.seed, config.data.max_damaged = run.config.data_dir, run.config.seed, run.config.data.max_damaged
-    return Run(config, run.outermost / "children" / f"encoder-{config_hash(config)}")
+    return run.shared("encoder", run.config.member, run.config.seed)
 
 
 def reads(config: Config, split: str) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, checkpoint, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data import augment
@@ -60,9 +59,7 @@ def origin(run: Run) -> Run | None:
         return None
     if c.pretrain.method != "gradient":
         raise ValueError(f"pretrain.method={c.pretrain.method!r} trains no network to begin with: use gradient")
-    config: Config = ConfigDict(c.pretrain.to_dict())
-    config.data_dir = config.data_dir or c.data_dir
-    return Run(config, run.outermost / "children" / f"pretrain-{config_hash(config)}")
+    return run.shared("pretrain", c.pretrain, c.pretrain.seed)
 
 
 def _check_origin(run: Run) -> None:

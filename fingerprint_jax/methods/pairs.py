@@ -13,14 +13,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 from sklearn.cluster import spectral_clustering
 
 from fingerprint_jax import Config, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import search
 from fingerprint_jax.features import deep
-from fingerprint_jax.run import Predictions, Run, config_hash
+from fingerprint_jax.run import Predictions, Run
 
 
 def stage(run: Run) -> Run | None:
@@ -62,11 +61,10 @@ def encoder(run: Run) -> Run:
 
     Raises ValueError where it reads rows of the target split: some of them are held out.
     """
-    config: Config = ConfigDict(run.config.member.to_dict())
+    config = run.config.member
     if config.method != "gradient" or methods.get("gradient").reads(config, run.target):
         raise ValueError(f"pairs.member: give a network that is trained on no row of {run.target}, one of num_steps=0")
-    config.data_dir, config.seed, config.data.max_damaged = run.config.data_dir, run.config.seed, run.config.data.max_damaged
-    return Run(config, run.outermost / "children" / f"encoder-{config_hash(config)}")
+    return run.shared("encoder", config, run.config.seed)
 
 
 def fit(run: Run) -> None:
