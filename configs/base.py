@@ -49,6 +49,7 @@ def gradient(task: str) -> ConfigDict:
     c.augment.rotate = 0.0  # largest angle in degrees
     c.augment.scale = 0.0  # largest relative change of the size
     c.augment.erase = 0.0  # probability that a random rectangle is set to zero
+    c.augment.crop = 0.0  # least share of the area of a random part that is enlarged to the image
     c.views = ConfigDict()
     c.views.flip = False  # predictions are the mean of the outputs for the image and for its mirror ...
     c.views.shift = 0  # ... and for the image shifted by so many pixels up, down, left and right
@@ -198,6 +199,9 @@ def _smoke(c: ConfigDict) -> None:
         c.backbone.name, c.backbone.weights = backbones.tiny(c.backbone.name), ""
         if "widths" in c.objective:
             c.objective.widths = tuple(min(width, 8) for width in c.objective.widths)
+        if "queue" in c.objective:
+            c.objective.queue, c.objective.width = min(c.objective.queue, 32), min(c.objective.width, 64)
+            c.objective.projection = tuple(min(width, 16) for width in c.objective.projection)
     if "pretrain" in c:
         _smoke(c.pretrain)
     if "pca" in c:

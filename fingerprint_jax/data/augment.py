@@ -36,6 +36,20 @@ def turn(image: jax.Array, angle: jax.Array, scale: jax.Array) -> jax.Array:
     return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
 
 
+def part(image: jax.Array, area: jax.Array, ratio: jax.Array, place: jax.Array) -> jax.Array:
+    """A rectangle of an image [H,W,C] in the size of the image; bilinear, the centres of the pixels at halves.
+
+    Args:
+        image: the image.
+        area: of the rectangle, as a share of the image's.
+        ratio: of the share of the height to that of the width; a side that would be longer than the image's is as long.
+        place: [2] where it begins between the first place and the last, from 0 to 1.
+    """
+    shares = jnp.minimum(jnp.sqrt(area * jnp.stack([ratio, 1 / ratio])), 1)
+    first = place * (1 - shares) * jnp.array(image.shape[:2])
+    return jax.image.scale_and_translate(image, image.shape, (0, 1), 1 / shares, -first / shares, "linear", antialias=False)
+
+
 def erased(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
     """Where a random rectangle lies in an image: (H, W, C) -> bool [H,W,1].
 
@@ -62,8 +76,9 @@ def augment(
     rotate: float = 0.0,
     scale: float = 0.0,
     erase: float = 0.0,
+    crop: float = 0.0,
 ) -> jax.Array:
-    """Flip, shift, turn, contrast, brightness, erasure, in this order, of each image of [N,H,W,C] by itself; 0: not.
+    """Crop, flip, shift, turn, contrast, brightness, erasure, in this order, of each image of [N,H,W,C] by itself; 0: not.
 
     The randomness of an image follows from the key and its place in the global batch, however that is sharded. Values are not
     clipped.
@@ -78,20 +93,26 @@ def augment(
         rotate: largest angle in degrees, see `turn`; the border is repeated.
         scale: largest relative change of the size.
         erase: probability that a rectangle is set to zero, see `erased`.
+        crop: least share of the area of a random part that is enlarged to the image, see `part`; sides from 3:4 to 4:3 of the
+            image's, as torchvision's RandomResizedCrop.
 
     Raises:
         ValueError: a negative number, or a probability above 1.
     """
     options = {"flip": flip, "shift": shift, "brightness": brightness, "contrast": contrast, "rotate": rotate, "scale": scale}
-    for name, value in (options | {"erase": erase}).items():
-        share = name in ("flip", "scale", "erase")
+    options |= {"erase": erase, "crop": crop}
+    for name, value in options.items():
+        share = name in ("flip", "scale", "erase", "crop")
         if value < 0 or (share and value > 1):
             raise ValueError(f"augment.{name}={value} is out of range: use {'0 to 1' if share else '0 or more'}")
-    if not (any(options.values()) or erase):
+    if not any(options.values()):
         return images
 
     def one(image, key):
-        flip_key, shift_key, brightness_key, contrast_key, turn_key, erase_key, place_key = jax.random.split(key, 7)
+        flip_key, shift_key, brightness_key, contrast_key, turn_key, erase_key, place_key, crop_key = jax.random.split(key, 8)
+        if crop:
+            area, ratio, *place = jax.random.uniform(crop_key, (4,))
+            image = part(image, crop + (1 - crop) * area, jnp.exp((2 * ratio - 1) * jnp.log(4 / 3)), jnp.stack(place))
         if flip:
             image = jnp.where(jax.random.bernoulli(flip_key, flip), image[:, ::-1], image)
         if shift:

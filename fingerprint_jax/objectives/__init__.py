@@ -9,6 +9,8 @@ outputs(net, images)             evaluation mode -> {'logits' | 'embedding': [N,
 scores(net, query, gallery)      outputs of the query, {stream: outputs + label + index} on the host -> [N, K]; query and streams
                                  have a reader too, `images(index)` -> normalised images on the devices
 probabilities                    whether scores are probabilities
+two_views                        optional; True: each stream of a batch has `second` too, its images augmented a second time
+check(images, batch)             optional; raises ValueError where so many images, `batch` at a time, are not what it can train on
 """
 
 import importlib
