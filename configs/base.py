@@ -200,7 +200,7 @@ def _smoke(c: ConfigDict) -> None:
         if "widths" in c.objective:
             c.objective.widths = tuple(min(width, 8) for width in c.objective.widths)
         if "queue" in c.objective:
-            c.objective.queue, c.objective.width = min(c.objective.queue, 32), min(c.objective.width, 64)
+            c.objective.queue, c.objective.width = min(c.objective.queue, 32), min(c.objective.width, 32)
             c.objective.projection = tuple(min(width, 16) for width in c.objective.projection)
     if "pretrain" in c:
         _smoke(c.pretrain)

@@ -80,10 +80,10 @@ class Objective:
     def loss(self, net, batch, key):
         """The weighted losses of queries and keys; moves the momentum encoder and the queue."""
         options = self.config.objective
-        order_key, *dropout_keys = jax.random.split(key, 3)
+        order_key, dropout_key, other_key = jax.random.split(key, 3)
         images, second = (jnp.concatenate([stream[name] for stream in batch.values()]) for name in ("image", "second"))
         momentum.update(net, options.momentum)
-        dropout, other_dropout = (nnx.Rngs(dropout=dropout_key) for dropout_key in dropout_keys)
+        dropout, other_dropout = nnx.Rngs(dropout=dropout_key), nnx.Rngs(dropout=other_key)
         queries, temperature = net(images, train=True, rngs=dropout)
         keys, key_temperature = momentum.shuffled(net.momentum_encoder, second, order_key, other_dropout)
         queue = net.queue.keys[...]
@@ -104,6 +104,6 @@ class Objective:
         """The highest cosine to a synthetic image, which is never the query itself: [N,1]."""
         generated = gallery["generated"]
         # Of unit length again: the mean over `views` is not.
-        rows = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query["embedding"], generated["embedding"])]
-        distance, _ = search.nearest(*rows, 1, query_index=query["index"], gallery_index=generated["index"])
+        asked, others = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query["embedding"], generated["embedding"]))
+        distance, _ = search.nearest(asked, others, 1, query_index=query["index"], gallery_index=generated["index"])
         return 1 - distance**2 / 2
