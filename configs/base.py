@@ -51,6 +51,7 @@ def gradient(task: str) -> ConfigDict:
     c.augment.erase = 0.0  # probability that a random rectangle is set to zero
     c.augment.gabor = 0.0  # largest deviation of Gabor noise added, in normalised units
     c.augment.mask = 0.0  # share of the patches of 16 pixels that is set to zero
+    c.augment.crop = 0.0  # least share of the area of a random part that is enlarged to the image
     c.views = ConfigDict()
     c.views.flip = False  # predictions are the mean of the outputs for the image and for its mirror ...
     c.views.shift = 0  # ... and for the image shifted by so many pixels up, down, left and right
@@ -214,6 +215,9 @@ def _smoke(c: ConfigDict) -> None:
             c.objective.widths = tuple(min(width, 8) for width in c.objective.widths)
         if "layers" in c.objective:
             c.objective.layers, c.objective.features = (1, 2), min(c.objective.features, 16)  # the blocks of a tiny ViT
+        if "queue" in c.objective:
+            c.objective.queue, c.objective.width = min(c.objective.queue, 32), min(c.objective.width, 32)
+            c.objective.projection = tuple(min(width, 16) for width in c.objective.projection)
     if c.method == "pairs":
         c.candidates = min(c.candidates, 4)
     if "pairs" in c:

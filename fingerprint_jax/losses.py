@@ -118,6 +118,31 @@ def least_squares(scores: jax.Array, target: float) -> jax.Array:
     return jnp.mean(jnp.square(scores.astype(jnp.float32) - target))
 
 
+def info_nce(
+    query: jax.Array, positive: jax.Array, others: jax.Array, temperature: jax.Array, same: jax.Array | None = None
+) -> jax.Array:
+    """InfoNCE: the cross-entropy of finding a query's positive among itself and other rows, by inner products: -> scalar.
+
+    van den Oord et al. 2018 (arXiv 1807.03748), eq. 4, as in He et al. 2020 (arXiv 1911.05722), eq. 1. Of several positives the
+    mean of their log-probabilities counts, as in `supervised_contrastive`.
+
+    Args:
+        query: [N,D].
+        positive: [N,D], each query's own.
+        others: [M,D], the same for all queries.
+        temperature: [N], of each query.
+        same: which of the others are positives too, bool [N,M]; None: none.
+    """
+    query, positive, others = (x.astype(jnp.float32) for x in (query, positive, others))
+    own = jnp.sum(query * positive, axis=1, keepdims=True)
+    similarity = jnp.concatenate([own, jnp.matmul(query, others.T, precision=jax.lax.Precision.HIGHEST)], axis=1)
+    log_probability = jax.nn.log_softmax(similarity / temperature[:, None], axis=1)
+    if same is None:
+        return -log_probability[:, 0].mean()
+    wanted = jnp.concatenate([jnp.ones_like(same[:, :1]), same], axis=1)
+    return -(jnp.sum(jnp.where(wanted, log_probability, 0.0), axis=1) / wanted.sum(axis=1)).mean()
+
+
 def half_positive_pairs(key: jax.Array, same: jax.Array, num_pairs: int) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
     """The positive and the negative half of pairs drawn with replacement: rows, columns, and whether the batch holds that kind.
 

@@ -151,14 +151,18 @@ class Model:
         images = stream["image"] if cached is None else cached[0][stream["index"] - cached[1]]
         return augment.normalize(images, self._config.data.normalize)
 
-    def _images(self, stream: dict, cached, key: jax.Array) -> jax.Array:
-        return augment.augment(self._plain(stream, cached), key, **self._config.augment)
+    def _images(self, stream: dict, cached, key: jax.Array) -> dict[str, jax.Array]:
+        images = self._plain(stream, cached)
+        if not getattr(self.objective, "two_views", False):
+            return {"image": augment.augment(images, key, **self._config.augment)}
+        keys = zip(("image", "second"), jax.random.split(key), strict=True)
+        return {name: augment.augment(images, view_key, **self._config.augment) for name, view_key in keys}
 
     def _step(self, state: State, batch: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
         key = jax.random.fold_in(key, state["step"])
         loss_key, *keys = jax.random.split(key, 1 + len(batch))
         batch = {
-            name: stream | {"image": self._images(stream, cache.get(name), stream_key)}
+            name: stream | self._images(stream, cache.get(name), stream_key)
             for (name, stream), stream_key in zip(sorted(batch.items()), keys, strict=True)
         }
 
@@ -282,8 +286,14 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[
 
 
 def check_fit(run: Run) -> None:
-    """Raises ValueError where the latest checkpoint, or else the pretrained weights, are not those of the config's model."""
+    """Raises ValueError where the latest checkpoint, or else the pretrained weights, are not those of the config's model.
+
+    Where the objective has a `check`, also what that raises.
+    """
     model, checkpoints = model_of(run), checkpoint.Checkpoints(run.workdir)
+    if check := getattr(model.objective, "check", None):
+        sizes = run.config.data.streams.values()
+        check(sum(map(len, run.streams.values())), sum(sizes) // run.config.optimizer.accumulate)
     if checkpoints.manifests():
         checkpoints.compare(checkpoints.resolve("latest"), model.abstract)
     elif run.config.backbone.weights:

@@ -218,3 +218,24 @@ def test_least_squares_is_the_mean_square():
     scores = jnp.asarray([[0.0, 1.0], [3.0, -1.0]], jnp.bfloat16)
     assert float(losses.least_squares(scores, 1.0)) == (1 + 0 + 4 + 4) / 4
     assert float(losses.least_squares(scores, 0.0)) == (0 + 1 + 9 + 1) / 4
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_info_nce_against_a_loop(several):
+    rng = np.random.default_rng(0)
+    query, own, others = (rng.normal(size=(n, 4)).astype(np.float32) for n in (6, 6, 9))
+    temperature, same = rng.uniform(0.05, 0.2, 6).astype(np.float32), rng.uniform(size=(6, 9)) < 0.3
+    expected = []
+    for i in range(6):
+        logits = np.array([query[i] @ row for row in (own[i], *others)], np.float64) / temperature[i]
+        wanted = [0, *(1 + np.flatnonzero(same[i]))] if several else [0]
+        expected.append(logsumexp(logits) - logits[wanted].mean())
+    found = losses.info_nce(query, own, others, temperature, same if several else None)
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
+
+
+def test_info_nce_by_hand():
+    x = np.eye(3, 4, dtype=np.float32)
+    # Of four rows at right angles and one alike: -log(e^(1/t) / (e^(1/t) + 4)).
+    found = losses.info_nce(x, x, np.tile(np.eye(4, dtype=np.float32)[3:], (4, 1)), np.full(3, 0.5, np.float32))
+    np.testing.assert_allclose(found, np.log(1 + 4 * np.exp(-2)), rtol=1e-5)

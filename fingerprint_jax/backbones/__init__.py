@@ -43,7 +43,9 @@ def variants() -> dict[str, tuple[Any, dict]]:
 
 
 def tiny(name: str) -> str:
-    """The first variant `..._tiny` of the family of a variant; a name that is unknown stays, to be refused by `build`."""
+    """The first variant `..._tiny` of the family of a variant, of each of several; an unknown name stays, for `build` to refuse."""
+    if "+" in name:
+        return "+".join(map(tiny, name.split("+")))
     known = variants()
     if name not in known:
         return name
@@ -109,3 +111,17 @@ def from_config(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rng
     options = config.to_dict()
     options.pop("weights", "")  # train.Model.initial loads them; within the trace they would be constants of the program
     return build(options.pop("name"), image_size=image_shape[:2], channels=image_shape[2], rngs=rngs, **options)
+
+
+def several(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> list[Any]:
+    """The backbones of a `config.backbone` whose name is several, joined by +; `norm_groups` is of those that have batch norms."""
+    groups = config.get("norm_groups", 1)
+    found = []
+    for name in config.name.split("+"):
+        one = type(config)(config.to_dict() | {"name": name, "norm_groups": 1})
+        net = from_config(one, image_shape, rngs)
+        norms = [module for _, module in nnx.iter_modules(net) if isinstance(module, BatchNorm)]
+        for module in norms:
+            module.groups = groups
+        found.append(net)
+    return found

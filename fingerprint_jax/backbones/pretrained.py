@@ -36,14 +36,22 @@ def load(weights: str, name: str, net: Any) -> None:
     """Replaces the parameters and statistics of a backbone in place, each where it lies; the file's classifier is ignored.
 
     Args:
-        weights: where from, see above.
-        name: `config.backbone.name`.
-        net: the backbone.
+        weights: where from, see above; of several backbones one each, joined by +, an empty one leaves its backbone as it is.
+        name: `config.backbone.name`; of several, joined by +.
+        net: the backbone, or a list of several.
 
     Raises:
         ValueError: the weights do not fit; names the tensors that are missing, left over or of another shape.
         OSError: the weights are not there.
     """
+    if "+" in name:
+        names, sources = name.split("+"), weights.split("+")
+        if len(names) != len(sources):
+            raise ValueError(f"backbone.weights={weights!r} must be {len(names)} joined by +, as backbone.name={name!r} is")
+        for source, one, part in zip(sources, names, net, strict=True):
+            if source:
+                load(source, one, part)
+        return
     family = sys.modules[type(net).__module__]
     table = getattr(family, "TIMM", None)
     if table is None:

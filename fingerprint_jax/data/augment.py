@@ -45,6 +45,20 @@ def turn(image: jax.Array, angle: jax.Array, scale: jax.Array) -> jax.Array:
     return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
 
 
+def part(image: jax.Array, area: jax.Array, ratio: jax.Array, place: jax.Array) -> jax.Array:
+    """A rectangle of an image [H,W,C] in the size of the image; bilinear, the centres of the pixels at halves.
+
+    Args:
+        image: the image.
+        area: of the rectangle, as a share of the image's.
+        ratio: of the share of the height to that of the width; a side that would be longer than the image's is as long.
+        place: [2] where it begins between the first place and the last, from 0 to 1.
+    """
+    shares = jnp.minimum(jnp.sqrt(area * jnp.stack([ratio, 1 / ratio])), 1)
+    first = place * (1 - shares) * jnp.array(image.shape[:2])
+    return jax.image.scale_and_translate(image, image.shape, (0, 1), 1 / shares, -first / shares, "linear", antialias=False)
+
+
 def erased(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
     """Where a random rectangle lies in an image: (H, W, C) -> bool [H,W,1].
 
@@ -115,11 +129,14 @@ def augment(
     erase: float = 0.0,
     gabor: float = 0.0,
     mask: float = 0.0,
+    crop: float = 0.0,
 ) -> jax.Array:
-    """What is not 0, of each image of [N,H,W,C] by itself: flip, shift, turn, contrast, brightness, Gabor noise, erasure, masking.
+    """What is not 0, of each image of [N,H,W,C] by itself.
 
-    They act in this order. The randomness of an image follows from the key and its place in the global batch, however that is
-    sharded. Values are not clipped.
+    In this order: crop, flip, shift, turn, contrast, brightness, Gabor noise, erasure, masking.
+
+    The randomness of an image follows from the key and its place in the global batch, however that is sharded. Values are not
+    clipped.
 
     Args:
         images: normalised.
@@ -133,21 +150,28 @@ def augment(
         erase: probability that a rectangle is set to zero, see `erased`.
         gabor: largest deviation of Gabor noise, in units of the images, see `gabor_noise`.
         mask: share of the patches that is set to zero, see `masked`.
+        crop: least share of the area of a random part that is enlarged to the image, see `part`; sides from 3:4 to 4:3 of the
+            image's, as torchvision's RandomResizedCrop.
 
     Raises:
         ValueError: a negative number, or a probability or share above 1.
     """
     options = {"flip": flip, "shift": shift, "brightness": brightness, "contrast": contrast, "rotate": rotate, "scale": scale}
-    options |= {"erase": erase, "gabor": gabor, "mask": mask}
+    options |= {"erase": erase, "gabor": gabor, "mask": mask, "crop": crop}
     for name, value in options.items():
-        share = name in ("flip", "scale", "erase", "mask")
+        share = name in ("flip", "scale", "erase", "mask", "crop")
         if value < 0 or (share and value > 1):
             raise ValueError(f"augment.{name}={value} is out of range: use {'0 to 1' if share else '0 or more'}")
     if not any(options.values()):
         return images
 
     def one(image, key):
-        flip_key, shift_key, brightness_key, contrast_key, turn_key, erase_key, place_key = jax.random.split(key, 7)
+        # Another one goes to the end: the draws before it are then what they were without.
+        keys = jax.random.split(key, 10)
+        flip_key, shift_key, brightness_key, contrast_key, turn_key, erase_key, place_key, crop_key, gabor_key, mask_key = keys
+        if crop:
+            area, ratio, *place = jax.random.uniform(crop_key, (4,))
+            image = part(image, crop + (1 - crop) * area, jnp.exp((2 * ratio - 1) * jnp.log(4 / 3)), jnp.stack(place))
         if flip:
             image = jnp.where(jax.random.bernoulli(flip_key, flip), image[:, ::-1], image)
         if shift:
@@ -162,15 +186,14 @@ def augment(
             image = mean + (image - mean) * (1 + contrast * jax.random.uniform(contrast_key, minval=-1.0))
         if brightness:
             image = image + brightness * jax.random.uniform(brightness_key, minval=-1.0)
-        # Keys of their own, so that the draws before them are what they were without.
         if gabor:
-            noise_key, amount_key = jax.random.split(jax.random.fold_in(key, 7))
+            noise_key, amount_key = jax.random.split(gabor_key)
             image = image + gabor * jax.random.uniform(amount_key) * gabor_noise(image.shape, noise_key)
         if erase:
             hole = erased(image.shape, place_key) & jax.random.bernoulli(erase_key, erase)
             image = jnp.where(hole, 0, image)
         if mask:
-            image = jnp.where(masked(image.shape, mask, jax.random.fold_in(key, 8)), 0, image)
+            image = jnp.where(masked(image.shape, mask, mask_key), 0, image)
         return image
 
     return jax.vmap(one)(images, jax.random.split(key, images.shape[0]))

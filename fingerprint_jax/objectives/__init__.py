@@ -10,6 +10,8 @@ scores(net, query, gallery)      outputs of the query, {stream: outputs + label 
                                  have a reader too, `images(index)` -> normalised images on the devices
 probabilities                    whether scores are probabilities
 pictures(net, images)            optional: {stream: a few of its images} -> {name: images}, shown in TensorBoard at each evaluation
+two_views                        optional; True: each stream of a batch has `second` too, its images augmented a second time
+check(images, batch)             optional; raises ValueError where so many images, `batch` at a time, are not what it can train on
 """
 
 import importlib

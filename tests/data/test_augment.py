@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
+from PIL import Image
 from skimage.filters import gabor_kernel
 
 from fingerprint_jax.data import augment
@@ -137,6 +138,33 @@ def test_turns_and_sizes_are_drawn_within_their_range():
     assert 0.7 <= scale.min() + 1e-5 and scale.min() < 0.78 and 1.22 < scale.max() <= 1.3 + 1e-5
 
 
+@pytest.mark.parametrize(("area", "ratio", "place"), [(0.5, 1, (0, 1)), (0.5, 4 / 3, (0.3, 0.6)), (0.9, 0.75, (0.5, 0.5))])
+def test_a_part_is_pillows_box(area, ratio, place):
+    image, size = noise(1, (7, 9))[0], np.array([7, 9])
+    shares = np.minimum(np.sqrt([area * ratio, area / ratio]), 1)
+    (top, left), (height, width) = place * (1 - shares) * size, shares * size
+    box = (left, top, left + width, top + height)
+    expected = np.asarray(Image.fromarray(image[..., 0]).resize((9, 7), Image.Resampling.BILINEAR, box=box))
+    found = augment.part(image, np.float32(area), np.float32(ratio), np.array(place, np.float32))
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)
+
+
+def test_crops_lie_within_the_image_and_their_areas_within_the_range():
+    y, x = np.mgrid[0:16, 0:16] + 0.5
+    plane = np.stack([y, x])[..., None].astype(np.float32)  # the coordinates themselves: their middle tells the part
+    keys = jax.random.split(jax.random.key(KEY), 256)
+    apply = jax.jit(functools.partial(augment.augment, crop=0.5))
+    rows, columns = np.stack([apply(plane, key)[..., 0] for key in keys]).swapaxes(0, 1)
+    # Both planes of a key are cut by themselves: each tells one side.
+    tall, wide = rows[:, 8, 8] - rows[:, 7, 8], columns[:, 8, 8] - columns[:, 8, 7]
+    for side, values in ((tall, rows), (wide, columns)):
+        assert np.sqrt(0.5 * 0.75) - 1e-4 < side.min() < 0.67 and 0.95 < side.max() < 1 + 1e-4
+        assert values.min() >= 0.5 - 1e-4 and values.max() <= 15.5 + 1e-4
+    low = tall < 0.9
+    first = (rows[:, 7:9, 8].mean(axis=1) - 8 * tall)[low] / (16 * (1 - tall[low]))  # share of the way to the last place
+    assert -1e-3 < first.min() < 0.05 and 0.95 < first.max() < 1 + 1e-3
+
+
 def test_a_rectangle_of_a_share_of_the_images_is_erased():
     images = noise(size=(20, 30)) + 1
     result = np.asarray(jax.jit(functools.partial(augment.augment, erase=0.5))(images, jax.random.key(KEY)))
@@ -229,7 +257,7 @@ from fingerprint_jax import sharding
 from fingerprint_jax.data import augment
 assert jax.device_count() == 4
 options = {"flip": 0.5, "shift": 2, "brightness": 0.1, "contrast": 0.1, "rotate": 9, "scale": 0.1}
-options |= {"erase": 0.5, "gabor": 0.1, "mask": 0.5}
+options |= {"erase": 0.5, "gabor": 0.1, "mask": 0.5, "crop": 0.5}
 apply = jax.jit(functools.partial(augment.augment, **options))
 images = np.random.default_rng(0).uniform(size=(16, 17, 6, 1)).astype(np.float32)
 split = sharding.split(sharding.make_mesh())

@@ -1,0 +1,121 @@
+"""Training steps a second and memory of every objective; a step of MoCo beside one of two views without what MoCo adds.
+
+    python -m benchmarks.objectives --sizes=64,256 --backbones=published --batch=32
+
+An objective is that of the first config under configs/ that trains it. The images are noise that lies on the device already. Beside
+MoCo's step stands one of the same encoder on the same two views, with the gradient through one of them and without momentum encoder
+and queue; they take turns in one process, and a repeat gives one ratio.
+"""
+
+import argparse
+import importlib
+import statistics
+import time
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from fingerprint_jax import losses, sharding, train
+from fingerprint_jax.objectives import moco
+from fingerprint_jax.run import network
+
+CLASSES = {"subtask1": 2, "subtask2": 5}
+
+
+class TwoViews(moco.Objective):
+    """One encoder: the keys of a batch are its own, without a gradient."""
+
+    trainable = nnx.Param
+
+    def build(self, rngs):
+        """The encoder."""
+        return self.encoder(rngs)
+
+    def loss(self, net, batch, key):
+        """InfoNCE among the images of the batch."""
+        images, second = (jnp.concatenate([stream[name] for stream in batch.values()]) for name in ("image", "second"))
+        keys = jax.lax.stop_gradient(net(second, train=True, rngs=nnx.Rngs(dropout=key))[0])
+        queries, temperature = net(images, train=True, rngs=nnx.Rngs(dropout=key))
+        return losses.info_nce(queries, keys, keys, temperature), {}
+
+
+def configs(variant: str) -> dict[str, ConfigDict]:
+    """Objective -> the config of its network."""
+    found = {}
+    for path in sorted(Path("configs").glob("subtask*/*.py")):
+        if path.stem != "__init__":
+            config = network(importlib.import_module(".".join(path.with_suffix("").parts)).get_config(variant))
+            if config.method == "gradient" and config.num_steps:
+                found.setdefault(config.objective.name, config)
+    return found
+
+
+class Step:
+    """The compiled step of a config on a batch of noise: about `batch` images in all, shared as its streams are; 0: its own."""
+
+    def __init__(self, config: ConfigDict, size: int, batch: int):
+        streams, shape = config.data.streams.to_dict(), (size, size, 1)
+        if batch:
+            streams = {name: max(2, round(batch * count / sum(streams.values()))) for name, count in streams.items()}
+        self.images = sum(streams.values())
+        if "queue" in config.objective:
+            config.objective.queue = -(-config.objective.queue // self.images) * self.images
+        model, rng = train.Model(config, CLASSES[config.task], shape), np.random.default_rng(0)
+        content = {
+            name: {
+                "image": rng.integers(0, 256, (count, *shape), np.uint8),
+                "label": np.arange(count, dtype=np.int32) % CLASSES[config.task],
+                "index": np.arange(count, dtype=np.int32),
+            }
+            for name, count in streams.items()
+        }
+        self.state = model.init(jax.random.key(0))
+        self.arguments = jax.device_put(content, sharding.split(model.mesh)), {}, jnp.float32(1e-4), jax.random.key(1)
+        self.step = model.step.lower(self.state, *self.arguments).compile()
+        memory = self.step.memory_analysis()
+        self.mib = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
+        self.seconds(1)
+
+    def seconds(self, steps: int) -> float:
+        """Time of a step, the mean of some."""
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self.state, _ = self.step(self.state, *self.arguments)
+        jax.block_until_ready(self.state)
+        return (time.perf_counter() - begin) / steps
+
+
+def main() -> None:
+    """Prints a row of a Markdown table for each objective and size, and the ratios of MoCo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--names", default="", help="objectives, all if empty")
+    parser.add_argument("--sizes", default="64,256")
+    parser.add_argument("--backbones", choices=("tiny", "published"), default="tiny")
+    parser.add_argument("--batch", type=int, default=0, help="images a step; 0: those of the config")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    known = configs("smoke" if args.backbones == "tiny" else "")
+    sizes, names = map(int, args.sizes.split(",")), args.names.split(",") if args.names else sorted(known)
+    print("| objective | backbone | pixels | images a step | steps a second | MiB |\n|---|---|---|---|---|---|")
+    for size in sizes:
+        for name in names:
+            step = Step(known[name], size, args.batch)
+            rate = 1 / statistics.median(step.seconds(args.steps) for _ in range(args.repeats))
+            backbone = known[name].backbone.name
+            print(f"| `{name}` | {backbone} | {size} | {step.images} | {rate:.3g} | {step.mib:,.0f} |", flush=True)
+            if name == "moco":
+                with mock.patch.object(moco, "Objective", TwoViews):
+                    plain = Step(known[name], size, args.batch)
+                ratios = [step.seconds(args.steps) / plain.seconds(args.steps) for _ in range(args.repeats)]
+                text = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                print(f"| `moco` to two views, time of a step | {backbone} | {size} | {step.images} | {text} | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""MoCo v2 with a temperature of each image (taozi): the two views of an image are alike, those of others are not.
+
+No label is read. Membership is how alike a real image is to the synthetic one that it is most alike.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fingerprint_jax import Config, backbones, losses, momentum
+from fingerprint_jax.estimators import search
+
+
+class Encoder(nnx.Module):
+    """Backbone, a linear layer to `width` features, projection: images [N,H,W,C] -> embedding [N,E], temperature [N]."""
+
+    def __init__(self, backbone, width: int, projection: tuple[int, ...], rngs: nnx.Rngs):
+        self.backbone = backbone
+        self.features = nnx.Linear(backbone.num_features, width, rngs=rngs)
+        self.projection = momentum.Projection(width, projection, rngs)
+
+    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+        """Embedding of unit length, and temperature."""
+        return self.projection(self.features(self.backbone(images, train=train, rngs=rngs)))
+
+
+class Objective:
+    """InfoNCE of each image's query, by the online encoder, among its own key, by the momentum encoder, and the queue.
+
+    `objective.online` times that, plus the rest of 1 times the same with the roles of the encoders swapped: the key looks for its
+    query, at its own temperature. taozi name the weights 0.7 and 0.3 of an online and a momentum part and no more; this reading
+    costs no further pass of an encoder. With `objective.positives='pool'` a key in the queue whose cosine to the image's own
+    reaches `objective.threshold` is a positive too; their code finds such candidates and never uses them, `none`.
+
+    Each part of `optimizer.accumulate` moves the momentum encoder and the queue.
+    """
+
+    trainable = momentum.TRAINED
+    probabilities = False
+    two_views = True
+
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+        self.config, self.image_shape = config, image_shape
+        options = config.objective
+        if config.task != "subtask1":
+            raise ValueError(f"objective.name={options.name!r} answers membership, not task={config.task!r}: use subtask1")
+        if options.positives not in ("none", "pool"):
+            raise ValueError(f"objective.positives={options.positives!r} is unknown: use none or pool")
+        for name, low, high in (("momentum", 0, 1), ("online", 0, 1), ("threshold", -1, 1)):
+            if not low <= options[name] <= high:
+                raise ValueError(f"objective.{name}={options[name]} is out of range: use {low} to {high}")
+        if min(options.queue, options.width, *options.projection, len(options.projection) - 1) < 1:
+            raise ValueError(
+                f"objective.queue={options.queue}, objective.width={options.width}, objective.projection={options.projection}:"
+                " use 1 or more, and two layers or more"
+            )
+
+    def check(self, images: int, batch: int) -> None:
+        """Raises ValueError for a queue that the batch does not divide, or that would hold an image twice."""
+        queue = self.config.objective.queue
+        if queue % batch or queue > images:
+            most = images // batch * batch
+            raise ValueError(
+                f"objective.queue={queue}: use a multiple of the {batch} images of a batch (data.streams), at most {most},"
+                f" since there are {images} images to train on"
+            )
+
+    def encoder(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The online encoder."""
+        options = self.config.objective
+        backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
+        return Encoder(backbone, options.width, options.projection, rngs)
+
+    def build(self, rngs):
+        """The network."""
+        options = self.config.objective
+        return momentum.contrasted(self.encoder(rngs), options.queue, options.projection[-1], rngs)
+
+    def loss(self, net, batch, key):
+        """The weighted losses of queries and keys; moves the momentum encoder and the queue."""
+        options = self.config.objective
+        order_key, dropout_key, other_key = jax.random.split(key, 3)
+        images, second = (jnp.concatenate([stream[name] for stream in batch.values()]) for name in ("image", "second"))
+        momentum.update(net, options.momentum)
+        dropout, other_dropout = nnx.Rngs(dropout=dropout_key), nnx.Rngs(dropout=other_key)
+        queries, temperature = net(images, train=True, rngs=dropout)
+        keys, key_temperature = momentum.shuffled(net.momentum_encoder, second, order_key, other_dropout)
+        queue = net.queue.keys[...]
+        same = None
+        if options.positives == "pool":
+            same = jnp.matmul(keys, queue.T, precision=jax.lax.Precision.HIGHEST) >= options.threshold
+        online = losses.info_nce(queries, keys, queue, temperature, same)
+        swapped = losses.info_nce(keys, queries, queue, key_temperature, same)
+        net.queue.push(keys)  # only now: an image's own key must not be among the others
+        loss = options.online * online + (1 - options.online) * swapped
+        return loss, {"online": online, "momentum": swapped, "temperature": temperature.mean()}
+
+    def outputs(self, net, images):
+        """`embedding` [N,E] of unit length, by the online encoder: the space that the loss compares in."""
+        return {"embedding": net(images, train=False)[0]}
+
+    def scores(self, net, query, gallery):
+        """The highest cosine to a synthetic image, which is never the query itself: [N,1]."""
+        generated = gallery["generated"]
+        # Of unit length again: the mean over `views` is not.
+        asked, others = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query["embedding"], generated["embedding"]))
+        distance, _ = search.nearest(asked, others, 1, query_index=query["index"], gallery_index=generated["index"])
+        return 1 - distance**2 / 2
