@@ -8,7 +8,7 @@ import pytest
 from fingerprint_jax.run import flat_config
 from launch import sweep
 from launch.sweep import chain, product, values, zip_
-from tests.conftest import load_config
+from tests.conftest import CONFIGS, ROOT, load_config
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
@@ -121,3 +121,11 @@ def test_the_ablation_of_the_siamese_systems_fits_their_config():
         sweep.load_file("configs/base.py")
     with pytest.raises(ValueError, match="expected a Python file"):
         sweep.load_file("nothing.py")
+
+
+def test_every_system_is_a_row_of_the_ablation_of_them_all(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = [row["config"] for row in sweep.load_file("launch/ablations/systems.py")]
+    left_out = {path for path in CONFIGS if f"{path}:smoke" not in found}
+    assert left_out == {"configs/quickstart.py", "configs/subtask2/siamese_svm.py", "configs/subtask2/siamese_vote.py"}
+    assert all(sweep.resolve(config, {}).task in ("subtask1", "subtask2") for config in found[:2])
