@@ -1,5 +1,6 @@
 """One phantom of each subtask, packed once, and a private compilation cache for the whole suite."""
 
+import gc
 import importlib.util
 import os
 import pathlib
@@ -14,7 +15,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from fingerprint_jax import methods, pack  # noqa: E402
+from fingerprint_jax import methods, pack, train  # noqa: E402
 from fingerprint_jax.data import phantom  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
 
@@ -25,6 +26,17 @@ if not flags.FLAGS.is_parsed():
 FULL_FAULTS = os.environ.get("FINGERPRINT_FAULTS") == "full"
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py") if p.name not in ("base.py", "__init__.py"))
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    """Forgets compiled programs before they are too many: each maps some pages, and past Linux's 65,530 maps XLA crashes."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        train._model.cache_clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
