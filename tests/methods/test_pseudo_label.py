@@ -39,7 +39,7 @@ def _done(run):
 def fitted(data_dir, tmp_path_factory):
     run = Run(_config(data_dir, cap=3), tmp_path_factory.mktemp("pseudo") / "run")
     with pytest.MonkeyPatch.context() as patch:  # no accuracy falls, so that all rounds are there
-        patch.setattr(pseudo_label.score_metrics, "quick", lambda labels, scores: {"accuracy": 0.5})
+        patch.setattr(pseudo_label.score_metrics, "quick", lambda labels, scores, task: {"accuracy": 0.5})
         methods.get("pseudo_label").fit(run)
     return Run.load(run.workdir)
 
@@ -177,7 +177,7 @@ def test_where_no_image_joins_the_rounds_stop(scripted, data_dir):
 
 
 def test_a_run_that_was_stopped_ends_the_same_and_trains_no_round_twice(fitted, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(pseudo_label.score_metrics, "quick", lambda labels, scores: {"accuracy": 0.5})
+    monkeypatch.setattr(pseudo_label.score_metrics, "quick", lambda labels, scores, task: {"accuracy": 0.5})
 
     class Killed(Exception):
         pass
