@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from fingerprint_jax import cli, score_metrics
 from fingerprint_jax.methods import ensemble, gradient
 from fingerprint_jax.run import Run
+from fingerprint_jax.writer import show_log
 
 
 def heldout(run: Run, candidates: int) -> tuple[list[np.ndarray], float]:
@@ -37,6 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table."""
+    show_log()
     run = Run.load(values.workdir)
     rows = [member.rows("heldout") for _, member in ensemble.admitted(run)]
     labels, groups = (np.concatenate([getattr(r, name) for r in rows]) for name in ("labels", "groups"))
