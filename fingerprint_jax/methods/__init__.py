@@ -9,8 +9,14 @@ reads(config, split)  whether a run of this config learns from, compares with or
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fingerprint_jax import Config
+
+if TYPE_CHECKING:
+    from fingerprint_jax.run import Run
 
 
 def get(name: str) -> ModuleType:
@@ -24,3 +30,9 @@ def get(name: str) -> ModuleType:
 def gallery_reads(config: Config, split: str) -> bool:
     """Whether `config.gallery` lists a split, or some of its rows as `split:label`."""
     return any(entry.partition(":")[0] == split for entries in config.gallery.values() for entry in entries)
+
+
+def seen(run: "Run", source: "Run") -> int:
+    """Images that a run holds out and another one, on the same data, does not: trained on them, it makes figures look better."""
+    count = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
+    return count if count and source.source.fingerprints == run.source.fingerprints else 0

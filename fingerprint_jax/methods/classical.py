@@ -141,11 +141,9 @@ def _of_splits(run: Run, rows: Rows, extract: Callable[[Rows], np.ndarray]) -> n
 
 
 def _check_views(run: Run, source: Run) -> None:
-    # A network that was trained on the rows this run holds out would make its held-out figures look better than they are.
     if source.config.task != run.config.task or not methods.get(source.config.method).reads(source.config, run.target):
         return
-    seen = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
-    if seen and source.source.fingerprints == run.source.fingerprints:
+    if seen := methods.seen(run, source):
         raise ValueError(
             f"features.run={str(source.workdir)!r} was trained on {seen} images that this run holds out:"
             " give both the same data.folds, data.fold, data.valid, data.sequester and data.split_seed"

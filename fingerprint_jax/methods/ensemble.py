@@ -104,7 +104,7 @@ def predict(run: Run, split: str) -> Predictions:
     """Combined scores, rows aligned by id. `heldout` of folds: each row by the members that did not see it."""
     found = admitted(run)
     rows = run.rows(split)
-    if not run.config.ensemble.runs and _whole(run) and split.partition(":")[0] in (run.target, *PARTS):
+    if _whole(run) and split.partition(":")[0] in (run.target, *PARTS):
         parts = [_of(member.predict(run.target), rows.ids) for _, member in found]
         return _combine(run, parts)
     if split == "heldout" and any(fold >= 0 for fold, _ in found):

@@ -66,13 +66,11 @@ def _check_origin(run: Run) -> None:
     gone = run.config.init_from and not (Path(run.config.init_from) / "config.json").exists()
     if gone and checkpoint.Checkpoints(run.workdir).manifests():  # which a resume needs no more
         return
-    # A network that was trained on the rows this run holds out would make its held-out figures look better than they are.
     source = origin(run)
     while source is not None:
         streams = {name for stream in source.config.data.streams for name in (stream, f"train_{stream}")}
         if source.config.num_steps and source.config.task == run.config.task and run.target in streams:
-            seen = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
-            if seen and source.source.fingerprints == run.source.fingerprints:
+            if seen := methods.seen(run, source):
                 field = f"init_from={run.config.init_from!r}" if run.config.init_from else "pretrain"
                 raise ValueError(f"{field}: its network is trained on {seen} images that this run holds out")
         source = origin(source)
