@@ -20,7 +20,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fingerprint_jax import losses, sharding, train
+from fingerprint_jax import losses, sharding
+from fingerprint_jax.model import Model
 from fingerprint_jax.objectives import moco
 from fingerprint_jax.run import network
 
@@ -65,7 +66,7 @@ class Step:
         self.images = sum(streams.values())
         if "queue" in config.objective:
             config.objective.queue = -(-config.objective.queue // self.images) * self.images
-        model, rng = train.Model(config, CLASSES[config.task], shape), np.random.default_rng(0)
+        model, rng = Model(config, CLASSES[config.task], shape), np.random.default_rng(0)
         content = {
             name: {
                 "image": rng.integers(0, 256, (count, *shape), np.uint8),

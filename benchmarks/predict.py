@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from configs import base
-from fingerprint_jax import pack, train
+from fingerprint_jax import pack
 from fingerprint_jax.methods import gradient
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
 
 
@@ -38,7 +39,7 @@ def measure(name: str, data: Path, batch: int, repeats: int) -> list[tuple[float
     config = base.gradient("images")
     config.data_dir, config.backbone.name, config.eval_batch = str(data), name, batch
     run = Run(config, data.parent / name)
-    model, rows = train.model_of(run), run.rows("train")
+    model, rows = model_of(run), run.rows("train")
     state = jax.block_until_ready(model.init(jax.random.key(0)))
     weights, images = model.weights(state), jax.device_put(run.source.images(rows.index[:batch]))
     batches = -(-len(rows) // batch)

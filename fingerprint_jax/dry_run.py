@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods, train
 from fingerprint_jax.methods import classical, ensemble, gradient, pseudo_label
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run, network
 
 
@@ -29,7 +30,7 @@ def describe(run: Run) -> list[tuple[str, str]]:
 
 
 def _gradient(run: Run) -> list[tuple[str, str]]:
-    c, model = run.config, train.model_of(run)
+    c, model = run.config, model_of(run)
     sampler = train.sampler_of(run, paired=False)
     batch: dict[str, dict[str, Any]] = {**sampler(0)}
     cache = {}
@@ -65,7 +66,7 @@ def _flops(run: Run, args: tuple) -> float:
     config: Config = ConfigDict(run.config.to_dict())
     config.optimizer.accumulate = 1
     whole = Run(config, run.workdir)
-    cost: Any = train.model_of(whole).step.lower(*args).cost_analysis()
+    cost: Any = model_of(whole).step.lower(*args).cost_analysis()
     return cost["flops"]
 
 

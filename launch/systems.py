@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, evaluate, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data import builder, controls
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run, network
 from launch import local, sweep
 from launch.collect import Scored
@@ -68,10 +69,10 @@ def _assign(config: Config, field: str, value) -> None:
 
 def processor_seconds(run: Run) -> float:
     """Processor seconds of a training step over all threads of this process: the mean of TIMED, after the one that compiles."""
-    model = train.model_of(run)
+    model = model_of(run)
     rate = np.float32(run.config.optimizer.learning_rate)
     key, rate = jax.device_put((jax.random.key(0), rate), sharding.replicated(model.mesh))
-    _, cache, batches = train.inputs(run, 0)
+    _, cache, batches = train.inputs(run, 0, paired=False)  # a first stage has made no pairs yet
     state = model.init(key)
     begin, steps = 0.0, -1
     while steps < TIMED[0] or time.process_time() - begin < TIMED[1]:
@@ -170,7 +171,7 @@ class Comparison:
             run = Run(config, path.parent).child("calibration", network(config), seed=0, fold=config.data.fold)
             if run.config.method == "gradient":
                 run.config.num_steps = 10**6  # as many as it may want
-                parameters = sum(x.size for x in train.model_of(run).abstract["params"].values())
+                parameters = sum(x.size for x in model_of(run).abstract["params"].values())
                 spent = processor_seconds(run) if row.networks else None
                 found = {"network": run.config.backbone.name, "parameters": parameters, "processor_s": spent}
             else:

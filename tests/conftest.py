@@ -15,8 +15,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from fingerprint_jax import methods, pack, train  # noqa: E402
+from fingerprint_jax import methods, pack  # noqa: E402
 from fingerprint_jax.data import phantom  # noqa: E402
+from fingerprint_jax.model import _model  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -34,7 +35,7 @@ def _few_programs():
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
-        train._model.cache_clear()
+        _model.cache_clear()
         jax.clear_caches()
         gc.collect()
 

@@ -5,7 +5,8 @@ import re
 import jax
 import pytest
 
-from fingerprint_jax import dry_run, train
+from fingerprint_jax import dry_run
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run, network
 from tests.conftest import CONFIGS, load_config
 
@@ -41,7 +42,7 @@ def test_the_figures_are_those_of_the_network(data_dir, tmp_path):
     forward = sum(2 * k * side**2 for k, side in zip(kernels, (46, 21, 8, 2), strict=True)) * 8
     # The gradient of a convolution costs twice its forward pass, the first one's by its images is not needed.
     assert 2 * forward < _number(rows["FLOPs a step"]) < 5 * forward
-    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(train.model_of(Run(config, tmp_path)).abstract))
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model_of(Run(config, tmp_path)).abstract))
     assert _number(rows["state"]) == pytest.approx(state / 2**20, abs=0.051)
 
 

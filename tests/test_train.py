@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from fingerprint_jax import checkpoint, methods, tables, train
 from fingerprint_jax.data import augment, loader
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
 from tests.backbones import test_pretrained
 from tests.conftest import ROOT, load_config
@@ -146,13 +147,13 @@ def test_a_batch_the_devices_do_not_divide_names_both(data_dir, tmp_path, monkey
     class Three:
         size = 3
 
-    monkeypatch.setattr(train.model_of(run), "mesh", Three())
+    monkeypatch.setattr(model_of(run), "mesh", Three())
     with pytest.raises(ValueError, match="data.streams.real=8 is not a multiple of the 3 devices"):
         methods.get("gradient").fit(run)
 
 
 def _one_step(run, data_dir, change=lambda batch: batch, learning_rate=0.01):
-    model = train.model_of(run)
+    model = model_of(run)
     state = model.init(jax.random.key(0))
     before = jax.tree.map(np.asarray, jax.device_get(state))
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))
@@ -195,7 +196,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch_in_less_memory(d
         run = Run(_config(data_dir, "siamese_cnn_tiny"), tmp_path)
         run.config.optimizer.accumulate, run.config.data.streams.real = accumulate, 32
         found.append(_one_step(run, data_dir)[2])
-        model = train.model_of(run)
+        model = model_of(run)
         batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))
         lowered = model.step.lower(model.abstract, batch, {}, np.float32(0), jax.random.key(0))
         memory.append(lowered.compile().memory_analysis().temp_size_in_bytes)
@@ -213,7 +214,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch_in_less_memory(d
 def test_batch_norm_sees_the_parts_one_after_the_other(data_dir, tmp_path):
     run = Run(_config(data_dir), tmp_path)
     run.config.optimizer.accumulate, run.config.augment.flip = 2, 0.0
-    model = train.model_of(run)
+    model = model_of(run)
     before, after, _ = _one_step(run, data_dir)
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))["real"]
     params, rest = jax.device_put((before["params"], before["rest"]))
@@ -231,7 +232,7 @@ def test_averaged_weights_follow_the_closed_form_and_are_those_that_predict(data
     run.config.optimizer.ema_decay = 0.25
     states = []
     methods.get("gradient").fit(run)
-    model = train.model_of(run)
+    model = model_of(run)
     state = model.init(jax.random.key(run.config.seed))
     sampler, learning_rate = train.sampler_of(run), np.float32(run.config.optimizer.learning_rate)
     for batch in loader.host_batches(sampler, (data_dir, "subtask2"), 0, 5):
@@ -263,7 +264,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(data_dir, tmp_path):
     methods.get("gradient").fit(run)
     state = _state(run)
     assert {str(x.dtype) for x in jax.tree.leaves((state["params"], state["rest"]))} == {"float32"}
-    model = train.model_of(run)
+    model = model_of(run)
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 1))
     text = model.step.lower(model.abstract, batch, {}, np.float32(0), jax.random.key(0)).as_text()
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
@@ -307,7 +308,7 @@ def test_pretrained_weights_begin_the_training_and_a_resume_needs_them_no_more(d
     for part in ("params", "ema"):
         np.testing.assert_allclose(state[part]["backbone/stages/0/0/conv1/kernel"], kernel, rtol=1e-6)
     np.testing.assert_array_equal(state["rest"]["backbone/stem/norm/mean"], tensors["bn1.running_mean"])
-    drawn = train.model_of(run).init(jax.random.key(run.config.seed))["params"]
+    drawn = model_of(run).init(jax.random.key(run.config.seed))["params"]
     assert not np.array_equal(state["params"]["head/kernel"], drawn["head/kernel"])
 
 
@@ -321,7 +322,7 @@ def test_no_steps_keep_the_network_as_it_begins(pretrained, data_dir, tmp_path, 
     run = Run(config, tmp_path / "run")
     methods.get("gradient").fit(run)
     assert list(checkpoint.Checkpoints(run.workdir).manifests()) == [0] and methods.get("gradient").state(run) == 0
-    model = train.model_of(run)
+    model = model_of(run)
     begin = model.init(jax.random.key(config.seed))
     if pretrained:
         begin = model.load(begin, config.backbone.weights)
@@ -365,10 +366,10 @@ def test_seed_and_learning_rate_share_one_compilation(data_dir, tmp_path):
     second = Run(_config(data_dir, seed=2), tmp_path / "b")
     second.config.optimizer.learning_rate = 0.25
     second.config.backbone.weights = "hf://timm/resnet18.a1_in1k"
-    assert train.model_of(first) is train.model_of(second)
+    assert model_of(first) is model_of(second)
     third = Run(_config(data_dir), tmp_path / "c")
     third.config.optimizer.weight_decay = 0.5
-    assert train.model_of(first) is not train.model_of(third)
+    assert model_of(first) is not model_of(third)
 
 
 def test_views_average_the_outputs_of_the_changed_images(data_dir, tmp_path):
@@ -377,10 +378,10 @@ def test_views_average_the_outputs_of_the_changed_images(data_dir, tmp_path):
     images = plain.source.images(plain.source.rows("test_generated").index[:4])
     views = list(augment.views(images, flip=True, shift=1))
     assert len(views) == 10
-    model = train.model_of(plain)
+    model = model_of(plain)
     weights = model.weights(model.init(jax.random.key(0)))
     parts = [model.outputs(*weights, view) for view in views]
-    found = train.model_of(seen).outputs(*weights, images)
+    found = model_of(seen).outputs(*weights, images)
     for name, values in found.items():
         np.testing.assert_allclose(values, np.mean([part[name] for part in parts], axis=0), rtol=1e-4, atol=1e-5, err_msg=name)
     assert not np.allclose(found["logits"], parts[0]["logits"], rtol=1e-3)

@@ -109,7 +109,7 @@ def build(
 def from_config(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> nnx.Module:
     """The backbone of `config.backbone` for images of `image_shape` (H, W, C), as initialised: `weights` are loaded later."""
     options = config.to_dict()
-    options.pop("weights", "")  # train.Model.initial loads them; within the trace they would be constants of the program
+    options.pop("weights", "")  # Model.initial loads them; within the trace they would be constants of the program
     return build(options.pop("name"), image_size=image_shape[:2], channels=image_shape[2], rngs=rngs, **options)
 
 

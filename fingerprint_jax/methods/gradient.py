@@ -12,6 +12,7 @@ import numpy as np
 from fingerprint_jax import Config, checkpoint, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
+from fingerprint_jax.model import State, model_of
 from fingerprint_jax.run import Predictions, Run, config_hash
 
 _normalize = jax.jit(augment.normalize, static_argnums=1)
@@ -86,7 +87,7 @@ def predict(run: Run, split: str) -> Predictions:
     rows = run.rows(split)
     restored = restore(run)
     scores = _scores(run, restored, rows, functools.partial(outputs, run, restored=restored))
-    return Predictions(rows.ids, scores, train.model_of(run).objective.probabilities)
+    return Predictions(rows.ids, scores, model_of(run).objective.probabilities)
 
 
 def reads(config: Config, split: str) -> bool:
@@ -101,13 +102,13 @@ def reads(config: Config, split: str) -> bool:
     return config.pretrain.task == config.task and reads(config.pretrain, split)
 
 
-def restore(run: Run) -> train.State:
+def restore(run: Run) -> State:
     """The state at the checkpoint that `run.step` names."""
     return train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), run.step)[1]
 
 
-def _scores(run: Run, state: train.State, rows: Rows, encode: Callable[[Rows], dict]) -> np.ndarray:
-    model = train.model_of(run)
+def _scores(run: Run, state: State, rows: Rows, encode: Callable[[Rows], dict]) -> np.ndarray:
+    model = model_of(run)
     images = functools.partial(_images, run)
     gallery = {}
     for name, stream in run.gallery.items():
@@ -119,7 +120,7 @@ def _scores(run: Run, state: train.State, rows: Rows, encode: Callable[[Rows], d
 
 def _images(run: Run, index: np.ndarray) -> jax.Array:
     """Records of the run by number, as the network takes them: [N] -> float32 [N,H,W,C] on the devices, split where N allows."""
-    mesh = train.model_of(run).mesh
+    mesh = model_of(run).mesh
     place = sharding.replicated(mesh) if len(index) % mesh.size else sharding.split(mesh)
     return _normalize(jax.device_put(run.source.images(index), place), run.config.data.normalize)
 
@@ -128,7 +129,7 @@ def outputs(
     run: Run,
     rows: Rows,
     cache: Path | None = None,
-    restored: train.State | None = None,
+    restored: State | None = None,
     enhance: str = "none",
     layer: str = "",
     source: Source | None = None,
@@ -154,7 +155,7 @@ def outputs(
 
 
 def encode(
-    run: Run, state: train.State, rows: Rows, enhance: str = "none", layer: str = "", source: Source | None = None
+    run: Run, state: State, rows: Rows, enhance: str = "none", layer: str = "", source: Source | None = None
 ) -> dict[str, np.ndarray]:
     """Outputs of every row, once each: the last batch is padded, and the padding cut off.
 
@@ -167,7 +168,7 @@ def encode(
             objective.
         source: the data set of the images; None for that of the run. Raises ValueError where they are of another size.
     """
-    model, source = train.model_of(run), source or run.source
+    model, source = model_of(run), source or run.source
     if source.image_shape != run.source.image_shape:
         shapes = ["x".join(map(str, shape[:2])) for shape in (run.source.image_shape, source.image_shape)]
         raise ValueError(f"{run.workdir}: its network takes images of {shapes[0]} pixels, these have {shapes[1]}")

@@ -11,6 +11,7 @@ from launch.systems import RATES, Row
 ATTACKS = ("gan_leaks", "domias", "monte_carlo", "logan_d1")
 FEATURES = {"pixels": "pixels", "deep": "network", "texture": "texture"}
 CLUSTERINGS = ("kmeans", "gmm", "agglomerative", "dbscan")
+TAOZI = "-0.096 to 0.064 (1359-1369)"
 CLUSTERED = "-0.116 (1778), -0.032 (1779)"  # of which clustering was not published
 LOGISTIC = {"member.estimator.name": "similarity_logistic", "member.gallery.labelled": ("train_real",)}
 LITE0 = {
@@ -41,6 +42,31 @@ VIT = {
     "pretrain.augment.shift": 3,
     "pretrain.optimizer.learning_rate": 1e-3,
 }
+# Half the published batch in width and a quarter in images, so that a training of seconds has steps to speak of.
+MOCO = {
+    "member.data.streams.generated": 28,
+    "member.data.streams.real": 4,
+    "member.backbone.weights": "",
+    "member.objective.width": 64,
+    "member.objective.projection": (64, 32),
+    "member.objective.queue": 896,
+}
+MIXED = {"member.backbone.name": "resnet_tiny+efficientnet_tiny+vit_tiny"}
+CANET = {
+    "member.backbone.name": "vit_tiny",
+    "member.backbone.weights": "",
+    "member.objective.layers": (1, 2),
+    "member.objective.features": 64,
+    "member.optimizer.warmup_steps": 0,
+    "member.pairs.member.backbone.name": "vit_tiny",
+    "member.pairs.member.backbone.weights": "",
+}
+DCLGAN = {
+    "member.backbone.name": "cyclegan_resnet_tiny",
+    "member.objective.widths": (8, 16, 32),
+    "member.objective.num_patches": 64,
+    "member.objective.features": 32,
+}
 RESNET = {"backbone.name": "strided_resnet_tiny", "objective.widths": (8, 8, 4), "optimizer.learning_rate": 1e-3}
 
 
@@ -64,6 +90,10 @@ def rows() -> list[Row]:
         _row("neural_nexus_vit_autoencoder", overrides=_inner(VIT), published="0.148 (1878)", networks=1),
         _row("neural_nexus_spectral", overrides=_inner(_inner(VIT)), published="0.072 (1880)", networks=1, refits=0),
         _row("neural_nexus_texture", overrides=_inner(_inner(RESNET)), published="0.032 (1881)", networks=1),
+        _row("neural_nexus_dclgan", overrides=DCLGAN, published="-0.028 to 0.028 (1872, 1877, 1879, 1882)", networks=1),
+        _row("taozi_moco", overrides=CHOICE | MOCO | {"member.backbone.name": "resnet_tiny"}, published=TAOZI, networks=TRAININGS),
+        _row("taozi_experts", overrides=CHOICE | MOCO | MIXED, networks=TRAININGS),
+        _row("zhouyijiang_canet", overrides=CHOICE | CANET, published="0.136 (1873)", networks=TRAININGS),
         _row("zoq_cnn_ssim", "zoq_cnn_ssim", published="-0.032 (1355)"),
         _row("zoq_resnet_jaccard", "zoq_resnet_jaccard", LITE0, "-0.016 (1427)"),
     ]

@@ -13,6 +13,7 @@ import pytest
 from fingerprint_jax import checkpoint, methods, sharding, train
 from fingerprint_jax.data import builder, loader
 from fingerprint_jax.data.source import Source
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
 from tests.conftest import load_config
 from tests.faults import trainer
@@ -25,7 +26,7 @@ def saves(data_dir, tmp_path_factory):
     config.data_dir, config.num_steps, config.best = data_dir, 6, ""
     run = Run(config, tmp_path_factory.mktemp("saves"))
     methods.get("gradient").fit(run)
-    model = train.model_of(run)
+    model = model_of(run)
     abstract = checkpoint.abstract(model.abstract, sharding.replicated(model.mesh))
     return run.workdir, abstract, {step: trainer.state(run.workdir, str(step)) for step in (4, 6)}
 

@@ -11,6 +11,7 @@ from fingerprint_jax import methods, pack, score_metrics, train
 from fingerprint_jax.data import controls, phantom
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.methods import classical
+from fingerprint_jax.model import model_of
 from fingerprint_jax.preemption import Preempted
 from fingerprint_jax.run import Run
 from launch import attribution, sweep, systems, table
@@ -79,7 +80,7 @@ def test_a_step_takes_the_processor_time_that_is_used(data_dir, tmp_path, monkey
     config.data_dir, config.num_steps = data_dir, 1000
     monkeypatch.setattr(systems, "TIMED", (20, 0.0))
     run = Run(config, tmp_path / "run")
-    model, calls = train.model_of(run), []
+    model, calls = model_of(run), []
     step = model.step
 
     def slow(*arguments):

@@ -8,10 +8,11 @@ from ml_collections import ConfigDict, config_flags
 from sklearn.metrics.pairwise import cosine_similarity
 
 from configs import base
-from fingerprint_jax import estimators, evaluate, features, methods, pack, train
+from fingerprint_jax import estimators, evaluate, features, methods, pack
 from fingerprint_jax.backbones import layers
 from fingerprint_jax.data import augment, phantom
 from fingerprint_jax.methods import classical, ensemble, gradient
+from fingerprint_jax.model import model_of
 from fingerprint_jax.report import neighbours
 from fingerprint_jax.run import Run
 from tests.conftest import ROOT, fit, load_config
@@ -68,7 +69,7 @@ def test_an_option_of_another_estimator_is_refused_before_anything_is_trained(da
 def test_a_frozen_encoder_is_the_network_as_it_begins(frozen):
     source = classical.encoder(frozen)
     assert gradient.state(source) == 0
-    drawn, state = train.model_of(source).init(jax.random.key(source.config.seed)), gradient.restore(source)
+    drawn, state = model_of(source).init(jax.random.key(source.config.seed)), gradient.restore(source)
     for part in ("params", "rest"):
         for name, value in drawn[part].items():
             assert np.asarray(value).tobytes() == np.asarray(state[part][name]).tobytes(), name
@@ -168,7 +169,7 @@ def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
     member = ensemble.members(run)[0][1]
     source, rows = classical.encoder(member), run.rows("heldout")
     stored = classical._features(member, rows)
-    net = train.model_of(source).merge(*train.model_of(source).weights(gradient.restore(source)))
+    net = model_of(source).merge(*model_of(source).weights(gradient.restore(source)))
     x = augment.normalize(run.source.images(rows.index), source.config.data.normalize)
     recorded = layers.record(net.backbone, "stages/0/0")
     net.backbone.maps(x, train=False)

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 from configs import base
 from fingerprint_jax import decisions, evaluate, methods, train
 from fingerprint_jax.methods import ensemble
+from fingerprint_jax.model import Model, _model
 from fingerprint_jax.run import Predictions, Run
 from tests.conftest import fit, load_config
 
@@ -120,8 +121,8 @@ def test_members_of_one_architecture_are_compiled_once(data_dir, tmp_path, monke
     config.ensemble.seeds = 2
     for rate in (1e-3, 1e-2):
         config.ensemble.variants[f"rate{rate:.0e}"] = ConfigDict({"optimizer": {"learning_rate": rate}})
-    traced, step = [], train.Model._step
-    monkeypatch.setattr(train.Model, "_step", lambda *args: traced.append(1) or step(*args))
+    traced, step = [], Model._step
+    monkeypatch.setattr(Model, "_step", lambda *args: traced.append(1) or step(*args))
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
     assert len(ensemble.members(run)) == 4 and len(traced) == 1
@@ -135,7 +136,7 @@ def test_a_published_ensemble_is_shrunk_to_its_first_members():
     assert list(small.variants) == list(whole.variants)[:3]
     # One compiled step after the other: sizes and shifts in a row, the learning rate is an argument of the step.
     steps = [(v.backbone.name, v.augment.shift) for v in whole.variants.values()]
-    assert len(list(itertools.groupby(steps))) == len(set(steps)) == 9 < train._model.cache_info().maxsize
+    assert len(list(itertools.groupby(steps))) == len(set(steps)) == 9 < _model.cache_info().maxsize
 
 
 def test_members_below_the_threshold_take_no_part_and_the_best_is_named_where_all_are(voted, monkeypatch):

@@ -14,6 +14,7 @@ from fingerprint_jax import checkpoint, methods, pack, significance, train
 from fingerprint_jax.backbones.vit import resample_positions
 from fingerprint_jax.data import phantom
 from fingerprint_jax.methods import gradient
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
 from tests.conftest import load_config
 from tests.test_train import _same, _state
@@ -54,7 +55,7 @@ def test_parameters_and_statistics_are_copied_by_path_and_shape_and_the_rest_is_
         run = _fit(_autoencoder(data_dir, num_steps=0, init_from=str(source.workdir)), tmp_path / "run")
     (line,) = [record.getMessage() for record in caplog.records if "begins with" in record.getMessage()]
     ours, theirs = _state(run), _state(source)
-    drawn = train.model_of(run).init(jax.random.key(run.config.seed))
+    drawn = model_of(run).init(jax.random.key(run.config.seed))
     moved = 0
     for part in ("params", "rest"):
         for name, value in ours[part].items():

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from fingerprint_jax import checkpoint, methods, train
 from fingerprint_jax.data import loader
 from fingerprint_jax.methods import ensemble
+from fingerprint_jax.model import PICTURES
 from fingerprint_jax.objectives.dclgan import Domain, Net, Objective, attention, overlap
 from fingerprint_jax.run import Run, network
 from tests.backbones.test_backbones import FAST
@@ -264,6 +265,6 @@ def test_a_resumed_training_ends_byte_identical_and_shows_the_same_pictures(data
     for key, picture in shown.items():
         np.testing.assert_array_equal(found[key], picture)
     # Above are images of the batch of that step, as they were packed.
-    index = train.sampler_of(whole)(3)["reference"]["index"][: train.PICTURES]
+    index = train.sampler_of(whole)(3)["reference"]["index"][:PICTURES]
     above = np.concatenate(list(whole.source.images(index)[..., 0]), axis=1)
     np.testing.assert_array_equal(shown[4, names[1]][: len(above), :, 0], above)

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 from fingerprint_jax import losses, methods, momentum, train
 from fingerprint_jax.data import loader
+from fingerprint_jax.model import model_of
 from fingerprint_jax.objectives import moco
 from fingerprint_jax.run import Run
 from tests.conftest import ROOT, load_config
@@ -121,7 +122,7 @@ def test_queries_learn_to_find_their_keys_once_the_queue_is_full(name, rate, ste
     if "+" in config.backbone.name:
         config.backbone.name = "resnet_tiny+vit_tiny"
     run = Run(config, tmp_path)
-    model = train.model_of(run)
+    model = model_of(run)
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, config.task), 0, 1))
     state, found = model.init(jax.random.key(0)), []
     for _ in range(steps):
@@ -135,13 +136,13 @@ def test_the_two_views_of_an_image_are_augmented_each_by_itself(data_dir, tmp_pa
     config = _member()
     config.data_dir = data_dir
     run = Run(config, tmp_path)
-    model = train.model_of(run)
+    model = model_of(run)
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, config.task), 0, 1))
     views = model._images(batch["generated"], None, jax.random.key(0))
     assert set(views) == {"image", "second"}
     assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(*views.values(), strict=True))
     config.augment.update(crop=0.0, flip=0.0, brightness=0.0, contrast=0.0)
-    views = train.model_of(run)._images(batch["generated"], None, jax.random.key(0))
+    views = model_of(run)._images(batch["generated"], None, jax.random.key(0))
     np.testing.assert_array_equal(views["image"], views["second"])
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from fingerprint_jax import checkpoint, methods, train
 from fingerprint_jax.data import loader
+from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run, identity, network
 from tests.conftest import CONFIGS, load_config
 
@@ -32,7 +33,7 @@ def _begin(path, data_dir, tmp_path):
     run = Run(config, tmp_path)
     if stage := methods.get("pairs").stage(run):
         methods.get("pairs").fit(stage)
-    model = train.model_of(run)
+    model = model_of(run)
     batch = next(loader.host_batches(train.sampler_of(run), (data_dir, config.task), 0, 1))
     return run, model.init(jax.random.key(0)), lambda state: model.step(state, batch, {}, np.float32(3e-3), jax.random.key(1))
 
