@@ -15,6 +15,7 @@ check(images, batch)             optional; raises ValueError where so many image
 """
 
 import importlib
+import math
 import pkgutil
 
 from fingerprint_jax import Config
@@ -27,3 +28,24 @@ def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]):
     if name not in names:
         raise ValueError(f"objective.name={name!r} is unknown: use one of {', '.join(names)}")
     return importlib.import_module(f"{__name__}.{name}").Objective(config, num_classes, image_shape)
+
+
+def membership_only(config: Config) -> None:
+    """Raises ValueError for another task than subtask1."""
+    if config.task != "subtask1":
+        raise ValueError(f"objective.name={config.objective.name!r} answers membership, not task={config.task!r}: use subtask1")
+
+
+def no_views(config: Config) -> None:
+    """Raises ValueError for `views`, whose mean would be one of embeddings where pairs of them are scored."""
+    if config.views.flip or config.views.shift:
+        given = f"views.flip={config.views.flip}, views.shift={config.views.shift}"
+        raise ValueError(f"{given}: {config.objective.name} has none, use False and 0")
+
+
+def in_range(config: Config, names: tuple[str, ...], least: float, most: float = math.inf) -> None:
+    """Raises ValueError that names the first of some options which is not `least` to `most`."""
+    for name in names:
+        if not least <= config.objective[name] <= most:
+            bound = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            raise ValueError(f"objective.{name}={config.objective[name]} is out of range: use {bound}")

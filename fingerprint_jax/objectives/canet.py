@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses
+from fingerprint_jax import Config, backbones, losses, objectives
 from fingerprint_jax.backbones import vit
 from fingerprint_jax.backbones.layers import BatchNorm
 from fingerprint_jax.objectives.cross_attention import CrossAttention, compared
@@ -94,14 +94,11 @@ class Objective:
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.image_shape = config, image_shape
-        options, views = config.objective, config.views
-        if config.task != "subtask1":
-            raise ValueError(f"objective.name='canet' answers membership, not task={config.task!r}: use subtask1")
-        for name, least in (("features", 1), ("candidates", 0), ("contrast", 0), ("temperature", 1e-6)):
-            if options[name] < least:
-                raise ValueError(f"objective.{name}={options[name]} is out of range: use {least} or more")
-        if views.flip or views.shift:  # its mean over views would be one of embeddings, never of the pairs
-            raise ValueError(f"views.flip={views.flip}, views.shift={views.shift}: canet has none, use False and 0")
+        objectives.membership_only(config)
+        objectives.in_range(config, ("features",), 1)
+        objectives.in_range(config, ("candidates", "contrast"), 0)
+        objectives.in_range(config, ("temperature",), 1e-6)
+        objectives.no_views(config)
 
     def build(self, rngs):
         """The network."""

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses
+from fingerprint_jax import Config, backbones, losses, objectives
 from fingerprint_jax.backbones.vit import LayerNorm
 from fingerprint_jax.estimators import search
 
@@ -101,16 +101,12 @@ class Objective:
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.image_shape = config, image_shape
-        options, views = config.objective, config.views
-        if config.task != "subtask1":
-            raise ValueError(f"objective.name='cross_attention' answers membership, not task={config.task!r}: use subtask1")
-        if options.readout not in ("mean", "max"):
-            raise ValueError(f"objective.readout={options.readout!r} is unknown: use mean or max")
-        for name, least in (("hidden", 1), ("candidates", 0), ("angular_weight", 0), ("margin", 0)):
-            if options[name] < least:
-                raise ValueError(f"objective.{name}={options[name]} is out of range: use {least} or more")
-        if views.flip or views.shift:  # its mean over views would be one of embeddings, never of the logits of pairs
-            raise ValueError(f"views.flip={views.flip}, views.shift={views.shift}: cross_attention has none, use False and 0")
+        objectives.membership_only(config)
+        if config.objective.readout not in ("mean", "max"):
+            raise ValueError(f"objective.readout={config.objective.readout!r} is unknown: use mean or max")
+        objectives.in_range(config, ("hidden",), 1)
+        objectives.in_range(config, ("candidates", "angular_weight", "margin"), 0)
+        objectives.no_views(config)
 
     def build(self, rngs):
         """The network."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses
+from fingerprint_jax import Config, backbones, losses, objectives
 from fingerprint_jax.backbones import cyclegan_resnet
 from fingerprint_jax.backbones.cyclegan_resnet import Discriminator, Generator
 from fingerprint_jax.backbones.layers import stopped
@@ -61,16 +61,13 @@ class Objective:
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.image_shape = config, image_shape
         options, least = config.objective, 2 ** len(config.objective.widths)
-        if config.task != "subtask1":
-            raise ValueError(f"objective.name='dclgan' answers membership, not task={config.task!r}: use subtask1")
+        objectives.membership_only(config)
         if not options.widths or min(options.widths) < 1 or min(image_shape[:2]) < least:
             raise ValueError(f"objective.widths={options.widths}: use widths of 1 or more, and images of {least} pixels or more")
-        for name in ("adversarial_weight", "nce_weight", "identity_weight"):
-            if options[name] < 0:
-                raise ValueError(f"objective.{name}={options[name]} is out of range: use 0 or more")
-        for name, smallest in (("temperature", 1e-6), ("num_patches", 2), ("features", 1)):
-            if options[name] < smallest:
-                raise ValueError(f"objective.{name}={options[name]} is out of range: use {smallest} or more")
+        objectives.in_range(config, ("adversarial_weight", "nce_weight", "identity_weight"), 0)
+        objectives.in_range(config, ("temperature",), 1e-6)
+        objectives.in_range(config, ("num_patches",), 2)
+        objectives.in_range(config, ("features",), 1)
 
     def build(self, rngs):
         """The networks of both domains."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax import Config, backbones
+from fingerprint_jax import Config, backbones, objectives
 
 STREAMS = ("generated", "reference")
 
@@ -61,8 +61,7 @@ class Objective:
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, options = config, config.objective
-        if config.task != "subtask1":
-            raise ValueError(f"objective.name='likelihood_ratio' is of subtask1, not of {config.task}")
+        objectives.membership_only(config)
         if not 0 < options.size <= min(image_shape[:2]):
             raise ValueError(f"objective.size={options.size}: use 1 to {min(image_shape[:2])}, the side of the images")
         low, high = options.sigmas
@@ -70,9 +69,8 @@ class Objective:
             raise ValueError(
                 f"objective.sigmas={options.sigmas}, objective.scored={options.scored}: use deviations above 0, sorted"
             )
-        for name, least in (("draws", 1), ("deviation", 1e-6)):
-            if options[name] < least:
-                raise ValueError(f"objective.{name}={options[name]}: use at least {least}")
+        objectives.in_range(config, ("draws",), 1)
+        objectives.in_range(config, ("deviation",), 1e-6)
         self.shape = (options.size, options.size, image_shape[2])
 
     def build(self, rngs):

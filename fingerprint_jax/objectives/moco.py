@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses, momentum
+from fingerprint_jax import Config, backbones, losses, momentum, objectives
 from fingerprint_jax.estimators import search
 
 
@@ -43,13 +43,11 @@ class Objective:
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.image_shape = config, image_shape
         options = config.objective
-        if config.task != "subtask1":
-            raise ValueError(f"objective.name={options.name!r} answers membership, not task={config.task!r}: use subtask1")
+        objectives.membership_only(config)
         if options.positives not in ("none", "pool"):
             raise ValueError(f"objective.positives={options.positives!r} is unknown: use none or pool")
-        for name, low, high in (("momentum", 0, 1), ("online", 0, 1), ("threshold", -1, 1)):
-            if not low <= options[name] <= high:
-                raise ValueError(f"objective.{name}={options[name]} is out of range: use {low} to {high}")
+        objectives.in_range(config, ("momentum", "online"), 0, 1)
+        objectives.in_range(config, ("threshold",), -1, 1)
         if min(options.queue, options.width, *options.projection, len(options.projection) - 1) < 1:
             raise ValueError(
                 f"objective.queue={options.queue}, objective.width={options.width}, objective.projection={options.projection}:"

@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 from tests.faults import trainer
 
 SIZE, BATCH, STEPS = 64, 8, 8
+TAOZI, QUEUE = ("resnet50", "efficientnet_b0", "vit_base_patch16"), {"objective.queue": 64}
 # The network of a system of subtask 1: its config, where its fields and its run lie, and the fields that make the size.
 SYSTEMS = {
     f"scope, {name}": (
@@ -38,6 +39,16 @@ SYSTEMS = {
     "likelihood_ratio": ("likelihood_ratio", "member.", "children/seed0", {}),
     "neural_nexus_vit_autoencoder": ("neural_nexus_vit_autoencoder", "member.", "children/seed0", {"pretrain.num_steps": 2}),
     "neural_nexus_texture": ("neural_nexus_texture", "member.member.", "children/encoder-*", {}),
+    "neural_nexus_dclgan": ("neural_nexus_dclgan", "member.", "children/seed0", {}),
+    # Of the queue as many keys as there are images to hold, of the pairs as many as there are real ones.
+    **{f"taozi_moco, {name}": ("taozi_moco", "member.", "children/seed0", {"backbone.name": name} | QUEUE) for name in TAOZI},
+    "taozi_experts": ("taozi_experts", "member.", "children/seed0", QUEUE),
+    "zhouyijiang_canet": (
+        "zhouyijiang_canet",
+        "member.",
+        "children/seed0",
+        {"pairs.candidates": 5, "pairs.member.backbone.weights": ""},
+    ),
 }
 
 

@@ -20,7 +20,7 @@ from tests.conftest import fit, load_config
 from tests.objectives.test_cross_attention import _arrays, _attended
 
 PATH = "configs/subtask1/zhouyijiang_canet.py"
-OPTIONS = {"layers": (1, 3), "features": 6, "heads": 3, "contrast": 0.5, "temperature": 0.2, "candidates": 3}
+OPTIONS = {"name": "canet", "layers": (1, 3), "features": 6, "heads": 3, "contrast": 0.5, "temperature": 0.2, "candidates": 3}
 BACKBONE = {"width": 8, "depth": 3, "heads": 2, "patch": 2, "channels": 1, "image_size": (4, 4)}
 
 

@@ -14,7 +14,16 @@ from fingerprint_jax.objectives.cross_attention import CrossAttention, Net, Obje
 from tests.conftest import fit
 
 PATH = "configs/subtask1/scope_siamese_cross_attention.py"
-OPTIONS = {"heads": 2, "hidden": 6, "num_pairs": 64, "angular_weight": 0.3, "margin": 0.5, "candidates": 3, "readout": "mean"}
+OPTIONS = {
+    "name": "cross_attention",
+    "heads": 2,
+    "hidden": 6,
+    "num_pairs": 64,
+    "angular_weight": 0.3,
+    "margin": 0.5,
+    "candidates": 3,
+    "readout": "mean",
+}
 VIEWS = {"flip": False, "shift": 0}
 
 

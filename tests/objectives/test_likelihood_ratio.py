@@ -127,8 +127,8 @@ def test_every_level_of_noise_counts_alike_at_the_start():
         ({"size": 17}, "objective.size=17: use 1 to 16"),
         ({"sigmas": (0.5, 0.1)}, "use deviations above 0"),
         ({"scored": ()}, "use deviations above 0"),
-        ({"draws": 0}, "objective.draws=0: use at least 1"),
-        ({"task": "subtask2"}, "is of subtask1, not of subtask2"),
+        ({"draws": 0}, "objective.draws=0 is out of range: use 1 or more"),
+        ({"task": "subtask2"}, "answers membership, not task='subtask2'"),
     ],
 )
 def test_options_out_of_range_are_named(options, text):
