@@ -6,9 +6,11 @@ arguments, so that children that differ in nothing else share one compilation.
 """
 
 import functools
+import gc
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -240,3 +242,12 @@ def model_of(run: Run) -> Model:
 def _model(config: str, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
     # Built from the text, so that nothing else of a config can enter the compiled step unseen.
     return Model(ConfigDict(json.loads(config)), num_classes, image_shape)
+
+
+def forget_programs() -> None:
+    """Forgets all compiled programs before they are too many: each maps some pages, and past Linux's 65,530 maps XLA crashes."""
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        _model.cache_clear()
+        jax.clear_caches()
+        gc.collect()

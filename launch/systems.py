@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, evaluate, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data import builder, controls
-from fingerprint_jax.model import model_of
+from fingerprint_jax.model import forget_programs, model_of
 from fingerprint_jax.run import Run, network
 from launch import local, sweep
 from launch.collect import Scored
@@ -276,6 +276,7 @@ class Comparison:
                 print(f"failed    {name}/{row.name}: {text}", flush=True)
                 failed.append(f"{name}/{row.name}")
                 finished()
+            forget_programs()
         return failed
 
     def _run(self, data: str, row: Row, finished: Callable[[], None]) -> None:

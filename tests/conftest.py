@@ -1,6 +1,5 @@
 """One phantom of each subtask, packed once, and a private compilation cache for the whole suite."""
 
-import gc
 import importlib.util
 import os
 import pathlib
@@ -17,7 +16,7 @@ from absl import flags  # noqa: E402
 
 from fingerprint_jax import methods, pack  # noqa: E402
 from fingerprint_jax.data import phantom  # noqa: E402
-from fingerprint_jax.model import _model  # noqa: E402
+from fingerprint_jax.model import forget_programs  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,13 +30,8 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.p
 
 @pytest.fixture(autouse=True)
 def _few_programs():
-    """Forgets compiled programs before they are too many: each maps some pages, and past Linux's 65,530 maps XLA crashes."""
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
-        _model.cache_clear()
-        jax.clear_caches()
-        gc.collect()
+    forget_programs()
 
 
 @pytest.fixture(scope="session")
