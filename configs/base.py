@@ -34,6 +34,7 @@ def gradient(task: str) -> ConfigDict:
     c.eval_every = 200  # steps between evaluations on `valid`; a checkpoint follows each of them
     c.checkpoint_every = 200  # steps between checkpoints
     c.log_every = 20  # steps between lines of metrics
+    c.steps_per_dispatch = 1  # steps in one compiled program; it divides num_steps and both intervals above
     c.best = ""  # what `--step=best` means, `max:accuracy`, `max:auc` ...; empty: the latest
     c.eval_batch = 128  # images a step of prediction
     c.data.streams = ConfigDict({"generated": 32})  # images a step from train_<name> (images: the split itself)
@@ -206,6 +207,7 @@ def _smoke(c: ConfigDict) -> None:
         _smoke(c.member)
     if c.method == "gradient":
         c.num_steps, c.eval_every, c.checkpoint_every, c.log_every = min(c.num_steps, 4), 2, 2, 1
+        c.steps_per_dispatch = min(c.steps_per_dispatch, 2)
         c.optimizer.warmup_steps = 0
         c.eval_batch = 32
         for name in c.data.streams:

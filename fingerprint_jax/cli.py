@@ -1,11 +1,41 @@
 """What the binaries share: flags of their own, one line for what the user can mend."""
 
+import logging
+import os
+import platform
+import stat
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import jax
 from absl import app, flags
 
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
+
+log = logging.getLogger(__name__)
+
+
+def compiled_dir() -> Path | None:
+    """Where compiled programs are kept for the next process: `~/.cache/fingerprint_jax/<host>`, which only its owner may enter.
+
+    Whoever can write there can run code here. Each host has its own, as XLA compiles for the processor that it runs on. None where
+    there can be no such folder, or where JAX_COMPILATION_CACHE_DIR names another, or is empty for none.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return None
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        path = Path(base) / "fingerprint_jax" / (platform.node() or "host")
+        for folder in (path.parent, path):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.stat()
+            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                log.warning("%s is open to others: compiled programs are not kept there; make it yours alone (mode 0700)", folder)
+                return None
+    except (OSError, RuntimeError):  # read-only, or a user without a home
+        return None
+    return path
 
 
 def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None]) -> None:
@@ -18,6 +48,8 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+        if path := compiled_dir():
+            jax.config.update("jax_compilation_cache_dir", str(path))
         try:
             main(flags.FLAGS)
         except (ValueError, OSError, FloatingPointError) as error:

@@ -29,21 +29,26 @@ def describe(run: Run) -> list[tuple[str, str]]:
     return _gradient(run)
 
 
-def _gradient(run: Run) -> list[tuple[str, str]]:
+def arguments(run: Run) -> tuple:
+    """What `Model.step` takes, without content."""
     c, model = run.config, model_of(run)
     sampler = train.sampler_of(run, paired=False)
     batch: dict[str, dict[str, Any]] = {**sampler(0)}
     cache = {}
-    for name, rows in sampler.rows.items():
+    for name, (begin, end) in train.spans(run, sampler).items():
         if c.data.cache == "device":
-            count = int(rows.index.max() - rows.index.min()) + 1
-            cache[name] = (jax.ShapeDtypeStruct((count, *run.source.image_shape), np.uint8), np.int32(0))
+            cache[name] = (jax.ShapeDtypeStruct((end - begin, *run.source.image_shape), np.uint8), np.int32(0))
         else:
             shape = (len(batch[name]["index"]), *run.source.image_shape)
             batch[name]["image"] = jax.ShapeDtypeStruct(shape, np.uint8)
-    args = (model.abstract, batch, cache, np.float32(0), jax.random.key(0))
+    return model.abstract, batch, cache, np.float32(0), jax.random.key(0)
+
+
+def _gradient(run: Run) -> list[tuple[str, str]]:
+    c, model = run.config, model_of(run)
+    args = arguments(run)
     memory: Any = model.step.lower(*args).compile().memory_analysis()
-    images, flops = sum(c.data.streams.values()), _flops(run, args)
+    images, flops_a_step = sum(c.data.streams.values()), flops(run)
     params, state = model.abstract["params"], model.abstract
     source = gradient.origin(run)
     begins = f"{source.workdir}, {source.config.num_steps:,} steps on {source.config.task}" if source else ""
@@ -52,21 +57,22 @@ def _gradient(run: Run) -> list[tuple[str, str]]:
         ("parameters", f"{sum(x.size for x in params.values()):,}"),
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
-        ("FLOPs a step", f"{flops:.4g}, as XLA counts them; {flops / images:.4g} an image"),
+        ("FLOPs a step", f"{flops_a_step:.4g}, as XLA counts them; {flops_a_step / images:.4g} an image"),
         ("state", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))),
-        ("data on the device", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((batch, cache))))),
+        ("data on the device", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(args[1:3])))),
         ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
         ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
         ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
     ]
 
 
-def _flops(run: Run, args: tuple) -> float:
-    # XLA counts the body of a loop once, so the count is that of a step without accumulation.
+def flops(run: Run) -> float:
+    """FLOPs of a training step of all its images, as XLA counts them."""
+    # It counts the body of a loop once, so the count is that of a step without accumulation.
     config: Config = ConfigDict(run.config.to_dict())
     config.optimizer.accumulate = 1
     whole = Run(config, run.workdir)
-    cost: Any = model_of(whole).step.lower(*args).cost_analysis()
+    cost: Any = model_of(whole).step.lower(*arguments(run)).cost_analysis()
     return cost["flops"]
 
 

@@ -1,12 +1,13 @@
 """Fits a run: python -m fingerprint_jax.main --config=configs/quickstart.py --config.data_dir=DATA --workdir=DIR."""
 
+import contextlib
 import logging
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import cli, dry_run, methods, preemption
+from fingerprint_jax import cli, dry_run, methods, preemption, profile
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import show_log
 
@@ -17,6 +18,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Where the run lives. The same command continues it.", flag_values=values)
     flags.DEFINE_list("allow_change", [], "Fields of a stopped run that may change, or `data`.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print parameters, FLOPs and memory of a step, and do nothing.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Write a trace and figures of a few steps to WORKDIR/profile.", flag_values=values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
@@ -30,7 +32,8 @@ def main(values: flags.FlagValues) -> None:
         for what, figure in dry_run.describe(run):
             print(f"{what:24}{figure}")
         return
-    methods.get(run.config.method).fit(run)
+    with profile.asked(run.workdir / "profile") if values.profile else contextlib.nullcontext():
+        methods.get(run.config.method).fit(run)
     print(f"fitted: {run.workdir}")
 
 

@@ -36,7 +36,10 @@ State = dict
 
 
 class Model:
-    """The compiled functions of one config: `init(key)`, `step(...)` and `outputs(params, rest, images, layer)`.
+    """The compiled functions of one config: `init(key)`, `step(...)`, `steps(...)` and `outputs(params, rest, images, layer)`.
+
+    `step` is (state, batch, cache, learning rate, key) -> state, metrics; `steps` the same of stacked batches [K, ..],
+    one after the other in one dispatch, with the metrics of each [K].
 
     `init` draws every parameter; `load` then replaces those of the backbone, `begin` those that another network has too, outside of
     the compiled program.
@@ -54,6 +57,9 @@ class Model:
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
         self.abstract = jax.eval_shape(self._init, jax.random.key(0))  # also sets the graph definition
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
+        # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
+        several = self._unrolled if jax.default_backend() == "cpu" else self._scanned
+        self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=split)
         shows = hasattr(self.objective, "pictures")
         self.pictures = jax.jit(self._pictures, out_shardings=replicated) if shows else None
@@ -153,7 +159,34 @@ class Model:
         keys = zip(("image", "second"), jax.random.split(key), strict=True)
         return {name: augment.augment(images, view_key, **self._config.augment) for name, view_key in keys}
 
-    def _step(self, state: State, batch: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
+    def steps(self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array) -> tuple[State, dict]:
+        """State and metrics [K] after K steps; from the first that is not finite on the state stays as it was before that."""
+        state, metrics, _ = self._steps(state, batches, cache, learning_rate, key)
+        return state, metrics
+
+    def _unrolled(self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
+        found, between, go_on = [], [], None
+        for i in range(len(jax.tree.leaves(batches)[0])):
+            batch = jax.tree.map(lambda x: x[i], batches)  # noqa: B023 - called at once
+            state, metrics = self._step(state, batch, cache, learning_rate, key, go_on)
+            found.append(metrics)
+            between.append(state)
+            go_on = metrics["finite"]
+        # The states between are results too, which nobody reads: else XLA computes parts of them within the next step once more,
+        # rounded otherwise than by single steps.
+        return state, jax.tree.map(lambda *x: jnp.stack(x), *found), between[:-1]
+
+    def _scanned(self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
+        def one(carry, batch):
+            state, metrics = self._step(carry[0], batch, cache, learning_rate, key, carry[1])
+            return (state, metrics["finite"]), metrics
+
+        (state, _), metrics = jax.lax.scan(one, (state, jnp.bool_(True)), batches)
+        return state, metrics, []
+
+    def _step(
+        self, state: State, batch: dict, cache: dict, learning_rate: jax.Array, key: jax.Array, go_on: jax.Array | None = None
+    ):
         key = jax.random.fold_in(key, state["step"])
         loss_key, *keys = jax.random.split(key, 1 + len(batch))
         batch = {
@@ -197,8 +230,10 @@ class Model:
             decay = jnp.minimum(self._config.optimizer.ema_decay, (1 + state["step"]) / (10 + state["step"]))
             new["ema"] = {name: decay * old + (1 - decay) * (params | rest)[name] for name, old in state["ema"].items()}
         metrics |= {"grad_norm": optax.global_norm(gradients), "learning_rate": rate}
-        # A step that is not finite changes nothing; the loop stops when it reads the loss, one step later.
+        # A step that is not finite changes nothing; the loop stops when it reads the loss, one dispatch later.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(rate)
+        if go_on is not None:  # nor does a step after it
+            finite &= go_on
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics | {"finite": finite}
 
     def _outputs(self, params: dict, rest: dict, images: jax.Array, layer: str = "") -> dict:
@@ -216,6 +251,8 @@ class Model:
         return jax.tree.map(lambda *values: sum(values[1:], values[0]) / len(values), *found)
 
     def _pictures(self, params: dict, rest: dict, batch: dict, cache: dict) -> dict:
+        if any(stream["index"].ndim == 2 for stream in batch.values()):  # of several steps, the last
+            batch = jax.tree.map(lambda x: x[-1], batch)
         few = jax.tree.map(lambda x: x[:PICTURES], batch)
         images = {name: self._plain(stream, cache.get(name)) for name, stream in few.items()}
         found = self.objective.pictures(self.merge(params, rest), images)

@@ -97,6 +97,8 @@ class Run:
         path = self.workdir / "config.json"
         start: dict = {"step": max([int(p.stem) for p in self.workdir.glob("digests/*.json")], default=0)}
         start["topology"] = f"{jax.process_count()} processes, {jax.device_count()} {jax.default_backend()} devices"
+        if (count := self.config.get("steps_per_dispatch", 1)) > 1:
+            start["topology"] += f", {count} steps a dispatch"
         start["versions"] = {name: version(name) for name in VERSIONS}
         if not path.exists():
             fits()  # a config that cannot be trained leaves none behind
@@ -364,8 +366,11 @@ def flat_config(config: Config, prefix: str = "") -> dict:
 
 
 def identity(config: Config) -> dict:
-    """The flat config without paths that may move: data and extra labels, whose content has fingerprints, and a cache."""
-    moving = ("data_dir", "extra_labels", "cache_dir")
+    """The flat config without what changes no result: how steps are dispatched, and paths that may move.
+
+    These are data and extra labels, whose content has fingerprints, and a cache.
+    """
+    moving = ("data_dir", "extra_labels", "cache_dir", "steps_per_dispatch")
     return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] not in moving}
 
 

@@ -10,9 +10,9 @@ def make_mesh() -> Mesh:
     return Mesh(np.array(jax.devices()), ("data",))
 
 
-def split(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """One axis, the first or another, is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -22,8 +22,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def parts(batch: dict, count: int, mesh: Mesh) -> dict:
     """Arrays [B, ..] cut into consecutive parts [count, B / count, ..], every part split over the devices."""
-    sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x.reshape(count, -1, *x.shape[1:]), sharding), batch)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x.reshape(count, -1, *x.shape[1:]), split(mesh, 1)), batch)
 
 
 def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from fingerprint_jax import checkpoint, methods, preemption, sharding
+from fingerprint_jax import Config, checkpoint, methods, preemption, profile, sharding
 from fingerprint_jax.data import loader
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.model import State, model_of
@@ -33,25 +33,40 @@ def sampler_of(run: Run, paired: bool = True) -> Sampler | PairSampler:
     return Sampler(run.streams, sizes, c.seed, c.data.balanced)
 
 
-def inputs(run: Run, start: int, paired: bool = True) -> tuple[Sampler | PairSampler, dict, Iterator]:
-    """The sampler of a run (`sampler_of`), the images on the device, and the batches of the steps from `start` to its last."""
+def spans(run: Run, sampler: Sampler | PairSampler) -> dict[str, tuple[int, int]]:
+    """The record numbers of each stream that `data.cache=device` holds, first and one after the last: whole splits.
+
+    Also what lies between two of them, see `Run.extra`, and rows that are held out; none of these is ever asked for. Without them
+    each fold would have arrays of another length, and a compiled step of its own.
+    """
+    ends = [run.source.span(split) for split in run.source.splits]
+    return {
+        name: (max(a for a, _ in ends if a <= rows.index.min()), min(b for _, b in ends if b > rows.index.max()))
+        for name, rows in sampler.rows.items()
+    }
+
+
+def inputs(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> tuple[Sampler | PairSampler, dict, Iterator]:
+    """The sampler of a run (`sampler_of`), the images on the device, and the batches of the steps from `start` to its last.
+
+    Where `per_dispatch` is more than one, those of so many steps are stacked.
+    """
     c, mesh, sampler = run.config, model_of(run).mesh, sampler_of(run, paired)
     cache = {}
     if c.data.cache == "device":
-        # Rows of two splits, see `Run.extra`: what lies between them is on the device too, and never asked for.
-        spans = {name: (int(rows.index.min()), int(rows.index.max()) + 1) for name, rows in sampler.rows.items()}
-        cache = loader.device_cache(run.source, spans, sharding.replicated(mesh))
+        cache = loader.device_cache(run.source, spans(run, sampler), sharding.replicated(mesh))
     batches = loader.host_batches(
         sampler,
         (str(c.data_dir), c.task),
         start,
         c.num_steps,
         with_images=not cache,
+        per_dispatch=per_dispatch,
         workers=c.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return sampler, cache, loader.to_devices(batches, sharding.split(mesh))
+    return sampler, cache, loader.to_devices(batches, sharding.split(mesh, int(per_dispatch > 1)))
 
 
 def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[int, State]:
@@ -63,9 +78,10 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[
 def check_fit(run: Run) -> None:
     """Raises ValueError where the latest checkpoint, or else the pretrained weights, are not those of the config's model.
 
-    Where the objective has a `check`, also what that raises.
+    Also where `steps_per_dispatch` does not divide an interval, and, where the objective has a `check`, what that raises.
     """
     model, checkpoints = model_of(run), checkpoint.Checkpoints(run.workdir)
+    _check_dispatch(run.config)
     if check := getattr(model.objective, "check", None):
         sizes = run.config.data.streams.values()
         check(sum(map(len, run.streams.values())), sum(sizes) // run.config.optimizer.accumulate)
@@ -79,7 +95,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     """Trains a run to `num_steps`, from its latest checkpoint where there is one; with none to take, the beginning is saved.
 
     The order within a step: dispatch step k; read the metrics of step k-1, which must be finite; at an interval read those of
-    step k too, show pictures, evaluate, and only then save; send the batch after the next while step k runs.
+    step k too, show pictures, evaluate, and only then save; send the batch after the next while step k runs. With
+    `steps_per_dispatch` all this is of so many steps at once, whose metrics are still those of each.
 
     Args:
         run: the run; its config is already written.
@@ -97,6 +114,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         sharding.check_batch(f"data.streams.{name}", size, model.mesh, c.optimizer.accumulate)
     if c.data.cache not in ("none", "device"):
         raise ValueError(f"data.cache={c.data.cache!r} is unknown: use none or device")
+    _check_dispatch(c)  # here too: it may change from start to start
+    dispatch = model.step if c.steps_per_dispatch == 1 else model.steps
     replicated = sharding.replicated(model.mesh)
     checkpoints = checkpoint.Checkpoints(run.workdir, c.best)
     checkpoints.prune()
@@ -113,23 +132,26 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             _, known = restore(origin, checkpoint.Checkpoints(origin.workdir, origin.config.best), origin.step)
             params, rest = model_of(origin).weights(known)
             state = model.begin(state, params | rest, str(origin.workdir))
-    sampler, cache, batches = inputs(run, start)
+    sampler, cache, batches = inputs(run, start, per_dispatch=c.steps_per_dispatch)
     key = jax.device_put(jax.random.key(c.seed + 1), replicated)
     learning_rate = jax.device_put(np.float32(c.optimizer.learning_rate), replicated)
     images_per_step = sum(c.data.streams.values())
     writer = Writer(run.workdir, run.workdir.name, start, c.num_steps)
-    pending: tuple[int, dict] | None = None  # metrics of the step dispatched last, not read yet
+    pending: tuple[range, dict] | None = None  # metrics of the steps dispatched last, not read yet
 
-    def read(pending) -> dict[str, float]:
-        step, metrics = pending
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not metrics.pop("finite"):
-            ids = [str(i) for name, rows in sampler.rows.items() for i in _ids(rows, sampler(step - 1)[name]["index"])]
-            raise FloatingPointError(
-                f"{run.workdir}: step {step} is not finite ({json.dumps(metrics)}); its images: {', '.join(ids)};"
-                " the last checkpoint is kept. Lower optimizer.learning_rate or set optimizer.clip_norm"
-            )
-        return metrics
+    def read(pending) -> dict[int, dict[str, float]]:
+        steps, metrics = pending
+        metrics, found = jax.device_get(metrics), {}
+        for i, step in enumerate(steps):
+            values = {name: float(np.ravel(value)[i]) for name, value in metrics.items()}
+            if not values.pop("finite"):
+                ids = [str(i) for name, rows in sampler.rows.items() for i in _ids(rows, sampler(step)[name]["index"])]
+                raise FloatingPointError(
+                    f"{run.workdir}: step {step + 1} is not finite ({json.dumps(values)}); its images: {', '.join(ids)};"
+                    " the last checkpoint is kept. Lower optimizer.learning_rate or set optimizer.clip_norm"
+                )
+            found[step + 1] = values
+        return found
 
     def save(step: int, scores: dict[str, float]) -> None:
         if scores:
@@ -145,30 +167,39 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             save(0, evaluate(state))
         clock = tick = time.perf_counter()
         waited, timed_from = 0.0, start
-        for step in range(start + 1, c.num_steps + 1):
+        dispatches = loader.dispatches(start, c.num_steps, c.steps_per_dispatch)
+        profiler = profile.Profiler(run, len(dispatches))
+        stack.callback(profiler.close)
+        for steps in dispatches:
+            step = steps.stop  # how many are done when these are
             wait_from = time.perf_counter()
             batch = next(batches)
-            waited += time.perf_counter() - wait_from
-            state, metrics = model.step(state, batch, cache, learning_rate, key)
-            before, pending = pending, (step, metrics)
+            ready = time.perf_counter()
+            waited += ready - wait_from
+            state, metrics = dispatch(state, batch, cache, learning_rate, key)
+            profiled = profiler.dispatched(ready - wait_from, time.perf_counter() - ready)
+            before, pending = pending, (steps, metrics)
             if before is not None:
-                values = read(before)
-                if before[0] % c.log_every == 0:
+                found, done = read(before), before[0].stop
+                profiler.read()
+                if logged := [k for k in found if k % c.log_every == 0]:
                     now = time.perf_counter()
-                    speed = images_per_step * (before[0] - timed_from) / max(now - clock, 1e-9)
-                    values |= {"images_per_s": speed, "input_wait": waited / max(now - clock, 1e-9)}
-                    clock, waited, timed_from = now, 0.0, before[0]
-                    writer.write(before[0], values)
-                    writer.progress(before[0], {k: values[k] for k in ("loss", "images_per_s", "input_wait")})
-                if before[0] == start + 1:  # its time was that of the compilation
-                    clock, waited, timed_from = time.perf_counter(), 0.0, before[0]
+                    speed = images_per_step * (done - timed_from) / max(now - clock, 1e-9)
+                    speeds = {"images_per_s": speed, "input_wait": waited / max(now - clock, 1e-9)}
+                    clock, waited, timed_from = now, 0.0, done
+                    for k in logged:
+                        writer.write(k, found[k] | speeds)
+                    writer.progress(logged[-1], {"loss": found[logged[-1]]["loss"], **speeds})
+                if profiled or before[0].start == start:  # its time was that of the profile, or of the compilation
+                    clock, waited, timed_from = time.perf_counter(), 0.0, done
             checkpoints.poll()
             last, signal = step == c.num_steps, signalled()
             if last or signal or step % c.eval_every == 0 or step % c.checkpoint_every == 0:
-                values = read(pending)
+                for k, values in read(pending).items():
+                    if k == c.num_steps or k % c.log_every == 0:
+                        writer.write(k, values)
                 pending = None
-                if last or step % c.log_every == 0:
-                    writer.write(step, values)
+                profiler.read(between=True)
                 evaluates = last or step % c.eval_every == 0
                 if evaluates and model.pictures:
                     writer.pictures(step, jax.device_get(model.pictures(*model.weights(state), batch, cache)))
@@ -178,7 +209,17 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                 checkpoints.close()
                 raise preemption.Preempted(f"{run.workdir}: {signal}: saved at step {step}; the same command continues the run")
         checkpoints.close()
+        profiler.finish()
         log.info("%s: %d steps in %.1f s", run.workdir, c.num_steps - start, time.perf_counter() - tick)
+
+
+def _check_dispatch(c: Config) -> None:
+    count = c.steps_per_dispatch
+    if count < 1:
+        raise ValueError(f"steps_per_dispatch={count}: use 1 or more")
+    for name in ("eval_every", "checkpoint_every", "num_steps"):
+        if c[name] % count:
+            raise ValueError(f"{name}={c[name]} is not a multiple of steps_per_dispatch={count}")
 
 
 def _ids(rows, index: np.ndarray) -> np.ndarray:

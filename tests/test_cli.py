@@ -1,10 +1,12 @@
 """What the user can mend is one line."""
 
+import platform
 import subprocess
 import sys
 
 import pytest
 
+from fingerprint_jax import cli
 from tests.conftest import ROOT
 
 
@@ -25,3 +27,21 @@ def test_errors_are_one_line_and_exit_status_1(flags, message, tmp_path):
     *before, last = done.stderr.splitlines()
     assert last.startswith("main: error: ") and message in last and len(before) <= 1
     assert not (tmp_path / "run").exists()
+
+
+def test_compiled_programs_are_kept_where_only_the_user_may_look(tmp_path, monkeypatch, caplog):
+    assert cli.compiled_dir() is None  # the suite has a folder of its own
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / ".cache" / "fingerprint_jax" / platform.node()
+    assert cli.compiled_dir() == path and path.stat().st_mode & 0o777 == 0o700 == path.parent.stat().st_mode & 0o777
+    for folder in (path, path.parent):
+        folder.chmod(0o770)
+        assert cli.compiled_dir() is None and f"{folder} is open to others" in caplog.text
+        folder.chmod(0o700)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert cli.compiled_dir() == tmp_path / "other" / "fingerprint_jax" / platform.node()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cli.compiled_dir() is None

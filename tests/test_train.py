@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from fingerprint_jax import checkpoint, methods, tables, train
+from fingerprint_jax import checkpoint, methods, preemption, sharding, tables, train
 from fingerprint_jax.data import augment, loader
 from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
@@ -82,6 +83,139 @@ def test_an_interrupted_training_ends_byte_identical(cache, data_dir, tmp_path, 
     assert metrics[0] == metrics[1]
 
 
+def _lines(run):
+    timed = ("images_per_s", "input_wait")
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in open(run.workdir / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("cache", "options"),
+    [("device", {"log_every": 2}), ("none", {"data.workers": 1}), ("device", {"accumulate": 2, "ema_decay": 0.5, "flip": 0.5})],
+)
+def test_several_steps_a_dispatch_end_with_the_bytes_of_single_ones(cache, options, data_dir, tmp_path):
+    runs = []
+    for count in (1, 4):
+        c = _config(
+            data_dir, "siamese_cnn_tiny", num_steps=8, eval_every=4, checkpoint_every=4, log_every=options.get("log_every", 1)
+        )
+        c.steps_per_dispatch, c.data.cache, c.data.workers = count, cache, options.get("data.workers", 0)
+        c.optimizer.update(accumulate=options.get("accumulate", 1), ema_decay=options.get("ema_decay", 0.0))
+        c.augment.flip = options.get("flip", 0.0)
+        runs.append(Run(c, tmp_path / str(count)))
+        methods.get("gradient").fit(runs[-1])
+    assert model_of(runs[0]) is model_of(runs[1])  # children that differ in it share their compiled step
+    _same(*map(_state, runs))
+    lines = [_lines(run) for run in runs]
+    assert lines[0] == lines[1] and len([line for line in lines[0] if "loss" in line]) == 8 // c.log_every
+
+
+def test_several_steps_a_dispatch_go_on_from_any_step_and_stop_between_dispatches(data_dir, tmp_path, monkeypatch):
+    def run(name, count, **fields):
+        c = _config(data_dir, "siamese_cnn_tiny", num_steps=8, eval_every=8, checkpoint_every=8, log_every=1)
+        c.steps_per_dispatch = count
+        c.update(fields)
+        return Run(c, tmp_path / name)
+
+    whole, parts = run("whole", 1), run("parts", 1)
+    methods.get("gradient").fit(whole)
+    sizes = []
+
+    def stopped(run, at):
+        """Trains until a signal comes while the dispatch that begins at step `at` runs."""
+        model = model_of(run)
+        with monkeypatch.context() as patch:
+            for name in ("step", "steps"):
+                compiled = getattr(model, name)
+
+                def seen(state, batch, *rest, compiled=compiled):
+                    sizes.append(len(batch["real"]["index"]) if batch["real"]["index"].ndim == 2 else 0)
+                    if int(state["step"]) == at:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    return compiled(state, batch, *rest)
+
+                patch.setattr(model, name, seen)
+            with pytest.raises(preemption.Preempted):
+                methods.get("gradient").fit(run)
+
+    stopped(parts, 0)
+    assert max(checkpoint.Checkpoints(parts.workdir).manifests()) == 1
+    stopped(run("parts", 4), 1)
+    assert max(checkpoint.Checkpoints(parts.workdir).manifests()) == 4 and sizes == [0, 3]
+    methods.get("gradient").fit(run("parts", 4))
+    _same(_state(whole), _state(parts))
+    assert _lines(whole) == _lines(parts)
+    assert [start["topology"].rpartition(", ")[2] for start in parts.provenance["starts"]][1:] == ["4 steps a dispatch"] * 2
+
+
+@pytest.mark.parametrize("path", ["_unrolled", "_scanned"])
+def test_within_a_dispatch_nothing_changes_after_a_step_that_is_not_finite(path, data_dir, tmp_path):
+    run = Run(_config(data_dir, "mlp_tiny"), tmp_path)
+    model = model_of(run)
+    batches = list(loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 4))
+    for batch in batches:
+        batch["real"]["image"] = batch["real"]["image"].astype(np.float32)
+    several = jax.jit(getattr(model, path), out_shardings=sharding.replicated(model.mesh))
+    rest = {}, np.float32(0.01), jax.random.key(1)
+
+    def both(stop):
+        state = model.init(jax.random.key(0))
+        for batch in batches[:stop]:
+            state, last = model.step(state, batch, *rest)
+        begin = model.init(jax.random.key(0))
+        found, metrics, _ = several(begin, jax.tree.map(lambda *x: np.stack(x), *batches), *rest)
+        _same(*(jax.tree.map(np.asarray, jax.device_get(x)) for x in (state, found)))
+        return last, metrics
+
+    last, metrics = both(4)
+    assert metrics["finite"].tolist() == [True] * 4 and {name: value[-1] for name, value in metrics.items()} == last
+    batches[2]["real"]["image"][3, 5, 7] = np.nan
+    _, metrics = both(2)
+    assert metrics["finite"].tolist() == [True, True, False, False]
+
+
+def test_a_step_that_is_not_finite_is_named_by_its_own_number(data_dir, tmp_path, monkeypatch):
+    run = Run(_config(data_dir, "mlp_tiny", num_steps=8, eval_every=4, checkpoint_every=4, steps_per_dispatch=4), tmp_path)
+    run.config.data.cache = "none"
+    real_read = loader.host_batches
+
+    def damaged(*args, **kwargs):
+        for i, batch in enumerate(real_read(*args, **kwargs)):
+            image = batch["real"]["image"].astype(np.float32)
+            image[1 if i == 1 else slice(0), 3] = np.nan  # the second step of the second dispatch
+            yield batch | {"real": batch["real"] | {"image": image}}
+
+    monkeypatch.setattr(loader, "host_batches", damaged)
+    ids = train._ids(run.streams["real"], train.sampler_of(run)(5)["real"]["index"])
+    with pytest.raises(FloatingPointError, match=f"step 6 is not finite .*; its images: {', '.join(ids)};"):
+        methods.get("gradient").fit(run)
+    assert max(checkpoint.Checkpoints(tmp_path).manifests()) == 4
+
+
+def test_pictures_are_of_the_last_step_of_a_dispatch(data_dir, tmp_path, monkeypatch):
+    run = Run(_config(data_dir, "mlp_tiny"), tmp_path)
+    model = model_of(run)
+    monkeypatch.setattr(type(model.objective), "pictures", lambda self, net, images: images, raising=False)
+    weights = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), part) for part in model.weights(model.abstract)]
+    (several,) = loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 0, 3, per_dispatch=3)
+    (last,) = loader.host_batches(train.sampler_of(run), (data_dir, "subtask2"), 2, 3)
+    found, expected = (model._pictures(*weights, batch, {})["real"] for batch in (several, last))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, last["real"]["image"][: len(found)])
+
+
+def test_intervals_that_a_dispatch_does_not_divide_are_named_before_anything_is_written(data_dir, tmp_path):
+    for fields, text in (
+        ({"eval_every": 6}, "eval_every=6 is not a multiple of steps_per_dispatch=4"),
+        ({"num_steps": 10}, "num_steps=10 is not a multiple"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch=0: use 1 or more"),
+    ):
+        config = _config(data_dir, num_steps=8, eval_every=4, checkpoint_every=4, steps_per_dispatch=4)
+        config.update(fields)
+        with pytest.raises(ValueError, match=text):
+            methods.get("gradient").fit(Run(config, tmp_path / "run"))
+        assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_images_of_two_splits_train_alike_from_the_disk_and_from_the_device(data_dir, tmp_path):
     states = []
     for cache in ("none", "device"):
@@ -121,7 +255,7 @@ def test_reader_processes_change_nothing(data_dir, tmp_path):
 
 
 def test_eight_devices_train_on_the_same_samples_to_the_same_loss(data_dir, tmp_path):
-    config = _config(data_dir, "siamese_cnn_tiny", num_steps=3, log_every=1)
+    config = _config(data_dir, "siamese_cnn_tiny", num_steps=4, log_every=1)
     run = Run(config, tmp_path / "one")
     methods.get("gradient").fit(run)
     script = textwrap.dedent(
@@ -131,14 +265,28 @@ def test_eight_devices_train_on_the_same_samples_to_the_same_loss(data_dir, tmp_
         from fingerprint_jax.run import Run
         assert jax.device_count() == 8
         config = Run.load({str(tmp_path / "one")!r}).config
+        config.steps_per_dispatch = 2
         methods.get("gradient").fit(Run(config, {str(tmp_path / "eight")!r}))
         """
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"})
     lines = [[json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in ("one", "eight")]
     losses = [[line["loss"] for line in part if "loss" in line] for part in lines]
-    assert len(losses[0]) == 3
+    assert len(losses[0]) == 4
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_folds_hold_the_same_records_on_the_device_so_that_they_share_a_compiled_step(data_dir, tmp_path):
+    found = []
+    for fold in (-1, 0, 1, 2):
+        config = load_config("configs/quickstart.py")
+        config.data_dir, config.data.folds, config.data.fold = data_dir, 3, fold
+        run = Run(config, tmp_path)
+        sampler = train.sampler_of(run)
+        found.append(train.spans(run, sampler))
+        (begin, end), index = found[-1]["generated"], sampler.rows["generated"].index
+        assert begin <= index.min() and index.max() < end
+    assert found == [{"generated": run.source.span("train_generated")}] * 4
 
 
 def test_a_batch_the_devices_do_not_divide_names_both(data_dir, tmp_path, monkeypatch):

@@ -15,14 +15,32 @@ from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.data.source import Source, open_source
 
 
+def dispatches(start: int, stop: int, count: int) -> list[range]:
+    """The steps start..stop-1 in runs that end at the multiples of `count`, so that one which begins between two is shorter.
+
+    >>> dispatches(3, 10, 4)
+    [range(3, 4), range(4, 8), range(8, 10)]
+    """
+    begins = [start, *range(start - start % count + count, stop, count)]
+    return [range(a, b) for a, b in zip(begins, [*begins[1:], stop], strict=True) if a < b]
+
+
 class _Read:
-    """Step -> the block of this process of the global batch, images read. Picklable, for reader processes."""
+    """Step -> the block of this process of the global batch, images read; several steps -> theirs, stacked.
+
+    Picklable, for reader processes.
+    """
 
     def __init__(self, sampler, source_key, with_images, process_index, process_count):
         self.sampler, self.source_key, self.with_images = sampler, source_key, with_images
         self.process_index, self.process_count = process_index, process_count
 
-    def __call__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+    def __call__(self, steps: int | range) -> dict[str, dict[str, np.ndarray]]:
+        if isinstance(steps, range):
+            return jax.tree.map(lambda *parts: np.stack(parts), *map(self._one, steps))
+        return self._one(steps)
+
+    def _one(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         batch = self.sampler(step)
         for name, stream in batch.items():
             size = len(stream["index"]) // self.process_count
@@ -40,14 +58,22 @@ def host_batches(
     stop: int,
     *,
     with_images: bool = True,
+    per_dispatch: int = 1,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-    """Batches of steps start..stop-1 as numpy: `{stream: {image uint8 [b,H,W,1], label [b], index [b]}}`, b = B / process_count."""
+    """Batches of steps start..stop-1 as numpy: `{stream: {image uint8 [b,H,W,1], label [b], index [b]}}`, b = B / process_count.
+
+    Where `per_dispatch` is more than one they come stacked [K, b, ..], as `dispatches` says.
+    """
     read = _Read(sampler, source_key, with_images, process_index, process_count)
-    # No reader threads: the step before runs on the device while this process reads.
-    data = grain.MapDataset.range(start, stop).map(read).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    # One thread reads ahead while the trainer waits for the device; what grain returns is in order. Indices alone need none.
+    ahead = int(with_images and not workers)
+    steps = grain.MapDataset.range(start, stop)
+    if per_dispatch > 1:
+        steps = grain.MapDataset.source(dispatches(start, stop, per_dispatch))
+    data = steps.map(read).to_iter_dataset(grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead))
     if workers:
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_die_with_trainer)
     return iter(data)

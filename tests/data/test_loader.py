@@ -1,0 +1,33 @@
+"""Steps that are dispatched together have the batches that they have one by one."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from fingerprint_jax import train
+from fingerprint_jax.data import loader
+from fingerprint_jax.run import Run
+from tests.conftest import load_config
+
+
+@pytest.mark.parametrize(("start", "stop", "count"), itertools.product((0, 3, 4), (0, 4, 9), (1, 4, 20)))
+def test_dispatches_are_all_steps_in_order_and_end_at_multiples(start, stop, count):
+    found = loader.dispatches(start, stop, count)
+    assert [step for steps in found for step in steps] == list(range(start, stop))
+    assert all(steps.stop % count == 0 for steps in found[:-1]) and all(0 < len(steps) <= count for steps in found)
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}, {"process_index": 1, "process_count": 2}, {"with_images": False}])
+def test_batches_of_several_steps_are_those_of_single_ones_stacked(options, data_dir, tmp_path):
+    config = load_config("configs/subtask1/aimm_siamese.py").member
+    config.data_dir = data_dir
+    run = Run(config, tmp_path)
+    read = (train.sampler_of(run), (data_dir, "subtask1"), 1, 7)
+    single = list(loader.host_batches(*read, **options))
+    several = list(loader.host_batches(*read, per_dispatch=3, **options))
+    expected = [jax.tree.map(lambda *x: np.stack(x), *single[a:b]) for a, b in ((0, 2), (2, 5), (5, 6))]
+    assert len(several) == len(expected) and ("image" in several[0]["real"]) == options.get("with_images", True)
+    for a, b in zip(several, expected, strict=True):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), a, b)
