@@ -1,6 +1,6 @@
 """Speed of the backbones: training step, inference and compilation, against PyTorch and timm where they are given.
 
-    python -m benchmarks.backbones --peer_python=/path/to/torch/bin/python --output=benchmarks/results/cpu.json
+    python -m benchmarks.backbones --peer_python=/path/to/torch/bin/python --output=benchmarks/results/backbones/cpu.json
     python -m benchmarks.backbones --names=resnet50 --sizes=224 --batch=64 --dtype=bfloat16     # on a GPU, no PyTorch needed
 
 The peer, a Python that has torch and timm, runs benchmarks/torch_peer.py in a process of its own. The two sides take turns on
@@ -11,50 +11,30 @@ classes, SGD with momentum, PyTorch's default layout (NCHW), as many threads as 
 Compilation is timed twice from the trace on: with an empty persistent cache, then with the entry that this left there.
 """
 
-import argparse
 import functools
 import itertools
 import json
 import os
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import optax
+from absl import flags
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
-from fingerprint_jax import backbones
+from benchmarks.timing import Peer, ratios, rounds, shown, spread, turns
+from fingerprint_jax import backbones, cli, tables
+from fingerprint_jax.writer import show_log
 
-NAMES = (
-    "siamese_cnn,resnet18,resnet50,resnet50v2,densenet121,efficientnet_b0,efficientnet_lite0,mobilenet_v2,"
-    "vit_tiny_patch16,vit_small_patch16"
-)
-
-
-class Peer:
-    """A process with another library, that answers the requests of a script beside this file."""
-
-    def __init__(self, python: str, script: str = "torch_peer.py"):
-        path = Path(__file__).with_name(script)
-        self.process = subprocess.Popen([python, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.about = self._answer()
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()  # pyright: ignore[reportOptionalMemberAccess]
-        if not line:
-            raise RuntimeError(f"the peer ended with status {self.process.wait()}; its error stands above")
-        return json.loads(line)
-
-    def ask(self, **request) -> dict:
-        """The answer to a request."""
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        return self._answer()
+NAMES = [
+    *("siamese_cnn", "resnet18", "resnet50", "resnet50v2", "densenet121", "efficientnet_b0", "efficientnet_lite0", "mobilenet_v2"),
+    *("vit_tiny_patch16", "vit_small_patch16"),
+]
 
 
 class Net(nnx.Module):
@@ -116,74 +96,68 @@ class Ours:
         return time.perf_counter() - start
 
 
-def spread(values: list[float]) -> dict:
-    """Median, least and largest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def measure(name: str, size: int, train: bool, args, peer: Peer | None) -> dict:
+def measure(name: str, size: int, train: bool, values: flags.FlagValues, peer: Peer | None) -> dict:
     """One row of the results."""
-    row = {"name": name, "size": size, "batch": args.batch, "step": "training" if train else "inference"}
+    row = {"name": name, "size": size, "batch": values.batch, "step": "training" if train else "inference"}
     with tempfile.TemporaryDirectory() as cache:
         compilation_cache.reset_cache()
         jax.config.update("jax_compilation_cache_dir", cache)
-        ours = Ours(name, size, args.batch, train, args.dtype)
+        ours = Ours(name, size, values.batch, train, values.dtype)
         row["compile_seconds"] = {"cold": ours.compile(), "cached": ours.compile()}
-    ours.run(1)
-    steps = max(1, round(args.seconds / ours.run(1)))
+    runs = {"ours": ours.run}
     if peer:
-        peer.ask(name=name, size=size, batch=args.batch, train=train)
-        peer.ask(steps=1)
-        peer_steps = max(1, round(args.seconds / peer.ask(steps=1)["seconds"]))
-    times, peer_times = [], []
-    for _ in range(args.repeats):
-        times.append(ours.run(steps) / steps)
-        if peer:
-            peer_times.append(peer.ask(steps=peer_steps)["seconds"] / peer_steps)
-    row["milliseconds"] = spread([1000 * t for t in times])
-    row["images_per_second"] = args.batch / statistics.median(times)
+        peer.ask(make="net", kind="classifier", name=name, size=size, batch=values.batch, train=train)
+        runs["peer"] = lambda steps: peer.ask(run="net", steps=steps)["seconds"]
+    for run in runs.values():
+        run(1)
+    counts = {side: rounds(run, values.seconds) for side, run in runs.items()}
+    sides = {side: lambda run=run, count=counts[side]: 1000 * run(count) / count for side, run in runs.items()}
+    times = turns(sides, values.repeats)
+    row["milliseconds"] = spread(times["ours"])
+    row["images_per_second"] = 1000 * values.batch / statistics.median(times["ours"])
     if peer:
-        row["peer_milliseconds"] = spread([1000 * t for t in peer_times])
-        row["ratio"] = spread([theirs / t for theirs, t in zip(peer_times, times, strict=True)])
+        row["peer_milliseconds"], row["ratio"] = spread(times["peer"]), ratios(times["peer"], times["ours"])
     return row
 
 
-def main():
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_list("names", NAMES, "Variants.", flag_values=values)
+    flags.DEFINE_list("sizes", ["64", "224"], "Sides of the images in pixels.", flag_values=values)
+    flags.DEFINE_list("steps", ["training", "inference"], "Which steps.", flag_values=values)
+    flags.DEFINE_integer("batch", 16, "Images a step.", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum("dtype", "float32", backbones.DTYPES, "Of our side.", flag_values=values)
+    flags.DEFINE_integer("repeats", 5, "Turns of each side.", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("seconds", 1.0, "Of a turn, at least one step.", flag_values=values)
+    flags.DEFINE_string("peer_python", None, "A Python that has torch and timm.", flag_values=values)
+    flags.DEFINE_string("output", None, "A JSON file.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Measures, prints a line a row, writes the file after every row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", default=NAMES, help="variants")
-    parser.add_argument("--sizes", default="64,224", help="sides of the images in pixels")
-    parser.add_argument("--steps", default="training,inference")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--dtype", default="float32", choices=backbones.DTYPES, help="of our side")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each side in each repeat, at least one step")
-    parser.add_argument("--peer_python", help="a Python that has torch and timm")
-    parser.add_argument("--output", type=Path, help="a JSON file")
-    args = parser.parse_args()
+    show_log()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    peer = Peer(args.peer_python) if args.peer_python else None
+    peer = Peer(values.peer_python) if values.peer_python else None
     results = {
         "device": jax.devices()[0].device_kind,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "jax": jax.__version__,
-        "dtype": args.dtype,
+        "dtype": values.dtype,
         "peer": peer.about if peer else None,
         "rows": [],
     }
-    for name, size, step in itertools.product(args.names.split(","), args.sizes.split(","), args.steps.split(",")):
-        row = measure(name, int(size), step == "training", args, peer)
+    for name, size, step in itertools.product(values.names, values.sizes, values.steps):
+        row = measure(name, int(size), step == "training", values, peer)
         results["rows"].append(row)
         text = f"{name:20} {size:>4} px {step:9} {row['milliseconds']['median']:9.1f} ms"
         text += "   compile {cold:6.1f} s, cached {cached:5.1f} s".format(**row["compile_seconds"])
         if peer:
-            text += "   ratio {median:5.2f} ({min:.2f} to {max:.2f})".format(**row["ratio"])
+            text += f"   ratio {shown(row['ratio'])}"
         print(text, flush=True)
-        if args.output:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(results, indent=1) + "\n")
+        if values.output:
+            tables.write_text(values.output, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run("backbones", define_flags, main)

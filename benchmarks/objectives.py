@@ -7,23 +7,26 @@ MoCo's step stands one of the same encoder on the same two views, with the gradi
 and queue; they take turns in one process, and a repeat gives one ratio.
 """
 
-import argparse
 import importlib
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fingerprint_jax import losses, sharding
+from benchmarks.timing import ratios, shown, turns
+from fingerprint_jax import cli, losses, sharding
 from fingerprint_jax.model import Model
 from fingerprint_jax.objectives import moco
 from fingerprint_jax.run import network
+from fingerprint_jax.writer import show_log
 
 CLASSES = {"subtask1": 2, "subtask2": 5}
 
@@ -57,7 +60,10 @@ def configs(variant: str) -> dict[str, ConfigDict]:
 
 
 class Step:
-    """The compiled step of a config on a batch of noise: about `batch` images in all, shared as its streams are; 0: its own."""
+    """The compiled step of a config on a batch of noise: about `batch` images in all, shared as its streams are; 0: its own.
+
+    `mib` is what it holds in memory, `flops` what XLA counts.
+    """
 
     def __init__(self, config: ConfigDict, size: int, batch: int):
         streams, shape = config.data.streams.to_dict(), (size, size, 1)
@@ -77,7 +83,8 @@ class Step:
         }
         self.state = model.init(jax.random.key(0))
         self.arguments = jax.device_put(content, sharding.split(model.mesh)), {}, jnp.float32(1e-4), jax.random.key(1)
-        self.step = model.step.lower(self.state, *self.arguments).compile()
+        lowered: Any = model.step.lower(self.state, *self.arguments)
+        self.flops, self.step = lowered.cost_analysis()["flops"], lowered.compile()
         memory = self.step.memory_analysis()
         self.mib = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
         self.seconds(1)
@@ -91,32 +98,35 @@ class Step:
         return (time.perf_counter() - begin) / steps
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_list("names", [], "Objectives, all if empty.", flag_values=values)
+    flags.DEFINE_list("sizes", ["64", "256"], "Sides of the images in pixels.", flag_values=values)
+    flags.DEFINE_enum("backbones", "tiny", ["tiny", "published"], "Which size of the networks.", flag_values=values)
+    flags.DEFINE_integer("batch", 0, "Images a step; 0: those of the config.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("steps", 5, "Steps of a turn.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("repeats", 5, "Turns.", lower_bound=1, flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Prints a row of a Markdown table for each objective and size, and the ratios of MoCo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", default="", help="objectives, all if empty")
-    parser.add_argument("--sizes", default="64,256")
-    parser.add_argument("--backbones", choices=("tiny", "published"), default="tiny")
-    parser.add_argument("--batch", type=int, default=0, help="images a step; 0: those of the config")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    known = configs("smoke" if args.backbones == "tiny" else "")
-    sizes, names = map(int, args.sizes.split(",")), args.names.split(",") if args.names else sorted(known)
+    show_log()
+    known = configs("smoke" if values.backbones == "tiny" else "")
     print("| objective | backbone | pixels | images a step | steps a second | MiB |\n|---|---|---|---|---|---|")
-    for size in sizes:
-        for name in names:
-            step = Step(known[name], size, args.batch)
-            rate = 1 / statistics.median(step.seconds(args.steps) for _ in range(args.repeats))
+    for size in map(int, values.sizes):
+        for name in values.names or sorted(known):
+            step = Step(known[name], size, values.batch)
+            rate = 1 / statistics.median(step.seconds(values.steps) for _ in range(values.repeats))
             backbone = known[name].backbone.name
             print(f"| `{name}` | {backbone} | {size} | {step.images} | {rate:.3g} | {step.mib:,.0f} |", flush=True)
             if name == "moco":
                 with mock.patch.object(moco, "Objective", TwoViews):
-                    plain = Step(known[name], size, args.batch)
-                ratios = [step.seconds(args.steps) / plain.seconds(args.steps) for _ in range(args.repeats)]
-                text = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                    plain = Step(known[name], size, values.batch)
+                sides = {"moco": lambda: step.seconds(values.steps), "plain": lambda: plain.seconds(values.steps)}  # noqa: B023
+                times = turns(sides, values.repeats)
+                text = shown(ratios(times["moco"], times["plain"]))
                 print(f"| `moco` to two views, time of a step | {backbone} | {size} | {step.images} | {text} | |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run("objectives", define_flags, main)

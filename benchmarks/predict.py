@@ -6,7 +6,6 @@ Both sides take turns, in one process: `gradient.encode` over the packed split, 
 batch that lies on the device. A repeat gives one ratio, the second time by the first; 1 is all of it.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -14,13 +13,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import flags
 from PIL import Image
 
+from benchmarks.timing import ratios, shown, turns
 from configs import base
-from fingerprint_jax import pack
+from fingerprint_jax import cli, pack
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
+from fingerprint_jax.writer import show_log
 
 
 def packed(folder: Path, count: int, size: int) -> Path:
@@ -34,8 +36,8 @@ def packed(folder: Path, count: int, size: int) -> Path:
     return folder / "data"
 
 
-def measure(name: str, data: Path, batch: int, repeats: int) -> list[tuple[float, float]]:
-    """Images a second: (of the split, of the bare network), a pair a repeat."""
+def measure(name: str, data: Path, batch: int, repeats: int) -> dict[str, list[float]]:
+    """Images a second of the `split` and of the bare `network`, one a repeat."""
     config = base.gradient("images")
     config.data_dir, config.backbone.name, config.eval_batch = str(data), name, batch
     run = Run(config, data.parent / name)
@@ -44,38 +46,41 @@ def measure(name: str, data: Path, batch: int, repeats: int) -> list[tuple[float
     weights, images = model.weights(state), jax.device_put(run.source.images(rows.index[:batch]))
     batches = -(-len(rows) // batch)
     jax.block_until_ready(model.outputs(*weights, images))
-    found = []
-    for _ in range(repeats):
+
+    def split():
         begin = time.perf_counter()
         gradient.encode(run, state, rows)
-        middle = time.perf_counter()
+        return len(rows) / (time.perf_counter() - begin)
+
+    def bare():
+        begin = time.perf_counter()
         for _ in range(batches):
-            out = model.outputs(*weights, images)
-            jax.block_until_ready(out)
-        end = time.perf_counter()
-        found.append((len(rows) / (middle - begin), len(rows) / (end - middle)))
-    return found
+            jax.block_until_ready(model.outputs(*weights, images))
+        return len(rows) / (time.perf_counter() - begin)
+
+    return turns({"split": split, "network": bare}, repeats)
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_list("names", ["siamese_cnn", "efficientnet_b0"], "Variants.", flag_values=values)
+    flags.DEFINE_integer("images", 25_000, "Images of the split.", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer("size", 64, "Their side in pixels.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("batch", 128, "Images a step.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("repeats", 3, "Turns of each side.", lower_bound=1, flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Prints a row of a Markdown table for each backbone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", default="siamese_cnn,efficientnet_b0")
-    parser.add_argument("--images", type=int, default=25_000)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+    show_log()
     with tempfile.TemporaryDirectory() as folder:
-        data = packed(Path(folder), args.images, args.size)
+        data = packed(Path(folder), values.images, values.size)
         print("| variant | images a second, split | images a second, network alone | share |\n|---|---|---|---|")
-        for name in args.names.split(","):
-            pairs = measure(name, data, args.batch, args.repeats)
-            split, bare = (f"{statistics.median(side):,.0f}" for side in zip(*pairs, strict=True))
-            shares = [a / b for a, b in pairs]
-            share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
-            print(f"| `{name}` | {split} | {bare} | {share} |", flush=True)
+        for name in values.names:
+            found = measure(name, data, values.batch, values.repeats)
+            split, bare = (f"{statistics.median(side):,.0f}" for side in found.values())
+            print(f"| `{name}` | {split} | {bare} | {shown(ratios(found['split'], found['network']))} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run("predict", define_flags, main)
