@@ -1,1 +1,1 @@
-"""Many runs: `sweep` lists those of one question, `local` runs them, `collect` makes a table of them; `table` compares systems."""
+"""Many runs: `sweep` lists them, `local`, `slurm` or `kubernetes` run them, `collect` makes a table; `table` compares systems."""

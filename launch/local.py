@@ -1,15 +1,20 @@
 """Runs the rows of a sweep on this machine; the same command goes on where it stopped.
 
 python -m launch.local --sweep=sweeps/lr --split=heldout --jobs=2
+
+`launch.slurm` and `launch.kubernetes` start it for one row each.
 """
 
 import concurrent.futures
 import fcntl
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -18,21 +23,27 @@ from fingerprint_jax import cli, tables
 from fingerprint_jax.preemption import RUN_AGAIN, SIGNALS, Preempted
 from launch import sweep
 
-STOPPED = (RUN_AGAIN, *(-number for number in SIGNALS))  # exit status of a child that a signal stopped
+# Exit status of a child that a signal stopped; with 128 added where srun tells of it.
+STOPPED = (RUN_AGAIN, *(-number for number in SIGNALS), *(128 + number for number in SIGNALS))
 
 
 class Launcher:
-    """The children that run, and whether they were asked to stop."""
+    """The children that run, and whether they were asked to stop.
 
-    def __init__(self, output: Path, data_dir: str, split: str):
-        self.output, self.data_dir, self.split = output, data_dir, split
+    `through` is the command that starts each binary, such as srun, and that is not told to stop: who signals this process then
+    signals the binaries, too. Where each process of a row has a launcher of its own, that of process 0 tells of failures.
+    """
+
+    def __init__(self, output: Path, data_dir: str, split: str, through: Sequence[str] = ()):
+        self.output, self.data_dir, self.split, self.through = output, data_dir, split, through
+        self.process = int(os.environ.get("FINGERPRINT_PROCESS") or 0)
         self.stopping = threading.Event()
         self.children: set[subprocess.Popen] = set()
 
     def stop(self, *_) -> None:
         """Asks every child to save and end; no other starts."""
         self.stopping.set()
-        for child in tuple(self.children):
+        for child in () if self.through else tuple(self.children):
             child.terminate()
 
     def fit_and_evaluate(self, row: sweep.Row) -> str:
@@ -51,36 +62,52 @@ class Launcher:
                 self.stop()  # whoever stops one child wants the machine back
                 return "stopped"
             if status:
-                error = f"ended by {signal.Signals(-status).name}" if status < 0 else last_line(workdir / "log.txt")
+                error = ended_by(status) or last_line(self.log(workdir))
                 failure = {"command": ["python", "-m", *command], "status": status, "error": error}
-                tables.write_text(workdir / "failed.json", json.dumps(failure, indent=1))
+                if self.process == 0:
+                    tables.write_text(workdir / "failed.json", json.dumps(failure, indent=1))
                 print(f"failed    {row.name}: {error}", flush=True)
                 return "failed"
         print(f"finished  {row.name}", flush=True)
         return "finished"
 
+    def log(self, workdir: Path) -> Path:
+        """`log.txt`, of further processes `log-1.txt` and so on."""
+        return workdir / (f"log-{self.process}.txt" if self.process else "log.txt")
+
     def call(self, command: list[str], workdir: Path) -> int:
         """Exit status of a binary; what it says is added to `log.txt`."""
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "failed.json").unlink(missing_ok=True)
-        with (workdir / "log.txt").open("ab") as log:
+        if self.process == 0:
+            (workdir / "failed.json").unlink(missing_ok=True)
+        with self.log(workdir).open("ab") as log:
             # A group of its own: Ctrl-C reaches the launcher alone, which passes it on once. A second signal would end a
             # training before it has saved.
             child = subprocess.Popen(
-                [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0
+                [*self.through, sys.executable, "-m", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
             )
             self.children.add(child)
-            if self.stopping.is_set():
+            if self.stopping.is_set() and not self.through:
                 child.terminate()
             status = child.wait()
             self.children.discard(child)
             return status
 
 
+def ended_by(status: int) -> str:
+    """The signal that an exit status stands for, in Python's way or in that of shells and srun; empty where for none."""
+    number = -status if status < 0 else status - 128
+    return f"ended by {signal.Signals(number).name}" if number in set(signal.Signals) else ""
+
+
 def last_line(path: Path) -> str:
-    """What a binary said last, which is why it failed."""
+    """What a binary said last, which is why it failed; srun only adds that it did."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("srun: ")), "no output")
 
 
 def finished(workdir: Path, split: str) -> bool:
@@ -92,8 +119,10 @@ def finished(workdir: Path, split: str) -> bool:
     return split in splits and (workdir / "done").exists() and not (workdir / "failed.json").exists()
 
 
-def run_sweep(output: Path, split: str, jobs: int) -> dict[str, str]:
+def run_sweep(output: Path, split: str, jobs: int, names: Sequence[str] = (), through: Sequence[str] = ()) -> dict[str, str]:
     """Runs what is not finished, `jobs` rows at a time -> {row: finished | failed}.
+
+    With `names` only these rows, while others may run the rest; `through` is the command that starts each binary.
 
     Raises Preempted after a signal, or where a child was stopped by one, once all children have saved and ended; ValueError
     where another process runs the sweep.
@@ -101,10 +130,13 @@ def run_sweep(output: Path, split: str, jobs: int) -> dict[str, str]:
     if jobs < 1:
         raise ValueError(f"--jobs={jobs}: at least 1 is needed")
     data_dir, rows = sweep.read(output)
-    launcher = Launcher(output, data_dir, split)
-    with (output / "lock").open("a") as lock:
+    if unknown := sorted(set(names) - {row.name for row in rows}):
+        raise ValueError(f"--rows={unknown[0]}: no such row in {output}/sweep.json")
+    rows = [row for row in rows if not names or row.name in names]
+    launcher = Launcher(output, data_dir, split, through)
+    with (output / "lock").open("a+") as lock:  # a shared lock on NFS needs a file that can be read
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if names else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{output}: another process runs this sweep") from None
         before = {number: signal.signal(number, launcher.stop) for number in SIGNALS}
@@ -125,11 +157,14 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
     flags.DEFINE_integer("jobs", 1, "Rows that run at the same time.", flag_values=values)
+    flags.DEFINE_list("rows", [], "Only these rows; others may run elsewhere at the same time.", flag_values=values)
+    text = "A command that starts each binary, such as srun; who signals the launcher then signals what that has started, too."
+    flags.DEFINE_string("through", "", text, flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """The whole sweep; a row that fails stops no other and makes the exit status 1."""
-    states = run_sweep(Path(values.sweep), values.split, values.jobs)
+    states = run_sweep(Path(values.sweep), values.split, values.jobs, values.rows, shlex.split(values.through))
     failed = [name for name, state in states.items() if state == "failed"]
     if failed:
         raise ValueError(f"{len(failed)} of {len(states)} rows failed: {', '.join(failed)}; each has a log.txt, and is tried again")

@@ -107,6 +107,64 @@ def test_what_failed_is_tried_again_and_another_split_too(stand_in):
     assert not local.finished(next(stand_in.glob("quickstart*")), "valid")
 
 
+def test_chosen_rows_run_beside_others_and_not_beside_the_whole_sweep(stand_in):
+    (stand_in / "go").touch()
+    first, second = (row.name for row in sweep.read(stand_in)[1])
+    with (stand_in / "lock").open("a+") as lock:
+        local.fcntl.flock(lock, local.fcntl.LOCK_SH)  # of another launcher that has chosen rows
+        run_binary(local, f"--sweep={stand_in}", f"--rows={second}")
+        assert local.finished(stand_in / second, "heldout") and not (stand_in / first).exists()
+        with pytest.raises(ValueError, match="another process runs this sweep"):
+            run_binary(local, f"--sweep={stand_in}")
+    with pytest.raises(ValueError, match="--rows=third: no such row in .*sweep.json"):
+        run_binary(local, f"--sweep={stand_in}", f"--rows={first},third")
+
+
+def test_what_another_command_starts_is_not_signalled_by_the_launcher(stand_in, tmp_path):
+    through = tmp_path / "start it"
+    through.write_text('#!/bin/sh\ntrap \'touch "$0 was signalled"\' TERM\nshift\n"$@" & wait $!; wait $!\n')
+    through.chmod(0o700)
+    (row, _) = (row.name for row in sweep.read(stand_in)[1])
+
+    def stop():
+        while not (stand_in / row / "calls").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        (stand_in / "go").touch()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Preempted):  # trained to the end, and then nothing more is started
+        run_binary(local, f"--sweep={stand_in}", f"--rows={row}", f"--through='{through}' flag")
+    thread.join()
+    assert (stand_in / row / "done").exists() and not (stand_in / row / "results.json").exists()
+    assert not list(tmp_path.glob("*was signalled"))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(-9, "ended by SIGKILL"), (137, "ended by SIGKILL"), (1, "main: error: bad"), (255, "main: error: bad")]
+)
+def test_why_a_row_failed(tmp_path, monkeypatch, status, error):
+    launcher = local.Launcher(tmp_path, "", "heldout")
+
+    def call(command, workdir):
+        workdir.mkdir()
+        (workdir / "log.txt").write_text("main: error: bad\nsrun: error: vm: task 0: Exited with exit code 1\n\n")
+        return status
+
+    monkeypatch.setattr(launcher, "call", call)
+    assert launcher.fit_and_evaluate(sweep.Row("r", CONFIG, {})) == "failed"
+    assert json.loads((tmp_path / "r" / "failed.json").read_text())["error"] == error
+
+
+@pytest.mark.parametrize("status", [-15, -2, 75, 130, 143])
+def test_what_a_signal_stopped_has_not_failed(tmp_path, monkeypatch, status):
+    launcher = local.Launcher(tmp_path, "", "heldout")
+    monkeypatch.setattr(launcher, "call", lambda command, workdir: status)
+    assert launcher.fit_and_evaluate(sweep.Row("r", CONFIG, {})) == "stopped" and launcher.stopping.is_set()
+
+
 def test_two_launchers_do_not_share_a_sweep(stand_in):
     with (stand_in / "lock").open("a") as lock:
         local.fcntl.flock(lock, local.fcntl.LOCK_EX)

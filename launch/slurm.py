@@ -1,0 +1,121 @@
+"""Submits the unfinished rows of a sweep to Slurm as one job array; the same command submits what is left.
+
+python -m launch.slurm --sweep=sweeps/lr --partition=gpu --gpus=1 --time=4:00:00 --max_parallel=8 --wait=30
+"""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from fingerprint_jax import cli, preemption, tables
+from fingerprint_jax.preemption import Preempted
+from launch import local, sweep
+
+SCRIPT = Path(__file__).with_name("slurm.sh")
+
+
+def call(*command: str) -> str:
+    """What a command of Slurm prints; raises ValueError with the last line of its complaint, or where it is not there."""
+    if not shutil.which(command[0]):
+        raise ValueError(f"no {command[0]} on the PATH: launch.slurm runs where jobs of Slurm are submitted")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError((done.stderr.strip() or f"{command[0]}: exit status {done.returncode}").splitlines()[-1])
+    return done.stdout
+
+
+def queued(output: Path) -> dict[str, str]:
+    """{row: state} of the rows that Slurm has in its queue: pending, running, completing ...
+
+    `<sweep>/slurm/<job name>.rows` has the rows of each array that was submitted, in the order of its tasks. A job is known by
+    its name, which is drawn: a launcher that was killed while it submitted has lost nothing.
+    """
+    lists = {path.stem: path.read_text(encoding="utf-8").split() for path in (output / "slurm").glob("*.rows")}
+    if not lists:
+        return {}
+    found = call("squeue", "--noheader", "--array", f"--name={','.join(lists)}", "--format=%j|%K|%T")
+    tasks = [line.split("|") for line in found.split()]
+    return {lists[name][int(task)]: state.lower() for name, task, state in tasks}
+
+
+def submit(output: Path, split: str, names: list[str], max_parallel: int, options: list[str]) -> str:
+    """Submits rows as one job array with these options of sbatch; returns the id of the job."""
+    folder = (output / "slurm").absolute()
+    if "\\" in str(folder):
+        raise ValueError(f"--sweep={output}: sbatch does not take a backslash in the path of a job's output")
+    name = f"fingerprint-{secrets.token_hex(4)}"
+    rows = folder / f"{name}.rows"
+    tables.write_text(rows, "\n".join(names))
+    array = f"--array=0-{len(names) - 1}" + (f"%{max_parallel}" if max_parallel else "")
+    log = str(folder).replace("%", "%%") + "/%A_%a.txt"
+    arguments = [os.getcwd(), sys.executable, str(output.absolute()), split, str(rows)]
+    found = call("sbatch", "--parsable", f"--job-name={name}", array, f"--output={log}", *options, str(SCRIPT), *arguments)
+    return found.strip().partition(";")[0]  # id;cluster
+
+
+def options(values: flags.FlagValues) -> list[str]:
+    """The options of sbatch that the flags stand for; raises ValueError for a flag out of its range."""
+    for flag, least in (("nodes", 1), ("tasks_per_node", 1), ("grace", 1), ("max_parallel", 0), ("wait", 0)):
+        if getattr(values, flag) < least:
+            raise ValueError(f"--{flag}={getattr(values, flag)}: at least {least} is needed")
+    out = ["--requeue", "--open-mode=append", f"--signal=B:USR1@{values.grace}"]
+    out += [f"--nodes={values.nodes}", f"--ntasks-per-node={values.tasks_per_node}"]
+    given = {"partition": values.partition, "account": values.account, "time": values.time, "gpus-per-node": values.gpus}
+    out += [f"--{option}={value}" for option, value in given.items() if value]
+    if wrong := [each for each in values.sbatch if not re.match("--[a-z]", each)]:
+        raise ValueError(f"--sbatch={wrong[0]}: expected one long option, such as --sbatch=--mem=16G")
+    return out + values.sbatch
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
+    flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
+    flags.DEFINE_string("partition", "", "Slurm's partition.", flag_values=values)
+    flags.DEFINE_string("account", "", "Whom the jobs are charged to.", flag_values=values)
+    flags.DEFINE_string("time", "", "Limit of one task, in sbatch's way; a row that needs longer is requeued.", flag_values=values)
+    flags.DEFINE_integer("grace", 120, "Seconds before that limit at which a row is told to save.", flag_values=values)
+    flags.DEFINE_string("gpus", "", "GPUs of each node, such as 4 or a100:4.", flag_values=values)
+    flags.DEFINE_integer("nodes", 1, "Nodes of a row.", flag_values=values)
+    flags.DEFINE_integer("tasks_per_node", 1, "Processes of a row on each node.", flag_values=values)
+    flags.DEFINE_multi_string("sbatch", [], "Any other option, such as --sbatch=--mem=16G.", flag_values=values)
+    flags.DEFINE_integer("max_parallel", 0, "Rows that run at the same time; 0: as many as fit.", flag_values=values)
+    flags.DEFINE_float("wait", 0, "Look every this many seconds until no row is in the queue; 0: do not wait.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Submits what is neither finished nor in the queue; with --wait, a row that failed makes the exit status 1."""
+    preemption.stop_at_once()
+    output, given = Path(values.sweep), options(values)
+    rows = sweep.read(output)[1]
+    (output / "slurm").mkdir(exist_ok=True)
+    with tables.locked(output / "slurm" / "lock", f"{output}: %s is submitting this sweep; wait for it"):
+        under_way = queued(output)  # before the look at what is finished: a row that ends in between is
+        for name, state in under_way.items():
+            print(f"{state:11}{name}")
+        left = [row.name for row in rows if row.name not in under_way and not local.finished(output / row.name, values.split)]
+        if left:
+            job = submit(output, values.split, left, values.max_parallel, given)
+            print(f"job {job}: {len(left)} of {len(rows)} rows; what its tasks say is in {output}/slurm/{job}_*.txt", flush=True)
+    if values.wait:
+        while queued(output):
+            time.sleep(values.wait)
+    elif left or under_way:
+        return
+    failed = [row.name for row in rows if (output / row.name / "failed.json").exists()]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}; each has a log.txt, and is tried again")
+    if missing := [row.name for row in rows if not local.finished(output / row.name, values.split)]:
+        raise Preempted(f"{len(missing)} of {len(rows)} rows are not finished: {', '.join(missing)}; the same command goes on")
+    print(f"{len(rows)} rows are finished: python -m launch.collect --sweep={values.sweep} --split={values.split}")
+
+
+if __name__ == "__main__":
+    cli.run("slurm", define_flags, main)

@@ -1,0 +1,25 @@
+#!/bin/bash
+# One task of the job array that launch.slurm submits: one row of a sweep through both binaries. Its arguments are
+#   CHECKOUT PYTHON SWEEP SPLIT ROWS
+# and line n + 1 of the file ROWS names the row of task n. Nothing is pasted into this text, so nothing in it needs quoting.
+cd "$1" || exit
+row=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$5")
+# Not SLURM_JOB_ID: that of one task is that of the whole array.
+task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+
+"$2" -m launch.local --sweep="$3" --split="$4" --rows="$row" --through='srun --kill-on-bad-exit=0' &
+launcher=$!
+# Some time before the limit this shell alone gets a USR1: the launcher is to start nothing more, the processes under srun
+# are to save and end. (A TERM to srun itself would kill them.)
+trap 'kill -TERM "$launcher"; scancel --signal=TERM "$task"' USR1
+# scancel, preemption and the limit itself send a TERM to every process of the job: there is nothing to pass on.
+trap : TERM
+while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done
+wait "$launcher"
+status=$?
+
+# 75: saved, run me again. A task that was cancelled would come back, too; its state is no longer RUNNING.
+if [ "$status" = 75 ] && [ "$(squeue --noheader --jobs="$task" --format=%T)" = RUNNING ]; then
+  scontrol requeue "$task"
+fi
+exit "$status"

@@ -1,0 +1,307 @@
+"""Job arrays: what is submitted, what a task does with signals, and the same table on a real Slurm as by launch.local."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fingerprint_jax import preemption
+from fingerprint_jax.preemption import RUN_AGAIN, Preempted
+from launch import collect, local, slurm, sweep
+from tests.conftest import FULL_FAULTS, ROOT
+from tests.faults import trainer
+from tests.launch import slurm_cluster
+from tests.test_evaluate import run_binary
+
+CONFIG = "configs/quickstart.py:smoke"
+ODD = "a 'b' \"c\" $HOME `d`\n%j é"  # a folder whose name is awkward everywhere
+
+# Slurm's commands, each of which writes its arguments to a file of its own, and says what a file `NAME.says` has.
+COMMAND = """#!/bin/sh
+printf '%s\\0' "$@" >> "{folder}/$(basename "$0").calls"
+cat "{folder}/$(basename "$0").says" 2>/dev/null || exit 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def handlers(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def program(path, text):
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """The folder of commands in place of Slurm's; sbatch gives the id 7, and nothing is in the queue."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "scontrol", "scancel"):
+        program(folder / name, COMMAND.format(folder=folder))
+    (folder / "sbatch.says").write_text("7;test\n")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def calls(folder, name):
+    path = folder / f"{name}.calls"
+    return path.read_bytes().decode().split("\0")[:-1] if path.exists() else []
+
+
+def write_sweep(output, seeds=3, data_dir="D"):
+    rows = sweep.rows(CONFIG, sweep.values("seed", *range(seeds)))
+    sweep.write(output, data_dir, rows)
+    return [row.name for row in rows]
+
+
+def finish(output, name):
+    (output / name).mkdir(exist_ok=True)
+    (output / name / "done").touch()
+    (output / name / "results.json").write_text('{"splits": {"heldout": {}}}')
+
+
+def test_what_is_neither_finished_nor_queued_is_submitted_once(stand_ins, tmp_path, capsys):
+    output = tmp_path / ODD
+    names = write_sweep(output)
+    finish(output, names[1])
+    flags = ["--partition=a b", "--account=$x", "--time=1:00", "--gpus=a100:2", "--nodes=2", "--tasks_per_node=4", "--grace=60"]
+    flags += ["--max_parallel=5", '--sbatch=--comment=it\'s; "$HOME"', "--sbatch=--mem=16G"]
+    run_binary(slurm, f"--sweep={output}", *flags)
+    (rows,) = (output / "slurm").glob("*.rows")
+    assert rows.read_text().splitlines() == [names[0], names[2]]
+    assert re.fullmatch("fingerprint-[0-9a-f]{8}", rows.stem)
+    given = calls(stand_ins, "sbatch")
+    folder = str(output / "slurm").replace("%", "%%")
+    expected = ["--parsable", f"--job-name={rows.stem}", "--array=0-1%5", f"--output={folder}/%A_%a.txt"]
+    expected += ["--requeue", "--open-mode=append", "--signal=B:USR1@60", "--nodes=2", "--ntasks-per-node=4"]
+    expected += ["--partition=a b", "--account=$x", "--time=1:00", "--gpus-per-node=a100:2"]
+    expected += ['--comment=it\'s; "$HOME"', "--mem=16G", str(ROOT / "launch" / "slurm.sh")]
+    assert given == [*expected, os.getcwd(), sys.executable, str(output), "heldout", str(rows)]
+    assert "job 7: 2 of 3 rows" in capsys.readouterr().out
+
+    (stand_ins / "squeue.says").write_text(f"{rows.stem}|0|RUNNING\n{rows.stem}|1|PENDING\n")
+    run_binary(slurm, f"--sweep={output}")
+    assert calls(stand_ins, "sbatch") == given  # nothing was submitted
+    assert capsys.readouterr().out == f"running    {names[0]}\npending    {names[2]}\n"
+    assert calls(stand_ins, "squeue") == ["--noheader", "--array", f"--name={rows.stem}", "--format=%j|%K|%T"]
+
+    (stand_ins / "squeue.says").write_text(f"{rows.stem}|0|RUNNING\n")  # the other one was cancelled
+    run_binary(slurm, f"--sweep={output}")
+    (new,) = set((output / "slurm").glob("*.rows")) - {rows}
+    assert new.read_text().splitlines() == [names[2]] and "--array=0-0" in calls(stand_ins, "sbatch")[len(given) :]
+
+
+def test_the_end_of_a_wait_says_what_there_is(stand_ins, tmp_path, capsys):
+    names = write_sweep(tmp_path / "s", 2)
+    with pytest.raises(Preempted, match=rf"2 of 2 rows are not finished: {names[0]}, {names[1]}; the same command goes on"):
+        run_binary(slurm, f"--sweep={tmp_path / 's'}", "--wait=0.01")
+    finish(tmp_path / "s", names[0])
+    finish(tmp_path / "s", names[1])
+    (tmp_path / "s" / names[1] / "failed.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"1 of 2 rows failed: {names[1]}; each has a log.txt"):
+        run_binary(slurm, f"--sweep={tmp_path / 's'}", "--wait=0.01")
+    (tmp_path / "s" / names[1] / "failed.json").unlink()
+    before = calls(stand_ins, "sbatch")
+    run_binary(slurm, f"--sweep={tmp_path / 's'}")
+    assert "2 rows are finished" in capsys.readouterr().out and calls(stand_ins, "sbatch") == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--sbatch=-c4", "--sbatch=-c4: expected one long option, such as --sbatch=--mem=16G"),
+        ("--nodes=0", "--nodes=0: at least 1"),
+        ("--max_parallel=-1", "--max_parallel=-1: at least 0"),
+    ],
+)
+def test_bad_flags_are_refused(stand_ins, tmp_path, flag, message):
+    write_sweep(tmp_path / "s")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run_binary(slurm, f"--sweep={tmp_path / 's'}", flag)
+    assert not calls(stand_ins, "sbatch")
+
+
+def test_what_slurm_refuses_is_one_line(stand_ins, tmp_path, monkeypatch):
+    write_sweep(tmp_path / "s")
+    program(stand_ins / "sbatch", "#!/bin/sh\necho 'sbatch: error: first\nsbatch: error: invalid partition' >&2\nexit 1\n")
+    with pytest.raises(ValueError, match="^sbatch: error: invalid partition$"):
+        run_binary(slurm, f"--sweep={tmp_path / 's'}")
+    with pytest.raises(ValueError, match="does not take a backslash"):
+        slurm.submit(tmp_path / "a\\b", "heldout", ["x"], 0, [])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="no sbatch on the PATH"):
+        slurm.submit(tmp_path / "s", "heldout", ["x"], 0, [])
+
+
+# In place of Python: a launcher that writes its arguments, says that it is there, and ends as a file tells it to.
+LAUNCHER = """#!/bin/sh
+printf '%s\\0' "$PWD" "$@" > launcher.calls
+trap 'echo TERM >> launcher.signals; exit 75' TERM
+touch started
+while [ ! -e status ]; do sleep 0.02; done
+exit "$(cat status)"
+"""
+
+
+@pytest.mark.parametrize(
+    ("come", "state", "status", "requeued"),
+    [
+        ("", "RUNNING", 0, False),
+        ("", "RUNNING", 1, False),
+        ("", "RUNNING", RUN_AGAIN, True),  # somebody stopped the training
+        ("USR1", "RUNNING", RUN_AGAIN, True),  # the time limit is near
+        ("TERM", "COMPLETING", RUN_AGAIN, False),  # cancelled
+    ],
+)
+def test_a_task_runs_its_row_and_is_requeued_where_it_was_not_cancelled(stand_ins, tmp_path, come, state, status, requeued):
+    checkout = tmp_path / ODD
+    checkout.mkdir()
+    python = program(checkout / "python 3", LAUNCHER)
+    rows = checkout / "rows"
+    rows.write_text("first\nsecond\nthird\n")
+    (stand_ins / "squeue.says").write_text(state)
+    variables = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    command = ["bash", str(slurm.SCRIPT), str(checkout), str(python), str(checkout / "s"), "valid", str(rows)]
+    process = subprocess.Popen(command, env=os.environ | variables)
+    while not (checkout / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    if come:
+        process.send_signal(getattr(signal, f"SIG{come}"))
+        time.sleep(0.1)
+    if come != "USR1":  # after that the launcher ends by itself
+        (checkout / "status").write_text(str(status))
+    assert process.wait(20) == status
+    where, *arguments = calls(checkout, "launcher")
+    assert where == str(checkout)
+    expected = [f"--sweep={checkout / 's'}", "--split=valid", "--rows=second", "--through=srun --kill-on-bad-exit=0"]
+    assert arguments == ["-m", "launch.local", *expected]
+    assert (checkout / "launcher.signals").exists() == (come == "USR1")
+    assert calls(stand_ins, "scancel") == ["--signal=TERM", "7_1"] * (come == "USR1")
+    assert calls(stand_ins, "scontrol") == ["requeue", "7_1"] * requeued
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The environment of a real Slurm of one node with two processors."""
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    with slurm_cluster.running(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def on_cluster(cluster, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+
+
+def job_of(output, name):
+    """JOB_TASK of a row in the queue."""
+    lists = {path.stem: path.read_text().split() for path in (output / "slurm").glob("*.rows")}
+    for line in slurm.call("squeue", "--noheader", "--array", "--format=%j|%F|%K").split():
+        job, number, task = line.split("|")
+        if name in lists.get(job, []) and lists[job].index(name) == int(task):
+            return f"{number}_{task}"
+    raise AssertionError(f"{name} is not in the queue")
+
+
+def has_pending(pid, number):
+    """Whether a signal waits for a process that is stopped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16) >> (number - 1) & 1
+
+
+def disturb(kind, output, name):
+    """Stops a row in mid-training, yields until Slurm knows, and looks at what is left.
+
+    `cancel` cancels its task, `kill` kills its process, `limit` is the signal that the time limit is near.
+    """
+    workdir = output / name
+    pid = int((workdir / "lock").read_text().split()[1])
+    os.kill(pid, signal.SIGSTOP)  # it would be done before Slurm has understood
+    job, saved = job_of(output, name), (workdir / "log.txt").read_text().count("SIGTERM: saved at step")
+    if kind == "kill":
+        os.kill(pid, signal.SIGKILL)
+    elif kind == "cancel":
+        slurm.call("scancel", job)  # goes on by a SIGCONT, and then has its SIGTERM
+    else:
+        slurm.call("scancel", "--signal=USR1", "--batch", job)
+        while not has_pending(pid, signal.SIGTERM):
+            yield
+        os.kill(pid, signal.SIGCONT)
+    while slurm.queued(output).get(name) != ("pending" if kind == "limit" else None):
+        yield
+    assert not local.finished(workdir, "heldout")
+    if kind == "kill":
+        assert json.loads((workdir / "failed.json").read_text())["error"] == "ended by SIGKILL"
+    else:
+        assert (workdir / "log.txt").read_text().count("SIGTERM: saved at step") > saved
+        assert not (workdir / "failed.json").exists()
+
+
+def test_disturbed_on_a_real_cluster_a_sweep_ends_with_the_table_of_launch_local(on_cluster, data_dir, tmp_path, capsys):
+    """Two rows; `FINGERPRINT_FAULTS=full` makes them six with two seeds each."""
+    fields = {"num_steps": 200, "eval_every": 100, "log_every": 5, "checkpoint_every": 20}
+    rates, seeds = ((1, 2, 3, 4, 5, 6), (0, 1)) if FULL_FAULTS else ((1, 2), (0,))
+    grid = [sweep.values("optimizer.learning_rate", *(rate / 1000 for rate in rates)), sweep.values("seed", *seeds)]
+    rows = sweep.rows(CONFIG, sweep.product(*grid, *(sweep.values(*field) for field in fields.items())))
+    here, there = tmp_path / "here", tmp_path / ODD
+    for output in (here, there):
+        sweep.write(output, data_dir, rows)
+    plans = [["cancel", "limit"], ["kill"]] + [["limit"], ["kill", "cancel"]] * FULL_FAULTS
+    left = {row.name: list(plan) for row, plan in zip(rows, itertools.cycle(plans), strict=False)}
+    at = dict.fromkeys(left, 30)  # the step at which a row is disturbed
+    while any(left.values()):
+        run_binary(slurm, f"--sweep={there}", "--max_parallel=2", "--time=20")
+        happening = {}
+        while slurm.queued(there):
+            for name in list(happening):
+                if next(happening[name], "done") == "done":
+                    del happening[name]
+            for name in [*left] * 10:
+                if left[name] and name not in happening and (step := trainer.last_step(there / name)) >= at[name]:
+                    if trainer.saved(there / name):
+                        at[name] = step + 30
+                        happening[name] = disturb(left[name].pop(0), there, name)
+                        next(happening[name], None)
+                time.sleep(0.01)
+        for each in happening.values():
+            assert next(each, "done") == "done"
+        assert not [name for name, plan in left.items() if plan and local.finished(there / name, "heldout")]
+    # What was killed has failed, what was cancelled is not finished: the same command does the rest.
+    run_binary(slurm, f"--sweep={there}", "--wait=0.2")
+    assert f"{len(rows)} rows are finished" in capsys.readouterr().out
+    local.run_sweep(here, "heldout", 2)
+    ours, expected = (collect.collect(output, "heldout", "accuracy", rows[0].group) for output in (there, here))
+    assert ours == expected
+    for row in rows:
+        assert "resumes at step" in (there / row.name / "log.txt").read_text()
+        assert trainer.history(there / row.name) == trainer.history(here / row.name)
+        ours, expected = ((output / row.name / "predictions" / "heldout.csv").read_text() for output in (there, here))
+        assert ours == expected
+
+
+def test_collect_shows_rows_under_way_and_what_failed_of_any_launcher(tmp_path):
+    names = write_sweep(tmp_path / "s", 2)
+    (tmp_path / "s" / "slurm").mkdir()
+    (tmp_path / "s" / names[0]).mkdir()
+    (tmp_path / "s" / names[0] / "failed.json").write_text('{"error": "srun: error: vm: task 0: Killed"}')
+    (line,) = collect.collect(tmp_path / "s", "heldout", "accuracy")
+    assert line["note"] == "seed 0 failed: srun: error: vm: task 0: Killed; seed 1 not finished"
