@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from fingerprint_jax import tables
+from fingerprint_jax import distributed, tables
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class Checkpoints:
 
     `checkpoints/<step>` holds what Orbax wrote, `digests/<step>.json` its manifest: step, metrics, the arrays' shapes and the
     SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do.
+
+    Several processes write a checkpoint together; its manifest, and what is removed, is the work of process 0.
     """
 
     def __init__(self, workdir: Path, best: str = ""):
@@ -75,6 +77,9 @@ class Checkpoints:
         step, metrics, arrays = self._pending
         try:
             self._manager.wait_until_finished()
+            if distributed.index():
+                self._pending = None
+                return
             files = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
             _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": files})
         except (OSError, ValueError, RuntimeError) as error:
@@ -91,7 +96,7 @@ class Checkpoints:
         assert self._pending
         step, self._pending = self._pending[0], None
         manager, self._manager = self._manager, None  # it would raise the same error at the next save
-        if manager is not None:
+        if manager is not None and distributed.count() == 1:  # of several, this process ends, and the others with it
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 manager.close()
         for leftover in self._directory.glob("*"):  # it may have filled the disk
@@ -126,6 +131,10 @@ class Checkpoints:
         found = {int(path.stem): _read_manifest(path) for path in self._digests.glob("*.json") if path.stem.isdigit()}
         return dict(sorted(found.items()))
 
+    def begun(self) -> bool:
+        """Whether there is a checkpoint."""
+        return distributed.first(lambda: bool(self.manifests()))
+
     def damage(self, step: int) -> str:
         """Names the first file that does not match the manifest; '' where all do."""
         files = _read_manifest(self._path(step))["files"]
@@ -147,6 +156,9 @@ class Checkpoints:
 
         A damaged checkpoint is named and the next one in line is used, except where its number was asked for.
         """
+        return distributed.first(lambda: self._resolve(which))
+
+    def _resolve(self, which: str) -> int:
         manifests = self.manifests()
         if which not in ("best", "latest"):
             if not which.isdigit() or int(which) not in manifests:
@@ -177,16 +189,20 @@ class Checkpoints:
         while True:
             step = self.resolve(which)
             try:
-                self.compare(step, abstract)
+                distributed.first(functools.partial(self.compare, step, abstract))
                 item = self._directory.absolute() / str(step) / "default"
                 with ocp.StandardCheckpointer() as reader:
                     state = dict(reader.restore(item, abstract))
-            except Exception:  # TensorStore raises a plain Exception for a file that is gone
+            except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
+                if distributed.count() > 1 and not isinstance(
+                    error, ValueError
+                ):  # the others wait for this one, and may have read it
+                    raise OSError(f"{item} cannot be read, or was removed meanwhile: {error}") from error
                 if self._path(step).exists():
                     raise
             else:
                 # Manifests go first: as long as it stands every file did while it was read.
-                if self._path(step).exists():
+                if distributed.first(self._path(step).exists):
                     return step, state
             log.info("%s: step %d was removed while it was read; choosing again", self._workdir, step)
 
@@ -230,6 +246,7 @@ class Checkpoints:
         self._path(step).unlink(missing_ok=True)
         shutil.rmtree(self._directory / str(step), ignore_errors=True)
 
+    @distributed.by_first
     def prune(self) -> None:
         """Clears what a killed process left and what is damaged, before a training goes on.
 

@@ -5,12 +5,14 @@ import os
 import platform
 import stat
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from absl import app, flags
 
+from fingerprint_jax import distributed
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def compiled_dir() -> Path | None:
 def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None]) -> None:
     """Parses the command line and calls `main`; what ends it early is one line.
 
-    Exit status 1 for a ValueError, OSError or FloatingPointError, RUN_AGAIN for a Preempted.
+    Exit status 1 for a ValueError, OSError or FloatingPointError, RUN_AGAIN for a Preempted. One process of several ends all.
     """
     define_flags(flags.FLAGS)
 
@@ -53,10 +55,19 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
         try:
             main(flags.FLAGS)
         except (ValueError, OSError, FloatingPointError) as error:
+            distributed.settle()
+            distributed.leave(1, f"error: {_line(error)}")
             sys.exit(f"{name}: error: {_line(error)}")
         except Preempted as stop:
+            distributed.leave(RUN_AGAIN, str(stop))
             print(f"{name}: {stop}", file=sys.stderr)
             sys.exit(RUN_AGAIN)
+        except Exception as error:
+            if distributed.count() > 1:
+                distributed.settle()
+                traceback.print_exc()
+                distributed.leave(1, f"{type(error).__name__}: {_line(error)}")
+            raise
 
     def parse(argv: list[str]) -> list[str]:
         try:

@@ -17,7 +17,20 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from fingerprint_jax import Config, cli, decisions, methods, metrics, preemption, report, score_metrics, significance, tables, watch
+from fingerprint_jax import (
+    Config,
+    cli,
+    decisions,
+    distributed,
+    methods,
+    metrics,
+    preemption,
+    report,
+    score_metrics,
+    significance,
+    tables,
+    watch,
+)
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.run import VERSIONS, Predictions, Run, config_hash
@@ -260,6 +273,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
     flags.DEFINE_string("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
     flags.DEFINE_string("output", None, "Without a run: the folder for results.json.", flag_values=values)
+    distributed.define_flags(values)
 
 
 def write_report(run: Run, values: flags.FlagValues) -> Path:
@@ -276,7 +290,8 @@ def write_report(run: Run, values: flags.FlagValues) -> Path:
 def main(values: flags.FlagValues) -> None:
     """One evaluation; what the user can mend is one line and exit status 1."""
     show_log()
-    console = Console()
+    distributed.initialize("evaluate", values)
+    console = Console(quiet=distributed.index() > 0)
     needs_report = [name for name in ("redact", "compare", "published") if values[name].value]
     if needs_report and not values.report:
         raise ValueError(f"--{needs_report[0]} is about the page: add --report")

@@ -7,7 +7,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import cli, dry_run, methods, preemption, profile
+from fingerprint_jax import cli, distributed, dry_run, methods, preemption, profile
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import show_log
 
@@ -19,22 +19,29 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("allow_change", [], "Fields of a stopped run that may change, or `data`.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print parameters, FLOPs and memory of a step, and do nothing.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Write a trace and figures of a few steps to WORKDIR/profile.", flag_values=values)
+    flags.DEFINE_float(
+        "stall_s", 600, "Show the stacks of all threads where a step takes this many seconds; 0: never.", 0, flag_values=values
+    )
+    distributed.define_flags(values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """One run, fitted; what the user can mend is one line and exit status 1."""
     show_log()
+    distributed.initialize("main", values)
     preemption.stop_at_once()
+    preemption.watch_steps(values.stall_s)
     run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change))
     logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
+    say = distributed.by_first(print)
     if values.dry_run:
         for what, figure in dry_run.describe(run):
-            print(f"{what:24}{figure}")
+            say(f"{what:24}{figure}")
         return
     with profile.asked(run.workdir / "profile") if values.profile else contextlib.nullcontext():
         methods.get(run.config.method).fit(run)
-    print(f"fitted: {run.workdir}")
+    say(f"fitted: {run.workdir}")
 
 
 if __name__ == "__main__":

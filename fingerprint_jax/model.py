@@ -51,7 +51,7 @@ class Model:
         self._config = config
         self._optimizer = optim.direction(config.optimizer)
         self._schedule = optim.schedule(config.optimizer, config.num_steps)
-        replicated, split = sharding.replicated(self.mesh), sharding.split(self.mesh)
+        replicated = sharding.replicated(self.mesh)
         # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
         quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
@@ -60,7 +60,7 @@ class Model:
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
         several = self._unrolled if jax.default_backend() == "cpu" else self._scanned
         self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)
-        self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=split)
+        self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=sharding.readable(self.mesh))
         shows = hasattr(self.objective, "pictures")
         self.pictures = jax.jit(self._pictures, out_shardings=replicated) if shows else None
 

@@ -1,6 +1,7 @@
-"""SIGTERM and SIGINT: a training saves the step it is at and ends with a status that says: run me again."""
+"""SIGTERM, SIGINT and SIGUSR1: a training saves the step it is at and ends with a status that says: run me again."""
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -8,7 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 RUN_AGAIN = 75  # EX_TEMPFAIL of BSD's sysexits.h, "the user is invited to retry"; 1 is a mistake to mend
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what `sbatch --signal=USR1@60` sends before the end
+
+_stall = 0.0  # seconds
 
 
 class Preempted(BaseException):
@@ -39,6 +42,18 @@ def stop_at_once() -> None:
     sys.unraisablehook = again
 
 
+def watch_steps(seconds: float) -> None:
+    """From here on a step of a training that takes longer than this shows the stacks of all threads; 0: none does."""
+    global _stall
+    _stall = seconds
+
+
+def step_begins() -> None:
+    """The step before is not stalled; called within `deferred`."""
+    if _stall:
+        faulthandler.dump_traceback_later(_stall)
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], str]]:
     """Within the block the first signal only sets a mark, a second one acts as before; yields name of the signal or ''."""
@@ -55,5 +70,6 @@ def deferred() -> Iterator[Callable[[], str]]:
     try:
         yield lambda: seen[0] if seen else ""
     finally:
+        faulthandler.cancel_dump_traceback_later()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, methods, tables
+from fingerprint_jax import Config, distributed, methods, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Run:
 
     @contextlib.contextmanager
     def fitting(self, fits: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """The block in which this process alone may change the run; its config is written, or checked, at the beginning.
+        """The block in which this process, or it and those beside it, may change the run; its config is written, or checked, first.
 
         The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
         devices, library versions) and every change of the config that was allowed; `fits` may refuse a config, or a change of
@@ -84,19 +84,24 @@ class Run:
         Raises ValueError where another process holds the run, or where config or data differ from those it was started with
         in more than where the data lie and the fields of `allow_change`; names the fields and both values.
         """
-        if self.config.data.extra_labels:
-            _ = self.extra  # wrong ones, and a wrong data_dir, leave no workdir behind
-        fingerprints = self.fingerprints
-        self.workdir.mkdir(parents=True, exist_ok=True)
         refusal = f"{self.workdir}: %s is fitting this run; wait for it, or use another --workdir"
-        with tables.locked(self.workdir / "lock", refusal):
-            self._write_or_check(fingerprints, fits)
+        with contextlib.ExitStack() as held:
+
+            def begin() -> None:
+                if self.config.data.extra_labels:
+                    _ = self.extra  # wrong ones, and a wrong data_dir, leave no workdir behind
+                fingerprints = self.fingerprints
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(tables.locked(self.workdir / "lock", refusal))
+                self._write_or_check(fingerprints, fits)
+
+            distributed.first(begin)
             yield
 
     def _write_or_check(self, fingerprints: dict[str, str], fits: Callable[[], object]) -> None:
         path = self.workdir / "config.json"
         start: dict = {"step": max([int(p.stem) for p in self.workdir.glob("digests/*.json")], default=0)}
-        start["topology"] = f"{jax.process_count()} processes, {jax.device_count()} {jax.default_backend()} devices"
+        start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
         if (count := self.config.get("steps_per_dispatch", 1)) > 1:
             start["topology"] += f", {count} steps a dispatch"
         start["versions"] = {name: version(name) for name in VERSIONS}
@@ -117,15 +122,13 @@ class Run:
                 raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
             fits()
         last = known["starts"][-1]
-        for name in ("topology", "versions"):
-            if last[name] != start[name]:
-                log.warning(
-                    "%s goes on with other %s: %s, before %s; batches are the same, sums may be rounded otherwise",
-                    self.workdir,
-                    name,
-                    start[name],
-                    last[name],
-                )
+        rounding = "batches are the same, sums may be rounded otherwise"
+        if last["topology"] != start["topology"]:
+            change = f"{last['topology']} -> {start['topology']} processes x devices"
+            log.warning("%s: topology changed: %s; %s", self.workdir, change, rounding)
+        if last["versions"] != start["versions"]:
+            change = f"{start['versions']}, before {last['versions']}"
+            log.warning("%s goes on with other versions: %s; %s", self.workdir, change, rounding)
         changes = [{"step": start["step"], "field": n, "from": before.get(n), "to": after.get(n)} for n in changed]
         for change in changes:
             log.warning("%s: %s changes at step %d, as allowed", self.workdir, change["field"], change["step"])
@@ -136,6 +139,11 @@ class Run:
         if changed:
             (self.workdir / "done").unlink(missing_ok=True)
             tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished."""
+        return distributed.first((self.workdir / "done").exists)
 
     @property
     def provenance(self) -> dict:
@@ -315,20 +323,27 @@ class Run:
         path = self.workdir / "predictions" / f"{split.replace(':', '-')}.csv"
         if damaged := self.source.damaged_ids(self.rows(split)):
             raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
-        if path.exists():
-            try:
-                ids, scores, known = tables.read_predictions(path)
-                if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
-                    return Predictions(ids, scores, known["probabilities"])
-            except ValueError as error:
-                log.warning("%s; it is computed again", error)
+
+        def read() -> dict | None:
+            if path.exists():
+                try:
+                    ids, scores, known = tables.read_predictions(path)
+                    if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
+                        return {"ids": ids, "scores": scores, "probabilities": known["probabilities"]}
+                except ValueError as error:
+                    log.warning("%s; it is computed again", error)
+            return None
+
+        if found := distributed.first(read):
+            return Predictions(**found)
         predictions = methods.get(self.config.method).predict(self, split)
-        # float32, as in the table, so that the first reading and every later one are equal.
-        predictions = dataclasses.replace(predictions, scores=np.asarray(predictions.scores, np.float32))
+        # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,
+        # since what they do next may hang on it.
+        scores = distributed.first(lambda: np.asarray(predictions.scores, np.float32))
+        predictions = dataclasses.replace(predictions, scores=scores)
         if not np.isfinite(predictions.scores).all():
             bad = predictions.ids[~np.isfinite(predictions.scores).all(axis=1)]
             raise ValueError(f"split {split}: the scores of {len(bad)} images are not finite, the first is {bad[0]!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         tables.write_predictions(path, predictions.ids, predictions.scores, meta | {"probabilities": predictions.probabilities})
         return predictions
 

@@ -1,4 +1,6 @@
-"""One mesh over all devices; batches are split over it, parameters are copied to each of them."""
+"""One mesh over all devices of all processes; batches are split over it, parameters are copied to each of them."""
+
+from typing import Any
 
 import jax
 import numpy as np
@@ -6,8 +8,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def make_mesh() -> Mesh:
-    """All devices of all processes along the axis `data`."""
-    return Mesh(np.array(jax.devices()), ("data",))
+    """All devices of all processes along the axis `data`, those of a process side by side: they hold one block of a batch."""
+    return Mesh(np.array(sorted(jax.devices(), key=lambda device: (device.process_index, device.id))), ("data",))
+
+
+def own(mesh: Mesh) -> Mesh:
+    """The devices of this process alone, for what it does by itself; of a single process `mesh`."""
+    return mesh if jax.process_count() == 1 else Mesh(np.array(mesh.local_devices), ("data",))
 
 
 def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
@@ -18,6 +25,35 @@ def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def readable(mesh: Mesh) -> NamedSharding:
+    """For results of a row each: split where this process can read all of them, else on every device."""
+    return split(mesh) if jax.process_count() == 1 else replicated(mesh)
+
+
+def block(size: int) -> slice:
+    """The rows of a batch that this process reads; `check_batch` has seen that they are as many on each."""
+    rows = size // jax.process_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+
+
+def put(x: np.ndarray | np.generic, sharding: NamedSharding) -> jax.Array:
+    """What each process has whole, on all devices, as each of them needs it."""
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x), x.shape)
+
+
+def key(seed: int, mesh: Mesh) -> jax.Array:
+    """A random key on all devices."""
+    data = np.asarray(jax.device_get(jax.random.key_data(jax.random.key(seed))))
+    return jax.random.wrap_key_data(put(data, replicated(mesh)))
+
+
+def copied(tree: Any, mesh: Mesh) -> Any:
+    """Replicated arrays of all processes on the devices `own` of this one; of a single process they are there."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), replicated(mesh)), tree)
 
 
 def parts(batch: dict, count: int, mesh: Mesh) -> dict:

@@ -1,4 +1,4 @@
-"""The tables on disk: `id,label` files, predictions, submissions. Every write is complete or not there."""
+"""The tables on disk: `id,label` files, predictions, submissions. Every write is complete or not there, and by process 0."""
 
 import contextlib
 import csv
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from fingerprint_jax import distributed
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         yield
 
 
+@distributed.by_first
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with replacing(path) as temporary:
@@ -156,6 +159,7 @@ def read_extra_labels(path: str | Path, classes: int) -> dict[str, dict[str, int
     return labels
 
 
+@distributed.by_first
 def write_extra_labels(path: str | Path, split: str, ids: np.ndarray, labels: np.ndarray) -> None:
     """Writes labels [N] of rows of one split by their ids [N], whole or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -183,6 +187,7 @@ def align(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.array([position[name] for name in wanted], dtype=np.int64)
 
 
+@distributed.by_first
 def write_submission(path: str | Path, ids, labels, header: bool = False, extension: str = "", style: str = "int") -> None:
     """Writes `id,label` lines, each id once.
 
@@ -211,6 +216,7 @@ def write_submission(path: str | Path, ids, labels, header: bool = False, extens
         writer.writerows([f"{name}{extension}", render(int(label))] for name, label in zip(ids, labels, strict=True))
 
 
+@distributed.by_first
 def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, meta: dict) -> None:
     """Writes ids [N] and scores [N,K] as `id,score_0..score_{K-1}`, float32 to the last bit.
 
@@ -260,6 +266,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
+@distributed.by_first
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an npz file, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:

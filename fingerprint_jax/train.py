@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from fingerprint_jax import Config, checkpoint, methods, preemption, profile, sharding
+from fingerprint_jax import Config, checkpoint, distributed, methods, preemption, profile, sharding
 from fingerprint_jax.data import loader
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.model import State, model_of
@@ -85,7 +85,7 @@ def check_fit(run: Run) -> None:
     if check := getattr(model.objective, "check", None):
         sizes = run.config.data.streams.values()
         check(sum(map(len, run.streams.values())), sum(sizes) // run.config.optimizer.accumulate)
-    if checkpoints.manifests():
+    if checkpoints.begun():
         checkpoints.compare(checkpoints.resolve("latest"), model.abstract)
     elif run.config.backbone.weights:
         model.pretrained(model.abstract, run.config.backbone.weights)
@@ -104,7 +104,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         origin: the finished run that it begins with; read where there is no checkpoint yet.
 
     Raises:
-        Preempted: SIGTERM or SIGINT came; the step it was at is saved.
+        Preempted: SIGTERM, SIGINT or SIGUSR1 came, to whichever process; the step it was at is saved, on all the same.
         OSError: a checkpoint cannot be written; those before it stay.
         FloatingPointError: the loss, a gradient or the learning rate is not finite; names the step and the records.
     """
@@ -116,16 +116,15 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         raise ValueError(f"data.cache={c.data.cache!r} is unknown: use none or device")
     _check_dispatch(c)  # here too: it may change from start to start
     dispatch = model.step if c.steps_per_dispatch == 1 else model.steps
-    replicated = sharding.replicated(model.mesh)
     checkpoints = checkpoint.Checkpoints(run.workdir, c.best)
     checkpoints.prune()
-    if checkpoints.manifests():
+    if checkpoints.begun():
         start, state = restore(run, checkpoints, "latest")
         log.info("%s: resumes at step %d", run.workdir, start)
         if start > c.num_steps:
             raise ValueError(f"num_steps={c.num_steps} lies before step {start}, the latest checkpoint of {run.workdir}")
     else:
-        start, state = 0, model.init(jax.device_put(jax.random.key(c.seed), replicated))
+        start, state = 0, model.init(sharding.key(c.seed, model.mesh))
         if c.backbone.weights:
             state = model.load(state, c.backbone.weights)
         if origin is not None:
@@ -133,8 +132,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             params, rest = model_of(origin).weights(known)
             state = model.begin(state, params | rest, str(origin.workdir))
     sampler, cache, batches = inputs(run, start, per_dispatch=c.steps_per_dispatch)
-    key = jax.device_put(jax.random.key(c.seed + 1), replicated)
-    learning_rate = jax.device_put(np.float32(c.optimizer.learning_rate), replicated)
+    key = sharding.key(c.seed + 1, model.mesh)
+    learning_rate = sharding.put(np.float32(c.optimizer.learning_rate), sharding.replicated(model.mesh))
     images_per_step = sum(c.data.streams.values())
     writer = Writer(run.workdir, run.workdir.name, start, c.num_steps)
     pending: tuple[range, dict] | None = None  # metrics of the steps dispatched last, not read yet
@@ -162,8 +161,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
         stack.callback(checkpoints.close)
-        signalled = stack.enter_context(preemption.deferred())
-        if c.num_steps == 0 and not checkpoints.manifests():
+        signalled = distributed.agreed(stack.enter_context(preemption.deferred()), model.mesh)
+        if c.num_steps == 0 and not checkpoints.begun():
             save(0, evaluate(state))
         clock = tick = time.perf_counter()
         waited, timed_from = 0.0, start
@@ -172,6 +171,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         stack.callback(profiler.close)
         for steps in dispatches:
             step = steps.stop  # how many are done when these are
+            preemption.step_begins()
             wait_from = time.perf_counter()
             batch = next(batches)
             ready = time.perf_counter()

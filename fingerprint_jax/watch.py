@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fingerprint_jax import distributed
 from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.preemption import Preempted
 from fingerprint_jax.run import Run
@@ -34,6 +35,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
 
     Raises Preempted where the training is not done and no checkpoint came for `patience` seconds.
     """
+    if distributed.count() > 1:
+        raise ValueError(f"--watch looks at each checkpoint by one process, these are {distributed.count()}")
     run = Run.load(workdir, data_dir=data_dir)
     if run.config.method != "gradient":
         raise ValueError(f"--watch follows the checkpoints of a gradient run, {workdir} is a run of the method {run.config.method}")

@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import image, scalar
 
-from fingerprint_jax import tables
+from fingerprint_jax import distributed, tables
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,9 @@ def show_log() -> None:
 
 
 class Writer:
-    """`metrics.jsonl`, `tensorboard/` and the progress of one training."""
+    """`metrics.jsonl`, `tensorboard/` and the progress of one training, by process 0."""
 
+    @distributed.by_first
     def __init__(self, workdir: Path, name: str, start: int, stop: int):
         keep_lines(workdir / "metrics.jsonl", start)
         self._file = (workdir / "metrics.jsonl").open("a")
@@ -63,6 +64,7 @@ class Writer:
             self._bar.start()
             self._task = self._bar.add_task(name, total=stop, completed=start, text="")
 
+    @distributed.by_first
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics."""
         with self._named():
@@ -70,6 +72,7 @@ class Writer:
             self._file.flush()
             self._show(step, [scalar(key, value) for key, value in values.items()])
 
+    @distributed.by_first
     def pictures(self, step: int, values: dict[str, np.ndarray]) -> None:
         """The images uint8 [N,H,W,1] of each name side by side, as one picture to TensorBoard alone."""
         with self._named():
@@ -89,6 +92,7 @@ class Writer:
         except OSError as error:  # Python does not say which file
             raise OSError(f"{self._file.name} or tensorboard/ beside it cannot be written: {error.strerror}") from error
 
+    @distributed.by_first
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Shows a step with its loss, images/s and share of time waiting for input."""
         text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
@@ -99,6 +103,7 @@ class Writer:
         left = seconds / max(step - self._start, 1) * (self._stop - step)
         log.info("%s  step %d/%d  %s  eta %.0f s", self._name, step, self._stop, text, left)
 
+    @distributed.by_first
     def close(self) -> None:
         """Ends the bar and flushes the files."""
         if self._bar is not None:

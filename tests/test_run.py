@@ -222,12 +222,12 @@ def test_a_finished_run_refuses_a_change_but_more_steps(data_dir, tmp_path):
 
 def test_another_topology_is_announced(data_dir, tmp_path, caplog):
     config = _config(data_dir)
-    here = f"1 processes, {jax.device_count()} cpu devices"
+    here = f"1x{jax.device_count()} cpu"
     assert _start(config, tmp_path)["starts"][0]["topology"] == here
     text = (tmp_path / "provenance.json").read_text()
-    (tmp_path / "provenance.json").write_text(text.replace(here, "8 processes, 64 tpu devices"))
+    (tmp_path / "provenance.json").write_text(text.replace(here, "8x8 tpu"))
     assert len(_start(config, tmp_path)["starts"]) == 2
-    assert f"goes on with other topology: {here}, before 8 processes, 64 tpu devices; batches are the same" in caplog.text
+    assert f"topology changed: 8x8 tpu -> {here} processes x devices; batches are the same" in caplog.text
 
 
 def test_a_change_that_the_checkpoint_does_not_fit_is_not_written(data_dir, tmp_path):

@@ -104,5 +104,6 @@ def device_cache(source: Source, spans: dict[str, tuple[int, int]], sharding: ja
     cache = {}
     for name, (start, stop) in spans.items():
         images = source.images(np.arange(start, stop))
-        cache[name] = (jax.device_put(images, sharding), jax.device_put(np.int32(start), sharding))
+        # Not device_put, which has several processes compare all the images.
+        cache[name] = tuple(jax.make_array_from_process_local_data(sharding, x, x.shape) for x in (images, np.int32(start)))
     return cache

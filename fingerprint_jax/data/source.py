@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format  # comes with tensorflow-datasets, which lets its errors through
 
-from fingerprint_jax import tables
+from fingerprint_jax import distributed, tables
 from fingerprint_jax.data import builder, folders
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Source:
 
     def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays of an npz file, made from these images; where it is missing or damaged they are computed, and written."""
-        found = tables.read_arrays(path)
+        found = distributed.first(lambda: tables.read_arrays(path))
         if found is None:
             found = compute()
             if not self.damaged:  # what stands in for a damaged record may be there again tomorrow

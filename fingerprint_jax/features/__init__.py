@@ -26,6 +26,9 @@ from typing import TYPE_CHECKING
 import joblib
 import numpy as np
 
+from fingerprint_jax import distributed
+from fingerprint_jax.preemption import SIGNALS
+
 if TYPE_CHECKING:
     from fingerprint_jax.data.source import Rows
     from fingerprint_jax.run import Run
@@ -58,7 +61,8 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
     blocks = [rows.index[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
     processes = min(processes or joblib.cpu_count(), len(blocks)) if slow else 1
     images = map(run.source.images, blocks)
-    return run.source.cached(path, lambda: {"x": _compute(function, images, len(rows), name, processes)})["x"]
+    compute = functools.partial(_compute, function, images, len(rows), name, processes)
+    return run.source.cached(path, lambda: distributed.first(lambda: {"x": compute()}))["x"]
 
 
 def _plan(name: str, enhance: str | None = None, **options) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:
@@ -138,7 +142,7 @@ class _Context(SpawnContext):  # never fork: it segfaults where an ArrayRecord w
 def _begin() -> None:
     # Signals go to a whole job: the parent decides, and ends the workers as it ends, or they with it (PR_SET_PDEATHSIG of prctl,
     # Linux only; without it one killed by SIGKILL leaves them behind).
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import Config, estimators, features, methods, tables
+from fingerprint_jax import Config, distributed, estimators, features, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
@@ -89,7 +89,8 @@ def predict(run: Run, split: str) -> Predictions:
     rows = run.rows(split)
     gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}
     query = Features(_features(run, rows), rows.labels, rows.index if own is run else np.full(len(rows), -1))
-    return Predictions(rows.ids, scores(run.config, query, gallery, run.config.seed), False)
+    found = distributed.first(lambda: np.asarray(scores(run.config, query, gallery, run.config.seed)))
+    return Predictions(rows.ids, found, False)
 
 
 def scores(config: Config, query: Features, gallery: Gallery, seed: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def fit(run: Run) -> None:
                 methods.get(member.config.method).fit(member)
             elif member.config.task != run.config.task:
                 raise ValueError(f"ensemble.runs: {member.workdir} is a run of {member.config.task}, not {run.config.task}")
-            elif not (member.workdir / "done").exists():
+            elif not member.done:
                 raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
         # Before it is called done, so that a lower threshold can still be allowed.
         tables.write_text(run.workdir / "done", json.dumps({"members": len(admitted(run))}))

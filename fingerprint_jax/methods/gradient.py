@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fingerprint_jax import Config, checkpoint, methods, score_metrics, sharding, tables, train
+from fingerprint_jax import Config, checkpoint, distributed, methods, score_metrics, sharding, tables, train
 from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.model import State, model_of
@@ -33,9 +33,9 @@ def fit(run: Run) -> None:
 
     stages = methods.get("pairs")
     with run.fitting(lambda: (_check_origin(run), stages.stage(run), train.check_fit(run))):
-        if not (run.workdir / "done").exists():
+        if not run.done:
             source = None
-            if not checkpoint.Checkpoints(run.workdir).manifests() and (source := origin(run)) and not run.config.init_from:
+            if not checkpoint.Checkpoints(run.workdir).begun() and (source := origin(run)) and not run.config.init_from:
                 fit(source)
             if first := stages.stage(run):
                 stages.fit(first)
@@ -51,7 +51,7 @@ def origin(run: Run) -> Run | None:
     c = run.config
     if c.init_from:
         source = Run.load(c.init_from)
-        if source.config.method != "gradient" or not (source.workdir / "done").exists():
+        if source.config.method != "gradient" or not source.done:
             raise ValueError(f"init_from={c.init_from!r} is no finished run of one network: give that of one of method gradient")
         if source.config.task == c.task:  # a network of another task was trained on data of its own
             source.config.data_dir = c.data_dir
@@ -65,7 +65,7 @@ def origin(run: Run) -> Run | None:
 
 def _check_origin(run: Run) -> None:
     gone = run.config.init_from and not (Path(run.config.init_from) / "config.json").exists()
-    if gone and checkpoint.Checkpoints(run.workdir).manifests():  # which a resume needs no more
+    if gone and checkpoint.Checkpoints(run.workdir).begun():  # which a resume needs no more
         return
     source = origin(run)
     while source is not None:
@@ -114,13 +114,20 @@ def _scores(run: Run, state: State, rows: Rows, encode: Callable[[Rows], dict]) 
     for name, stream in run.gallery.items():
         gallery[name] = encode(stream) | {"label": stream.labels, "index": stream.index, "images": images}
     query = encode(rows) | {"index": rows.index, "images": images}
-    net = model.merge(*model.weights(state))
-    return np.asarray(model.objective.scores(net, query, gallery), np.float32)
+
+    def scores() -> np.ndarray:
+        net = model.merge(*sharding.copied(model.weights(state), sharding.own(model.mesh)))
+        return np.asarray(model.objective.scores(net, query, gallery), np.float32)
+
+    return distributed.first(scores)
 
 
 def _images(run: Run, index: np.ndarray) -> jax.Array:
-    """Records of the run by number, as the network takes them: [N] -> float32 [N,H,W,C] on the devices, split where N allows."""
-    mesh = model_of(run).mesh
+    """Records of the run by number, as the network takes them: [N] -> float32 [N,H,W,C] on the devices of this process.
+
+    Split over them where N allows.
+    """
+    mesh = sharding.own(model_of(run).mesh)
     place = sharding.replicated(mesh) if len(index) % mesh.size else sharding.split(mesh)
     return _normalize(jax.device_put(run.source.images(index), place), run.config.data.normalize)
 
@@ -145,10 +152,13 @@ def outputs(
     network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
     step = state(run)
 
-    def compute():
+    def clear():
         for other in folder.glob(f"{network}-*.npz"):  # those of other runs may lie beside them
             if not other.name.startswith(f"{network}-{step}-"):
                 other.unlink(missing_ok=True)
+
+    def compute():
+        distributed.first(clear)
         return encode(run, restored or restore(run), rows, enhance, layer, source)
 
     return source.cached(folder / f"{network}-{step}-{content}.npz", compute)
@@ -157,7 +167,7 @@ def outputs(
 def encode(
     run: Run, state: State, rows: Rows, enhance: str = "none", layer: str = "", source: Source | None = None
 ) -> dict[str, np.ndarray]:
-    """Outputs of every row, once each: the last batch is padded, and the padding cut off.
+    """Outputs of every row, once each: the last batch is padded, and the padding cut off. Each process reads its block of a batch.
 
     Args:
         run: of the network.
@@ -178,12 +188,12 @@ def encode(
     parts, pending = [], None
     for first in range(0, len(rows), size):
         index = rows.index[first : first + size]
-        images = source.images(np.pad(index, (0, size - len(index)), mode="edge"))
+        images = source.images(np.pad(index, (0, size - len(index)), mode="edge")[sharding.block(size)])
         if enhance != "none":
             from fingerprint_jax.features.enhance import enhance as filtered  # scikit-image, which few runs need
 
             images = filtered(images, enhance)
-        images = jax.device_put(images, sharding.split(model.mesh))
+        images = jax.make_array_from_process_local_data(sharding.split(model.mesh), images)
         # The batch before is read only now, so that the device works while this one was read from disk.
         running, pending = pending, (model.outputs(params, rest, images, layer), len(index))
         if running:

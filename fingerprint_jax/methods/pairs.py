@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.cluster import spectral_clustering
 
-from fingerprint_jax import Config, methods, tables
+from fingerprint_jax import Config, distributed, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import search
 from fingerprint_jax.features import deep
@@ -44,7 +44,7 @@ def table(run: Run) -> dict[str, np.ndarray]:
     Raises ValueError where the table is not there, or of other data.
     """
     first = stage(run)
-    found = tables.read_arrays(_path(first)) if first and (first.workdir / "done").exists() else None
+    found = distributed.first(lambda: tables.read_arrays(_path(first))) if first and first.done else None
     if first is None or found is None:
         raise ValueError(f"{run.workdir}: its table of pairs is missing, the command that trains it makes one")
     if first.provenance["fingerprints"] != run.fingerprints:
@@ -73,20 +73,25 @@ def fit(run: Run) -> None:
     if c.candidates < 1 or c.clusters < 1:
         raise ValueError(f"pairs.candidates={c.candidates}, pairs.clusters={c.clusters}: use 1 or more")
     with run.fitting(lambda: encoder(run)):
-        if (run.workdir / "done").exists() and tables.read_arrays(_path(run)) is not None:
+        if run.done and distributed.first(lambda: tables.read_arrays(_path(run)) is not None):
             return
         source = encoder(run)
         methods.get(source.config.method).fit(source)
         generated, real = run.rows("train_generated"), run.training_rows(run.target)
         query, gallery = (_embedding(run, source, rows) for rows in (generated, real))
-        pairs = [
-            (row, position)
-            for row, positions in enumerate(candidates(query, gallery, c.candidates))
-            for position in pruned(query[row], gallery[positions], c.clusters, c.seed, positions)
-        ]
-        row, position = np.array(pairs).T
+
+        def pairs() -> np.ndarray:
+            return np.array(
+                [
+                    (row, position)
+                    for row, positions in enumerate(candidates(query, gallery, c.candidates))
+                    for position in pruned(query[row], gallery[positions], c.clusters, c.seed, positions)
+                ]
+            )
+
+        row, position = distributed.first(pairs).T
         tables.write_arrays(_path(run), {"real": real.index[position], "generated": generated.index[row]})
-        tables.write_text(run.workdir / "done", json.dumps({"pairs": len(pairs), "encoder": str(source.workdir)}))
+        tables.write_text(run.workdir / "done", json.dumps({"pairs": len(row), "encoder": str(source.workdir)}))
 
 
 def _embedding(run: Run, source: Run, rows: Rows) -> np.ndarray:

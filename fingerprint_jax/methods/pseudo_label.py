@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from fingerprint_jax import Config, methods, score_metrics, tables
+from fingerprint_jax import Config, distributed, methods, score_metrics, tables
 from fingerprint_jax.run import Predictions, Run
 
 log = logging.getLogger(__name__)
@@ -21,10 +21,9 @@ def round_of(run: Run, number: int) -> Run:
 
 def chosen(run: Run) -> Run:
     """The child whose predictions are the result; raises ValueError where the rounds are not done."""
-    path = run.workdir / "done"
-    if not path.exists():
+    if not run.done:
         raise ValueError(f"{run.workdir} is not finished, no round is chosen yet: the command that trains it goes on")
-    return round_of(run, json.loads(path.read_text())["chosen"])
+    return round_of(run, json.loads(distributed.first((run.workdir / "done").read_text))["chosen"])
 
 
 def fit(run: Run) -> None:

@@ -51,7 +51,7 @@ def source(data_dir, tmp_path_factory):
 
 
 def test_parameters_and_statistics_are_copied_by_path_and_shape_and_the_rest_is_named(source, data_dir, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "fingerprint_jax.train"):
+    with caplog.at_level(logging.INFO, "fingerprint_jax.model"):
         run = _fit(_autoencoder(data_dir, num_steps=0, init_from=str(source.workdir)), tmp_path / "run")
     (line,) = [record.getMessage() for record in caplog.records if "begins with" in record.getMessage()]
     ours, theirs = _state(run), _state(source)
@@ -72,7 +72,7 @@ def test_parameters_and_statistics_are_copied_by_path_and_shape_and_the_rest_is_
 def test_what_has_another_shape_is_drawn_and_nothing_in_common_is_refused(source, data_dir, tmp_path, caplog):
     wide = _autoencoder(data_dir, num_steps=0, init_from=str(source.workdir))
     wide.backbone.num_features = 8
-    with caplog.at_level(logging.INFO, "fingerprint_jax.train"):
+    with caplog.at_level(logging.INFO, "fingerprint_jax.model"):
         run = _fit(wide, tmp_path / "wide")
     assert "of another shape: backbone/dense/bias, backbone/dense/kernel" in caplog.text
     name = "backbone/stages/0/conv/kernel"
@@ -103,7 +103,7 @@ def test_a_pretraining_is_one_child_for_all_folds(data_dir, tmp_path, monkeypatc
     trained, real = [], train.train
     monkeypatch.setattr(train, "train", lambda run, *rest: (trained.append(run.workdir), real(run, *rest))[1])
     run = Run(config, tmp_path / "run")
-    with caplog.at_level(logging.INFO, "fingerprint_jax.train"):
+    with caplog.at_level(logging.INFO, "fingerprint_jax.model"):
         methods.get("ensemble").fit(run)
     first, *folds = [path.name for path in trained]
     assert first.startswith("pretrain-") and trained[0].parent == tmp_path / "run" / "children"
