@@ -207,6 +207,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                 clock, waited, timed_from = time.perf_counter(), 0.0, step  # evaluation is not training time
             if signal and not last:
                 checkpoints.close()
+                distributed.first(lambda: None)  # its manifest is there, too: the first process that ends now ends the others
                 raise preemption.Preempted(f"{run.workdir}: {signal}: saved at step {step}; the same command continues the run")
         checkpoints.close()
         profiler.finish()
