@@ -298,6 +298,23 @@ def test_disturbed_on_a_real_cluster_a_sweep_ends_with_the_table_of_launch_local
         assert ours == expected
 
 
+def test_processes_of_a_row_find_each_other_and_save_together(on_cluster, data_dir, tmp_path):
+    fields = {"num_steps": 200, "eval_every": 100, "log_every": 5, "checkpoint_every": 20}
+    rows = sweep.rows(CONFIG, sweep.product(*(sweep.values(*field) for field in fields.items())))
+    sweep.write(tmp_path, data_dir, rows)
+    (workdir,) = (tmp_path / row.name for row in rows)
+    run_binary(slurm, f"--sweep={tmp_path}", "--tasks_per_node=2", "--time=20")
+    while trainer.last_step(workdir) < 30 or not trainer.saved(workdir):
+        assert slurm.queued(tmp_path), (workdir / "log.txt").read_text()
+        time.sleep(0.01)
+    for _ in disturb("limit", tmp_path, rows[0].name):
+        time.sleep(0.02)
+    run_binary(slurm, f"--sweep={tmp_path}", "--wait=0.2")
+    starts = json.loads((workdir / "provenance.json").read_text())["starts"]
+    assert [start["topology"] for start in starts] == ["2x1 cpu"] * 2 and starts[1]["step"] >= 30
+    assert local.finished(workdir, "heldout")
+
+
 def test_collect_shows_rows_under_way_and_what_failed_of_any_launcher(tmp_path):
     names = write_sweep(tmp_path / "s", 2)
     (tmp_path / "s" / "slurm").mkdir()
