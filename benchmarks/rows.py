@@ -21,14 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks.objectives import Step
 from benchmarks.timing import Peer, PeerError, ratios, rounds, spread, turns
 from configs import base
 from configs.subtask1 import aimm_siamese
-from fingerprint_jax import backbones, main, pack, train
+from fingerprint_jax import backbones, pack, train
 from fingerprint_jax.data import loader, phantom
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.data.source import open_source
@@ -375,13 +374,8 @@ def processes_row(bench: Bench) -> dict:
         return _speed(workdir)[0]
 
     sides = {"1 process": (1, 1), "1 process, 2 devices": (1, 2), "2 processes": (2, 1)}
-    known = flags.FlagValues()
-    main.define_flags(known)
-    opened = [] if "coordinator" in known else [{"side": "2 processes", "open": "main starts one process"}]
-    if opened:
-        del sides["2 processes"]
     rates = turns({name: functools.partial(run, *side) for name, side in sides.items()}, 1 if bench.quick else 3)
-    lines = [line(name, "images/s", values, rates["1 process"], True) for name, values in rates.items()] + opened
+    lines = [line(name, "images/s", values, rates["1 process"], True) for name, values in rates.items()]
     return {"about": f"configs/quickstart.py{variant}, the same {bench.cores} cores", "lines": lines}
 
 
