@@ -222,6 +222,11 @@ def job_of(output, name):
     raise AssertionError(f"{name} is not in the queue")
 
 
+def pid_of(workdir):
+    """The process that trains a row, or did."""
+    return int((workdir / "lock").read_text().split()[1])
+
+
 def has_pending(pid, number):
     """Whether a signal waits for a process that is stopped."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -234,7 +239,7 @@ def disturb(kind, output, name):
     `cancel` cancels its task, `kill` kills its process, `limit` is the signal that the time limit is near.
     """
     workdir = output / name
-    pid = int((workdir / "lock").read_text().split()[1])
+    pid = pid_of(workdir)
     os.kill(pid, signal.SIGSTOP)  # it would be done before Slurm has understood
     job, saved = job_of(output, name), (workdir / "log.txt").read_text().count("SIGTERM: saved at step")
     if kind == "kill":
@@ -258,7 +263,7 @@ def disturb(kind, output, name):
 
 def test_disturbed_on_a_real_cluster_a_sweep_ends_with_the_table_of_launch_local(on_cluster, data_dir, tmp_path, capsys):
     """Two rows; `FINGERPRINT_FAULTS=full` makes them six with two seeds each."""
-    fields = {"num_steps": 200, "eval_every": 100, "log_every": 5, "checkpoint_every": 20}
+    fields = {"num_steps": 600, "eval_every": 300, "log_every": 5, "checkpoint_every": 20}
     rates, seeds = ((1, 2, 3, 4, 5, 6), (0, 1)) if FULL_FAULTS else ((1, 2), (0,))
     grid = [sweep.values("optimizer.learning_rate", *(rate / 1000 for rate in rates)), sweep.values("seed", *seeds)]
     rows = sweep.rows(CONFIG, sweep.product(*grid, *(sweep.values(*field) for field in fields.items())))
@@ -275,12 +280,13 @@ def test_disturbed_on_a_real_cluster_a_sweep_ends_with_the_table_of_launch_local
             for name in list(happening):
                 if next(happening[name], "done") == "done":
                     del happening[name]
-            for name in [*left] * 10:
-                if left[name] and name not in happening and (step := trainer.last_step(there / name)) >= at[name]:
-                    if trainer.saved(there / name):
-                        at[name] = step + 30
-                        happening[name] = disturb(left[name].pop(0), there, name)
-                        next(happening[name], None)
+            for _ in range(20):
+                for name in left:
+                    if left[name] and name not in happening and (step := trainer.last_step(there / name)) >= at[name]:
+                        if trainer.saved(there / name) and Path(f"/proc/{pid_of(there / name)}").exists():
+                            at[name] = step + 100  # of the process that goes on, not of what this one still does
+                            happening[name] = disturb(left[name].pop(0), there, name)
+                            next(happening[name], None)
                 time.sleep(0.01)
         for each in happening.values():
             assert next(each, "done") == "done"
@@ -299,7 +305,7 @@ def test_disturbed_on_a_real_cluster_a_sweep_ends_with_the_table_of_launch_local
 
 
 def test_processes_of_a_row_find_each_other_and_save_together(on_cluster, data_dir, tmp_path):
-    fields = {"num_steps": 200, "eval_every": 100, "log_every": 5, "checkpoint_every": 20}
+    fields = {"num_steps": 600, "eval_every": 300, "log_every": 5, "checkpoint_every": 20}
     rows = sweep.rows(CONFIG, sweep.product(*(sweep.values(*field) for field in fields.items())))
     sweep.write(tmp_path, data_dir, rows)
     (workdir,) = (tmp_path / row.name for row in rows)
