@@ -194,9 +194,8 @@ class Checkpoints:
                 with ocp.StandardCheckpointer() as reader:
                     state = dict(reader.restore(item, abstract))
             except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
-                if distributed.count() > 1 and not isinstance(
-                    error, ValueError
-                ):  # the others wait for this one, and may have read it
+                # The others wait for this one, and may have read it.
+                if distributed.count() > 1 and not isinstance(error, ValueError):
                     raise OSError(f"{item} cannot be read, or was removed meanwhile: {error}") from error
                 if self._path(step).exists():
                     raise

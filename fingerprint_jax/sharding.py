@@ -32,13 +32,13 @@ def readable(mesh: Mesh) -> NamedSharding:
     return split(mesh) if jax.process_count() == 1 else replicated(mesh)
 
 
-def block(size: int) -> slice:
-    """The rows of a batch that this process reads; `check_batch` has seen that they are as many on each."""
-    rows = size // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+def block(size: int, index: int, count: int) -> slice:
+    """The rows of a batch that process `index` of `count` reads; `check_batch` has seen that they are as many on each."""
+    rows = size // count
+    return slice(index * rows, (index + 1) * rows)
 
 
-def put(x: np.ndarray | np.generic, sharding: NamedSharding) -> jax.Array:
+def put(x: np.ndarray | np.generic, sharding: jax.sharding.Sharding) -> jax.Array:
     """What each process has whole, on all devices, as each of them needs it."""
     return jax.make_array_from_process_local_data(sharding, np.asarray(x), x.shape)
 

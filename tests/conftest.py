@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import pathlib
+import signal
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
@@ -14,7 +16,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from fingerprint_jax import methods, pack  # noqa: E402
+from fingerprint_jax import methods, pack, preemption  # noqa: E402
 from fingerprint_jax.data import phantom  # noqa: E402
 from fingerprint_jax.model import forget_programs  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
@@ -32,6 +34,16 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.p
 def _few_programs():
     yield
     forget_programs()
+
+
+@pytest.fixture
+def handlers(monkeypatch):
+    """Signals, and what Python does with errors that nobody can catch, are as before after the test."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

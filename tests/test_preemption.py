@@ -9,14 +9,7 @@ import pytest
 
 from fingerprint_jax import preemption
 
-
-@pytest.fixture(autouse=True)
-def handlers(monkeypatch):
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.mark.parametrize("number", preemption.SIGNALS)

@@ -13,6 +13,7 @@ import numpy as np
 
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.data.source import Source, open_source
+from fingerprint_jax.sharding import block, put
 
 
 def dispatches(start: int, stop: int, count: int) -> list[range]:
@@ -43,9 +44,8 @@ class _Read:
     def _one(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         batch = self.sampler(step)
         for name, stream in batch.items():
-            size = len(stream["index"]) // self.process_count
-            block = slice(self.process_index * size, (self.process_index + 1) * size)
-            batch[name] = {key: value[block] for key, value in stream.items()}
+            own = block(len(stream["index"]), self.process_index, self.process_count)
+            batch[name] = {key: value[own] for key, value in stream.items()}
             if self.with_images:
                 batch[name]["image"] = open_source(*self.source_key).images(batch[name]["index"])
         return batch
@@ -105,5 +105,5 @@ def device_cache(source: Source, spans: dict[str, tuple[int, int]], sharding: ja
     for name, (start, stop) in spans.items():
         images = source.images(np.arange(start, stop))
         # Not device_put, which has several processes compare all the images.
-        cache[name] = tuple(jax.make_array_from_process_local_data(sharding, x, x.shape) for x in (images, np.int32(start)))
+        cache[name] = (put(images, sharding), put(np.int32(start), sharding))
     return cache

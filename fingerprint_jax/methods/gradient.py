@@ -188,7 +188,8 @@ def encode(
     parts, pending = [], None
     for first in range(0, len(rows), size):
         index = rows.index[first : first + size]
-        images = source.images(np.pad(index, (0, size - len(index)), mode="edge")[sharding.block(size)])
+        own = sharding.block(size, jax.process_index(), jax.process_count())
+        images = source.images(np.pad(index, (0, size - len(index)), mode="edge")[own])
         if enhance != "none":
             from fingerprint_jax.features.enhance import enhance as filtered  # scikit-image, which few runs need
 

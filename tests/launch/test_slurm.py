@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from fingerprint_jax import preemption
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
 from launch import collect, local, slurm, sweep
 from tests.conftest import FULL_FAULTS, ROOT
 from tests.faults import trainer
 from tests.launch import slurm_cluster
 from tests.test_evaluate import run_binary
+
+pytestmark = pytest.mark.usefixtures("handlers")
 
 CONFIG = "configs/quickstart.py:smoke"
 ODD = "a 'b' \"c\" $HOME `d`\n%j é"  # a folder whose name is awkward everywhere
@@ -29,15 +30,6 @@ COMMAND = """#!/bin/sh
 printf '%s\\0' "$@" >> "{folder}/$(basename "$0").calls"
 cat "{folder}/$(basename "$0").says" 2>/dev/null || exit 0
 """
-
-
-@pytest.fixture(autouse=True)
-def handlers(monkeypatch):
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def program(path, text):
