@@ -60,9 +60,11 @@ class Source:
             self.image_shape: tuple[int, int, int] = tuple(self.summary["image_shape"])
             self.splits = sorted(self.summary["splits"])
             tfds_builder: Any = tfds.builder_from_directory(str(path))
-            self._sources = [tfds_builder.as_data_source(split) for split in self.splits]
-            undecoded = {"image": tfds.decode.SkipDecoding()}
-            self._labels_only = [tfds_builder.as_data_source(split, decoders=undecoded) for split in self.splits]
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._sources = [tfds_builder.as_data_source(split, deserialize_method=raw) for split in self.splits]
+            # Of a record only what is asked for is decoded: at 64 px all four features would take 1.6 times as long as the image.
+            self._image = _features(tfds_builder, "image")
+            self._facts = _features(tfds_builder, "id", "label", "group")
             self._offsets = np.concatenate([[0], np.cumsum([len(s) for s in self._sources])])
         except (ValueError, KeyError, OSError, RuntimeError, json_format.Error) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -93,7 +95,7 @@ class Source:
         """All rows of a packed split. Every record is read, so that a damaged one is known from here on."""
         position = self._position(split)
         start, stop = self.span(split)
-        records = self._read(self._labels_only[position], np.arange(stop - start))
+        records = self._read(position, np.arange(stop - start), self._facts)
         files = folders.read_files(self.path / "files.csv")[split] if None in records else []
         for i, record in enumerate(records):
             if record is None:
@@ -115,15 +117,14 @@ class Source:
         ids = rows.ids[np.isin(rows.index, list(self.damaged))].tolist()
         return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
 
-    @staticmethod
-    def _read(source, positions: np.ndarray) -> list:
-        """Records at positions; None where one is damaged."""
-        if not len(positions):
+    def _read(self, position: int, where: np.ndarray, features: tfds.features.FeaturesDict) -> list:
+        """These features of the records `where` of a split; None where one is damaged."""
+        if not len(where):
             return []
         try:
-            return list(source.__getitems__(positions.tolist()))
+            return [features.deserialize_example_np(record) for record in self._sources[position].__getitems__(where.tolist())]
         except RuntimeError:  # it names no record: read them one by one
-            return [Source._read(source, part)[0] for part in np.split(positions, len(positions))] if len(positions) > 1 else [None]
+            return [self._read(position, part, features)[0] for part in np.split(where, len(where))] if len(where) > 1 else [None]
 
     def images(self, index: np.ndarray) -> np.ndarray:
         """Records by number: [N] -> uint8 [N,H,W,1]."""
@@ -132,7 +133,7 @@ class Source:
         owner = np.searchsorted(self._offsets, index, side="right") - 1
         for position in np.unique(owner):
             where = np.flatnonzero(owner == position)
-            records = self._read(self._sources[position], index[where] - self._offsets[position])
+            records = self._read(position, index[where] - self._offsets[position], self._image)
             for i, record in zip(where, records, strict=True):
                 out[i] = self._replacement(int(index[i])) if record is None else record["image"]
         return out
@@ -153,10 +154,14 @@ class Source:
         own = damaged - rows.index[0]
         for i in np.roll(np.arange(len(rows)), -own - 1):
             if rows.labels[i] == rows.labels[own] and int(rows.index[i]) not in self.damaged:
-                record = self._read(self._sources[position], np.array([i]))[0]
+                record = self._read(position, np.array([i]), self._image)[0]
                 if record is not None:
                     return record["image"]
         raise ValueError(f"{self.path}: every record like {rows.ids[own]!r} is damaged; pack the data again")
+
+
+def _features(tfds_builder: Any, *names: str) -> tfds.features.FeaturesDict:
+    return tfds.features.FeaturesDict({name: tfds_builder.info.features[name] for name in names})
 
 
 def _text(value: str | bytes) -> str:
