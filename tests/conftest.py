@@ -13,10 +13,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 
-from fingerprint_jax import methods, pack, preemption  # noqa: E402
+from fingerprint_jax import checkpoint, methods, pack, preemption, train  # noqa: E402
 from fingerprint_jax.data import phantom  # noqa: E402
 from fingerprint_jax.model import forget_programs  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
@@ -84,3 +86,26 @@ def fit(path: str, data_dir: str, workdir) -> Run:
     config.data_dir = data_dir
     methods.get(config.method).fit(Run(config, workdir))
     return Run.load(workdir)
+
+
+def tiny_config(data_dir: str, backbone: str = "resnet_tiny", **fields):
+    """The config of a softmax classifier of real images, with a tiny backbone."""
+    config = load_config("configs/subtask2/medhastra_resnet18.py")
+    config.data_dir = data_dir
+    config.backbone = ConfigDict({"name": backbone, "weights": ""} | ({"stem": "native"} if backbone == "resnet_tiny" else {}))
+    config.update(fields)
+    return config
+
+
+def last_state(run: Run) -> dict:
+    """The last state that a run saved, as numpy."""
+    _, state = train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), "latest")
+    return jax.tree.map(np.asarray, jax.device_get(state))
+
+
+def same_bytes(a, b) -> None:
+    """Two trees of arrays are the same to the last bit."""
+    flat_a, flat_b = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
+    assert [path for path, _ in flat_a] == [path for path, _ in flat_b]
+    for (path, x), (_, y) in zip(flat_a, flat_b, strict=True):
+        assert x.tobytes() == y.tobytes(), path
