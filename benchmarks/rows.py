@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.objectives import Step
 from benchmarks.timing import Peer, PeerError, ratios, rounds, spread, turns
-from configs import base
+from configs import base, quickstart
 from configs.subtask1 import aimm_siamese
 from fingerprint_jax import backbones, pack, train
 from fingerprint_jax.data import loader, phantom
@@ -81,12 +81,16 @@ class Bench:
         return QUICK if self.quick else size
 
     @functools.cache  # noqa: B019 - lives as long as the command
-    def data(self, size: int, count: int) -> tuple[Path, str]:
-        """A phantom of subtask 2 with about `count` labelled synthetic images: its folder of PNG files, and where it is packed."""
-        root = self.folder / f"phantom_{size}_{count}"
-        phantom.write(root, "subtask2", phantom.subtask2(0, size, 0.5, real=2, generated=count // 5, unknown=5), 0)
+    def data(self, size: int, count: int, task: str = "subtask2") -> tuple[Path, str]:
+        """A phantom with about `count` synthetic images: their folder of PNG files, and where it is packed."""
+        root = self.folder / f"{task}_{size}_{count}"
+        if task == "subtask1":
+            splits = phantom.subtask1(0, size, 0.5, real=100, generated=count, unknown=10, reference=10)
+        else:
+            splits = phantom.subtask2(0, size, 0.5, real=2, generated=count // 5, unknown=5)
+        phantom.write(root, task, splits, 0)
         with contextlib.redirect_stdout(io.StringIO()):  # its counts are no result
-            pack.pack("subtask2", root / "data", root / "train")
+            pack.pack(task, root / "data", root / "train")
         return root / "train" / "generated", str(root / "data")
 
     def theirs(self, amount: float, **request) -> Callable[[], Side]:
@@ -276,19 +280,20 @@ def _speed(workdir: Path) -> tuple[float, float]:
 class Loop:
     """The training loop of a config on packed data, checkpoints included: images a second, and the shares of input wait."""
 
-    def __init__(self, bench: Bench, config, data_dir: str, cache: str):
+    def __init__(self, bench: Bench, config, data_dir: str, cache: str, per_dispatch: int = 1):
         config = ConfigDict(config.to_dict())
-        config.data_dir, config.data.cache = data_dir, cache
+        config.data_dir, config.data.cache, config.steps_per_dispatch = data_dir, cache, per_dispatch
         self.bench, self.config, self.waits = bench, config, []
-        steps = int(self._train(6) * bench.seconds / sum(config.data.streams.values()))
-        self.turn = functools.partial(self._train, max(6, steps))
+        least = max(6, 3 * per_dispatch)
+        steps = int(self._train(least) * bench.seconds / sum(config.data.streams.values()))
+        self.turn = functools.partial(self._train, max(least, steps - steps % per_dispatch))
         self.waits.clear()
 
     def _train(self, steps: int) -> float:
         config = self.config
         # The one line with a speed has the steps between the first, which compiles, and the last, which saves.
         config.num_steps = config.eval_every = config.checkpoint_every = steps
-        config.log_every = steps - 1
+        config.log_every = steps - config.steps_per_dispatch
         run = Run(config, tempfile.mkdtemp(dir=self.bench.folder))
         with run.fitting():
             train.train(run, lambda state: {})
@@ -323,13 +328,24 @@ def _network(bench: Bench) -> tuple[str, int, str]:
 
 def loop_row(bench: Bench) -> dict:
     """(b) What of the compiled step's rate the whole training loop keeps, and how long it waits for input."""
-    name, size, dtype = _network(bench)
-    batch = 10 if bench.quick else 256 if bench.gpu else 32
-    _, data_dir = bench.data(size, 100 if bench.quick else 1000)
-    config = classifier(name, batch, dtype)
+    size, pairs, dtype = bench.pixels(256 if bench.gpu else 64), 4 if bench.quick else 32, "bfloat16" if bench.gpu else "float32"
+    _, data_dir = bench.data(size, 100 if bench.quick else 1000, "subtask1")
+    config = siamese(pairs, dtype)
+    if bench.quick:
+        config.backbone.name = "siamese_cnn_tiny"
     names = {"the loop, images on the device": "device", "the loop, records read each step": "none"}
     loops = {text: Loop(bench, config, data_dir, cache) for text, cache in names.items()}
-    return {"about": f"{name}, {size} px, batch {batch}, {dtype}", "lines": _loops(bench, loops, ours(config, size))}
+    about = f"{config.backbone.name}, {size} px, {pairs} real and {pairs} synthetic images a step, {dtype}"
+    return {"about": about, "lines": _loops(bench, loops, ours(config, size))}
+
+
+def dispatch_row(bench: Bench) -> dict:
+    """(b) The training loop of a network whose step is short, several steps a dispatch."""
+    size = bench.pixels(64)
+    _, data_dir = bench.data(size, 100 if bench.quick else 1000)
+    config = quickstart.get_config("smoke" if bench.quick else "")
+    loops = {f"{count} a dispatch": Loop(bench, config, data_dir, "device", count) for count in (1, 2, 4)}
+    return {"about": f"configs/quickstart.py, {size} px, images on the device, the loop", "lines": _loops(bench, loops)}
 
 
 def data_row(bench: Bench) -> dict:
@@ -406,6 +422,7 @@ ROWS = {
     **_training(64, "bfloat16"),
     **_training(256, "bfloat16", "gpu"),
     "loop": Row(loop_row),
+    "dispatch": Row(dispatch_row),
     "pairs": Row(pairs_row),
     "results/smoke": Row(functools.partial(results_row, variant=":smoke")),
     "results/quickstart": Row(functools.partial(results_row, variant="")),

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 def test_rows_are_measured_and_kept(tmp_path):
     output = tmp_path / "quick.json"
-    rows = ["loader/64", "training/siamese_cnn/64/float32", "loop", "pairs"]
+    rows = ["loader/64", "training/siamese_cnn/64/float32", "loop", "dispatch", "pairs"]
     command = [sys.executable, "-m", "benchmarks", "--quick", "--cores=0", f"--output={output}", f"--rows={','.join(rows)}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
