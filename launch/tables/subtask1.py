@@ -75,7 +75,7 @@ def rows() -> list[Row]:
     return [
         _row("local_match"),
         _row("likelihood_ratio", overrides={"ensemble.seeds": 1}, networks=1),
-        _row("combined", networks=1),
+        _row("combined", overrides={"member.ensemble.seeds": 1}, networks=1),
         *(_row(f"{a}_{kind}", a, {"member.features.name": name}) for a in ATTACKS for kind, name in FEATURES.items()),
         _row("gan_leaks_whitened", "gan_leaks", {"member.pca": 64, "member.whiten": True}),
         _row("gan_leaks_raw", "gan_leaks", {"member.estimator.calibrated": False}),
