@@ -16,6 +16,7 @@ from fingerprint_jax import distributed
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
 
 log = logging.getLogger(__name__)
+QUOTES = "\"'"
 
 
 def compiled_dir() -> Path | None:
@@ -74,9 +75,9 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
             return flags.FLAGS(argv)
         except flags.Error as error:
             sys.exit(f"{name}: error: {_line(error)}")
-        except AttributeError as error:  # of ml_collections, for --config.<field>
-            field = _line(error).strip("\"'")
-            sys.exit(f"{name}: error: the config has no field {field}")
+        except (AttributeError, KeyError) as error:  # of ml_collections, for --config.<field>
+            field, *hint = str(error.args[0]).splitlines()
+            sys.exit(f"{name}: error: the config has no field {'. '.join([field.strip(QUOTES), *hint])}")
 
     app.run(guarded, flags_parser=parse)
 

@@ -25,7 +25,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
 
     Args:
         workdir: of a gradient run.
-        split: with known labels. The best of many checkpoints flatters the split it was chosen on.
+        split: with known labels, not `heldout`. The best of many checkpoints flatters the split it was chosen on.
         patience: seconds without a new checkpoint after which the training is taken for dead.
         evaluate: run, split -> results, as in results.json.
         data_dir: replaces the data that the run was made with.
@@ -35,6 +35,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
 
     Raises Preempted where the training is not done and no checkpoint came for `patience` seconds.
     """
+    if split == "heldout":
+        raise ValueError("--watch chooses a checkpoint by the labels of --split, and `heldout` has a say in nothing: use valid")
     if distributed.count() > 1:
         raise ValueError(f"--watch looks at each checkpoint by one process, these are {distributed.count()}")
     run = Run.load(workdir, data_dir=data_dir)

@@ -14,6 +14,8 @@ from tests.conftest import ROOT
     ("flags", "message"),
     [
         (["--config=configs/quickstart.py", "--config.nofield=3"], "the config has no field nofield"),
+        (["--config=configs/quickstart.py", "--config.optimzer.name=sgd"], 'no field optimzer. Did you mean "optimizer"'),
+        (["--config=configs/subtask1/aimm_siamese.py", "--config.optimizer.name=sgd"], "the config has no field optimizer"),
         (["--config=configs/quickstart.py", "--config.seed=a"], "flag --config.seed=a: invalid literal"),
         (["--config=configs/quickstart.py:small"], "config variant 'small' is unknown: use smoke, or none"),
         (["--config=configs/none.py"], "No such file or directory: 'configs/none.py'"),

@@ -201,9 +201,9 @@ def test_a_checkpoint_chosen_by_the_labels_has_no_p_on_them(data_dir, tmp_path, 
     run = member(tmp_path / "run", data_dir, **{"data.valid": 0.2, "best": "max:auc"})
     assert "chose its checkpoint by the labels" in significance.unavailable(run, run.rows("valid"))
     assert significance.unavailable(run, run.rows("heldout")) is None
-    best = watch.watch(half.workdir, "heldout", 5, evaluate.evaluate)
-    assert "watch-heldout chose its checkpoint by the labels" in significance.unavailable(best, best.rows("heldout"))
-    assert significance.unavailable(best, best.rows("valid")) is None
+    best = watch.watch(half.workdir, "valid", 5, evaluate.evaluate)
+    assert "watch-valid chose its checkpoint by the labels" in significance.unavailable(best, best.rows("valid"))
+    assert significance.unavailable(best, best.rows("heldout")) is None
 
 
 def test_data_that_changed_leave_open_what_was_learned(half, data_dir, tmp_path):

@@ -77,4 +77,6 @@ def test_what_cannot_be_watched_is_named(finished, data_dir, tmp_path):
         watch.watch(finished, "test_generated", 1, evaluate.evaluate)
     ensemble = fit("configs/subtask2/siamese_vote.py", data_dir, tmp_path / "vote")
     with pytest.raises(ValueError, match="a run of the method ensemble"):
-        watch.watch(ensemble.workdir, "heldout", 1, evaluate.evaluate)
+        watch.watch(ensemble.workdir, "valid", 1, evaluate.evaluate)
+    with pytest.raises(ValueError, match="`heldout` has a say in nothing: use valid"):
+        watch.watch(finished, "heldout", 1, evaluate.evaluate)

@@ -87,7 +87,8 @@ class Source:
 
     def _position(self, split: str) -> int:
         if split not in self.splits:
-            raise ValueError(f"split {split!r} is not in the data set: it has {', '.join(self.splits)}")
+            remedy = "; pack it with --reference_dir" if split == "reference" else ""
+            raise ValueError(f"split {split!r} is not in the data set: it has {', '.join(self.splits)}{remedy}")
         return self.splits.index(split)
 
     @functools.cache  # noqa: B019 - a source lives as long as the process
