@@ -55,7 +55,8 @@ def measure(name: str, data: Path, batch: int, repeats: int) -> dict[str, list[f
     def bare():
         begin = time.perf_counter()
         for _ in range(batches):
-            jax.block_until_ready(model.outputs(*weights, images))
+            last = model.outputs(*weights, images)
+        jax.block_until_ready(last)
         return len(rows) / (time.perf_counter() - begin)
 
     return turns({"split": split, "network": bare}, repeats)

@@ -278,7 +278,7 @@ def _speed(workdir: Path) -> tuple[float, float]:
 
 
 class Loop:
-    """The training loop of a config on packed data, checkpoints included: images a second, and the shares of input wait."""
+    """The training loop of a config on packed data, up to the last step: images a second, and the shares of input wait."""
 
     def __init__(self, bench: Bench, config, data_dir: str, cache: str, per_dispatch: int = 1):
         config = ConfigDict(config.to_dict())

@@ -6,6 +6,7 @@ channels of JAX. A socket is closed with its process, however that ends, so that
 """
 
 import atexit
+import contextlib
 import functools
 import io
 import json
@@ -117,6 +118,8 @@ def initialize(name: str, values: flags.FlagValues) -> None:
         return
     import jax
 
+    # Its service would keep SIGTERM from a process that has no handler of its own.
+    jax.config.update("jax_enable_preemption_service", False)
     coordinator, count, index = found
     alone = f"process {index} of {count} does not meet the others at {coordinator}"
 
@@ -282,7 +285,7 @@ class _Channel:
         devices = np.bincount(told[:, 0]).tolist()
         if len(set(devices)) > 1:
             raise ValueError(f"the processes have {devices} devices: each needs as many as the others")
-        port, key = int(told[0, 1]), bytes(told[0, 2:].astype(np.uint8))
+        (_, port, *key), *_ = told[told[:, 0] == 0].tolist()
         self._peers: dict[int, Connection] = {}
         while listener and len(self._peers) < _count - 1:
             try:
@@ -293,7 +296,7 @@ class _Channel:
         if listener:
             listener.close()
         else:
-            self._peers[0] = Client((host, port), authkey=key)
+            self._peers[0] = Client((host, port), authkey=bytes(key))
             self._peers[0].send_bytes(_index.to_bytes(4, "big"))
         for number, connection in self._peers.items():
             _notice_lost_machines(connection)
@@ -324,9 +327,10 @@ class _Channel:
     def end(self, status: int, text: str, origin: str = "") -> None:
         """Ends this process at once, after a line on standard error, and all others; `origin` is put before the text for them."""
         self._ending.acquire()  # the first one decides
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed pipe: the others are told all the same
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
         self.tell(_END + json.dumps([status, origin + text]).encode())
         os._exit(status)  # not sys.exit: JAX would wait for the others
 
@@ -337,7 +341,7 @@ class _Channel:
 
 
 def _gathered(row: np.ndarray) -> np.ndarray:
-    """The rows [N] of all processes, one a device: [devices,N], those of process 0 first.
+    """The rows [N] of all processes, one a device: [devices,N].
 
     It connects all devices. CPUs have 30 s for that, and at the first step one process may compile for longer than the others.
     """

@@ -66,14 +66,20 @@ def _gradient(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+def flops_of(lowered: Any, devices: int) -> float:
+    """FLOPs of a lowered step on so many devices: as it is written where XLA counts that (CPU), else as it was compiled."""
+    found = lowered.cost_analysis()
+    return found["flops"] if found else devices * lowered.compile().cost_analysis()["flops"]
+
+
 def flops(run: Run) -> float:
     """FLOPs of a training step of all its images, as XLA counts them."""
     # It counts the body of a loop once, so the count is that of a step without accumulation.
     config: Config = ConfigDict(run.config.to_dict())
     config.optimizer.accumulate = 1
     whole = Run(config, run.workdir)
-    cost: Any = model_of(whole).step.lower(*arguments(run)).cost_analysis()
-    return cost["flops"]
+    model = model_of(whole)
+    return flops_of(model.step.lower(*arguments(run)), model.mesh.size)
 
 
 def _mib(count: int) -> str:

@@ -291,6 +291,7 @@ def main(values: flags.FlagValues) -> None:
     """One evaluation; what the user can mend is one line and exit status 1."""
     show_log()
     distributed.initialize("evaluate", values)
+    preemption.stop_at_once()
     console = Console(quiet=distributed.index() > 0)
     needs_report = [name for name in ("redact", "compare", "published") if values[name].value]
     if needs_report and not values.report:
@@ -306,7 +307,6 @@ def main(values: flags.FlagValues) -> None:
         return
     if values.workdir:
         if values.watch:
-            preemption.stop_at_once()
             run = watch.watch(Path(values.workdir), values.split, values.watch, evaluate, values.data_dir)
         else:
             run = Run.load(values.workdir, values.step, values.data_dir)

@@ -56,7 +56,10 @@ def step_begins() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], str]]:
-    """Within the block the first signal only sets a mark, a second one acts as before; yields name of the signal or ''."""
+    """Within the block the first signal only sets a mark, a second one acts as before; yields name of the signal or ''.
+
+    A signal that was of no use to the block, which ends without an error, acts as before after it.
+    """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     seen: list[str] = []
 
@@ -73,3 +76,5 @@ def deferred() -> Iterator[Callable[[], str]]:
         faulthandler.cancel_dump_traceback_later()
         for number, handler in before.items():
             signal.signal(number, handler)
+    if seen:
+        signal.raise_signal(getattr(signal, seen[0]))

@@ -28,6 +28,7 @@ PEAKS = {
     "TPU v5 lite": 197e12,  # v5e
     "TPU v5e": 197e12,
     "TPU v5p": 459e12,
+    "TPU v5": 459e12,  # v5p again, as JAX calls it; it comes after the others that begin so
     "TPU v6 lite": 918e12,  # v6e
     "TPU v6e": 918e12,
 }

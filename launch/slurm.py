@@ -74,6 +74,21 @@ def options(values: flags.FlagValues) -> list[str]:
     return out + values.sbatch
 
 
+def _wait(output: Path, seconds: float) -> None:
+    """Returns when no row is in the queue. A controller that does not answer, since it restarts, say, is asked ten times."""
+    left = 10
+    while True:
+        try:
+            if not queued(output):
+                return
+            left = 10
+        except ValueError:
+            left -= 1
+            if not left:
+                raise
+        time.sleep(seconds)
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
@@ -105,8 +120,7 @@ def main(values: flags.FlagValues) -> None:
             job = submit(output, values.split, left, values.max_parallel, given)
             print(f"job {job}: {len(left)} of {len(rows)} rows; what its tasks say is in {output}/slurm/{job}_*.txt", flush=True)
     if values.wait:
-        while queued(output):
-            time.sleep(values.wait)
+        _wait(output, values.wait)
     elif left or under_way:
         return
     failed = [row.name for row in rows if (output / row.name / "failed.json").exists()]

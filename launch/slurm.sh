@@ -7,6 +7,9 @@ row=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$5")
 # Not SLURM_JOB_ID: that of one task is that of the whole array.
 task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
+# Since Slurm 22.05 srun does not take over what sbatch was given.
+[ -n "$SLURM_CPUS_PER_TASK" ] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
 "$2" -m launch.local --sweep="$3" --split="$4" --rows="$row" --through='srun --kill-on-bad-exit=0' &
 launcher=$!
 # Some time before the limit this shell alone gets a USR1: the launcher is to start nothing more, the processes under srun

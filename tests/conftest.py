@@ -38,8 +38,8 @@ def _few_programs():
     forget_programs()
 
 
-@pytest.fixture
-def handlers(monkeypatch):
+@pytest.fixture(autouse=True)
+def _handlers(monkeypatch):
     """Signals, and what Python does with errors that nobody can catch, are as before after the test."""
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {number: signal.getsignal(number) for number in preemption.SIGNALS}

@@ -9,18 +9,16 @@ import pytest
 
 from fingerprint_jax import preemption
 
-pytestmark = pytest.mark.usefixtures("handlers")
-
 
 @pytest.mark.parametrize("number", preemption.SIGNALS)
 def test_a_signal_is_marked_once_and_a_second_one_stops_at_once(number):
     preemption.stop_at_once()
-    with preemption.deferred() as signalled:
+    with pytest.raises(preemption.Preempted, match=f"{number.name}: the same command"), preemption.deferred() as signalled:
         assert signalled() == ""
         os.kill(os.getpid(), number)
         assert signalled() == number.name
-        with pytest.raises(preemption.Preempted, match=f"{number.name}: the same command"):
-            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        raise AssertionError("nothing stopped")
     with pytest.raises(preemption.Preempted):
         os.kill(os.getpid(), number)
 
@@ -36,12 +34,12 @@ def test_a_signal_that_comes_while_an_object_is_removed_is_not_lost(within_train
     preemption.stop_at_once()
     thing = _Gone()
     del thing
-    if within_training:
-        with preemption.deferred() as signalled:
-            time.sleep(0.2)
-            assert signalled() == "SIGINT"
-    else:
-        with pytest.raises(preemption.Preempted, match="SIGINT: the same command"):
+    with pytest.raises(preemption.Preempted, match="SIGINT: the same command"):
+        if within_training:
+            with preemption.deferred() as signalled:
+                time.sleep(0.2)
+                assert signalled() == "SIGINT"
+        else:
             time.sleep(5)
 
 
@@ -57,6 +55,17 @@ def test_what_else_is_dropped_is_shown_as_before():
     thing = Wrong()
     del thing
     assert [type(error) for error in shown] == [KeyError]
+
+
+def test_a_signal_that_came_too_late_for_the_block_acts_after_it():
+    preemption.stop_at_once()
+    with pytest.raises(preemption.Preempted, match="^SIGUSR1: the same command continues the run$"):
+        with preemption.deferred():
+            os.kill(os.getpid(), signal.SIGUSR1)
+    with pytest.raises(preemption.Preempted, match="^saved$"):  # the block made use of it
+        with preemption.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise preemption.Preempted("saved")
 
 
 def test_the_handlers_before_come_back():

@@ -126,6 +126,25 @@ def test_several_steps_a_dispatch_go_on_from_any_step_and_stop_between_dispatche
     assert [start["topology"].rpartition(", ")[2] for start in parts.provenance["starts"]][1:] == ["4 steps a dispatch"] * 2
 
 
+def test_a_signal_during_the_last_step_is_not_lost(data_dir, tmp_path, monkeypatch):
+    preemption.stop_at_once()
+    run = Run(tiny_config(data_dir, "mlp_tiny", num_steps=2), tmp_path)
+    model = model_of(run)
+    compiled = model.step
+
+    def signalled(state, *rest):
+        if int(state["step"]) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compiled(state, *rest)
+
+    monkeypatch.setattr(model, "step", signalled)
+    with pytest.raises(preemption.Preempted, match="SIGTERM: the same command continues the run"):
+        methods.get("gradient").fit(run)
+    assert max(checkpoint.Checkpoints(tmp_path).manifests()) == 2 and not (tmp_path / "done").exists()
+    methods.get("gradient").fit(run)
+    assert (tmp_path / "done").exists()
+
+
 def test_a_step_that_is_not_finite_is_named_by_its_own_number(data_dir, tmp_path, monkeypatch):
     run = Run(tiny_config(data_dir, "mlp_tiny", num_steps=8, eval_every=4, checkpoint_every=4, steps_per_dispatch=4), tmp_path)
     run.config.data.cache = "none"

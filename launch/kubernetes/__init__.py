@@ -20,8 +20,10 @@ from launch import local, sweep
 TEMPLATE = Path(__file__).with_name("jobset.yaml")
 PORT = 8476  # of process 0, where the others meet it
 LONGEST_NAME = 40  # of a JobSet; pods add -row-0-<process>-<5 letters>, and a DNS label has at most 63
-# GKE's names: --accelerator=tpu-v5e:2x4 is the accelerator of the nodes, and the topology of one slice of them
-TPUS = {"v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice"}
+# GKE's names, and how many numbers a topology has: --accelerator=tpu-v5e:2x4 is the accelerator of the nodes, and a slice of them
+TPUS = {"v4": ("tpu-v4-podslice", 3), "v5e": ("tpu-v5-lite-podslice", 2), "v5p": ("tpu-v5p-slice", 3), "v6e": ("tpu-v6e-slice", 2)}
+CHIPS = 4  # of a node
+ONE_NODE = ("1x1", "2x4")  # slices that one node with fewer or more chips has
 
 
 def jobset(row: str, path: str, split: str, values: flags.FlagValues) -> dict:
@@ -50,8 +52,8 @@ def jobset(row: str, path: str, split: str, values: flags.FlagValues) -> dict:
         container["resources"] = {"limits": limits, "requests": dict(limits)}
     if selectors:
         pod["nodeSelector"] = selectors
-        # All processes of a row in one slice of TPUs, and no other row's in it.
-        annotations["alpha.jobset.sigs.k8s.io/exclusive-topology"] = "cloud.google.com/gke-nodepool"
+        if values.processes > 1:  # all of a row in one slice of TPUs, and no other row's in it
+            annotations["alpha.jobset.sigs.k8s.io/exclusive-topology"] = "cloud.google.com/gke-nodepool"
     env = [entry.partition("=") for entry in values.env]
     container["env"] += [{"name": key, "value": verbatim(value)} for key, _, value in env]
     if values.processes > 1:
@@ -67,7 +69,10 @@ def jobset(row: str, path: str, split: str, values: flags.FlagValues) -> dict:
 
 
 def accelerator(text: str, processes: int) -> tuple[dict[str, str], dict[str, str]]:
-    """`gpu:N` (of each process) or `tpu-KIND:TOPOLOGY` (of all) -> resource limits of a pod and selectors of its node."""
+    """`gpu:N` (of each process) or `tpu-KIND:TOPOLOGY` (of all) -> resource limits of a pod and selectors of its node.
+
+    Raises ValueError for another text, and where the pods do not take whole nodes of TPUs, as GKE wants it.
+    """
     if not text:
         return {}, {}
     if match := re.fullmatch(r"gpu:([1-9]\d*)", text):
@@ -75,11 +80,14 @@ def accelerator(text: str, processes: int) -> tuple[dict[str, str], dict[str, st
     match = re.fullmatch(r"tpu-(\w+):([1-9]\d*(?:x[1-9]\d*){1,2})", text)
     if not match or match[1] not in TPUS:
         raise ValueError(f"--accelerator={text}: use gpu:N or tpu-KIND:TOPOLOGY, such as tpu-v5e:2x4; kinds are {', '.join(TPUS)}")
-    chips = math.prod(map(int, match[2].split("x")))
-    if chips % processes:
-        raise ValueError(f"--accelerator={text}: {chips} chips cannot be shared by --processes={processes}")
+    (name, numbers), sides = TPUS[match[1]], list(map(int, match[2].split("x")))
+    if len(sides) != numbers:
+        raise ValueError(f"--accelerator={text}: a topology of {match[1]} has {numbers} numbers")
+    chips = math.prod(sides)
+    if not (processes == 1 and match[2] in ONE_NODE) and chips != CHIPS * processes:
+        raise ValueError(f"--accelerator={text}: nodes have {CHIPS} chips, give --processes={max(1, chips // CHIPS)}")
     prefix = "cloud.google.com/gke-tpu-"
-    return {"google.com/tpu": str(chips // processes)}, {f"{prefix}accelerator": TPUS[match[1]], f"{prefix}topology": match[2]}
+    return {"google.com/tpu": str(chips // processes)}, {f"{prefix}accelerator": name, f"{prefix}topology": match[2]}
 
 
 def label(text: str, longest: int = 63) -> str:

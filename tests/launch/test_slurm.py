@@ -1,5 +1,6 @@
 """Job arrays: what is submitted, what a task does with signals, and the same table on a real Slurm as by launch.local."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -19,8 +20,6 @@ from tests.conftest import FULL_FAULTS, ROOT
 from tests.faults import trainer
 from tests.launch import slurm_cluster
 from tests.test_evaluate import run_binary
-
-pytestmark = pytest.mark.usefixtures("handlers")
 
 CONFIG = "configs/quickstart.py:smoke"
 ODD = "a 'b' \"c\" $HOME `d`\n%j é"  # a folder whose name is awkward everywhere
@@ -111,6 +110,21 @@ def test_the_end_of_a_wait_says_what_there_is(stand_ins, tmp_path, capsys):
     before = calls(stand_ins, "sbatch")
     run_binary(slurm, f"--sweep={tmp_path / 's'}")
     assert "2 rows are finished" in capsys.readouterr().out and calls(stand_ins, "sbatch") == before
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(stand_ins, tmp_path):
+    write_sweep(tmp_path / "s")
+    run_binary(slurm, f"--sweep={tmp_path / 's'}")
+    for tries, answers in ((2, True), (99, False)):
+        program(
+            stand_ins / "squeue",
+            f"#!/bin/sh\necho >> {stand_ins}/asked\n"
+            f'[ "$(wc -l < {stand_ins}/asked)" -gt {tries} ] || {{ echo "slurm_load_jobs error" >&2; exit 1; }}\n',
+        )
+        with contextlib.nullcontext() if answers else pytest.raises(ValueError, match="slurm_load_jobs error"):
+            slurm._wait(tmp_path / "s", 0.01)
+        assert (stand_ins / "asked").read_text().count("\n") == (3 if answers else 10)
+        (stand_ins / "asked").unlink()
 
 
 @pytest.mark.parametrize(
