@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import sys
+from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
@@ -19,7 +20,7 @@ from absl import flags  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from fingerprint_jax import checkpoint, methods, pack, preemption, train  # noqa: E402
-from fingerprint_jax.data import phantom  # noqa: E402
+from fingerprint_jax.data import loader, phantom  # noqa: E402
 from fingerprint_jax.model import forget_programs  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
 
@@ -95,6 +96,25 @@ def tiny_config(data_dir: str, backbone: str = "resnet_tiny", **fields):
     config.backbone = ConfigDict({"name": backbone, "weights": ""} | ({"stem": "native"} if backbone == "resnet_tiny" else {}))
     config.update(fields)
     return config
+
+
+class Interrupted(Exception):
+    """Ends a training that `fit_until` began."""
+
+
+def fit_until(run: Run, reads: int) -> None:
+    """Fits a run until it asks for so many batches; two are sent ahead of the step that runs."""
+    real, given = loader.to_devices, []
+
+    def interrupted(*args, **kwargs):
+        for batch in real(*args, **kwargs):
+            given.append(1)
+            if len(given) == reads:
+                raise Interrupted
+            yield batch
+
+    with mock.patch.object(loader, "to_devices", interrupted), pytest.raises(Interrupted):
+        methods.get(run.config.method).fit(run)
 
 
 def last_state(run: Run) -> dict:

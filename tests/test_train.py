@@ -17,11 +17,11 @@ from fingerprint_jax.data import loader
 from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
 from tests.backbones import test_pretrained
-from tests.conftest import ROOT, last_state, load_config, same_bytes, tiny_config
+from tests.conftest import ROOT, fit_until, last_state, load_config, same_bytes, tiny_config
 
 
 @pytest.mark.parametrize("cache", ["none", "device"])
-def test_an_interrupted_training_ends_byte_identical(cache, data_dir, tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_byte_identical(cache, data_dir, tmp_path):
     def config():
         c = tiny_config(data_dir, num_steps=6)
         c.data.cache, c.augment.shift, c.augment.contrast = cache, 2, 0.2
@@ -30,23 +30,8 @@ def test_an_interrupted_training_ends_byte_identical(cache, data_dir, tmp_path, 
     whole = Run(config(), tmp_path / "whole")
     methods.get("gradient").fit(whole)
 
-    class Interrupted(Exception):
-        pass
-
-    real_read, reads = loader.to_devices, []
-
-    def interrupted(*args, **kwargs):
-        for batch in real_read(*args, **kwargs):
-            reads.append(1)
-            if len(reads) == 6:  # step 5 has been dispatched, step 4 saved
-                raise Interrupted
-            yield batch
-
     halves = Run(config(), tmp_path / "halves")
-    monkeypatch.setattr(loader, "to_devices", interrupted)
-    with pytest.raises(Interrupted):
-        methods.get("gradient").fit(halves)
-    monkeypatch.setattr(loader, "to_devices", real_read)
+    fit_until(halves, 6)  # step 5 has been dispatched, step 4 saved
     assert max(checkpoint.Checkpoints(halves.workdir).manifests()) == 4
     methods.get("gradient").fit(halves)
     state = last_state(whole)

@@ -11,8 +11,7 @@ from fingerprint_jax import methods, tables, train
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.methods import gradient, pairs
 from fingerprint_jax.run import Run, network
-from tests.conftest import fit, load_config
-from tests.test_train import _same, _state
+from tests.conftest import fit, last_state, load_config, same_bytes
 
 PATH = "configs/subtask1/zhouyijiang_canet.py"
 
@@ -133,7 +132,7 @@ def test_a_stage_is_made_once_and_a_resumed_run_ends_byte_identical(data_dir, tm
     longer = Run(_config(data_dir, num_steps=4, **fields), tmp_path / "parts", allow_change=("num_steps",))
     gradient.fit(longer)
     assert len(made) == 2 and path.stat().st_mtime_ns == before
-    _same(_state(runs[0]), _state(longer))
+    same_bytes(last_state(runs[0]), last_state(longer))
     table = pairs.table(longer)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="its table of pairs is missing"):

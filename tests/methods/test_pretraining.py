@@ -16,8 +16,7 @@ from fingerprint_jax.data import phantom
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.model import model_of
 from fingerprint_jax.run import Run
-from tests.conftest import load_config
-from tests.test_train import _same, _state
+from tests.conftest import last_state, load_config, same_bytes
 
 SMALL = {"name": "strided_resnet_tiny", "weights": ""}
 AUTOENCODER = {"name": "autoencoder", "error": "mse", "latent": 0, "widths": (4, 4, 2)}
@@ -54,7 +53,7 @@ def test_parameters_and_statistics_are_copied_by_path_and_shape_and_the_rest_is_
     with caplog.at_level(logging.INFO, "fingerprint_jax.model"):
         run = _fit(_autoencoder(data_dir, num_steps=0, init_from=str(source.workdir)), tmp_path / "run")
     (line,) = [record.getMessage() for record in caplog.records if "begins with" in record.getMessage()]
-    ours, theirs = _state(run), _state(source)
+    ours, theirs = last_state(run), last_state(source)
     drawn = model_of(run).init(jax.random.key(run.config.seed))
     moved = 0
     for part in ("params", "rest"):
@@ -76,7 +75,7 @@ def test_what_has_another_shape_is_drawn_and_nothing_in_common_is_refused(source
         run = _fit(wide, tmp_path / "wide")
     assert "of another shape: backbone/dense/bias, backbone/dense/kernel" in caplog.text
     name = "backbone/stages/0/conv/kernel"
-    np.testing.assert_array_equal(_state(run)["params"][name], _state(source)["params"][name])
+    np.testing.assert_array_equal(last_state(run)["params"][name], last_state(source)["params"][name])
     other = _autoencoder(data_dir, "vit_tiny", init_from=str(source.workdir))
     with pytest.raises(ValueError, match="the network has no array of the same path and shape; drawn anew: backbone/blocks"):
         _fit(other, tmp_path / "other")
@@ -89,7 +88,7 @@ def test_a_resumed_run_does_not_begin_again_and_ends_byte_identical(source, data
     _fit(_autoencoder(data_dir, num_steps=2, init_from=str(moved)), tmp_path / "parts")
     shutil.rmtree(moved)
     parts = _fit(_autoencoder(data_dir, num_steps=4, init_from=str(moved)), tmp_path / "parts", allow_change=("num_steps",))
-    _same(_state(whole), _state(parts))
+    same_bytes(last_state(whole), last_state(parts))
     with pytest.raises(ValueError, match="no run there"):
         _fit(_autoencoder(data_dir, init_from=str(moved)), tmp_path / "new")
     assert not (tmp_path / "new" / "config.json").exists()
@@ -123,7 +122,7 @@ def test_positions_are_those_of_the_grid_of_other_images(data_dir, tmp_path):
     config = _autoencoder(data_dir, "vit_tiny", num_steps=0)
     config.pretrain = _classifier(str(tmp_path / "data32"), backbone="vit_tiny")
     run = _fit(config, tmp_path / "run")
-    ours, theirs = (_state(r)["params"]["backbone/pos_embed"] for r in (run, gradient.origin(run)))
+    ours, theirs = (last_state(r)["params"]["backbone/pos_embed"] for r in (run, gradient.origin(run)))
     assert theirs.shape == (1, 1 + 16, 16) and ours.shape == (1, 1 + 36, 16)
     np.testing.assert_allclose(ours, resample_positions(theirs, (6, 6)), rtol=1e-6)
     config.pretrain.num_steps = 0
