@@ -175,9 +175,11 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             wait_from = time.perf_counter()
             batch = next(batches)
             ready = time.perf_counter()
-            waited += ready - wait_from
+            # Where the step before still runs, the devices did not wait.
+            waits = 0.0 if pending and not jax.tree.leaves(pending[1])[0].is_ready() else ready - wait_from
+            waited += waits
             state, metrics = dispatch(state, batch, cache, learning_rate, key)
-            profiled = profiler.dispatched(ready - wait_from, time.perf_counter() - ready)
+            profiled = profiler.dispatched(waits, time.perf_counter() - ready)
             before, pending = pending, (steps, metrics)
             if before is not None:
                 found, done = read(before), before[0].stop
