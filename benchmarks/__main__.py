@@ -3,9 +3,9 @@
     python -m benchmarks --peer_python=/path/to/torch/venv/bin/python
 
 The peer is a Python with torch, torchvision and timm, in a process of its own; without it its lines stay open. Results go to
-benchmarks/results/DEVICE.json, and from there into docs/performance.md, after every row. The same command goes on where it was
-stopped, with what is open; `--rows` measures the named rows, finished or not. Both sides run on the same cores (`--cores`), one at
-a time, in turns; a turn gives one ratio, and shown is the median with the least and the largest.
+benchmarks/results/DEVICE.json (DEVICE_x2.json of two), and from there into docs/performance.md, after every row. The same command goes
+on where it was stopped, with what is open; `--rows` measures the named rows, finished or not. Both sides run on the same cores
+(`--cores`), one at a time, in turns; a turn gives one ratio, and shown is the median with the least and the largest.
 """
 
 import contextlib
@@ -87,7 +87,8 @@ def main(values: flags.FlagValues) -> None:
     if not values.quick:
         jax.config.update("jax_compilation_cache_dir", None)  # what stands beside a rate has its compilation in it
     device = jax.devices()[0].device_kind
-    output = Path(values.output or FOLDER / f"{re.sub('[^a-z0-9]+', '_', device.lower())}.json")
+    several = f"_x{jax.device_count()}" if jax.device_count() > 1 else ""
+    output = Path(values.output or FOLDER / f"{re.sub('[^a-z0-9]+', '_', device.lower())}{several}.json")
     repeats, seconds = (2, 0.0) if values.quick else (values.repeats, values.seconds)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -95,6 +96,7 @@ def main(values: flags.FlagValues) -> None:
         stack.callback(bench.close)
         about = {
             "device": device,
+            "devices": jax.device_count(),
             "gpu": bench.gpu,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "cores": cores,

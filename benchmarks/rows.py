@@ -69,6 +69,8 @@ class Bench:
         self.device, self.gpu = jax.devices()[0].device_kind, jax.default_backend() == "gpu"
         # Its compiler caches on disk: ours is off, too.
         environment = {"OMP_NUM_THREADS": str(cores), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+        # As `cli.keep_freed_memory` has it for us.
+        environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
         self.peer = Peer(peer_python, **environment) if peer_python else None
 
     def close(self) -> None:

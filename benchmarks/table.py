@@ -63,7 +63,8 @@ def sections(folder: Path) -> str:
         results = json.loads(path.read_text())
         peer = ", ".join(f"{name} {version}" for name, version in results["peer"].items()) if results["peer"] else "none"
         parts.append(
-            f"### {results['device']}\n\n{results['machine']}, {results['cores']} used by each side; jax {results['jax']}; peer:"
+            f"### {results['devices']} x {results['device']}\n\n{results['machine']}, {results['cores']} used by each side;"
+            f" jax {results['jax']}; peer:"
             f" {peer};\n{results['repeats']} turns of {results['seconds']:g} s or one round.\n\n{table(results)}"
         )
     return "\n".join(parts) or "No results yet.\n"

@@ -1,5 +1,6 @@
 """What the user can mend is one line."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -29,6 +30,36 @@ def test_errors_are_one_line_and_exit_status_1(flags, message, tmp_path):
     *before, last = done.stderr.splitlines()
     assert last.startswith("main: error: ") and message in last and len(before) <= 1
     assert not (tmp_path / "run").exists()
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from fingerprint_jax import cli
+
+if sys.argv[1] == "keep":
+    cli.keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**26, np.uint8)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_that_was_freed_is_taken_again_without_asking_linux():
+    found = {}
+    for what, more in (("keep", {}), ("leave", {}), ("keep", {"MALLOC_ARENA_MAX": "4"})):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        command = [sys.executable, "-c", FAULTS, what]
+        done = subprocess.run(
+            command, cwd=ROOT, env=env | more | {"NUMPY_MADVISE_HUGEPAGE": "0"}, capture_output=True, text=True, check=True
+        )
+        found[what, bool(more)] = int(done.stdout)
+    pages = 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert found["keep", False] < pages / 10
+    assert found["leave", False] > pages / 2 and found["keep", True] > pages / 2  # a setting of the user's stays
 
 
 def test_compiled_programs_are_kept_where_only_the_user_may_look(tmp_path, monkeypatch, caplog):

@@ -8,7 +8,7 @@ from benchmarks import __main__ as command
 from benchmarks import table
 from benchmarks.rows import ROWS, line, share
 
-ABOUT = {"device": "cpu", "gpu": False, "machine": "m, 2 cores", "cores": 2, "jax": "1", "peer": None, "quick": False}
+ABOUT = {"device": "cpu", "devices": 1, "gpu": False, "machine": "m, 2 cores", "cores": 2, "jax": "1", "peer": None, "quick": False}
 ABOUT |= {"repeats": 2, "seconds": 1.0}
 
 
@@ -100,4 +100,4 @@ def test_the_rest_of_a_page_stays(tmp_path):
     table.render(page, tmp_path)
     text = page.read_text()
     assert text.startswith("before\n\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "### cpu\n" in text and "| ours by this 2.50 (1.00 to 4.00) |" in text
+    assert "### 1 x cpu\n" in text and "| ours by this 2.50 (1.00 to 4.00) |" in text
