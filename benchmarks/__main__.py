@@ -3,9 +3,9 @@
     python -m benchmarks --peer_python=/path/to/torch/venv/bin/python
 
 The peer is a Python with torch, torchvision and timm, in a process of its own; without it its lines stay open. Results go to
-benchmarks/results/DEVICE.json (DEVICE_x2.json of two), and from there into docs/performance.md, after every row. The same command goes
-on where it was stopped, with what is open; `--rows` measures the named rows, finished or not. Both sides run on the same cores
-(`--cores`), one at a time, in turns; a turn gives one ratio, and shown is the median with the least and the largest.
+benchmarks/results/DEVICE.json (DEVICE_x2.json of two), and from there into docs/performance.md, after every row. The same command
+goes on where it was stopped, with what is open; `--rows` measures the named rows, finished or not. Both sides run on the same
+cores (`--cores`), one at a time, in turns; a turn gives one ratio, and shown is the median with the least and the largest.
 """
 
 import contextlib
