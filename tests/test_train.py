@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import numpy as np
@@ -109,6 +110,28 @@ def test_several_steps_a_dispatch_go_on_from_any_step_and_stop_between_dispatche
     same_bytes(last_state(whole), last_state(parts))
     assert _lines(whole) == _lines(parts)
     assert [start["topology"].rpartition(", ")[2] for start in parts.provenance["starts"]][1:] == ["4 steps a dispatch"] * 2
+
+
+def test_input_wait_is_the_time_in_which_the_devices_had_nothing_to_do(data_dir, tmp_path, monkeypatch):
+    waits = {}
+    for running in (False, True):
+        real_read = loader.to_devices
+
+        def slow(*args, real_read=real_read, **kwargs):
+            for batch in real_read(*args, **kwargs):
+                time.sleep(0.05)
+                yield batch
+
+        config = tiny_config(data_dir, "mlp_tiny", num_steps=8, eval_every=8, checkpoint_every=8, log_every=1)
+        run = Run(config, tmp_path / str(running))
+        with monkeypatch.context() as patch:
+            patch.setattr(loader, "to_devices", slow)
+            if running:  # as if the steps took longer than the reading
+                patch.setattr(type(jax.numpy.zeros(1)), "is_ready", lambda array: False)
+            methods.get("gradient").fit(run)
+        lines = [json.loads(line) for line in (run.workdir / "metrics.jsonl").open()]
+        waits[running] = [line["input_wait"] for line in lines if "input_wait" in line]
+    assert min(waits[False][1:-1]) > 0.5 and not any(waits[True][1:])
 
 
 def test_a_signal_during_the_last_step_is_not_lost(data_dir, tmp_path, monkeypatch):
