@@ -19,7 +19,8 @@ import numpy as np
 from fingerprint_jax import backbones, pack, tables
 from fingerprint_jax.data import phantom
 from fingerprint_jax.preemption import RUN_AGAIN
-from tests.conftest import ROOT
+from fingerprint_jax.run import network
+from tests.conftest import ROOT, load_config
 from tests.faults import trainer
 
 SIZE, BATCH, STEPS = 64, 8, 8
@@ -74,8 +75,7 @@ def start(name: str, data: Path, workdir: Path) -> subprocess.Popen:
         config, prefix, _, more = SYSTEMS[name]
         path, whole = f"configs/subtask1/{config}.py", {"data.folds": 2, "data.fold": 0}
         fields |= {"backbone.weights": ""} | more
-        text = (ROOT / path).read_text()
-        fields |= {f"data.streams.{stream}": BATCH for stream in ("real", "generated", "reference") if f'"{stream}": ' in text}
+        fields |= {f"data.streams.{stream}": BATCH for stream in network(load_config(path, "")).data.streams}
         fields = {f"{prefix}{key}": value for key, value in fields.items()} | whole
     else:
         path = "configs/quickstart.py"
