@@ -46,8 +46,9 @@ def keep_freed_memory() -> None:
     """glibc keeps freed memory for the next step, where it would give large pieces back to Linux; for before JAX's backend starts.
 
     On CPUs XLA takes the buffers of a step from malloc, and a page that Linux has to find and clear anew costs more than what is
-    computed in it: a step of the Siamese network takes 1.6 to 2.2 times as long without this (docs/performance.md). The process
-    holds on to the most that it ever used. Nothing is done where the environment has a setting of malloc's, or without glibc.
+    computed in it: large steps of the Siamese network take 1.4 to 2.1 times as long without this (docs/performance.md). The
+    process holds on to the most that it ever used. Nothing is done where the environment has a setting of malloc's, or without
+    glibc.
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
