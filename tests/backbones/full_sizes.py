@@ -42,12 +42,13 @@ SYSTEMS = {
     "neural_nexus_vit_autoencoder": ("neural_nexus_vit_autoencoder", "member.", "children/seed0", {"pretrain.num_steps": 2}),
     "neural_nexus_texture": ("neural_nexus_texture", "member.member.", "children/encoder-*", {}),
     "neural_nexus_dclgan": ("neural_nexus_dclgan", "member.", "children/seed0", {}),
-    # Of the queue as many keys as there are images to hold, of the pairs as many as there are real ones.
+    # Of the queue as many keys as there are images to hold, of the pairs as many as there are real ones. With the published
+    # thresholds: after so few steps from drawn weights all scores can be the same, from which none is learned.
     **{
-        f"taozi_moco, {name}": ("taozi_moco", "member.", "children/seed0", {"backbone.name": name} | more | QUEUE)
+        f"taozi_moco, {name}": ("taozi_moco:published", "member.", "children/seed0", {"backbone.name": name} | more | QUEUE)
         for name, more in TAOZI.items()
     },
-    "taozi_experts": ("taozi_experts", "member.", "children/seed0", QUEUE),
+    "taozi_experts": ("taozi_experts:published", "member.", "children/seed0", QUEUE),
     "zhouyijiang_canet": (
         "zhouyijiang_canet",
         "member.",
@@ -77,10 +78,11 @@ def start(name: str, data: Path, workdir: Path) -> subprocess.Popen:
     fields = {"num_steps": STEPS, "checkpoint_every": STEPS // 2, "log_every": 1}
     if name in SYSTEMS:
         config, prefix, _, more = SYSTEMS[name]
+        config, _, variant = config.partition(":")
         path, whole = f"configs/subtask1/{config}.py", {"data.folds": 2, "data.fold": 0}
         fields |= {"backbone.weights": ""} | more
-        fields |= {f"data.streams.{stream}": BATCH for stream in network(load_config(path, "")).data.streams}
-        fields = {f"{prefix}{key}": value for key, value in fields.items()} | whole
+        fields |= {f"data.streams.{stream}": BATCH for stream in network(load_config(path, variant)).data.streams}
+        fields, path = {f"{prefix}{key}": value for key, value in fields.items()} | whole, f"{path}:{variant}"
     else:
         path = "configs/quickstart.py"
         fields |= {"backbone.name": name, "data.valid": 0.0, "best": "", "data.streams.generated": BATCH}
