@@ -22,6 +22,7 @@ from tests.launch import slurm_cluster
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
+STOPPED = "the same command continues the run"  # after "saved at step", where it was not before or after all steps
 ODD = "a 'b' \"c\" $HOME `d`\n%j é"  # a folder whose name is awkward everywhere
 
 # Slurm's commands, each of which writes its arguments to a file of its own, and says what a file `NAME.says` has.
@@ -247,7 +248,7 @@ def disturb(kind, output, name):
     workdir = output / name
     pid = pid_of(workdir)
     os.kill(pid, signal.SIGSTOP)  # it would be done before Slurm has understood
-    job, saved = job_of(output, name), (workdir / "log.txt").read_text().count("SIGTERM: saved at step")
+    job, stopped = job_of(output, name), (workdir / "log.txt").read_text().count(STOPPED)
     if kind == "kill":
         os.kill(pid, signal.SIGKILL)
     elif kind == "cancel":
@@ -263,7 +264,7 @@ def disturb(kind, output, name):
     if kind == "kill":
         assert json.loads((workdir / "failed.json").read_text())["error"] == "ended by SIGKILL"
     else:
-        assert (workdir / "log.txt").read_text().count("SIGTERM: saved at step") > saved
+        assert (workdir / "log.txt").read_text().count(STOPPED) > stopped
         assert not (workdir / "failed.json").exists()
 
 
