@@ -270,7 +270,9 @@ def disturb(kind, output, name):
 
 def test_disturbed_on_a_real_cluster_a_sweep_ends_with_the_table_of_launch_local(on_cluster, data_dir, tmp_path, capsys):
     """Two rows, the first disturbed twice; `FINGERPRINT_FAULTS=full` makes them six with two seeds each."""
-    fields = {"num_steps": 600, "eval_every": 300, "log_every": 5, "checkpoint_every": 20}
+    # While one of many rows is disturbed, the others are not to come to their end.
+    steps = 4000 if FULL_FAULTS else 600
+    fields = {"num_steps": steps, "eval_every": steps // 2, "log_every": 5, "checkpoint_every": 20}
     rates, seeds = ((1, 2, 3, 4, 5, 6), (0, 1)) if FULL_FAULTS else ((1, 2), (0,))
     grid = [sweep.values("optimizer.learning_rate", *(rate / 1000 for rate in rates)), sweep.values("seed", *seeds)]
     rows = sweep.rows(CONFIG, sweep.product(*grid, *(sweep.values(*field) for field in fields.items())))
