@@ -27,7 +27,7 @@ from benchmarks.objectives import Step
 from benchmarks.timing import Peer, PeerError, ratios, rounds, spread, turns
 from configs import base, quickstart
 from configs.subtask1 import aimm_siamese
-from fingerprint_jax import backbones, pack, train
+from fingerprint_jax import backbones, pack, profile, train
 from fingerprint_jax.data import loader, phantom
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.data.source import open_source
@@ -36,8 +36,6 @@ from fingerprint_jax.run import Run
 ROOT = Path(__file__).parents[1]
 NETS = ("siamese_cnn", "resnet18", "efficientnet_b0", "vit_small_patch16")
 QUICK = 48  # side of every image of a quick run, in pixels
-# Dense bfloat16 matrix products of the datasheets, in 1e12 a second; float32 runs as TF32, at half of it.
-PEAKS = {"H200": 989, "H100 80GB HBM3": 989, "A100": 312}
 
 
 @dataclasses.dataclass
@@ -144,9 +142,10 @@ def line(side: str, unit: str, values: list[float], first: list[float], growth: 
 
 
 def share(device: str, dtype: str, flops: float) -> dict:
-    """FLOPs a second, and where the datasheet of the device is known their share of its peak."""
-    peak = next((peak for name, peak in PEAKS.items() if name in device), 0) * (1e12 if dtype == "bfloat16" else 5e11)
-    return {"flops_per_second": flops} | ({"share_of_peak": flops / peak} if peak else {})
+    """FLOPs a second, and where the peak of the device is known their share of it; float32 runs as TF32, at half of it."""
+    peak = profile.peak(device)
+    found = {"share_of_peak": flops / (peak if dtype == "bfloat16" else peak / 2)} if peak else {}
+    return {"flops_per_second": flops} | found
 
 
 def classifier(name: str, batch: int, dtype: str = "float32"):

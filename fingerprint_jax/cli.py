@@ -52,11 +52,11 @@ def keep_freed_memory() -> None:
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # Of malloc.h: M_ARENA_MAX, that the threads of XLA share one heap; M_MMAP_MAX; M_TRIM_THRESHOLD in bytes.
-    for parameter, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1)):
-        if mallopt:
-            mallopt(parameter, value)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        # Of malloc.h: M_ARENA_MAX, that the threads of XLA share one heap; M_MMAP_MAX; M_TRIM_THRESHOLD in bytes.
+        for parameter, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1)):
+            libc.mallopt(parameter, value)
 
 
 def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None]) -> None:
