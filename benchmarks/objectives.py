@@ -60,7 +60,7 @@ def configs(variant: str) -> dict[str, ConfigDict]:
 
 
 class Step:
-    """The compiled step of a config on a batch of noise: about `batch` images in all, shared as its streams are; 0: its own.
+    """The compiled step of a config on a batch of noise: `batch` images in all, shared as its streams are; 0: its own.
 
     `mib` is what it holds in memory, `flops` what XLA counts.
     """
@@ -68,7 +68,9 @@ class Step:
     def __init__(self, config: ConfigDict, size: int, batch: int):
         streams, shape = config.data.streams.to_dict(), (size, size, 1)
         if batch:
-            streams = {name: max(2, round(batch * count / sum(streams.values()))) for name, count in streams.items()}
+            largest, all_images = max(streams, key=lambda name: streams[name]), sum(streams.values())
+            streams = {name: max(2, round(batch * count / all_images)) for name, count in streams.items()}
+            streams[largest] += batch - sum(streams.values())
         self.images = sum(streams.values())
         if "queue" in config.objective:
             config.objective.queue = -(-config.objective.queue // self.images) * self.images

@@ -26,15 +26,16 @@ def learned_threshold(scores, known_scores, known_labels) -> np.ndarray:
     return threshold(scores, value=best_threshold(_checked(known_scores)[:, 0], np.asarray(known_labels)))
 
 
-def both_thresholds(scores, known_scores, known_labels, *, confidence: float) -> np.ndarray:
-    """1 where column 1 exceeds `confidence` and column 0 reaches the threshold of `learned_threshold`.
+def both_thresholds(scores, known_scores=None, known_labels=None, *, confidence: float, value: float | None) -> np.ndarray:
+    """1 where column 1 exceeds `confidence` and column 0 reaches `value`; None: the threshold of `learned_threshold`.
 
     That is learned on column 0 of all known rows, whatever their column 1. Raises ValueError for scores of one column.
     """
     scores = _checked(scores)
     if scores.shape[1] < 2:
         raise ValueError("decision.name='both_thresholds' needs a second column, the confidence; use learned_threshold")
-    return learned_threshold(scores, known_scores, known_labels) * (scores[:, 1] > np.float32(confidence))
+    near = learned_threshold(scores, known_scores, known_labels) if value is None else threshold(scores, value=value)
+    return near * (scores[:, 1] > np.float32(confidence))
 
 
 def mean_plus_std(scores, known_scores=None, known_labels=None, *, k: float) -> np.ndarray:
@@ -114,9 +115,9 @@ def get(name: str):
     return DECISIONS[name]
 
 
-def needs_known(name: str) -> bool:
+def needs_known(name: str, params: dict) -> bool:
     """Whether a decision cannot do without known scores and labels."""
-    return name in ("learned_threshold", "both_thresholds")
+    return name == "learned_threshold" or name == "both_thresholds" and params["value"] is None
 
 
 def uses_class_balance(name: str) -> bool:

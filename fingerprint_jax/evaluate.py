@@ -52,7 +52,7 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     if params.keys() != wanted:
         raise ValueError(f"decision.params: {decision.name} takes {sorted(wanted)}, the config gives {sorted(params)}")
     if not decision.known:
-        if decisions.needs_known(decision.name):
+        if decisions.needs_known(decision.name, params):
             raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
         return function(predictions.scores, None, None, **params)
     # Scored on other data, a run still decides by what it learned on its own.

@@ -119,7 +119,12 @@ def least_squares(scores: jax.Array, target: float) -> jax.Array:
 
 
 def info_nce(
-    query: jax.Array, positive: jax.Array, others: jax.Array, temperature: jax.Array, same: jax.Array | None = None
+    query: jax.Array,
+    positive: jax.Array,
+    others: jax.Array,
+    temperature: jax.Array,
+    same: jax.Array | None = None,
+    left_out: jax.Array | None = None,
 ) -> jax.Array:
     """InfoNCE: the cross-entropy of finding a query's positive among itself and other rows, by inner products: -> scalar.
 
@@ -132,13 +137,18 @@ def info_nce(
         others: [M,D], the same for all queries.
         temperature: [N], of each query.
         same: which of the others are positives too, bool [N,M]; None: none.
+        left_out: which of the others are neither positive nor negative, bool [N,M]; None: none.
     """
     query, positive, others = (x.astype(jnp.float32) for x in (query, positive, others))
     own = jnp.sum(query * positive, axis=1, keepdims=True)
     similarity = jnp.concatenate([own, jnp.matmul(query, others.T, precision=jax.lax.Precision.HIGHEST)], axis=1)
-    log_probability = jax.nn.log_softmax(similarity / temperature[:, None], axis=1)
+    logits = similarity / temperature[:, None]
+    if left_out is not None:  # after the division, whose gradient at -inf is no number
+        logits = jnp.where(jnp.pad(left_out, ((0, 0), (1, 0))), -jnp.inf, logits)
+    log_probability = jax.nn.log_softmax(logits, axis=1)
     if same is None:
         return -log_probability[:, 0].mean()
+    same = same if left_out is None else same & ~left_out
     wanted = jnp.concatenate([jnp.ones_like(same[:, :1]), same], axis=1)
     return -(jnp.sum(jnp.where(wanted, log_probability, 0.0), axis=1) / wanted.sum(axis=1)).mean()
 

@@ -113,7 +113,6 @@ class Model:
         Raises ValueError where nothing is taken.
         """
         net: Any = self.merge(state["params"], state["rest"])
-        adapt = getattr(sys.modules[type(net.backbone).__module__], "adapt", lambda name, value, net: value)
         taken, missing, misshapen = {}, [], []
         for name, old in self._own(state).items():
             if name not in known:
@@ -121,7 +120,7 @@ class Model:
                 continue
             value = np.asarray(jax.device_get(known[name]))
             if name.startswith("backbone/"):
-                value = adapt(name.removeprefix("backbone/"), value, net.backbone)
+                value = _adapted(name.removeprefix("backbone/"), value, net.backbone)
             if value.shape != old.shape:
                 misshapen.append(name)
                 continue
@@ -257,6 +256,15 @@ class Model:
         images = {name: self._plain(stream, cache.get(name)) for name, stream in few.items()}
         found = self.objective.pictures(self.merge(params, rest), images)
         return {name: augment.denormalize(shown, self._config.data.normalize) for name, shown in found.items()}
+
+
+def _adapted(name: str, value: np.ndarray, backbone: Any) -> np.ndarray:
+    """An array of another network as a backbone, or the one of several that it belongs to, takes it."""
+    if isinstance(backbone, nnx.List):
+        number, _, name = name.partition("/")
+        backbone = backbone[int(number)]
+    adapt = getattr(sys.modules[type(backbone).__module__], "adapt", None)
+    return adapt(name, value, backbone) if adapt else value
 
 
 def _name(path: tuple) -> str:

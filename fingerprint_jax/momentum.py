@@ -16,22 +16,24 @@ TRAINED = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("momentum_encoder")))
 
 
 class Queue(nnx.Module):
-    """The last keys, first in first out: `keys` [L,D] of unit length, `count` how many were ever pushed.
+    """The last keys, first in first out: `keys` [L,D] of unit length, `index` [L] their images', `count` how many were ever pushed.
 
-    It begins with random directions, as the code of MoCo does. Key number i stands in row i modulo L.
+    It begins with random directions, as the code of MoCo does, of no image: -1. Key number i stands in row i modulo L.
     """
 
     def __init__(self, length: int, width: int, rngs: nnx.Rngs):
         self.keys = nnx.Variable(losses.l2_normalize(jax.random.normal(rngs.params(), (length, width))))
+        self.index = nnx.Variable(jnp.full(length, -1, jnp.int32))
         self.count = nnx.Variable(jnp.int32(0))
 
-    def push(self, keys: jax.Array) -> None:
-        """Writes keys [B,D] over the oldest; raises ValueError where B does not divide the length."""
+    def push(self, keys: jax.Array, index: jax.Array) -> None:
+        """Writes the keys [B,D] of images [B] over the oldest; raises ValueError where B does not divide the length."""
         length = len(self.keys[...])
         if length % len(keys):
             raise ValueError(f"objective.queue={length} is not a multiple of the {len(keys)} images of a batch")
         place = self.count[...] % length
         self.keys.set_value(jax.lax.dynamic_update_slice(self.keys[...], keys, (place, jnp.zeros_like(place))))
+        self.index.set_value(jax.lax.dynamic_update_slice(self.index[...], index, (place,)))
         self.count.set_value(self.count[...] + len(keys))
 
 
@@ -77,10 +79,11 @@ def update(net: Any, decay: float) -> None:
 
 
 def shuffled(encoder: Any, images: jax.Array, key: jax.Array, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
-    """Embedding and temperature of images [N,H,W,C] by the momentum encoder, which sees them in random order.
+    """Embedding and temperature of images [N,H,W,C] by an encoder that sees them in random order.
 
     MoCo's shuffling of batch normalisation (section 3.3): with `backbone.norm_groups` an image's key then has other company than
-    its query, so that the statistics do not betray which belong together.
+    its query, so that the statistics do not betray which belong together. Queries are shuffled too: each group is then a mix of
+    the streams of a batch, as on MoCo's devices.
     """
     order = jax.random.permutation(key, len(images))
     back = jnp.argsort(order)

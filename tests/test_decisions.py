@@ -6,7 +6,7 @@ from fingerprint_jax import decisions
 
 PARAMS = {
     "threshold": {"value": 0.5},
-    "both_thresholds": {"confidence": 0.6},
+    "both_thresholds": {"confidence": 0.6, "value": None},
     "mean_plus_std": {"k": 1.0},
     "top_fraction": {"fraction": 0.5},
 }
@@ -67,10 +67,11 @@ def test_learned_threshold_separates_neighbouring_floats():
 def test_both_conditions_hold_where_it_is_used():
     known, labels = np.array([[0, 0], [1, 0], [2, 9], [3, 0]]), np.array([0, 0, 1, 1])  # the threshold is 1.5
     scores = np.array([[1.4, 0.9], [1.6, 0.9], [1.6, 0.6], [1.6, 0.61], [9, 0.1]], np.float32)
-    assert decisions.both_thresholds(scores, known, labels, confidence=0.6).tolist() == [0, 1, 0, 1, 0]
-    assert decisions.both_thresholds(scores, known, labels, confidence=-1).tolist() == [0, 1, 1, 1, 1]
+    assert decisions.both_thresholds(scores, known, labels, confidence=0.6, value=None).tolist() == [0, 1, 0, 1, 0]
+    assert decisions.both_thresholds(scores, known, labels, confidence=-1, value=None).tolist() == [0, 1, 1, 1, 1]
+    assert decisions.both_thresholds(scores, confidence=0.6, value=1.4).tolist() == [1, 1, 0, 1, 0]
     with pytest.raises(ValueError, match="both_thresholds' needs a second column, the confidence"):
-        decisions.both_thresholds(scores[:, :1], known, labels, confidence=0.6)
+        decisions.both_thresholds(scores[:, :1], known, labels, confidence=0.6, value=None)
 
 
 def test_a_threshold_is_not_learned_from_equal_scores():
@@ -145,7 +146,9 @@ def test_unknown_name_lists_the_known_ones():
 
 
 def test_only_learned_thresholds_need_known_scores():
-    assert [name for name in decisions.DECISIONS if decisions.needs_known(name)] == ["learned_threshold", "both_thresholds"]
+    needing = [name for name in decisions.DECISIONS if decisions.needs_known(name, PARAMS.get(name, {}))]
+    assert needing == ["learned_threshold", "both_thresholds"]
+    assert not decisions.needs_known("both_thresholds", {"confidence": 0.6, "value": 0.4})
 
 
 def test_only_the_top_fraction_uses_the_class_balance():

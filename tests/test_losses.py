@@ -234,6 +234,28 @@ def test_info_nce_against_a_loop(several):
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_what_info_nce_leaves_out_is_as_if_it_were_not_there(several):
+    rng = np.random.default_rng(1)
+    query, own, others = (jnp.asarray(rng.normal(size=(n, 4)).astype(np.float32)) for n in (5, 5, 7))
+    temperature = jnp.asarray(rng.uniform(0.05, 0.2, 5).astype(np.float32))
+    same, left_out = (rng.uniform(size=(5, 7)) < 0.4 for _ in range(2))
+    assert (same & left_out).any()
+
+    def loss(query, temperature):
+        return losses.info_nce(query, own, others, temperature, same if several else None, left_out)
+
+    def loop(query, temperature):
+        found = []
+        for i, kept in enumerate(~left_out):
+            row, wanted = slice(i, i + 1), same[i : i + 1, kept] if several else None
+            found.append(losses.info_nce(query[row], own[row], others[kept], temperature[row], wanted))
+        return sum(found) / len(found)
+
+    found, expected = (jax.value_and_grad(f, (0, 1))(query, temperature) for f in (loss, loop))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
 def test_info_nce_by_hand():
     x = np.eye(3, 4, dtype=np.float32)
     # Of four rows at right angles and one alike: -log(e^(1/t) / (e^(1/t) + 4)).

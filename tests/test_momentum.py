@@ -42,19 +42,21 @@ def test_the_queue_is_a_deque(batch):
     queue, rng = Queue(6, 2, nnx.Rngs(0)), np.random.default_rng(0)
     start = np.asarray(queue.keys[...])
     np.testing.assert_allclose(np.linalg.norm(start, axis=1), 1, rtol=1e-6)
-    expected = collections.deque(map(tuple, start), maxlen=6)
+    expected, images = collections.deque(map(tuple, start), maxlen=6), collections.deque([-1] * 6, maxlen=6)
     for step in range(1, 9):  # wraps around
-        keys = rng.normal(size=(batch, 2)).astype(np.float32)
-        queue.push(jnp.asarray(keys))
+        keys, index = rng.normal(size=(batch, 2)).astype(np.float32), rng.integers(0, 99, batch).astype(np.int32)
+        queue.push(jnp.asarray(keys), jnp.asarray(index))
         expected.extend(map(tuple, keys))
+        images.extend(index)
         oldest = step * batch % 6
         np.testing.assert_array_equal(np.roll(queue.keys[...], -oldest, axis=0), list(expected))
+        np.testing.assert_array_equal(np.roll(queue.index[...], -oldest), list(images))
         assert int(queue.count[...]) == step * batch
 
 
 def test_a_batch_that_does_not_divide_the_queue_is_refused():
     with pytest.raises(ValueError, match="objective.queue=6 is not a multiple of the 4 images of a batch"):
-        Queue(6, 2, nnx.Rngs(0)).push(jnp.zeros((4, 2)))
+        Queue(6, 2, nnx.Rngs(0)).push(jnp.zeros((4, 2)), jnp.arange(4))
 
 
 def test_the_momentum_encoder_begins_as_the_online_one_and_follows_in_closed_form():
@@ -67,7 +69,7 @@ def test_the_momentum_encoder_begins_as_the_online_one_and_follows_in_closed_for
     assert len(start) == 6
     jax.tree.map(np.testing.assert_array_equal, start, online)
 
-    net.queue.push(jnp.zeros((4, 3)))
+    net.queue.push(jnp.zeros((4, 3)), jnp.arange(4))
     for variable in (net.linear.kernel, net.linear.bias, net.norm.scale, net.norm.mean):
         variable.set_value(variable[...] + 1)
     for _ in range(3):

@@ -7,7 +7,8 @@ betas 0.5 and 0.9; the overlap of the attention maps of the discriminators as th
 Not published: the networks, here those of CycleGAN as in the code of DCLGAN; number of patches and weight of the identity loss,
 here those of that code; batch (1 there) and steps; what an attention map is, how the overlap is measured and which side of it is
 "used" (see objectives/dclgan.py); the real images, here the split `reference`: pack them with --reference_dir. So no label is read
-but those of the threshold, and one network does for all folds. Two players in one loss: without clipping.
+but those of the threshold, and one network does for all folds. With `:real` after the file the real images are the task's own, each
+fold's those of the others, whose labels are not read. Two players in one loss: without clipping.
 
 Translated images are shown in TensorBoard at every evaluation.
 
@@ -20,10 +21,10 @@ from configs import base
 
 
 def get_config(variant: str = ""):
-    """The folds are those of the threshold."""
+    """The folds are those of the threshold, and, of `real`, those of the images trained on."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 20_000, 2500, 2500
-    m.data.streams = ConfigDict({"generated": 4, "reference": 4})
+    m.data.streams = ConfigDict({"generated": 4, "real" if variant == "real" else "reference": 4})
     m.data.cache, m.data.balanced = "device", False
     m.data.normalize = "symmetric"
     m.backbone.name = "cyclegan_resnet"
@@ -40,4 +41,4 @@ def get_config(variant: str = ""):
             "widths": (64, 128, 256, 512),  # of the discriminators
         }
     )
-    return base.finish(base.cross_fitted(m), variant)
+    return base.finish(base.cross_fitted(m), "" if variant == "real" else variant)

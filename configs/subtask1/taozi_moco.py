@@ -8,11 +8,12 @@ efficientnet_b0 and vit_base_patch16:
 
     ... --config.member.backbone.name=efficientnet_b0 --config.member.backbone.weights=hf://timm/efficientnet_b0.ra_in1k
     ... --config.member.backbone.name=vit_base_patch16 --config.member.backbone.weights=hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k
-        --config.member.backbone.norm_groups=1 --config.member.data.normalize=symmetric
+        --config.member.backbone.norm_groups=1 --config.member.data.normalize=symmetric --config.member.augment.brightness=0.36
 
 Not published: which formula the momentum part is, what the temperature is read from (see the objective), the images that are
 trained on, here the synthetic and the real ones of the other folds, whose labels are not read. The queue is as long as 5,000
-images allow; more of fewer images is refused. Jitter is of brightness, here an additive 0.4 of the mean grey, and of contrast.
+images allow; more of fewer images is refused; an image's own older keys in it do not count. Jitter is of brightness, here an
+additive 0.4 of the mean grey (0.8 of ImageNet's deviation, 0.36 of the symmetric range), and of contrast.
 
 The threshold is learned from the other folds; with `:published` after the file it is their 0.6. The weights come from the hub, for
 which `--config.member.backbone.weights=` may name a file; empty, they are drawn from the seed.
@@ -29,7 +30,7 @@ def member():
     """The network of a fold, label-free."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 2100, 700, 700  # 50 epochs of 5,000 synthetic images
-    m.data.streams = ConfigDict({"generated": 120, "real": 8})  # about as many are there
+    m.data.streams = ConfigDict({"generated": 120, "real": 8})  # real ones are asked about: twice as often as their number has it
     m.data.cache, m.data.balanced = "device", False
     m.data.normalize = "imagenet"
     m.augment.update(crop=0.5, flip=0.5, brightness=0.8, contrast=0.4)

@@ -9,8 +9,8 @@ its attention-weighted similarity is high and the confidence exceeds 0.6.
 ViT-Base has 12 layers, so that theirs cannot be: here 4, 8 and 12. Not published: the embedding of the first stage (here the same
 ViT, not trained), how its clusters are made and which stay (methods/pairs.py), labels and formulas of the second
 (objectives/canet.py), the positional encoding (here the ViT's own, learned for each place of the grid), the threshold of the
-similarity (here learned on the other folds), weights of the losses, masking and noise, learning rate, batch and steps. A score is
-the mean over the 50 synthetic images nearest to it.
+similarity (here learned on the other folds, or `--config.decision.params.value=`), weights of the losses, masking and noise,
+learning rate, batch and steps. A score is the mean over the 50 synthetic images nearest to it.
 
 Without the first stage, of pairs at random: --config.member.pairs.candidates=0. The weights come from the hub, for which
 `--config.member.backbone.weights=` and `--config.member.pairs.member.backbone.weights=` may name a file; empty, they are drawn
@@ -19,7 +19,7 @@ from the seed.
     python -m fingerprint_jax.main --config=configs/subtask1/zhouyijiang_canet.py --config.data_dir=$HOME/data --workdir=runs/s
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import base
 
@@ -55,5 +55,6 @@ def member():
 def get_config(variant: str = ""):
     """Five fold children; every labelled image is scored by the child that did not see it."""
     c = base.cross_fitted(member())
-    c.decision.name, c.decision.params = "both_thresholds", ConfigDict({"confidence": 0.6})
+    c.decision.name = "both_thresholds"
+    c.decision.params = ConfigDict({"confidence": 0.6, "value": config_dict.placeholder(float)})  # of the similarity; None: learned
     return base.finish(c, variant)

@@ -1,10 +1,11 @@
 """Hybrid contrastive attention network (zhouyijiang1): a real image and a synthetic one like it, and whether the real one was used.
 
 Tokens after several layers of a ViT are fused by a gate, mapped to the features of a token, and those of the real image attend to
-those of its companion. Not published: the labels of this stage, the formulas of gate, similarity and temperature, and over which
-images confidence and similarity are taken. Here a pair has the label of its real image in the cross-entropy; in the contrastive
-loss every image of the batch counts by itself, a synthetic one with the label that it carries, 1, so that used images come close to
-the synthetic ones and the others do not. Which images are pairs is the sampler's: `config.pairs`.
+those of its companion. Not published: the labels of this stage, the formulas of gate, similarity and temperature (here one learned
+number, the same for all pairs), and over which images confidence and similarity are taken. Here a pair has the label of its real
+image in the cross-entropy; in the contrastive loss every image of the batch counts by itself, a synthetic one with the label that
+it carries, 1, so that used images come close to the synthetic ones and the others do not. Which images are pairs is the sampler's:
+`config.pairs`.
 """
 
 import jax
@@ -78,7 +79,7 @@ class Net(nnx.Module):
     def similarity(self, real: dict, generated: dict) -> jax.Array:
         """Cosines of the tokens of encoded pairs, weighted by the attention of the real image's; the mean over these: [P]."""
         a, b = losses.l2_normalize(real["tokens"]), losses.l2_normalize(generated["tokens"])
-        cosines = jnp.einsum("ptd,pud->ptu", a, b)
+        cosines = jnp.einsum("ptd,pud->ptu", a, b, precision=jax.lax.Precision.HIGHEST)
         return (self.attention.weights(real, generated) * cosines).sum(axis=-1).mean(axis=-1)
 
     def compare(self, real: dict, generated: dict) -> jax.Array:

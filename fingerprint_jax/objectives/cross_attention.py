@@ -47,7 +47,9 @@ class CrossAttention(nnx.Module):
 
     def weights(self, a: dict, b: dict) -> jax.Array:
         """How much each token of a attends to each of b, the mean over the heads: [P,T,U], rows of sum 1."""
-        products = jnp.einsum("pthd,puhd->phtu", a["query"], b["key"]) / a["query"].shape[-1] ** 0.5
+        products = (
+            jnp.einsum("pthd,puhd->phtu", a["query"], b["key"], precision=jax.lax.Precision.HIGHEST) / a["query"].shape[-1] ** 0.5
+        )
         return jax.nn.softmax(products, axis=-1).mean(axis=1)
 
 

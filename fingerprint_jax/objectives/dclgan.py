@@ -2,7 +2,8 @@
 
 Neural Nexus (ImageCLEFmedical 2025, subtask 1) take the overlap of the attention of its two discriminators as the signal. The real
 images are those of the split `reference`, which nobody asks about: no row of the target split is read, and no label. Whether the
-team took the task's own, used and not used, was not published: name the stream `real` in place of `reference` for that.
+team took the task's own, used and not used, was not published: the stream `real` in place of `reference` has them. One optimizer
+moves everything at once, where the code of DCLGAN moves the discriminators before the generators, and the projections by a third.
 """
 
 import jax

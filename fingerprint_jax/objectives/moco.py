@@ -31,7 +31,8 @@ class Objective:
     `objective.online` times that, plus the rest of 1 times the same with the roles of the encoders swapped: the key looks for its
     query, at its own temperature. taozi name the weights 0.7 and 0.3 of an online and a momentum part and no more; this reading
     costs no further pass of an encoder. With `objective.positives='pool'` a key in the queue whose cosine to the image's own
-    reaches `objective.threshold` is a positive too; their code finds such candidates and never uses them, `none`.
+    reaches `objective.threshold` is a positive too. That is a reading as well: their candidates are found once, from features of
+    the backbone, and their code never uses them, `none`. An older key of the image itself is neither positive nor negative.
 
     Each part of `optimizer.accumulate` moves the momentum encoder and the queue.
     """
@@ -55,7 +56,7 @@ class Objective:
             )
 
     def check(self, images: int, batch: int) -> None:
-        """Raises ValueError for a queue that the batch does not divide, or that would hold an image twice."""
+        """Raises ValueError for a queue that the batch does not divide, or that is longer than the images trained on."""
         queue = self.config.objective.queue
         if queue % batch or queue > images:
             most = images // batch * batch
@@ -78,19 +79,20 @@ class Objective:
     def loss(self, net, batch, key):
         """The weighted losses of queries and keys; moves the momentum encoder and the queue."""
         options = self.config.objective
-        order_key, dropout_key, other_key = jax.random.split(key, 3)
-        images, second = (jnp.concatenate([stream[name] for stream in batch.values()]) for name in ("image", "second"))
+        order, other_order, dropout, other_dropout = jax.random.split(key, 4)
+        images, second, index = (jnp.concatenate([part[name] for part in batch.values()]) for name in ("image", "second", "index"))
         momentum.update(net, options.momentum)
-        dropout, other_dropout = nnx.Rngs(dropout=dropout_key), nnx.Rngs(dropout=other_key)
-        queries, temperature = net(images, train=True, rngs=dropout)
-        keys, key_temperature = momentum.shuffled(net.momentum_encoder, second, order_key, other_dropout)
+        queries, temperature = momentum.shuffled(net, images, order, nnx.Rngs(dropout=dropout))
+        keys, key_temperature = momentum.shuffled(net.momentum_encoder, second, other_order, nnx.Rngs(dropout=other_dropout))
         queue = net.queue.keys[...]
+        # The streams repeat at their own paces: an image comes again while its last key is still in the queue.
+        own = index[:, None] == net.queue.index[None]
         same = None
         if options.positives == "pool":
             same = jnp.matmul(keys, queue.T, precision=jax.lax.Precision.HIGHEST) >= options.threshold
-        online = losses.info_nce(queries, keys, queue, temperature, same)
-        swapped = losses.info_nce(keys, queries, queue, key_temperature, same)
-        net.queue.push(keys)  # only now: an image's own key must not be among the others
+        online = losses.info_nce(queries, keys, queue, temperature, same, own)
+        swapped = losses.info_nce(keys, queries, queue, key_temperature, same, own)
+        net.queue.push(keys, index)
         loss = options.online * online + (1 - options.online) * swapped
         return loss, {"online": online, "momentum": swapped, "temperature": temperature.mean()}
 

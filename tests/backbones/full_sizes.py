@@ -24,7 +24,11 @@ from tests.conftest import ROOT, load_config
 from tests.faults import trainer
 
 SIZE, BATCH, STEPS = 64, 8, 8
-TAOZI = {"resnet50": {}, "efficientnet_b0": {}, "vit_base_patch16": {"backbone.norm_groups": 1, "data.normalize": "symmetric"}}
+TAOZI = {
+    "resnet50": {},
+    "efficientnet_b0": {},
+    "vit_base_patch16": {"backbone.norm_groups": 1, "data.normalize": "symmetric", "augment.brightness": 0.36},
+}
 QUEUE = {"objective.queue": 64}
 # The network of a system of subtask 1: its config, where its fields and its run lie, and the fields that make the size.
 SYSTEMS = {

@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 from configs import base
 from fingerprint_jax import checkpoint, methods, pack, significance, train
+from fingerprint_jax.backbones import vit
 from fingerprint_jax.backbones.vit import resample_positions
 from fingerprint_jax.data import phantom
 from fingerprint_jax.methods import gradient
-from fingerprint_jax.model import model_of
-from fingerprint_jax.run import Run
+from fingerprint_jax.model import Model, model_of
+from fingerprint_jax.run import Run, network
 from tests.conftest import last_state, load_config, same_bytes
 
 SMALL = {"name": "strided_resnet_tiny", "weights": ""}
@@ -79,6 +80,21 @@ def test_what_has_another_shape_is_drawn_and_nothing_in_common_is_refused(source
     other = _autoencoder(data_dir, "vit_tiny", init_from=str(source.workdir))
     with pytest.raises(ValueError, match="the network has no array of the same path and shape; drawn anew: backbone/blocks"):
         _fit(other, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["taozi_experts", "neural_nexus_dclgan"])
+def test_networks_of_several_backbones_begin_with_all_of_them(name):
+    config = network(load_config(f"configs/subtask1/{name}.py"))
+    small, large = (Model(config, 2, (side, side, 1)) for side in (16, 32))
+    known, state = small.init(jax.random.key(1)), large.init(jax.random.key(2))
+    found = large.begin(state, known["params"] | known["rest"], "another")["params"]
+    grids = [path for path in found if path.endswith("pos_embed")]
+    assert len(grids) == ("+" in config.backbone.name)
+    for path, value in found.items():
+        expected = known["params"][path]
+        if path in grids:
+            expected = vit.adapt("pos_embed", np.asarray(expected), large.merge(state["params"], state["rest"]).backbone[2])
+        np.testing.assert_array_equal(value, expected, err_msg=path)
 
 
 def test_a_resumed_run_does_not_begin_again_and_ends_byte_identical(source, data_dir, tmp_path):

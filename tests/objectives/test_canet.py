@@ -135,8 +135,8 @@ def test_the_learned_temperature_is_bounded(heat, temperature):
     assert net.temperature == pytest.approx(temperature, rel=1e-5)
 
 
-def _loss(labels, **options):
-    """Loss and metrics of a batch in the state that evaluation sees, and its embeddings."""
+def _loss(labels, frozen=True, **options):
+    """Loss and metrics of a batch in the state that evaluation sees, or as in training."""
     images, count = _images(17)[: 2 * len(labels)], len(labels)
     batch = {
         "real": {"image": images[:count], "label": jnp.array(labels)},
@@ -144,7 +144,7 @@ def _loss(labels, **options):
     }
     graph, state = nnx.split(_net())
     net = nnx.merge(graph, state, copy=True)
-    net.norm.frozen = True
+    net.norm.frozen = frozen
     return _objective(**options).loss(net, batch, jax.random.key(0))
 
 
@@ -154,6 +154,17 @@ def test_the_cross_entropy_is_of_the_label_of_the_real_image_of_a_pair():
     logits = np.array([_compared(_net(), _tokens()[i], _tokens()[4 + i])[1] for i in range(4)])
     expected = -np.mean([log_expit(z if label else -z) for z, label in zip(logits, labels, strict=True)])
     np.testing.assert_allclose(metrics["cross_entropy"], expected, rtol=1e-3)
+
+
+def test_in_training_the_loss_is_of_tokens_with_the_statistics_of_the_batch():
+    tokens = np.asarray(_tokens()[:8])
+    scale, shift = (np.asarray(v.get_value()) for v in (_net().norm.scale, _net().norm.bias))
+    tokens = (tokens - tokens.mean(axis=(0, 1))) / tokens.std(axis=(0, 1)) * scale + shift
+    logits = np.array([_compared(_net(), tokens[i], tokens[4 + i])[1] for i in range(4)])
+    expected = -np.mean([log_expit(z if label else -z) for z, label in zip(logits, [1, 0, 0, 1], strict=True)])
+    found, frozen = (_loss([1, 0, 0, 1], frozen=state)[1]["cross_entropy"] for state in (False, True))
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    assert abs(found - frozen) > 0.01 * frozen
 
 
 def test_the_contrastive_loss_is_of_all_images_with_their_own_labels():

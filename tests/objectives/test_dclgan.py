@@ -214,7 +214,7 @@ def test_one_network_does_for_all_folds_unless_it_trains_on_the_images_asked_abo
     config = load_config(CONFIG)
     config.data_dir = data_dir
     assert [fold for fold, _ in ensemble.members(Run(config, tmp_path))] == [-1]
-    config.member.data.streams = {"generated": 4, "real": 4}
+    config.member.data.streams = load_config(CONFIG, "real").member.data.streams
     assert [fold for fold, _ in ensemble.members(Run(config, tmp_path))] == [0, 1]
 
 

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,11 +25,13 @@ def _trained() -> list[str]:
 
 
 TRAINED = _trained()
+BY_OBJECTIVE = {network(load_config(path)).objective.name: path for path in TRAINED}
 
 
-def _begin(path, data_dir, tmp_path):
+def _begin(path, data_dir, tmp_path, dtype="float32"):
     """The run of the network of a config, its beginning, and step(state) -> state, metrics on one batch."""
     config = network(load_config(path))
+    config.backbone.dtype = dtype
     config.data_dir, config.num_steps = data_dir, 1000  # no decay of the learning rate within these steps
     run = Run(config, tmp_path)
     if stage := methods.get("pairs").stage(run):
@@ -48,6 +51,20 @@ def test_loss_falls(path, data_dir, tmp_path):
         state, metrics = step(state)
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2]), losses
+
+
+@pytest.mark.parametrize("path", BY_OBJECTIVE.values(), ids=BY_OBJECTIVE)
+def test_every_objective_trains_in_bfloat16_and_keeps_float32(path, data_dir, tmp_path):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        _, state, step = _begin(path, data_dir, tmp_path / dtype, dtype)
+        for _ in range(2):  # at the first one a head of zeros hides all before it
+            state, metrics = step(state)
+            assert bool(metrics["finite"])
+        losses[dtype] = float(metrics["loss"])
+        assert jnp.bfloat16 not in {x.dtype for x in jax.tree.leaves(state)}
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05, abs=0.02)
+    assert losses["bfloat16"] != losses["float32"]
 
 
 @pytest.mark.parametrize("path", TRAINED)
