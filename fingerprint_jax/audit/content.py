@@ -1,4 +1,4 @@
-"""Do the used real images differ from the others by themselves? What files and simple measures say, without a synthetic image.
+"""Do the used real images differ from the others by themselves? Files, simple measures and the pictures, without a synthetic image.
 
 An attack that does no better than these may have found a difference of content, not a trace of training.
 """
@@ -14,12 +14,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.extmath import randomized_svd
 
+from fingerprint_jax.audit import panel
 from fingerprint_jax.features import register, residual, texture
 from fingerprint_jax.pack import progress
 
-KINDS = ("files", "order", "intensity", "texture")
+KINDS = ("files", "order", "intensity", "texture", "layout")
 FOLDS = 5
+COMPONENTS = 16  # of each view of the pictures
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 BLOCK = 64  # images measured at once
 
@@ -56,7 +59,8 @@ def facts(images: np.ndarray, files: Mapping[str, Sequence | np.ndarray]) -> dic
             for _ in block:
                 advance()
     intensities, textures = zip(*parts, strict=True)
-    return out | {"intensity": np.concatenate(intensities), "texture": np.concatenate(textures)}
+    measured = {"intensity": np.concatenate(intensities), "texture": np.concatenate(textures)}
+    return out | measured | {"layout": layout(images)}
 
 
 def intensity(images: np.ndarray) -> np.ndarray:
@@ -79,6 +83,22 @@ def _texture(images: np.ndarray) -> np.ndarray:
     described = [feature(images[..., None]) for feature in (texture.lbp, texture.glcm, texture.otsu)]
     energies = [np.square(residual.residual(images, weights)).mean(axis=(1, 2)) for weights in residual.FILTERS]
     return np.concatenate([*described, np.log1p(np.stack(energies, axis=1)), blockiness(images)], axis=1).astype(np.float64)
+
+
+def layout(images: np.ndarray) -> np.ndarray:
+    """Where in the frame is what: uint8 [N,H,W] -> float64 [N,32], fewer columns of fewer than 16 images.
+
+    The first 16 principal components of the images as the attacks see them, by pixels and registered (panel.views). All images have
+    a part in them and no label has, so that labels can be exchanged.
+    """
+    rows = panel.canonical(images)  # the decomposition is randomised
+    out = []
+    for view in panel.views(images[rows]):
+        centred = view.reshape(len(images), -1).astype(np.float64)
+        centred -= centred.mean(axis=0)
+        left, deviations, _ = randomized_svd(centred, min(COMPONENTS, *centred.shape), random_state=0)
+        out.append(left * deviations)
+    return np.concatenate(out, axis=1)[np.argsort(rows)]
 
 
 def blockiness(images: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ NOTICED = (
     "Noticed means a family-wise p of at most {}, not that the verdict would have been evidence of use: neither the controls nor"
     " the search for copies has a say in it."
 )
+WITHOUT = "These are repeats of the panel without the networks."
 FIXED = "This audit cannot show the absence of leakage."
 LOUD = (verdict.COPIES, verdict.EVIDENCE, verdict.WRONG_DIRECTION)
 ROWS = 100  # of a list of copies, which bounds the size of the page
@@ -34,12 +35,13 @@ CONTENT = {
     "order": "order by the numbers in the names; no part of the excess, since no method sees them",
     "intensity": "moments of the intensity, area of the body",
     "texture": "texture, traces of compression",
+    "layout": "where in the frame is what, by principal components",
 }
 KINDS = {
     "verbatim": "verbatim",
-    "shifted": "(shifted by up to 2 px)",
-    "blend": "(at strength {}, blended with the nearest synthetic image)",
-    "patch": "(one patch, pasted into the nearest synthetic image)",
+    "shifted": "shifted by up to 2 px",
+    "blend": "at strength {}, blended with the nearest synthetic image",
+    "patch": "one patch, pasted into the nearest synthetic image",
 }
 
 
@@ -111,7 +113,7 @@ def label(kind: dict) -> str:
 
 
 def kind_words(kind: dict) -> str:
-    """How a kind of imprint copies, as it ends `a generator that copied an image ...`."""
+    """How a kind of imprint copies."""
     return KINDS[kind["kind"]].format(kind["strength"])
 
 
@@ -122,7 +124,7 @@ def verdict_words(document: dict) -> str:
     if name == verdict.CANNOT_TELL:
         text = "These images support no answer, neither that there is a leak nor how large one could be."
         if flagged := copies.get("flagged"):
-            text += f" All the same, {_count(len(flagged), 'real image')} can be called copied: see Copies."
+            text += f" All the same, {_count(len(flagged), 'real image')} may be copied: see Copies."
         return text
     if name == verdict.COPIES:
         of = [(c.replace("_", " "), sum(row["class"] == c for row in copies["flagged"])) for c in ("used", "not_used", "unknown")]
@@ -137,7 +139,10 @@ def verdict_words(document: dict) -> str:
         )
     told = f"told apart (family-wise p = {p_value(panel['p'])})"
     if name == verdict.EVIDENCE:
-        return f"Used and not used images were {told}, and by more than content explains: excess of the AUC {_figure(excess)}."
+        return (
+            f"Used and not used images were {told}, and better than any control tells them apart: excess of the AUC"
+            f" {_figure(excess)}. A difference of content that no control here sees would look the same."
+        )
     if name == verdict.CONTENT:
         return (
             f"Used and not used images were {told}, but their content may explain it: excess of the AUC over that of"
@@ -149,12 +154,7 @@ def verdict_words(document: dict) -> str:
     if not trusted(limit, document["plan"]["alpha"]):
         alarms = f"without any leak the panel alarmed in {limit['null']['detected']} of {limit['null']['repeats']} repeats"
         return f"{text} How small a leak would have been noticed is not known: {alarms}."
-    first = next((kind for kind in limit["kinds"] if kind["smallest"]), None)
-    if first is None:
-        return f"{text} Nor would any of the leaks that were tried have been noticed with a power of {POWER:.0%}."
-    low, high = first["smallest"]["interval"]
-    share = one_in(limit)
-    return f"{text} {_noticed(first)} (95% interval from {share[low]} {f'to {share[high]}' if high else 'on'})."
+    return " ".join([text, *_limit_in_short(limit), *([WITHOUT] if "likelihood_ratio" in document["plan"]["methods"] else [])])
 
 
 def panel_words(panel: dict, alpha: float) -> list[str]:
@@ -199,15 +199,24 @@ def limit_words(limit: dict) -> list[str]:
     share, lines = one_in(limit), []
     for kind in limit["kinds"]:
         if not kind["smallest"]:
-            most = share[kind["points"][-1]["rate"]]
-            lines.append(
-                f"A generator that copied {most} used images {kind_words(kind)}, the most that was tried, would not have been"
-                f" noticed with a power of {POWER:.0%}."
-            )
+            lines.append(f"{_noticed(kind, limit)}. It is the largest share that was tried, and less than {POWER:.0%}.")
             continue
         low, high = kind["smallest"]["interval"]
-        span = f"to {share[high]}" if high else "on; no share tried is surely enough"
-        lines.append(f"{_noticed(kind)} (95% interval from {share[low]} {span}).")
+        span = f"between {share[low]} and {share[high]}" if high else f"from {share[low]} on; no share tried is surely enough"
+        lines.append(f"{_noticed(kind, limit)}. A power of {POWER:.0%} is reached {span} (95% interval).")
+    return lines
+
+
+def _limit_in_short(limit: dict) -> list[str]:
+    """The easiest and the hardest kind of imprint that were noticed, and those that were not."""
+    found = [kind for kind in limit["kinds"] if kind["smallest"]]
+    if not found:
+        return [f"Nor was any of the imprints that were tried noticed with a power of {POWER:.0%}."]
+    found.sort(key=lambda kind: kind["smallest"]["rate"])
+    ends = [(found[0], "the easiest kind"), (found[-1], "the hardest that was noticed")][: len(found)]
+    lines = [f"{_noticed(kind, limit)}, {text}." for kind, text in ends]
+    if missed := [label(kind) for kind in limit["kinds"] if not kind["smallest"]]:
+        lines.append(f"Not noticed with a power of {POWER:.0%}, even at the largest share that was tried: {', '.join(missed)}.")
     return lines
 
 
@@ -282,9 +291,15 @@ def power(limit: dict) -> charts.Chart:
     return charts.over_steps(title, lines, x_label, "power", steps, curves, POWER)
 
 
-def _noticed(kind: dict) -> str:
-    text = f"A generator that copied at least 1 in {kind['smallest']['one_in']:,} used images {kind_words(kind)}"
-    return f"{text} would have been noticed with a power of at least {POWER:.0%}"
+def _noticed(kind: dict, limit: dict) -> str:
+    """At the smallest share that is noticed, else at the largest that was tried."""
+    rate = (kind["smallest"] or kind["points"][-1])["rate"]
+    point = next(point for point in kind["points"] if point["rate"] == rate)
+    low, high = point["interval"]
+    return (
+        f"Imprints of {one_in(limit)[rate]} used images ({kind_words(kind)}) were noticed in {point['detected']} of"
+        f" {point['repeats']} repeats (power {low:.2f} to {high:.2f})"
+    )
 
 
 def _figure(of: dict, key: str = "value") -> str:

@@ -132,7 +132,7 @@ class Audit:
             return [row for row in csv.DictReader(file) if row["kind"] == "exact"]
 
     def plan(self) -> tuple[dict, str]:
-        """What is going to be done and its digest; written on the first call, and afterwards the same or refused.
+        """What is going to be done and the SHA-256 of its file; written on the first call, and afterwards the same or refused.
 
         Raises ValueError where the output holds the plan of another audit; names the entries that differ.
         """
@@ -169,7 +169,7 @@ class Audit:
             raise ValueError(f"{path} is the plan of another audit ({', '.join(sorted(differ))} differ): give another --output")
         if not path.exists():
             tables.write_text(path, text)
-        return plan, hashlib.sha256(text.encode()).hexdigest()
+        return plan, hashlib.sha256(path.read_bytes()).hexdigest()
 
     def stage(self, name: str, compute: Callable[[], dict]) -> dict:
         """The result of a part: read where it is done."""
@@ -198,7 +198,11 @@ class Audit:
         return network.scores(self.output / "network" / part, self.joins, real, generated, reference, self.seed)
 
     def replaced(self) -> dict:
-        """The panel again on the labelled images, with what no generator made in place of the synthetic ones."""
+        """The panel again on the labelled images, with what no generator made in place of the synthetic ones.
+
+        Its methods compare one set with another. Here both are halves of one, so that the AUC is about 0.5 whatever the content:
+        what is far from it is a defect of a method. What bounds the content is `content`.
+        """
         real, reference = self.sides["real"], self.sides["reference"]
         half = halved(reference.pixels, reference.groups, self.seed)
         if min(half.sum(), (~half).sum()) >= LEAST:

@@ -13,7 +13,10 @@ EXIT_STATUS = {CANNOT_TELL: 15, COPIES: 14, WRONG_DIRECTION: 13, EVIDENCE: 12, C
 
 # The first that applies; in the plan, and what `decide` does.
 RULES = {
-    CANNOT_TELL: "the panel, a control or the search for copies could not be had",
+    CANNOT_TELL: (
+        "the panel, a control or the search for copies could not be had, or images are flagged as copies while the interval of the"
+        " content control layout is above 0.5, so that reference images are no measure of how near an image comes by chance"
+    ),
     COPIES: "images that the conformal p-values flag at the false discovery rate",
     WRONG_DIRECTION: "the family-wise p of the smallest AUC is at most alpha",
     EVIDENCE: "the family-wise p of the largest AUC is at most alpha, and the interval of the excess is above 0",
@@ -29,6 +32,10 @@ def decide(document: dict) -> tuple[str, list[str]]:
         return CANNOT_TELL, list(dict.fromkeys(missing))
     if flagged := document["copies"]["flagged"]:
         many = f"{len(flagged)} real images are" if len(flagged) > 1 else "1 real image is"
+        layout = next(line for line in controls["content"] if line["name"] == "layout")
+        if layout["interval"][0] > 0.5:
+            told = f"{many} flagged as copied, but used and not used images lie differently in the frame (AUC {layout['auc']:.3f})"
+            return CANNOT_TELL, [f"{told}: look-alikes are then flagged as well, look at each pair"]
         return COPIES, [f"{many} closer to a synthetic image than the false discovery rate of {document['copies']['fdr']:g} allows"]
     if panel["p_wrong_direction"] <= alpha:
         told = f"used images are further from the synthetic ones than the others, family-wise p {panel['p_wrong_direction']:.3f}"

@@ -18,7 +18,10 @@ Of membership:
 
 `unrelated`: one half of the reference images stands where the synthetic ones stood, the other half stays reference; without
 reference images phantoms stand there. No image was made from the used ones, so that what still tells used from not used is a
-difference of content (the content control).
+difference of content (the content control). That holds for systems that learn from labels. Scores that only compare the synthetic
+images with the reference (gan_leaks, domias, local_match, likelihood_ratio) then compare two halves of one set: they are about 0.5
+by construction, whatever the content. For them it is a check for a defect of the attack, not a bound on content, which is what the
+content-only panel of the audit is for (audit/content.py).
 
 `copies`: each used image also stands among the synthetic ones, to the last bit, in the place of one drawn at random. What does not
 tell these is blind to copies.

@@ -84,6 +84,7 @@ def audit(verdict: str = "no evidence") -> dict:
                 {"name": "order", "auc": 0.48, "interval": [0.4, 0.56]},
                 {"name": "intensity", "auc": 0.6, "interval": [0.52, 0.68]},
                 {"name": "texture", "auc": 0.55, "interval": [0.47, 0.63]},
+                {"name": "layout", "auc": 0.52, "interval": [0.44, 0.6]},
             ],
             "replaced": [
                 {"name": "gan_leaks", "auc": 0.485, "interval": [0.408, 0.567]},

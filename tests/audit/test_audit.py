@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import hashlib
 import json
 import shutil
 
@@ -81,7 +82,7 @@ def audit(given, output, **options):
 def leaking(tmp_path_factory):
     root = tmp_path_factory.mktemp("leaking")
     given = folders(root / "images", change=mosaic(1))
-    return given, root / "audit", audit(given, root / "audit", repeats=10)
+    return given, root / "audit", audit(given, root / "audit", repeats=20)
 
 
 def test_local_anatomy_that_was_kept_is_evidence_and_everything_is_written(leaking):
@@ -103,8 +104,17 @@ def test_the_plan_is_written_before_any_score_meets_a_label_and_binds(leaking, t
     plan = json.loads((tmp_path / "b" / "audit_plan.json").read_text())
     assert plan["methods"] == list(panel.METHODS) and plan["alpha"] == 0.05
     assert plan["options"]["local_match"]["patch"] == 16 and set(plan["verdict"]) == set(verdict.EXIT_STATUS)
+    assert hashlib.sha256((output / "audit_plan.json").read_bytes()).hexdigest() == document["plan_hash"]
     with pytest.raises(ValueError, match=r"is the plan of another audit \(seed differ\)"):
-        audit(given, output, seed=5, repeats=10)
+        audit(given, output, seed=5, repeats=20)
+
+
+def test_the_plan_alone_and_its_hash_before_anything_is_done(leaking, tmp_path):
+    given, _, _ = leaking
+    assert audit(given, tmp_path / "a", plan_only=True) == {
+        "plan_hash": hashlib.sha256((tmp_path / "a" / "audit_plan.json").read_bytes()).hexdigest()
+    }
+    assert not (tmp_path / "a" / "stages").exists()
 
 
 def test_other_folders_and_files_that_changed_are_another_audit(leaking, tmp_path):
@@ -120,10 +130,10 @@ def test_other_folders_and_files_that_changed_are_another_audit(leaking, tmp_pat
     known = main._given(_values(copied, tmp_path / "audit"))
     (tmp_path / "audit" / "folders.json").write_text(json.dumps(known))
     with_slash = {name: f"{path}/" for name, path in copied.items()}
-    assert audit(with_slash, tmp_path / "audit", repeats=10)["panel"] == document["panel"]
+    assert audit(with_slash, tmp_path / "audit", repeats=20)["panel"] == document["panel"]
     next(copied["reference"].iterdir()).unlink()
     with pytest.raises(ValueError, match="--reference=.*/reference: files have changed since the audit in .* began"):
-        audit(copied, tmp_path / "audit", repeats=10)
+        audit(copied, tmp_path / "audit", repeats=20)
 
 
 def test_mistakes_of_the_command_line_name_its_flags(leaking, tmp_path):
@@ -138,19 +148,19 @@ def test_mistakes_of_the_command_line_name_its_flags(leaking, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="^--output=.*/file: a file is there"):
         audit(given, tmp_path / "file")
-    with pytest.raises(ValueError, match="^--repeats=9: use at least 10, or 0"):
-        audit(given, output, repeats=9)
+    with pytest.raises(ValueError, match="^--repeats=19: use at least 20, or 0"):
+        audit(given, output, repeats=19)
     with (output / "lock").open("a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="process .* is auditing there; wait for it, or use another --output"):
-            audit(given, output, repeats=10)
+            audit(given, output, repeats=20)
 
 
 def test_the_same_command_goes_on_and_does_nothing_twice(leaking, monkeypatch):
     given, output, document = leaking
     monkeypatch.setattr(stages.panel, "scores", lambda *arguments: pytest.fail("computed again"))
     monkeypatch.setattr(stages.copies, "find", lambda *arguments, **options: pytest.fail("computed again"))
-    again = audit(given, output, repeats=10)
+    again = audit(given, output, repeats=20)
     changing = ("seconds", "date")
     assert {k: v for k, v in again.items() if k not in changing} == {k: v for k, v in document.items() if k not in changing}
 
@@ -181,6 +191,24 @@ def test_a_content_trap_is_a_difference_that_content_explains(trap, tmp_path):
     assert document["excess"]["control"] in ("intensity", "texture")
 
 
+@pytest.mark.parametrize("half, expected", [(False, verdict.CANNOT_TELL), (True, verdict.CONTENT)])
+def test_images_that_lie_mirrored_are_no_evidence(half, expected, tmp_path):
+    """No leak: used and synthetic images are mirrored, and half of the reference where the verdict is not about look-alikes."""
+
+    def change(name, images):
+        mirrored = images[..., ::-1]
+        if name == "reference" and half:
+            return np.concatenate([images[::2], mirrored[1::2]])
+        return mirrored if name in ("used", "generated") else images
+
+    document = audit(folders(tmp_path / "images", change=change), tmp_path / "audit")
+    replaced = {line["name"]: line["auc"] for line in document["controls"]["replaced"]}
+    attacks = {line["name"]: line["auc"] for line in document["panel"]["methods"]}
+    assert document["panel"]["p"] <= 0.05 and attacks["local_match"] > 0.8 > 0.65 > replaced["local_match"]
+    assert document["verdict"]["name"] == expected and document["excess"]["control"] == "layout"
+    assert document["excess"]["interval"][0] <= 0 and bool(document["copies"]["flagged"]) == (not half)
+
+
 def test_copies_are_named(tmp_path):
     def change(name, images):
         if name == "generated":
@@ -199,7 +227,7 @@ def test_copies_are_named(tmp_path):
 
 def test_names_order_and_lossless_re_encoding_change_nothing_but_what_they_say(leaking, tmp_path):
     given, _, document = leaking
-    again = audit(shuffled(given, tmp_path / "images"), tmp_path / "audit", repeats=10)
+    again = audit(shuffled(given, tmp_path / "images"), tmp_path / "audit", repeats=20)
     assert again["panel"] == document["panel"] and again["limit"] == document["limit"]
     assert again["controls"]["replaced"] == document["controls"]["replaced"]
     found = []

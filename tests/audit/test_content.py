@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 from scipy.fft import dct
 from scipy.stats import kurtosis, skew
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from fingerprint_jax import features
-from fingerprint_jax.audit import content
+from fingerprint_jax.audit import content, panel
 from fingerprint_jax.data import phantom
 
 
@@ -52,6 +53,23 @@ def test_compression_of_the_used_images_shows_in_the_texture(split):
     images = np.stack([_jpeg(x, 75) if used else x for x, used in zip(split.images, split.labels, strict=True)])
     aucs = _aucs(content.facts(images, _files(40)), split.labels)
     assert aucs["texture"] > 0.9 and aucs["files"] == 0.5
+
+
+def test_mirrored_images_lie_otherwise_and_no_other_kind_sees_it(split):
+    images = np.where(split.labels[:, None, None] == 1, split.images[..., ::-1], split.images)
+    aucs = _aucs(content.facts(images, _files(40)), split.labels)
+    assert aucs["layout"] > 0.98 and aucs["intensity"] < 0.7 and aucs["texture"] < 0.7
+
+
+def test_the_layout_is_the_principal_components_of_what_the_attacks_see(split):
+    found = content.layout(split.images)
+    assert found.shape == (40, 32)
+    for columns, view in zip((found[:, :16], found[:, 16:]), panel.views(split.images), strict=True):
+        expected = PCA(16, svd_solver="full").fit_transform(view.reshape(40, -1).astype(float))
+        signs = np.sign((columns * expected).sum(axis=0))
+        # The last ones are close to the next, which a randomised decomposition tells less well.
+        np.testing.assert_allclose((columns * signs)[:, :8], expected[:, :8], atol=0.01)
+    assert content.layout(split.images[:6]).shape == (6, 12)
 
 
 def test_alike_images_have_an_auc_of_a_half():
@@ -101,6 +119,7 @@ def test_new_names_and_another_order_change_nothing_but_the_order(split):
     moved = {"bytes": files["bytes"][rows], "id": [f"new {k}" for k in rng.permutation(40)]}
     after = content.facts(split.images[rows], _files(40, **moved))
     found = content.scores(after, split.labels[rows], renamed[rows], seed=0)
+    np.testing.assert_allclose(found["layout"], expected["layout"][rows], atol=1e-6)
     for name in ("files", "intensity", "texture"):
         np.testing.assert_array_equal(after[name], before[name][rows])
         np.testing.assert_allclose(found[name], expected[name][rows], atol=1e-9)

@@ -9,7 +9,7 @@ from fingerprint_jax.audit import verdict
 PARTS = {
     "plan": {"alpha": 0.05},
     "panel": {"p": 0.4, "p_wrong_direction": 0.6},
-    "controls": {"content": [], "replaced": []},
+    "controls": {"content": [{"name": "layout", "auc": 0.55, "interval": [0.5, 0.6]}], "replaced": []},
     "excess": {"value": 0.12, "interval": [0.03, 0.2], "attack": "local_match", "control": "intensity"},
     "copies": {"fdr": 0.05, "flagged": []},
 }
@@ -61,6 +61,14 @@ def test_both_directions_are_said():
     name, reasons = verdict.decide(parts(panel__p=0.04, panel__p_wrong_direction=0.01))
     assert name == verdict.WRONG_DIRECTION and "by another method they are nearer" in reasons[1]
     assert len(verdict.decide(parts(panel__p_wrong_direction=0.01))[1]) == 1
+
+
+def test_images_that_lie_otherwise_are_not_called_copied():
+    content = [{"name": "intensity", "auc": 0.9, "interval": [0.8, 1]}, {"name": "layout", "auc": 0.56, "interval": [0.51, 0.61]}]
+    found = {"copies__flagged": [{"id": "a"}, {"id": "b"}], "controls__content": content}
+    name, reasons = verdict.decide(parts(**found))
+    assert name == verdict.CANNOT_TELL and "2 real images are flagged as copied" in reasons[0] and "AUC 0.560" in reasons[0]
+    assert verdict.decide(parts(copies__flagged=[{"id": "a"}], controls__content=PARTS["controls"]["content"]))[0] == verdict.COPIES
 
 
 @pytest.mark.parametrize("part", ["panel", "controls", "copies"])
