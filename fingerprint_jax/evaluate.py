@@ -33,7 +33,7 @@ from fingerprint_jax import (
 )
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
-from fingerprint_jax.run import VERSIONS, Predictions, Run, config_hash
+from fingerprint_jax.run import PARTS, VERSIONS, Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
 SCHEMA = 2  # of results.json, docs/results.md
@@ -55,16 +55,23 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
         if decisions.needs_known(decision.name, params):
             raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
         return function(predictions.scores, None, None, **params)
-    # Scored on other data, a run still decides by what it learned on its own.
-    own = Run.load(run.workdir, run.step)
-    known, rows = own.predict(decision.known), own.rows(decision.known)
-    same_data = own.source.fingerprints == run.source.fingerprints
-    if not (same_data and np.isin(run.rows(split).index, rows.index).any()):
+    own = run.own  # scored on other data, a run still decides by what it learned on its own
+    known, rows, asked = own.predict(decision.known), own.rows(decision.known), run.rows(split)
+    packed = run.packed(split)
+    same_split = own.source.fingerprints.get(packed) == run.source.fingerprints[packed]
+    if packed != own.packed(decision.known):
+        again = 0
+    elif same_split:  # by their ids: other splits may have moved the record numbers
+        again = np.isin(asked.ids, rows.ids).sum()
+    else:
+        again = np.isin(run.source.digests(asked.index), own.source.digests(rows.index)).sum()
+    if not again:
         return function(predictions.scores, known.scores, rows.labels, **params)
     cross_fitted = run.config.method == "ensemble" and run.config.data.folds and run.config.data.fold < 0
-    if split != decision.known or not cross_fitted:
-        raise ValueError(f"decision.known={decision.known!r}: a decision on {split} cannot learn from {split} itself")
-    fold = run.folds(rows)
+    if split != decision.known or not cross_fitted or not same_split:
+        images = f"{split} itself" if same_split else f"{again} of its images, which {own.config.data_dir} has too"
+        raise ValueError(f"decision.known={decision.known!r}: a decision on {split} cannot learn from {images}")
+    fold = own.folds(rows)
     labels = np.empty(len(rows), np.int64)
     for k in np.unique(fold):
         inside, outside = fold == k, fold != k
@@ -95,6 +102,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None, refits: int =
         "decision": run.config.decision.to_dict() | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
         "state": methods.get(run.config.method).state(run),
         "transductive": transductive(run.config),
+        "in_sample": in_sample(run, split),
         "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
     }
     if (rows.labels >= 0).all():
@@ -135,6 +143,42 @@ def transductive(config: Config) -> list[str]:
         if each.method == "ensemble" and each.ensemble.combine == "rank":
             reasons.append("ensemble.combine='rank' ranks the images of the split among each other")
     return list(dict.fromkeys(reasons))
+
+
+def in_sample(run: Run, split: str) -> list[str]:
+    """Why the figures of a split are too good, or may be: its images were trained on, or have chosen; empty where they were not."""
+    base = split.partition(":")[0]
+    if base not in (run.target, *PARTS) or not methods.get(run.config.method).reads(run.config, run.target):
+        return []
+    if not run.same_target:
+        found, total = _trained_on(run, split), len(run.rows(split))
+        if found is None:
+            why = "those are gone, or of another size"
+            return [f"Whether any of these {total} images is among those that the run was trained on is not known: {why}."]
+        some = f"{found} of these {total} images are in the {base} that the run was trained on: its figures are too good."
+        return [some] if found else []
+    changed = [change["field"] for change in run.provenance["changes"] if change["field"].partition(".")[0] == "data"]
+    reasons = {
+        run.target: "holds images that the run was trained on: its figures are too good.",
+        "valid": "may have chosen the checkpoint: its figures are too good. Quote heldout.",
+        "sequestered": "may have chosen the round of pseudo-labels: its figures are too good. Quote heldout.",
+    }
+    out = [f"The split {base} {reasons[base]}"] if base in reasons else []
+    if base in PARTS and changed:
+        out.append(f"{', '.join(changed)} changed in mid-training: the split {base} may hold images that were trained on before.")
+    return out
+
+
+def _trained_on(run: Run, split: str) -> int | None:
+    """How many images of a split are, to the pixel, in the target split that a run was started with; None where that is gone."""
+    own = Run.load(run.workdir)
+    try:
+        if not own.same_target or own.source.image_shape != run.source.image_shape:
+            return None
+    except ValueError:  # no data there
+        return None
+    theirs = own.source.digests(own.source.rows(own.target).index)
+    return int(np.isin(run.source.digests(run.rows(split).index), theirs).sum())
 
 
 def _stands_on(config: Config) -> Iterator[Config]:
@@ -205,8 +249,8 @@ def validate(submission: str, task: str, data_dir: str, split: str) -> np.ndarra
     return np.bincount(labels, minlength=CLASSES[task])
 
 
-def table(title: str, report: dict, decision: dict | None = None, reasons: Sequence[str] = ()) -> Table:
-    """The figures of a report for the terminal, intervals beside them; `reasons` are those of `transductive`."""
+def table(title: str, report: dict, decision: dict | None = None, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> Table:
+    """The figures of a report for the terminal, intervals beside them; `reasons` and `notes`: of `transductive`, `in_sample`."""
     out = Table(title=title, title_justify="left")
     for column in ("figure", "value", "95% interval"):
         out.add_column(column, justify="left" if column == "figure" else "right")
@@ -243,6 +287,7 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
     if decision:
         lines.append(f"decision: {decision['name']}" + (", uses the class balance" if decision["uses_class_balance"] else ""))
     lines += [f"transductive: {reason}" for reason in reasons]
+    lines += [f"in-sample: {note}" for note in notes]
     out.caption = "\n".join(lines)
     out.caption_justify = "left"
     return out
@@ -283,7 +328,8 @@ def write_report(run: Run, values: flags.FlagValues) -> Path:
         if each.config.task != run.config.task:
             raise ValueError(f"--compare={each.workdir}: a run of {each.config.task}, {run.workdir} is one of {run.config.task}")
         predictions = each.predict(values.split)
-        scored.append(report.Scored(each, each.rows(values.split), predictions, decide(each, values.split, predictions)))
+        decided, notes = decide(each, values.split, predictions), in_sample(each, values.split)
+        scored.append(report.Scored(each, each.rows(values.split), predictions, decided, notes))
     return report.write(scored[0], values.split, scored[1:], values.redact, values.published)
 
 
@@ -326,7 +372,8 @@ def main(values: flags.FlagValues) -> None:
     else:
         raise ValueError("give --workdir, or --validate, or all of --task, --predictions, --truth and --output")
     if "metrics" in results:
-        console.print(table(title, results["metrics"], results.get("decision"), results.get("transductive", ())))
+        reasons = results.get("transductive", ()), results.get("in_sample", ())
+        console.print(table(title, results["metrics"], results.get("decision"), *reasons))
     else:
         console.print(f"{title}: labels unknown, nothing to score")
         for reason in results["transductive"]:

@@ -166,6 +166,23 @@ class Run:
         return TARGET[self.config.task]
 
     @property
+    def same_target(self) -> bool:
+        """Whether the target split is that of the data the run was started with; yes where it was not, or where data may change."""
+        if "data" in self.allow_change or not (self.workdir / "provenance.json").exists():
+            return True
+        return self.provenance["fingerprints"].get(self.target) == self.source.fingerprints.get(self.target)
+
+    @property
+    def own(self) -> "Run":
+        """This run on the data it was started with: itself where it sees those."""
+        return self if self.fingerprints == self.provenance["fingerprints"] else Run.load(self.workdir, self.step)
+
+    def packed(self, split: str) -> str:
+        """The packed split that the rows of a split come from."""
+        name = split.partition(":")[0]
+        return self.target if name in PARTS else name
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """Digest of the content of every split, and of the file `data.extra_labels` where there is one."""
         path = self.config.data.extra_labels
@@ -174,9 +191,15 @@ class Run:
     def rows(self, split: str) -> Rows:
         """What this run sees of a split: a packed split, `heldout`, `valid`, `sequestered`, or any of them as `split:label`.
 
-        Of the target split a run sees what is none of the three.
+        Of the target split a run sees what is none of the three, and all of one that it was not started with: folds drawn anew
+        there would hold out what it was trained on.
         """
         split, _, label = split.partition(":")
+        if split in PARTS and not self.same_target:
+            raise ValueError(
+                f"split {split}: {self.workdir} was trained on another {self.target} than that of {self.config.data_dir} and"
+                f" holds nothing out of that; score all of it by --split={self.target}, or train on these data"
+            )
         if split in (self.target, *PARTS):
             rows = self._target_rows
             rows = rows.take(self.parts == PARTS.get(split, 0))
@@ -257,9 +280,11 @@ class Run:
 
     @functools.cached_property
     def parts(self) -> np.ndarray:
-        """The part of every row of the target split, a number of PARTS or 0."""
+        """The part of every row of the target split, a number of PARTS or 0; all 0 for one that the run was not started with."""
         rows, data = self._target_rows, self.config.data
         part = np.zeros(len(rows), np.int8)
+        if not self.same_target:
+            return part
         if data.folds:
             if data.fold >= data.folds or data.fold < -1:
                 raise ValueError(f"data.fold={data.fold} is outside the data.folds={data.folds} folds")

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import shutil
 import signal
 import sys
 from unittest import mock
@@ -71,6 +72,20 @@ def data_dir(phantoms, tmp_path_factory):
         pack.pack(task, str(data), str(root / "train"), str(root / "test"), reference, groups=str(root / "groups.csv"))
     pack.pack("images", str(data), str(phantoms["subtask2"] / "train" / "real"))
     return str(data)
+
+
+@pytest.fixture(scope="session")
+def packs(phantoms, tmp_path_factory):
+    """Subtask 1 of `data_dir` packed again: `moved`, other splits apart; `changed`, an image less; `other`, of other images."""
+    root, images = tmp_path_factory.mktemp("packs"), phantoms["subtask1"]
+    pack.pack("subtask1", root / "moved", images / "train", images / "test", groups=images / "groups.csv")
+    shutil.copytree(images / "train", root / "fewer")
+    min((root / "fewer" / "real_used").iterdir()).unlink()
+    pack.pack("subtask1", root / "changed", root / "fewer", groups=images / "groups.csv")
+    content = phantom.subtask1(seed=9, size=48, leak=1.0, real=10, generated=40, unknown=2, reference=0)
+    phantom.write(root / "new", "subtask1", content, seed=9)
+    pack.pack("subtask1", root / "other", root / "new" / "train", groups=root / "new" / "groups.csv")
+    return {name: str(root / name) for name in ("moved", "changed", "other")}
 
 
 def load_config(path: str, variant: str = "smoke"):

@@ -1,8 +1,10 @@
 """The evaluation binary: prediction files without a run, decisions that may not see what they decide, other data."""
 
 import dataclasses
+import html
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from ml_collections import ConfigDict
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from configs import base
-from fingerprint_jax import evaluate, methods, pack
+from fingerprint_jax import decisions, evaluate, methods, pack
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.report import words
@@ -112,6 +114,93 @@ def test_another_data_set_is_scored_with_an_old_run(quickstart, tmp_path):
     np.testing.assert_array_equal(own.predict("train_real").ids, own.rows("train_real").ids)
 
 
+def test_a_threshold_stays_out_of_fold_where_only_other_splits_were_packed_anew(membership, packs, monkeypatch):
+    own, moved = membership[0], Run.load(membership[0].workdir, data_dir=packs["moved"])
+    rows = own.rows("heldout")
+    assert rows.index[0] != moved.rows("heldout").index[0] and rows.ids.tolist() == moved.rows("heldout").ids.tolist()
+    learned = []
+
+    def threshold(scores, known_scores, known_labels):
+        learned.append((scores[:, 0].tolist(), known_scores[:, 0].tolist()))
+        return np.zeros(len(scores), int)
+
+    monkeypatch.setattr(decisions, "get", lambda name: threshold)
+    for run in (own, moved):
+        learned.clear()
+        evaluate.decide(run, "heldout", run.predict("heldout"))
+        assert len(learned) == own.config.data.folds
+        assert sum(len(asked) for asked, _ in learned) == len(rows)
+        assert all(len(asked) + len(known) == len(rows) for asked, known in learned)
+
+
+def test_nothing_is_held_out_of_labelled_images_that_were_packed_anew(membership, packs, tmp_path):
+    crossed, _ = membership
+    for each in membership:
+        run = Run.load(each.workdir, data_dir=packs["changed"])
+        for split in ("heldout", "heldout:1", "valid", "sequestered"):
+            with pytest.raises(
+                ValueError, match=rf"{each.workdir} was trained on another train_real than that of {packs['changed']}"
+            ):
+                evaluate.evaluate(run, split)
+        assert len(run.rows("train_real")) == 39
+    # Nor beside a run that holds them out.
+    config = load_config("configs/subtask1/aimm_siamese.py")
+    config.data_dir = packs["changed"]
+    methods.get("ensemble").fit(Run(config, tmp_path / "anew"))
+    with pytest.raises(ValueError, match=f"{crossed.workdir} was trained on another train_real than"):
+        run_binary(evaluate, f"--workdir={tmp_path / 'anew'}", "--report", f"--compare={crossed.workdir}")
+
+
+def test_a_threshold_is_not_learned_from_the_same_images_of_another_pack(membership, packs):
+    run = Run.load(membership[0].workdir, data_dir=packs["changed"])
+    with pytest.raises(ValueError, match="a decision on train_real cannot learn from 39 of its images, which .* has too"):
+        evaluate.evaluate(run, "train_real")
+    for split in ("train_generated", "train_real"):  # other images
+        other = Run.load(membership[0].workdir, data_dir=packs["other"])
+        assert len(evaluate.decide(other, split, other.predict(split))) == len(other.rows(split))
+
+
+def test_figures_of_images_that_were_trained_on_say_so_wherever_they_stand(membership, packs, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(membership[1].workdir, run)
+    config = json.loads((run / "config.json").read_text())
+    config["decision"] = {"name": "threshold", "params": {"value": 0.5}, "known": ""}
+    (run / "config.json").write_text(json.dumps(config))
+
+    def said(split, data=""):
+        where = [f"--data_dir={packs[data]}"] if data else []
+        run_binary(evaluate, f"--workdir={run}", f"--split={split}", "--report", f"--compare={run}", *where)
+        notes = json.loads((run / "results.json").read_text())["splits"][split]["in_sample"]
+        printed = " ".join(capsys.readouterr().out.split())
+        page = html.unescape((run / "report" / "index.html").read_text())
+        assert printed.count("in-sample: ") == len(notes)
+        assert all(f"in-sample: {note}" in printed and note in page and f"{run}: {note}" in page for note in notes)
+        return notes, "These images are of another data set" in page
+
+    trained = ["The split train_real holds images that the run was trained on: its figures are too good."]
+    for data in ("", "moved"):
+        assert said("heldout", data) == ([], False)
+        assert said("train_real", data) == (trained, False)
+    assert said("valid")[0] == ["The split valid may have chosen the checkpoint: its figures are too good. Quote heldout."]
+    found = "39 of these 39 images are in the train_real that the run was trained on: its figures are too good."
+    assert said("train_real", "changed") == ([found], False)
+    assert said("train_real", "other") == ([], True)
+    config["data_dir"] = str(tmp_path / "gone")
+    (run / "config.json").write_text(json.dumps(config))
+    (unknown,), _ = said("train_real", "other")
+    assert unknown.startswith("Whether any of these 20 images is among those that the run was trained on is not known")
+
+
+def test_folds_that_changed_in_mid_training_are_said(quickstart, tmp_path):
+    shutil.copytree(quickstart.workdir, tmp_path / "run")
+    path = tmp_path / "run" / "provenance.json"
+    known = json.loads(path.read_text()) | {"changes": [{"step": 2, "field": "data", "from": {}, "to": {}}]}
+    path.write_text(json.dumps(known))
+    note = "data changed in mid-training: the split heldout may hold images that were trained on before."
+    assert evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")["in_sample"] == [note]
+    assert evaluate.evaluate(quickstart, "heldout")["in_sample"] == []
+
+
 def test_the_binary_writes_the_submission_in_the_style_asked_for(quickstart, tmp_path, capsys):
     run_binary(
         evaluate,
@@ -185,7 +274,8 @@ def test_a_fixed_half_has_a_p(membership, capsys):
 def test_scores_that_are_all_equal_are_one_line(membership, monkeypatch):
     run = Run.load(membership[1].workdir)
     constant = dataclasses.replace(run.predict("heldout"), scores=np.full((len(run.rows("heldout")), 1), 0.25, np.float32))
-    monkeypatch.setattr(run, "predict", lambda split: constant)
+    predict = run.predict
+    monkeypatch.setattr(run, "predict", lambda split: constant if split == "heldout" else predict(split))
     with pytest.raises(ValueError, match=r"split heldout: all \d+ scores are 0.25: they tell no two images apart"):
         evaluate.evaluate(run, "heldout")
 

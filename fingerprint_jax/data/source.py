@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -138,6 +139,11 @@ class Source:
             for i, record in zip(where, records, strict=True):
                 out[i] = self._replacement(int(index[i])) if record is None else record["image"]
         return out
+
+    def digests(self, index: np.ndarray) -> np.ndarray:
+        """SHA-256 of the pixels of records by number: [N] -> [N] str."""
+        parts = np.array_split(index, len(index) // 256 + 1)  # not all images at once
+        return np.array([hashlib.sha256(image.tobytes()).hexdigest() for part in parts for image in self.images(part)], dtype=str)
 
     def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays of an npz file, made from these images; where it is missing or damaged they are computed, and written."""

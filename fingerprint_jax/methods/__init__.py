@@ -33,6 +33,16 @@ def gallery_reads(config: Config, split: str) -> bool:
 
 
 def seen(run: "Run", source: "Run") -> int:
-    """Images that a run holds out and another one, on the same data, does not: trained on them, it makes figures look better."""
-    count = int((np.isin(run.parts, (2, 3)) & ~np.isin(source.parts, (2, 3))).sum())
-    return count if count and source.source.fingerprints == run.source.fingerprints else 0
+    """Images that a run holds out and another one of its task does not: trained on them, it makes figures look better.
+
+    Raises ValueError where that was trained on another target split: whether they are in it is not known.
+    """
+    held, target = np.isin(run.parts, (2, 3)), run.target
+    if not held.any():
+        return 0
+    if not source.same_target or source.source.fingerprints[target] != run.source.fingerprints[target]:
+        raise ValueError(
+            f"{source.workdir} was trained on another {target} than that of {run.config.data_dir}: whether on images that this"
+            " run holds out is not known; train it on these data"
+        )
+    return int((held & ~np.isin(source.parts, (2, 3))).sum())

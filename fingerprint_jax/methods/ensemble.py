@@ -48,7 +48,7 @@ def _whole(run: Run) -> bool:
 
 
 def admitted(run: Run) -> list[tuple[int, Run]]:
-    """The members that take part, by their accuracy (membership: AUC) on their own `valid`.
+    """The members that take part, by their accuracy (membership: AUC) on their own `valid`, of the data they were started with.
 
     With `ensemble.best_variant` the best of the variants, for each fold and seed, the first of equal ones; then those that reach
     `ensemble.admit`. Raises ValueError that names the best member where none of a fold does.
@@ -56,7 +56,8 @@ def admitted(run: Run) -> list[tuple[int, Run]]:
     found, least, best_variant = members(run), run.config.ensemble.admit, run.config.ensemble.best_variant
     if not least and not best_variant:
         return found
-    scored = [(m.rows("valid").labels, m.predict("valid").scores) for _, m in found]
+    judged = [m if m.same_target else m.own for _, m in found]
+    scored = [(m.rows("valid").labels, m.predict("valid").scores) for m in judged]
     figures = [next(iter(score_metrics.quick(*each, run.config.task).values())) for each in scored]
     if best_variant:
         chosen: dict[tuple[int, int], int] = {}

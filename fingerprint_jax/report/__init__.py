@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import importlib.resources
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -19,12 +20,16 @@ REDACTED = "Pictures and file names are left out; a synthetic image can be a cop
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A run and what it said of a split: `decided` labels int [N], rows and predictions in the same order."""
+    """A run and what it said of a split: `decided` labels int [N], rows and predictions in the same order.
+
+    `in_sample` says why its figures are too good, where they are.
+    """
 
     run: Run
     rows: Rows
     predictions: Predictions
     decided: np.ndarray
+    in_sample: Sequence[str] = ()
 
     def take(self, selection: np.ndarray) -> "Scored":
         """The same of some of its rows."""
@@ -65,7 +70,8 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
         task=task,
         asked=words.ASKED[task],
         verdict=words.verdict(task, found, results["n"]),
-        care=words.care(results, document, run.target, run.provenance["fingerprints"]),
+        care=words.care(results, document, run.target, run.provenance["fingerprints"])
+        + [f"{other.run.workdir}: {note}" for other in others for note in other.in_sample],
         workdir=str(run.workdir),
         split=split,
         n=results["n"],

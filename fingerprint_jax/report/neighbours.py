@@ -124,7 +124,7 @@ def look_alikes(
     embed, space = _embedder(encoder, rows)
     if len(shown) < len(predictions.ids):
         space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
-    if trained and base == run.target and run.provenance["fingerprints"] == run.fingerprints:
+    if trained and base == run.target and run.same_target:
         space += " The network has trained on images of this split: their distances are too small."
     compare = _membership if run.config.task == "subtask1" else _attribution
     return compare(run, rows, scores, decided, classes, embed, space)

@@ -85,12 +85,7 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
     config, base = document["config"], results["split"].partition(":")[0]
     decision = config["decision"]
     notes = ["Intervals hold the trained networks fixed: another seed gives another result, and that spread comes on top."]
-    if base == target and trained_on == document["fingerprints"]:
-        notes.append(f"The split {base} holds images that the run was trained on: its figures are too good.")
-    if base == "valid":
-        notes.append("The split valid may have chosen the checkpoint: its figures are too good. Quote heldout.")
-    if base == "sequestered":
-        notes.append("The split sequestered may have chosen the round of pseudo-labels: its figures are too good. Quote heldout.")
+    notes += results["in_sample"]
     if ":" in results["split"]:
         notes.append(f"{results['split']} is the part of {base} with one label: nothing here compares it with the rest.")
     for reason in results["transductive"]:
@@ -99,7 +94,8 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
         notes.append(
             f"It is told that a share of {decision['params']['fraction']} is to be called used, which nobody knows in earnest."
         )
-    if trained_on != document["fingerprints"]:
+    own = document["fingerprints"].get(base, trained_on[target]) in trained_on.values()  # heldout and the like are of the target
+    if not own and not results["in_sample"]:
         notes.append("These images are of another data set than the one the run was trained on.")
     if document["task"] == "subtask1":
         notes.append(

@@ -159,6 +159,21 @@ def test_the_network_of_a_finished_run_may_not_have_been_trained_on_what_is_held
         methods.get("ensemble").fit(Run(config, tmp_path / "c"))
 
 
+def test_the_network_of_a_finished_run_is_known_by_what_it_was_trained_on(data_dir, packs, tmp_path):
+    network = base.gradient("subtask1")
+    network.data_dir, network.num_steps, network.backbone.name = data_dir, 1, "siamese_cnn_tiny"
+    network.data.streams, network.data.folds, network.data.fold = ConfigDict({"real": 8}), 2, 0
+    methods.get("gradient").fit(Run(network, tmp_path / "network"))
+    config = base.classical(network)
+    config.data, config.features.run = network.data, str(tmp_path / "network")
+    config.gallery["labelled"] = ("train_real",)
+    config.data_dir = packs["moved"]
+    methods.get("classical").fit(Run(config, tmp_path / "moved"))
+    config.data_dir = packs["changed"]
+    with pytest.raises(ValueError, match="network was trained on another train_real than that of"):
+        methods.get("classical").fit(Run(config, tmp_path / "changed"))
+
+
 def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
     config = load_config(ATTACK)
     config.data_dir, config.member.features.name, config.member.member.backbone.name = data_dir, "network", "resnet_tiny"

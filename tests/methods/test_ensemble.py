@@ -102,6 +102,17 @@ def test_finished_runs_are_combined_on_the_data_of_the_ensemble(data_dir, tmp_pa
     np.testing.assert_array_equal(run.predict("heldout").scores, member.predict("heldout").scores)
 
 
+def test_on_other_labelled_images_those_members_take_part_that_were_chosen(data_dir, packs, tmp_path):
+    config = load_config("configs/subtask1/aimm_siamese.py")
+    config.data_dir, config.data.folds, config.data.fold, config.data.valid = data_dir, 0, -1, 0.3
+    config.decision.known = "valid"
+    config.ensemble.best_variant, config.ensemble.variants = True, ConfigDict({"a": {"num_steps": 0}, "b": {}})
+    methods.get("ensemble").fit(Run(config, tmp_path / "run"))
+    run, other = Run.load(tmp_path / "run"), Run.load(tmp_path / "run", data_dir=packs["other"])
+    assert ensemble.state(run) == ensemble.state(other)
+    assert len(other.predict("train_real").ids) == len(other.source.rows("train_real"))
+
+
 @pytest.fixture(scope="module")
 def voted(data_dir, tmp_path_factory):
     return fit("configs/subtask2/sdva_vote.py", data_dir, tmp_path_factory.mktemp("vote") / "run")

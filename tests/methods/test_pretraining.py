@@ -97,6 +97,27 @@ def test_networks_of_several_backbones_begin_with_all_of_them(name):
         np.testing.assert_array_equal(value, expected, err_msg=path)
 
 
+def test_a_network_is_known_by_the_labelled_images_it_was_trained_on(data_dir, packs, tmp_path):
+    config = _classifier(data_dir, "subtask1", "real")
+    config.data.folds, config.data.fold = 2, 0
+    source = _fit(config, tmp_path / "source")
+    config.init_from, config.data_dir = str(source.workdir), packs["moved"]
+    _fit(config, tmp_path / "moved")
+    config.data_dir = packs["changed"]
+    with pytest.raises(ValueError, match=f"{source.workdir} was trained on another train_real than that of {packs['changed']}"):
+        _fit(config, tmp_path / "changed")
+    config.data.folds, config.data.fold = 0, -1  # nothing is held out
+    _fit(config, tmp_path / "whole")
+
+
+def test_a_pretraining_on_a_data_set_of_its_own_is_known_by_it_too(data_dir, packs, tmp_path):
+    config = _classifier(data_dir, "subtask1", "real")
+    config.data.folds, config.data.fold = 2, 0
+    config.pretrain = _classifier(packs["changed"], "subtask1", "real")
+    with pytest.raises(ValueError, match="pretrain-[0-9a-f]+ was trained on another train_real than that of"):
+        _fit(config, tmp_path / "run")
+
+
 def test_a_resumed_run_does_not_begin_again_and_ends_byte_identical(source, data_dir, tmp_path):
     moved = tmp_path / "source"
     shutil.copytree(source.workdir, moved)
