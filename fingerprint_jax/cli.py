@@ -1,5 +1,6 @@
 """What the binaries share: flags of their own, one line for what the user can mend."""
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -7,11 +8,12 @@ import platform
 import stat
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 from absl import app, flags
+from ml_collections.config_dict import config_dict
 
 from fingerprint_jax import distributed
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
@@ -73,7 +75,8 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
         if path := compiled_dir():
             jax.config.update("jax_compilation_cache_dir", str(path))
         try:
-            main(flags.FLAGS)
+            with _fields_of_runs():
+                main(flags.FLAGS)
         except (ValueError, OSError, FloatingPointError) as error:
             distributed.settle()
             distributed.leave(1, f"error: {_line(error)}")
@@ -99,6 +102,25 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
             sys.exit(f"{name}: error: the config has no field {'. '.join([field.strip(QUOTES), *hint])}")
 
     app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _fields_of_runs() -> Iterator[None]:
+    """A field that the config of the run of --workdir lacks is a ValueError; it says who asked, as the fault may be in the code."""
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+        frames = traceback.extract_tb(error.__traceback__)
+        asked = [frame for frame in frames if frame.filename != config_dict.__file__][-1]
+        if asked is frames[-1] or not workdir or not (Path(workdir) / "config.json").exists():
+            raise
+        name = str(error.args[0]).splitlines()[0].strip(QUOTES)
+        place = f"{Path(asked.filename).name}, line {asked.lineno}"
+        raise ValueError(
+            f"{workdir}: its config, or that of a run it uses, has no field {name} ({place}):"
+            " a run of an older version; train it anew, or write the field into config.json as a new run has it"
+        ) from error
 
 
 def _line(error: Exception) -> str:

@@ -1,14 +1,18 @@
 """What the user can mend is one line."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
+from absl import flags
+from ml_collections import ConfigDict
 
-from fingerprint_jax import cli
-from tests.conftest import ROOT
+from fingerprint_jax import cli, evaluate
+from tests.conftest import ROOT, fit
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,28 @@ def test_errors_are_one_line_and_exit_status_1(flags, message, tmp_path):
     *before, last = done.stderr.splitlines()
     assert last.startswith("main: error: ") and message in last and len(before) <= 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", ["views", "max_damaged"])
+def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, data_dir, tmp_path):
+    fit("configs/quickstart.py", data_dir, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del (config if field in config else config["data"])[field]
+    path.write_text(json.dumps(config))
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    values(["evaluate", f"--workdir={tmp_path / 'run'}"])
+    with mock.patch.object(flags, "FLAGS", values):
+        with pytest.raises(ValueError, match=rf"run: its config, .* has no field {field} \(\w+.py, line \d+\): a run of an older"):
+            with cli._fields_of_runs():
+                evaluate.main(values)
+        for fault in (lambda: {}["nofield"], lambda: values.nofield):
+            with pytest.raises((AttributeError, KeyError), match="nofield"), cli._fields_of_runs():
+                fault()
+        path.unlink()  # then it is no matter of a run
+        with pytest.raises(AttributeError, match="nofield"), cli._fields_of_runs():
+            _ = ConfigDict().nofield
 
 
 FAULTS = """
