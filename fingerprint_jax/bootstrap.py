@@ -1,6 +1,8 @@
 """Resampling with replacement of whole groups (without groups: rows), stratified by the set of true classes that a group holds.
 
-Every class that occurs therefore occurs in each resample. Pure functions on the host.
+A stratum of a few groups has next to no variance, one of a single group has none: sets of classes that few groups hold are one
+stratum together. Where a class occurs in too few groups for any resampling to tell its spread there is no resample. Rows that are
+no groups keep their classes as strata, however small. Pure functions on the host.
 """
 
 from collections.abc import Iterator
@@ -8,12 +10,15 @@ from collections.abc import Iterator
 import numpy as np
 
 RESAMPLES = 2000
+LEAST = 5  # groups that hold a class, and groups of a stratum
 BLOCK = 2**20  # weights held at a time, which bounds the memory
 
 
 def weights(labels, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each row is drawn: blocks of resamples, int [block, N]. Equal arguments give equal draws."""
+    """How often each row is drawn: blocks of resamples, int [block, N]. Equal arguments give equal draws; none where `too_few`."""
     labels = np.asarray(labels)
+    if too_few(labels, groups):
+        return
     group, stratum = _strata(labels, groups)
     members = [np.flatnonzero(stratum == s) for s in range(stratum.max() + 1)]
     rng = np.random.default_rng(seed)
@@ -29,8 +34,11 @@ def weights(labels, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> I
 
 
 def sums(labels, cells, num_cells: int, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Rows per cell in each resample: cells int [N] in 0..num_cells-1 -> [resamples, num_cells]."""
-    group, stratum = _strata(np.asarray(labels), groups)
+    """Rows per cell in each resample: cells int [N] in 0..num_cells-1 -> [resamples, num_cells], [0, num_cells] where `too_few`."""
+    labels = np.asarray(labels)
+    if too_few(labels, groups):
+        return np.zeros((0, num_cells))
+    group, stratum = _strata(labels, groups)
     counts = np.zeros((len(stratum), num_cells), np.int64)
     np.add.at(counts, (group, cells), 1)
     rng = np.random.default_rng(seed)
@@ -49,10 +57,36 @@ def percentiles(values: np.ndarray, confidence: float = 0.95) -> list:
     return np.percentile(finite, [tail, 100 - tail]).tolist() if len(finite) else [None, None]
 
 
-def _strata(labels: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
-    """The group [N] of each row, and the stratum [G] of each group."""
+def holding(labels, groups=None) -> np.ndarray:
+    """How many groups (without groups: rows) hold each class that occurs in labels [N]: [C]."""
+    return _holds(np.asarray(labels), groups)[1].sum(axis=0)
+
+
+def too_few(labels, groups) -> bool:
+    """Whether groups of more than one row are so few that no interval can be had: a class occurs in fewer than LEAST of them."""
+    return groups is not None and len(np.unique(groups)) < len(labels) and bool(holding(labels, groups).min() < LEAST)
+
+
+def _holds(labels: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
+    """The group [N] of each row, and whether a group holds a class that occurs: bool [G,C]."""
     group = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     classes, column = np.unique(labels, return_inverse=True)
     holds = np.zeros((group.max() + 1, len(classes)), bool)
     holds[group, column] = True
-    return group, np.unique(holds, axis=0, return_inverse=True)[1]
+    return group, holds
+
+
+def _strata(labels: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
+    """The group [N] of each row, and the stratum [G] of each group."""
+    group, holds = _holds(labels, groups)
+    stratum = np.unique(holds, axis=0, return_inverse=True)[1]
+    if len(stratum) == len(labels):
+        return group, stratum
+    sizes = np.bincount(stratum)
+    order = np.argsort(sizes, kind="stable")
+    if sizes[order[0]] < LEAST:
+        # The smallest of the others joins in where the small ones are too few together.
+        many = max(np.sum(sizes < LEAST), 1 + np.searchsorted(np.cumsum(sizes[order]), LEAST))
+        stratum[np.isin(stratum, order[:many])] = order[0]
+        stratum = np.unique(stratum, return_inverse=True)[1]
+    return group, stratum

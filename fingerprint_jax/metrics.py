@@ -1,6 +1,7 @@
 """Figures of predicted labels, with their 95% intervals; pure functions on the host. Those of scores are in score_metrics.py.
 
-Whatever takes groups [N] resamples whole groups, stratified by the true classes they hold (`bootstrap`); without them, rows.
+Whatever takes groups [N] resamples whole groups, stratified by the true classes they hold (`bootstrap`); without them, rows. Where
+groups are too few for that, an interval is [None, None].
 """
 
 import numpy as np
@@ -29,6 +30,7 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
         accuracy, accuracy_wilson: the share of correct rows and its 95% Wilson interval (rows taken as independent).
         confusion_matrix: rows are the truth, columns the prediction.
         per_class: {precision, recall, f1, specificity, support: [K]}; a figure whose denominator is 0 is 0.
+        class_groups: [K], the groups that hold a class; rows where no group has more than one.
         macro, weighted: {precision, recall, f1, specificity} averaged over all K classes, evenly or by support.
         positive: the same of class 1, where there are two classes.
         intervals, interval_method: 95% bootstrap intervals, see `bootstrap_confusion` and `bootstrap_groups`.
@@ -50,6 +52,8 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
     specificity = _specificity(confusion[None])[0]
     per_class = {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity, "support": support}
     correct = int(np.trace(confusion))
+    class_groups = np.zeros(num_classes, int)
+    class_groups[np.unique(labels)] = bootstrap.holding(labels, groups)
     out = {
         "n": len(labels),
         "cohen_kappa": kappa,
@@ -57,6 +61,7 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
         "accuracy_wilson": wilson(correct, len(labels)),
         "confusion_matrix": confusion.tolist(),
         "per_class": {name: values.tolist() for name, values in per_class.items()},
+        "class_groups": class_groups.tolist(),
         "macro": {name: float(np.mean(per_class[name])) for name in FIGURES},
         "weighted": {name: float(np.average(per_class[name], weights=support)) for name in FIGURES},
     }
@@ -65,6 +70,8 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
     if groups is not None and len(np.unique(groups)) < len(labels):
         out["intervals"] = bootstrap_groups(labels, predicted, groups, num_classes, seed=seed)
         out["interval_method"] = "bootstrap over groups"
+        if bootstrap.too_few(labels, groups):
+            out["interval_method"] = f"none, since a class occurs in fewer than {bootstrap.LEAST} groups"
     else:
         out["intervals"] = bootstrap_confusion(confusion, seed=seed)
         out["interval_method"] = "multinomial resampling of each row of the confusion table"
@@ -130,12 +137,12 @@ def bootstrap_groups(
 ) -> dict:
     """Percentile intervals {figure: [low, high]} where the images of a group [N] are not independent.
 
-    Whole groups are drawn with replacement, stratified by the set of true classes that a group holds. With one image a
-    group it is `bootstrap_confusion`.
+    Whole groups are drawn with replacement, stratified by the set of true classes that a group holds, sets that few groups hold
+    together (`bootstrap`). With one image a group it is `bootstrap_confusion`.
     """
     cells = np.asarray(labels) * num_classes + np.asarray(predicted)
     draws = bootstrap.sums(labels, cells, num_classes**2, groups, resamples, seed)
-    return _intervals(draws.reshape(resamples, num_classes, num_classes), confidence)
+    return _intervals(draws.reshape(len(draws), num_classes, num_classes), confidence)
 
 
 def paired_difference(labels, predicted_a, predicted_b, num_classes: int, groups=None, seed: int = 0) -> dict:
@@ -186,8 +193,16 @@ def over_images(labels, values, groups=None, seed: int = 0) -> dict:
     return {"mean": float(np.mean(values)), "interval": bootstrap.percentiles(draws @ levels / draws.sum(axis=1))}
 
 
-def over_seeds(values) -> dict:
-    """One figure of several seeds: values [S] -> {values, mean, interval: Student's t for the mean, None for a single value}.
+def over_seeds(values, bounds: tuple[float, float] = (0, 1)) -> dict:
+    """The mean of one figure of several seeds.
+
+    Args:
+        values: [S].
+        bounds: of the figure, which cut the interval off.
+
+    Returns:
+        {values, mean, interval}: Student's t for the mean. None for a single value, and where all are equal: their spread says
+        nothing, the interval over the images of one of them does.
 
     Raises ValueError where there is none, or one is not finite.
     """
@@ -195,9 +210,9 @@ def over_seeds(values) -> dict:
     if not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values={values.tolist()}: a finite figure of at least one seed is needed")
     interval = None
-    if len(values) > 1:
+    if np.ptp(values):
         half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        interval = [float(values.mean() - half), float(values.mean() + half)]
+        interval = np.clip([values.mean() - half, values.mean() + half], *bounds).tolist()
     return {"values": values.tolist(), "mean": float(values.mean()), "interval": interval}
 
 

@@ -22,7 +22,7 @@ from fingerprint_jax.data.images import printable
 from fingerprint_jax.run import Run
 from launch import local, sweep
 
-FIGURES = ("accuracy", "cohen_kappa", "auc")
+BOUNDS = {"accuracy": (0, 1), "cohen_kappa": (-1, 1), "auc": (0, 1)}  # of the figures that can be compared
 ERROR = 200  # characters shown of why a row failed; failed.json has all
 COLUMNS = (
     *("group", "seeds", "values", "mean", "low", "high", "interval_of"),
@@ -83,8 +83,9 @@ class Scored:
 def collect(output: Path, split: str, figure: str, baseline: str = "") -> list[dict]:
     """One dict of COLUMNS a group, in the order of the sweep; what is not there is None.
 
-    With several seeds the interval is Student's t for the mean over them, and differences are paired seed by seed. With one
-    it is the bootstrap over images, which holds the trained network fixed; `interval_of` and `difference_of` say which.
+    With several seeds the interval is Student's t for the mean over them, and differences are paired seed by seed. With one, or
+    where all seeds are equal, it is the bootstrap over the images of the first, which holds the trained network fixed;
+    `interval_of` and `difference_of` say which.
     """
     rows = sweep.read(output)[1]
     groups: dict[str, list[sweep.Row]] = {}
@@ -131,9 +132,10 @@ def _summary(scored: dict[int | None, Scored], figure: str) -> dict:
     seen = [value for value, _ in found]
     out: dict = {"values": seen}
     if found and None not in seen:
-        over = metrics.over_seeds(seen)
+        over = metrics.over_seeds(seen, BOUNDS[figure])
         low, high = over["interval"] or found[0][1]
-        what = f"mean over {len(seen)} seeds (t)" if over["interval"] else "one run, images (bootstrap)"
+        of = "one run" if len(seen) == 1 else f"{len(seen)} equal seeds, the first"
+        what = f"mean over {len(seen)} seeds (t)" if over["interval"] else f"{of}, images (bootstrap)"
         out |= {"mean": over["mean"], "low": low, "high": high, "interval_of": what}
     return out
 
@@ -145,19 +147,22 @@ def _compare(a: dict[int | None, Scored], b: dict[int | None, Scored], figure: s
         return {}, "no seed in common with the baseline"
     if not all(a[seed].same_images(b[seed]) for seed in shared):
         return {}, "other images than the baseline"
-    if len(shared) == 1:
-        found = a[shared[0]].difference(b[shared[0]], figure)
-        difference, (low, high), what = found["difference"], found["interval"], "one run, images (paired bootstrap)"
+    differences = []
+    for seed in shared:
+        left, right = a[seed].figure(figure)[0], b[seed].figure(figure)[0]
+        if left is None or right is None:
+            return {}, f"{figure} is not defined for seed {seed}"
+        differences.append(left - right)
+    low, high = BOUNDS[figure]
+    over = metrics.over_seeds(differences, (low - high, high - low))
+    if over["interval"]:
+        low, high = over["interval"]
+        what = f"mean over {len(shared)} pairs of seeds (t)"
     else:
-        differences = []
-        for seed in shared:
-            left, right = a[seed].figure(figure)[0], b[seed].figure(figure)[0]
-            if left is None or right is None:
-                return {}, f"{figure} is not defined for seed {seed}"
-            differences.append(left - right)
-        found = metrics.over_seeds(differences)
-        difference, (low, high), what = found["mean"], found["interval"], f"mean over {len(shared)} pairs of seeds (t)"
-    return {"difference": difference, "difference_low": low, "difference_high": high, "difference_of": what}, ""
+        low, high = a[shared[0]].difference(b[shared[0]], figure)["interval"]
+        of = "one run" if len(shared) == 1 else f"{len(shared)} equal pairs of seeds, the first"
+        what = f"{of}, images (paired bootstrap)"
+    return {"difference": over["mean"], "difference_low": low, "difference_high": high, "difference_of": what}, ""
 
 
 def number(value: float | None) -> str:
@@ -254,7 +259,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
-    flags.DEFINE_enum("figure", "accuracy", FIGURES, "What is compared.", flag_values=values)
+    flags.DEFINE_enum("figure", "accuracy", list(BOUNDS), "What is compared.", flag_values=values)
     flags.DEFINE_string("baseline", "", "A row or group that the others are compared with.", flag_values=values)
 
 
@@ -273,8 +278,8 @@ def main(values: flags.FlagValues) -> None:
         for column, of in (("95% interval", "of"), ("its 95% interval", "from")):
             text[column] += " *" * ("bootstrap" in text[of])
         table.add_row(*(Text(text[str(column.header)]) for column in table.columns))
-    if any("bootstrap" in (line["interval_of"] or "") for line in lines):
-        table.caption = "* one seed: over the images of that run, its network held fixed; without *: over seeds"
+    if any("bootstrap" in (line[of] or "") for line in lines for of in ("interval_of", "difference_of")):
+        table.caption = "* one seed, or equal ones: over the images of one run, its network held fixed; without *: over seeds"
     console = Console()
     console.width = max(console.width, 250)  # a narrow terminal breaks lines, nothing is cut
     console.print(table)

@@ -54,9 +54,10 @@ def columns(name: str, found: dict, prefix: str | None = None) -> dict:
 
 
 def value(line: dict, name: str, bounds: str | None = None) -> str:
-    """A figure with its interval, `<bounds>low` and `<bounds>high`; nothing where it is not there."""
+    """A figure with its interval, `<bounds>low` and `<bounds>high`; of both what is there."""
     bounds = f"{name}_" if bounds is None else bounds
-    return f"{number(line[name])} ({interval(line[f'{bounds}low'], line[f'{bounds}high'])})" if line[name] is not None else ""
+    span = interval(line[f"{bounds}low"], line[f"{bounds}high"])
+    return number(line[name]) + (f" ({span})" if span else "")
 
 
 def count(number: int | None) -> str:

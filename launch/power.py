@@ -94,7 +94,7 @@ def table(lines: list[dict], attacks: dict[str, Config], leaks: list[float]) -> 
             auc = metrics.over_seeds([line["auc"] for line in own])
             hits = sum(line["p"] <= ALPHA for line in own)
             row |= {
-                f"AUC, leak {leak:g}": f"{number(auc['mean'])} ({interval(*(auc['interval'] or (None, None)))})",
+                f"AUC, leak {leak:g}": number(auc["mean"]) + (f" ({interval(*auc['interval'])})" if auc["interval"] else ""),
                 f"p <= {ALPHA:g}, leak {leak:g}": f"{hits} of {len(own)} ({interval(*metrics.clopper_pearson(hits, len(own)))})",
             }
         found.append(row)

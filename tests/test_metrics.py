@@ -63,6 +63,7 @@ def test_report_of_three_classes_by_hand():
 def test_report_is_json():
     report = metrics.report(*expand([[5, 1], [2, 3]]), 2, groups=np.arange(11) // 2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["intervals"]["accuracy"] == [None, None]  # of a handful of groups
 
 
 def test_positive_is_class_1():
@@ -197,13 +198,65 @@ def test_report_resamples_groups_only_where_there_are_any():
 
 
 def test_groups_are_drawn_whole_and_classes_keep_their_groups():
-    labels = np.array([0, 0, 0, 1, 1, 0, 1, 1])
-    groups = np.array(["a", "a", "b", "c", "c", "d", "d", "e"])  # only d holds both classes
+    # Groups of two rows: five of class 0, six of class 1, seven of both.
+    groups = np.repeat([f"patient {g}" for g in range(18)], 2)
+    labels = np.concatenate([np.zeros(10, int), np.ones(12, int), np.tile([0, 1], 7)])
     draws = np.concatenate(list(bootstrap.weights(labels, groups, resamples=500)))
-    assert (draws[:, 0] == draws[:, 1]).all() and (draws[:, 3] == draws[:, 4]).all()
-    assert (draws[:, [0, 2]].sum(axis=1) == 2).all() and (draws[:, [3, 7]].sum(axis=1) == 2).all()
-    assert (draws[:, [5, 6]] == 1).all()
+    assert (draws[:, ::2] == draws[:, 1::2]).all()
+    assert (draws[:, :10].sum(axis=1) == 10).all() and (draws[:, 10:22].sum(axis=1) == 12).all()
     assert draws[:, 0].mean() == pytest.approx(1, abs=0.1)
+
+
+def cluster_bootstrap(values, groups, resamples=20_000):
+    """95% percentiles of the mean of values [N], whole groups drawn with replacement and nothing else."""
+    _, group = np.unique(groups, return_inverse=True)
+    sums, sizes = np.bincount(group, values), np.bincount(group)
+    drawn = np.random.default_rng(1).integers(len(sums), size=(resamples, len(sums)))
+    return np.percentile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [2.5, 97.5])
+
+
+def test_sets_of_classes_that_few_groups_hold_are_one_stratum():
+    # 30 patients of four images of eight classes: nearly each has a set of classes of its own, and such a stratum has no variance.
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 8, 120), np.repeat(np.arange(30), 4)
+    right = rng.random(120) < rng.uniform(0.1, 1, 30)[groups]
+    predicted = np.where(right, labels, (labels + 1) % 8)
+    expected = cluster_bootstrap(right, groups)
+    for found in (
+        metrics.report(labels, predicted, 8, groups)["intervals"]["accuracy"],
+        metrics.over_images(labels, right, groups)["interval"],
+        metrics.paired_difference(labels, predicted, (labels + 1) % 8, 8, groups)["accuracy"]["interval"],
+    ):
+        assert found == pytest.approx(expected, abs=0.1 * (expected[1] - expected[0]))
+
+
+def test_a_stratum_of_few_groups_joins_the_smallest_of_the_others():
+    # Nine patients of class 0, seven of class 1, two of both, which join those of class 1.
+    groups = np.repeat(np.arange(18), 2)
+    labels = np.concatenate([np.zeros(18, int), np.ones(14, int), [0, 1, 0, 1]])
+    draws = np.concatenate(list(bootstrap.weights(labels, groups, resamples=500)))
+    assert (draws[:, :18].sum(axis=1) == 18).all() and (draws[:, 18:].sum(axis=1) == 18).all()
+    assert draws[:, 32:].sum(axis=1).std() > 1 and (draws[:, 32] == draws[:, 33]).all()
+
+
+@pytest.mark.parametrize("patients", [1, 4, 5])
+def test_a_class_in_too_few_groups_has_no_interval(patients):
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40 + patients), 10)
+    labels = (groups < patients).astype(int)
+    predicted = np.where(rng.random(len(labels)) < 0.8, labels, 1 - labels)
+    report = metrics.report(labels, predicted, 2, groups)
+    assert report["class_groups"] == [40, patients]
+    difference = metrics.paired_difference(labels, predicted, 1 - predicted, 2, groups)
+    intervals = [*report["intervals"].values(), metrics.over_images(labels, predicted, groups)["interval"]]
+    intervals += [difference[name]["interval"] for name in ("cohen_kappa", "accuracy")]
+    if patients == 5:
+        assert all(low < high for low, high in intervals) and report["interval_method"] == "bootstrap over groups"
+    else:
+        assert intervals == [[None, None]] * len(intervals)
+        assert report["interval_method"] == "none, since a class occurs in fewer than 5 groups"
+    # Rows that are no groups keep theirs.
+    assert metrics.report(labels, predicted, 2, np.arange(len(labels))) == metrics.report(labels, predicted, 2)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -265,6 +318,18 @@ def test_over_seeds_is_the_t_interval_of_the_mean():
     assert found["values"] == values and found["mean"] == pytest.approx(np.mean(values))
     assert found["interval"] == pytest.approx(stats.t.interval(0.95, 3, np.mean(values), stats.sem(values)))
     assert metrics.over_seeds([0.5]) == {"values": [0.5], "mean": 0.5, "interval": None}
+    assert metrics.over_seeds([0.668] * 3)["interval"] is None  # no spread to learn from
+
+
+def test_over_seeds_stays_within_the_range_of_the_figure():
+    values = [1, 1, 0.99]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert high > 1
+    assert metrics.over_seeds(values)["interval"] == pytest.approx([low, 1])
+    assert metrics.over_seeds([-0.9, 0.9], (-1, 1))["interval"] == [-1, 1]
+
+
+def test_over_seeds_refuses():
     for bad in ([], [0.5, np.nan]):
         with pytest.raises(ValueError, match="a finite figure of at least one seed"):
             metrics.over_seeds(bad)

@@ -72,6 +72,33 @@ def test_auc_interval_of_groups_of_copies_is_that_of_single_rows():
     assert unaware[1] - unaware[0] == pytest.approx((single[1] - single[0]) / 2, rel=0.1)
 
 
+def test_scores_of_a_class_in_too_few_groups_have_no_interval():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(44), 5)
+    labels = (groups < 4).astype(int)
+    scores = rng.normal(size=len(labels)) + labels
+    report = score_metrics.score_report(labels, scores, False, groups)
+    assert report["auc"] == roc_auc_score(labels, scores) and report["auc_interval"] == [None, None]
+    assert [at["interval"] for at in report["tpr_at_fpr"]] == [[None, None]] * 2
+    assert score_metrics.paired_auc(labels, scores, -scores, groups)["interval"] == [None, None]
+    assert score_metrics.excess_auc(labels, scores[:, None], -scores[:, None], groups)["interval"] == [None, None]
+    over = score_metrics.over_runs(labels, scores[None], labels[None], 0.1, groups)
+    assert [over[name]["interval"] for name in ("auc", "tpr", "cohen_kappa")] == [[None, None]] * 3
+
+
+def test_a_resample_without_a_class_has_no_auc():
+    # Four patients with images of each class alone and one of both are one stratum of nine: (4/9)^9 of the resamples lack a class.
+    groups = np.repeat(np.arange(9), 6)
+    labels = np.where(groups < 4, 0, np.where(groups < 8, 1, np.arange(54) % 2))
+    scores = np.random.default_rng(0).normal(size=54) + labels
+    draws = np.concatenate(list(bootstrap.weights(labels, groups, seed=2)))
+    lacking = (draws[:, labels == 0].sum(axis=1) == 0) | (draws[:, labels == 1].sum(axis=1) == 0)
+    assert 0 < lacking.sum() < 10
+    np.testing.assert_array_equal(np.isnan(score_metrics._resampled_auc(labels, [scores], groups, 2)[0]), lacking)
+    np.testing.assert_array_equal(np.isnan(score_metrics._resampled_tpr(labels, scores, 0.2, groups, 2)), lacking)
+    assert np.isfinite(score_metrics.auc_interval(labels, scores, groups, 2)).all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("fpr", [0.05, 0.1, 0.3])
 def test_tpr_at_fpr_is_the_best_that_scikit_learn_finds(seed, fpr):

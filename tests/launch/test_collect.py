@@ -55,9 +55,20 @@ def test_several_seeds_are_a_mean_with_students_interval_and_pairs_by_seed(table
     assert low["difference"] is None
     assert high["seeds"] == "2/3" and high["note"] == "seed 0 not finished"
     # Seeds 1 and 2: 0.6 - 0.5 and 0.9 - 0.6; their standard error is half their distance.
-    expected = [0.2, 0.2 - T1 * 0.1, 0.2 + T1 * 0.1]
+    assert 0.2 - T1 * 0.1 < -1 and 0.2 + T1 * 0.1 > 1  # which no difference of two accuracies can be
+    expected = [0.2, -1, 1]
     np.testing.assert_allclose([high["difference"], high["difference_low"], high["difference_high"]], expected)
     assert high["difference_of"] == "mean over 2 pairs of seeds (t)"
+
+
+def test_equal_seeds_have_the_bootstrap_of_the_images_of_one(table):
+    same, other = scored(10), scored(14)
+    low, high = table({(1e-3, s): same for s in (0, 1, 2)} | {(1e-2, s): other for s in (0, 1)})
+    assert [low["low"], low["high"]] == same.figure("accuracy")[1] and low["low"] < 0.5 < low["high"]
+    assert low["interval_of"] == "3 equal seeds, the first, images (bootstrap)"
+    assert [high["difference_low"], high["difference_high"]] == other.difference(same, "accuracy")["interval"]
+    assert high["difference"] == pytest.approx(0.2) and high["difference_low"] < 0.2 < high["difference_high"]
+    assert high["difference_of"] == "2 equal pairs of seeds, the first, images (paired bootstrap)"
 
 
 @pytest.mark.parametrize("figure, expected", [("accuracy", 0.5), ("cohen_kappa", 1.0), ("auc", 0.5)])
@@ -112,7 +123,7 @@ def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
     run_binary(collect, f"--sweep={tmp_path}", f"--baseline={rows[0].group}")
     out = capsys.readouterr().out
     assert f"{rows[3].group}: seed 1 failed: main: error: not finite\n" in out
-    assert "* one seed: over the images of that run" in out
+    assert "* one seed, or equal ones: over the images of one run" in out
     with (tmp_path / "table.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     reported = [json.loads((tmp_path / r.name / "results.json").read_text())["splits"]["heldout"]["metrics"] for r in rows[:3]]
