@@ -109,6 +109,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None, refits: int =
         results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
         try:
             results["metrics"] |= score(run, rows, predictions, refits if split == "heldout" else 0)
+            results["metrics"]["cross_fitted"] = significance.cross_fitted(run, split)
         except ValueError as error:
             raise ValueError(f"split {split}: {error}") from None
     path = run.workdir / "results.json"
@@ -210,6 +211,8 @@ def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0) -> di
     elif refits and not (unfit := significance.unavailable(run, rows, refitted=True)):
         found = significance.refitted_p(run, refits)
     else:
+        if not refits and not significance.unavailable(run, rows, refitted=True):
+            reason += "; or have it fitted anew to permuted labels, with --refits=199"
         out["permutation"]["reason"] = unfit if refits else reason
         return out
     p, null = found["p"][0], found["null"][:, 0]
@@ -284,6 +287,10 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
             row(f"p of the AUC ({'refits' if 'null' in found else 'permutation'})", found["p"], None)
             if found["split_groups"]:
                 lines.append(f"p: {found['split_groups']} groups hold both labels and were permuted as two")
+    if report.get("cross_fitted"):
+        lines.append(f"cross-fitted: {significance.CONDITIONAL}")
+    if None in intervals["accuracy"]:
+        lines.append(f"intervals: {report['interval_method']}")
     if decision:
         lines.append(f"decision: {decision['name']}" + (", uses the class balance" if decision["uses_class_balance"] else ""))
     lines += [f"transductive: {reason}" for reason in reasons]

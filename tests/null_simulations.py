@@ -1,4 +1,4 @@
-"""How often the permutation test is significant at 5% where nothing is there, and how often wrong tests are.
+"""How often the permutation test is significant at 5% where nothing is there, how often wrong tests are, and what intervals cover.
 
 python -m tests.null_simulations
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fingerprint_jax import significance
+from fingerprint_jax import bootstrap, score_metrics, significance
 from fingerprint_jax.audit import copies, panel
 from fingerprint_jax.data import phantom
 
@@ -18,6 +18,7 @@ SEED, SECOND_SEED = 2025, 2026
 PERMUTATIONS = 199
 LEVEL = 0.05
 IMAGES, PATIENTS, IMAGES_A_PATIENT, FEATURES = 100, 40, 5, 2
+LABELLED, FOLDS = 200, 5  # of the intervals
 
 Draw = Callable[[np.random.Generator], float]
 
@@ -135,6 +136,37 @@ def audit_copies(rng):
     return float(not found.flagged.any())
 
 
+def covered(rng, labels, scores, groups=None) -> float:
+    """1 where the interval of the AUC holds 0.5, else 0."""
+    low, high = score_metrics.auc_interval(labels, scores, groups, seed=int(rng.integers(2**31)))
+    return float(low <= 0.5 <= high)
+
+
+def interval_without_labels(rng):
+    return covered(rng, np.arange(LABELLED) % 2, rng.normal(size=LABELLED))
+
+
+def interval_cross_fitted(rng, features, by_fold=False):
+    """Stratified folds, each scored by the classifier of the others; `by_fold` is of the mean of the AUCs of the folds."""
+    x, labels = rng.normal(size=(LABELLED, features)), np.arange(LABELLED) % 2
+    fold = np.arange(LABELLED) // 2 % FOLDS
+    scores = np.empty(LABELLED)
+    for k in range(FOLDS):
+        scores[fold == k] = classify(x[fold != k], labels[fold != k], x[fold == k])
+    if not by_fold:
+        return covered(rng, labels, scores)
+    seeds = rng.integers(2**31, size=FOLDS)
+    of_folds = [score_metrics._resampled_auc(labels[fold == k], [scores[fold == k]], None, int(seeds[k]))[0] for k in range(FOLDS)]
+    low, high = bootstrap.percentiles(np.mean(of_folds, axis=0))
+    return float(low <= 0.5 <= high)
+
+
+def interval_of_patients(rng, a_class):
+    groups = np.repeat(np.arange(2 * a_class), IMAGES_A_PATIENT)
+    scores = rng.normal(size=2 * a_class)[groups] + rng.normal(size=len(groups))
+    return covered(rng, groups % 2, scores, groups)
+
+
 # Name, one draw, draws, the counts that hold.
 RIGHT: list[tuple[str, Draw, int, tuple[int, int]]] = [
     ("scores without labels, labels permuted", without_labels, 1000, (37, 64)),
@@ -153,6 +185,22 @@ WRONG: list[tuple[str, Draw, int]] = [
     ("wrong: images of patients shuffled one by one", images_of_patients_shuffled, 200),
     ("wrong: patients permuted, 10 used ones of 1 image, 60 others of 10", label_with_the_number_of_images, 1000),
 ]
+
+
+INTERVALS: list[tuple[str, Draw, int]] = [
+    ("scores without labels", interval_without_labels, 1000),
+    ("cross-fitted, 2 features", functools.partial(interval_cross_fitted, features=2), 1000),
+    ("cross-fitted, 8 features", functools.partial(interval_cross_fitted, features=8), 1000),
+    ("cross-fitted, 8 features, mean AUC of the folds", functools.partial(interval_cross_fitted, features=8, by_fold=True), 1000),
+    ("patients, 5 a class", functools.partial(interval_of_patients, a_class=5), 1000),
+    ("patients, 10 a class", functools.partial(interval_of_patients, a_class=10), 1000),
+    ("patients, 20 a class", functools.partial(interval_of_patients, a_class=20), 1000),
+]
+
+
+def coverage(draw: Draw, draws: int, seed: int) -> float:
+    """The share of draws whose interval holds the truth."""
+    return sum(draw(np.random.default_rng([seed, i])) for i in range(draws)) / draws
 
 
 def count(draw: Draw, draws: int, seed: int) -> int:
@@ -175,6 +223,9 @@ def main() -> None:
             missed.append(name)
     for name, draw, draws in WRONG:
         print(f"| {name} | {SEED} | {draws} | {count(draw, draws, SEED)} | | |", flush=True)
+    print("\n| 95% interval of the AUC, nothing there | seed | draws | holds 0.5 |\n|---|---|---|---|")
+    for name, draw, draws in INTERVALS:
+        print(f"| {name} | {SEED} | {draws} | {coverage(draw, draws, SEED):.1%} |", flush=True)
     print(f"\n{time.monotonic() - started:.0f} s")
     if missed:
         raise SystemExit(f"missed with both seeds: {'; '.join(missed)}")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from configs import base
-from fingerprint_jax import decisions, evaluate, methods, pack
+from fingerprint_jax import decisions, evaluate, methods, metrics, pack, significance
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.report import words
@@ -251,6 +251,8 @@ def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, cap
     assert found["splits"]["heldout"]["metrics"]["scores"]["auc"] == roc_auc_score(rows.labels, scores)
     printed = " ".join(capsys.readouterr().out.split())
     assert "p not available" in printed and "decision: learned_threshold" in printed and "AUC" in printed
+    assert "--refits" not in printed  # which would train networks
+    assert found["splits"]["heldout"]["metrics"]["cross_fitted"] and significance.CONDITIONAL in printed
 
 
 def test_a_fixed_half_has_a_p(membership, capsys):
@@ -258,7 +260,7 @@ def test_a_fixed_half_has_a_p(membership, capsys):
     run_binary(evaluate, f"--workdir={run.workdir}")
     found = json.loads((run.workdir / "results.json").read_text())["splits"]["heldout"]["metrics"]
     assert found["permutation"]["reason"] is None and found["permutation"]["permutations"] == 999
-    assert found["permutation"]["split_groups"] == 0
+    assert found["permutation"]["split_groups"] == 0 and not found["cross_fitted"]
     # The z of Mann and Whitney on the patients, whose two slices share their mean score up to noise.
     rows, scores = run.rows("heldout"), run.predict("heldout").scores[:, 0]
     assert found["scores"]["auc"] == roc_auc_score(rows.labels, scores)
@@ -269,6 +271,12 @@ def test_a_fixed_half_has_a_p(membership, capsys):
     z = (roc_auc_score(label, mean) - 0.5) / math.sqrt((n + m + 1) / (12 * n * m))
     assert found["permutation"]["p"] == pytest.approx(0.5 * math.erfc(z / math.sqrt(2)), abs=0.15)
     assert "p of the AUC (permutation)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_table_without_intervals_says_why(capsys):
+    labels, groups = np.repeat([0, 1], 20), np.arange(40) // 10
+    evaluate.Console().print(evaluate.table("", metrics.report(labels, labels, 2, groups)))
+    assert "intervals: none, since a class occurs in fewer than 5 groups" in " ".join(capsys.readouterr().out.split())
 
 
 def test_scores_that_are_all_equal_are_one_line(membership, monkeypatch):

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 import json
 import shutil
@@ -147,6 +148,13 @@ def test_labels_shuffled_after_cross_fitting_give_false_alarms():
     assert null.count(null.shuffled_after_cross_fitting, 300, null.SEED) > 15 + 4 * np.sqrt(15)
 
 
+def test_intervals_of_cross_fitted_scores_cover_too_little():
+    # What `CONDITIONAL` says: of 200 draws 95% intervals would cover 190, give or take 3.
+    held = 200 * null.coverage(functools.partial(null.interval_cross_fitted, features=8), 200, null.SEED)
+    assert held < 190 - 4 * 3 and 0.77 < held / 200 < 0.89
+    assert 200 * null.coverage(null.interval_without_labels, 200, null.SEED) > 190 - 4 * 3
+
+
 def test_an_effect_is_found():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(40) % 2, 5)
@@ -292,6 +300,18 @@ def test_the_p_of_refits_is_of_the_run_as_it_stands(crossed):
     fitted = Run(crossed.config, crossed.workdir, labels=seen[7]).predict("heldout")
     assert score_metrics.auc(seen[7], fitted.scores[:, 0]) == pytest.approx(found["null"][6])
     assert "p not available" not in str(evaluate.table("", results).caption)
+
+
+def test_folds_of_what_reads_labels_are_cross_fitted(crossed, half, data_dir, tmp_path):
+    assert significance.cross_fitted(crossed, "heldout") and not significance.cross_fitted(half, "heldout")
+    found = evaluate.evaluate(crossed, "heldout")["metrics"]
+    assert found["cross_fitted"] and found["permutation"]["reason"].endswith("with --refits=199")
+    assert not significance.cross_fitted(crossed, "test_real")
+    config = load_config("configs/subtask1/gan_leaks.py")
+    config.data_dir, config.member.gallery.reference = data_dir, ("train_generated",)
+    run = Run(config, tmp_path / "run")
+    methods.get("ensemble").fit(run)
+    assert config.data.folds and not significance.cross_fitted(run, "heldout")
 
 
 def test_a_network_is_not_trained_anew_for_a_p(half, data_dir, tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fingerprint_jax import significance
 from fingerprint_jax.report.charts import number
 
 ASKED = {
@@ -9,7 +10,8 @@ ASKED = {
     "subtask2": "Given a synthetic image and five sets of real images: which set was its generator trained on?",
     "images": "Given an image: which class does it belong to?",
 }
-SMALL = 0.05  # a permutation p-value above it says chance
+SMALL = 0.05  # a permutation p-value, which is one-sided, between it and 1 - SMALL says chance
+LEAST = 20  # images, of patients: patients, that are not of the most frequent class; of two classes it is that many of each
 
 
 def verdict(task: str, metrics: dict | None, n: int) -> str:
@@ -26,14 +28,18 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
         return (
             f"Nothing can be said: truth and decision are one and the same class for all {n} images, so that kappa is not defined."
         )
-    side = against_chance(metrics)
     kappa = f"Cohen's kappa {_figure(metrics, 'cohen_kappa')}, where 0 is chance"
     accuracy = f"accuracy {_figure(metrics, 'accuracy')}, by chance {number(chance_agreement(metrics['confusion_matrix']))}"
+    if reason := unsaid(metrics):
+        return (
+            f"On {n} images: {kappa if task == 'subtask1' else accuracy}. Whether that is more than chance is not said: {reason}."
+        )
+    side = against_chance(metrics)
     if side == 0:
         text = f"On {n} images the result cannot be told from chance: {kappa if task == 'subtask1' else accuracy}."
-        scores = metrics.get("scores", {})
-        if scores.get("auc_interval") and scores["auc_interval"][0] > 0.5 and not _permutation_says_chance(metrics):
-            low, high = scores["auc_interval"]
+        scores, p = metrics.get("scores", {}), metrics.get("permutation", {}).get("p")
+        low, high = scores.get("auc_interval") or (None, None)
+        if low is not None and low > 0.5 and (p is None or p <= SMALL):
             return f"{text} Yet the scores do order the images: AUC {number(scores['auc'])} ({number(low)} to {number(high)})."
         return text + (" This attack found no use; it does not show that there was none." if task == "subtask1" else "")
     if side < 0:
@@ -51,20 +57,39 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
     return f"The class of an image was recognised better than chance on {n} images: {accuracy}."
 
 
+def unsaid(metrics: dict) -> str | None:
+    """Why a result is not compared with chance; None where it is.
+
+    Membership needs a permutation p: without one labels of the images may have had a part in their scores, and intervals, which
+    hold the fits fixed, are then too narrow. Where no p is asked for there have to be images enough: resampling gives no width to
+    a small table without errors.
+    """
+    tested = "permutation" in metrics
+    if tested and metrics["permutation"]["p"] is None:
+        return "that takes a permutation test, and there is none"
+    if metrics["intervals"]["cohen_kappa"][0] is None:
+        return f"intervals are {metrics['interval_method']}"
+    held = metrics["class_groups"]
+    if not tested and sum(held) - max(held) < LEAST:
+        return f"that takes at least {LEAST} images (of patients: patients) outside the most frequent class"
+    return None
+
+
 def against_chance(metrics: dict) -> int:
-    """1 better than chance, -1 worse, 0 where that cannot be told.
+    """1 better than chance, -1 worse, 0 where that cannot be told or is `unsaid`.
 
     All evidence there is has to agree: the interval of kappa; Wilson's interval of the accuracy against the agreement that
     the two margins give by chance, since resampling gives no width to a small table without errors; a permutation p-value.
     """
-    low, high = metrics["intervals"]["cohen_kappa"]
-    if low is None:
+    if unsaid(metrics):
         return 0
+    p = metrics.get("permutation", {}).get("p")
+    low, high = metrics["intervals"]["cohen_kappa"]
     chance = chance_agreement(metrics["confusion_matrix"])
     wilson_low, wilson_high = metrics["accuracy_wilson"]
-    if low > 0 and wilson_low > chance and not _permutation_says_chance(metrics):
+    if low > 0 and wilson_low > chance and (p is None or p <= SMALL):
         return 1
-    return -1 if high < 0 and wilson_high < chance else 0
+    return -1 if high < 0 and wilson_high < chance and (p is None or p >= 1 - SMALL) else 0
 
 
 def chance_agreement(confusion: list[list[int]]) -> float:
@@ -102,6 +127,10 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
             "No content control is part of this page: the same attack with the generator's images replaced by unrelated ones."
             " What such a control finds too is a difference of content, not evidence of use."
         )
+    if results.get("metrics", {}).get("cross_fitted"):
+        notes.append(
+            f"Cross-fitted: each image was scored by what learned from the labels of the others, {significance.CONDITIONAL}."
+        )
     if results.get("metrics", {}).get("permutation", {}).get("reason"):
         notes.append(f"No permutation test: {results['metrics']['permutation']['reason']}.")
     return notes
@@ -123,9 +152,6 @@ def placed(value: float, interval: list[float], published: list[float]) -> str:
 
 def _figure(metrics: dict, name: str) -> str:
     low, high = metrics["intervals"][name]
+    if low is None or low == high:
+        return f"{number(metrics[name])} ({'no interval' if low is None else 'resampling gives it no width'})"
     return f"{number(metrics[name])} (95% interval {number(low)} to {number(high)})"
-
-
-def _permutation_says_chance(metrics: dict) -> bool:
-    p = metrics.get("permutation", {}).get("p")
-    return p is not None and p > SMALL

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from fingerprint_jax import evaluate, methods, metrics, pack, report, score_metrics
+from fingerprint_jax import evaluate, methods, metrics, pack, report, score_metrics, significance
 from fingerprint_jax.run import Run
 from tests.conftest import load_config
 from tests.report.conftest import HOSTILE, Elements, pictures
@@ -42,6 +42,8 @@ def test_it_says_what_was_asked_found_and_done(page, membership):
     assert "was that image used to train the generator?" in text
     for expected in ("Cohen's kappa", "learned_threshold", "member.objective.margin", "content control", "20"):
         assert expected in text
+    assert "Whether that is more than chance is not said: that takes a permutation test" in text  # of a cross-fitted run
+    assert f"{significance.CONDITIONAL}." in text and "conditional on the fits, see below" in text
     assert all(digest in text for digest in membership.source.fingerprints.values())
     assert re.search(r"Written \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)
 
