@@ -30,21 +30,29 @@ STOPPED = (RUN_AGAIN, *(-number for number in SIGNALS), *(128 + number for numbe
 class Launcher:
     """The children that run, and whether they were asked to stop.
 
-    `through` is the command that starts each binary, such as srun, and that is not told to stop: who signals this process then
-    signals the binaries, too. Where each process of a row has a launcher of its own, that of process 0 tells of failures.
+    `through` is the command that starts each binary, such as srun. A SIGUSR1 is passed on to it, as srun passes it on to the
+    binaries; of another signal, which would end srun itself, it is not told: who sends that to this process sends it to the
+    binaries, too. Where each process of a row has a launcher of its own, that of process 0 tells of failures.
     """
 
     def __init__(self, output: Path, data_dir: str, split: str, through: Sequence[str] = ()):
         self.output, self.data_dir, self.split, self.through = output, data_dir, split, through
         self.process = int(os.environ.get("FINGERPRINT_PROCESS") or 0)
         self.stopping = threading.Event()
+        self.passed_on = 0 if through else signal.SIGTERM  # what a child is told to stop by
         self.children: set[subprocess.Popen] = set()
 
-    def stop(self, *_) -> None:
+    def stop(self, number: int = signal.SIGTERM, *_) -> None:
         """Asks every child to save and end; no other starts."""
+        if self.through and number == signal.SIGUSR1:
+            self.passed_on = number
         self.stopping.set()
-        for child in () if self.through else tuple(self.children):
-            child.terminate()
+        for child in tuple(self.children):
+            self._tell(child)
+
+    def _tell(self, child: subprocess.Popen) -> None:
+        if self.passed_on:
+            child.send_signal(self.passed_on)
 
     def fit_and_evaluate(self, row: sweep.Row) -> str:
         """One row through both binaries -> finished | failed | stopped."""
@@ -91,8 +99,8 @@ class Launcher:
                 process_group=0,
             )
             self.children.add(child)
-            if self.stopping.is_set() and not self.through:
-                child.terminate()
+            if self.stopping.is_set():
+                self._tell(child)
             status = child.wait()
             self.children.discard(child)
             return status
@@ -158,7 +166,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
     flags.DEFINE_integer("jobs", 1, "Rows that run at the same time.", flag_values=values)
     flags.DEFINE_list("rows", [], "Only these rows; others may run elsewhere at the same time.", flag_values=values)
-    text = "A command that starts each binary, such as srun; who signals the launcher then signals what that has started, too."
+    text = "A command that starts each binary, such as srun, and passes a SIGUSR1 on; other signals are for both, from outside."
     flags.DEFINE_string("through", "", text, flag_values=values)
 
 

@@ -12,9 +12,10 @@ task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
 "$2" -m launch.local --sweep="$3" --split="$4" --rows="$row" --through='srun --kill-on-bad-exit=0' &
 launcher=$!
-# Some time before the limit this shell alone gets a USR1: the launcher is to start nothing more, the processes under srun
-# are to save and end. (A TERM to srun itself would kill them.)
-trap 'kill -TERM "$launcher"; scancel --signal=TERM "$task"' USR1
+# Some time before the limit this shell alone gets a USR1. The launcher starts nothing more and passes it on to srun, and srun to
+# the processes, which save and end. (A TERM to srun would kill them. Nor would `scancel --signal` do: where tasks of the array are
+# pending Slurm 22.05 sends the signal, reports that it could not, and scancel sends it again, which ends what is saving.)
+trap 'kill -USR1 "$launcher"' USR1
 # scancel, preemption and the limit itself send a TERM to every process of the job: there is nothing to pass on.
 trap : TERM
 while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; done

@@ -120,16 +120,20 @@ def test_chosen_rows_run_beside_others_and_not_beside_the_whole_sweep(stand_in):
         run_binary(local, f"--sweep={stand_in}", f"--rows={first},third")
 
 
-def test_what_another_command_starts_is_not_signalled_by_the_launcher(stand_in, tmp_path):
-    through = tmp_path / "start it"
-    through.write_text('#!/bin/sh\ntrap \'touch "$0 was signalled"\' TERM\nshift\n"$@" & wait $!; wait $!\n')
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_another_command_starts_is_told_by_a_usr1_alone(stand_in, tmp_path, number):
+    through, told = tmp_path / "start it", tmp_path / "start it was told"
+    traps = "".join(f"trap 'echo {name} >> \"$0 was told\"' {name}\n" for name in ("USR1", "TERM"))
+    through.write_text(f'#!/bin/sh\n{traps}shift\n"$@" & wait $!; wait $!\n')
     through.chmod(0o700)
     (row, _) = (row.name for row in sweep.read(stand_in)[1])
 
     def stop():
         while not (stand_in / row / "calls").exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
+        while number == signal.SIGUSR1 and not told.exists():
+            time.sleep(0.01)
         time.sleep(0.1)
         (stand_in / "go").touch()
 
@@ -139,7 +143,7 @@ def test_what_another_command_starts_is_not_signalled_by_the_launcher(stand_in, 
         run_binary(local, f"--sweep={stand_in}", f"--rows={row}", f"--through='{through}' flag")
     thread.join()
     assert (stand_in / row / "done").exists() and not (stand_in / row / "results.json").exists()
-    assert not list(tmp_path.glob("*was signalled"))
+    assert (told.read_text() if told.exists() else "") == "USR1\n" * (number == signal.SIGUSR1)
 
 
 @pytest.mark.parametrize(
