@@ -58,6 +58,9 @@ def gradient(task: str) -> ConfigDict:
     c.views.shift = 0  # ... and for the image shifted by so many pixels up, down, left and right
     c.backbone = ConfigDict({"name": "siamese_cnn"})  # a variant of fingerprint_jax/backbones and its options
     c.backbone.weights = ""  # FILE.safetensors | hf://timm/MODEL | pip:efficientnet_lite0; empty: drawn from the seed
+    c.backbone.dtype = "float32"  # of the arithmetic: float32 | bfloat16; parameters stay float32
+    c.backbone.norm = "batch"  # batch | frozen: training, too, normalises with the running statistics
+    c.backbone.norm_groups = 1  # parts of the batch that are normalised each by its own statistics
     # Where it begins: the work directory of a finished run, whose arrays of the same path and shape are taken; empty: with
     # `pretrain`, an optional config like this one, of any task, trained first and once for all children (num_steps 0: left out).
     c.init_from = ""

@@ -33,7 +33,7 @@ from fingerprint_jax import (
 )
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
-from fingerprint_jax.run import PARTS, VERSIONS, Predictions, Run, config_hash
+from fingerprint_jax.run import PARTS, TARGET, VERSIONS, Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
 SCHEMA = 2  # of results.json, docs/results.md
@@ -133,7 +133,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None, refits: int =
 
 def transductive(config: Config) -> list[str]:
     """Why labels or scores of a run of this config may depend on images that it was asked about; empty where they do not."""
-    reasons, decision = [], config.decision
+    reasons, decision, asked = [], config.decision, TARGET[config.task].replace("train", "test")
     if decision.name == "top_fraction" or (decision.name == "mean_plus_std" and not decision.known):
         reasons.append(f"the decision {decision.name} sees all images of the split at once")
     for each in _stands_on(config):
@@ -141,6 +141,8 @@ def transductive(config: Config) -> list[str]:
             reasons.append(f"pseudo-labels of {each.pseudo.source} were trained on")
         if each.data.extra_labels:
             reasons.append("images of data.extra_labels were trained on")
+        if any(split.partition(":")[0] == asked for splits in each.get("gallery", {}).values() for split in splits):
+            reasons.append(f"images of {asked} are in the gallery")
         if each.method == "ensemble" and each.ensemble.combine == "rank":
             reasons.append("ensemble.combine='rank' ranks the images of the split among each other")
     return list(dict.fromkeys(reasons))

@@ -332,6 +332,20 @@ def test_what_looks_at_the_images_asked_about_says_so(quickstart, membership, ca
     assert len(evaluate.transductive(ranks)) == 2
 
 
+def test_without_reference_images_those_asked_about_can_be_the_reference(phantoms, tmp_path):
+    root = phantoms["subtask1"]
+    pack.pack("subtask1", str(tmp_path / "data"), str(root / "train"), str(root / "test"))
+    config = load_config("configs/subtask1/local_match.py", "official")
+    config.data_dir, config.data.folds = str(tmp_path / "data"), 2
+    run = Run(config, tmp_path / "run")
+    assert "reference" not in run.source.splits
+    methods.get("ensemble").fit(run)
+    results = evaluate.evaluate(run, "heldout")
+    assert results["transductive"] == ["images of test_real are in the gallery"]
+    assert results["metrics"]["permutation"]["p"] < 0.05  # no label had a part in the scores; the phantom leaks all there is
+    assert np.isfinite(run.predict("test_real").scores).all()
+
+
 def test_unknown_labels_have_no_figure_but_say_what_was_looked_at(quickstart, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "transductive", lambda config: ["it looks"])
     run_binary(evaluate, f"--workdir={quickstart.workdir}", "--split=test_generated")

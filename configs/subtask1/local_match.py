@@ -3,9 +3,9 @@
 Images are registered by the body's box; each patch of an image is looked for near the same place in the synthetic images and in
 the reference. What was free was decided on phantoms (docs/subtask1.md); no label of a real image chose it.
 
-No label is read but those of the threshold, so that the AUC has an exact p. Without a split `reference` (data that are not packed
-with --reference_dir): `--config.member.gallery.reference="('train_real:0',)"`, the images not used of the other folds; then
-labels are read, and there is no p.
+No label is read but those of the threshold, so that the AUC has an exact p. It needs a split `reference` (pack --reference_dir),
+which the official data lack. With `:official` after the file the images asked about, `test_real`, are the reference: half of them
+were used, but each by itself, and an image is not compared with itself. Its score then depends on the others (transductive).
 
     python -m fingerprint_jax.main --config=configs/subtask1/local_match.py --config.data_dir=$HOME/data --workdir=runs/m
 """
@@ -16,8 +16,9 @@ from configs import base
 
 
 def get_config(variant: str = ""):
-    """Label-free scores; the folds are those of the threshold."""
+    """Label-free scores; the folds are those of the threshold. `official`: without reference images."""
     m = base.featured("subtask1", "registered", size=64)
-    m.gallery = ConfigDict({"generated": ("train_generated", "test_generated"), "reference": ("reference",)})
+    m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})
+    m.gallery.reference = ("test_real",) if variant == "official" else ("reference",)
     m.estimator.name = "local_match"
-    return base.finish(base.cross_fitted(m), variant)
+    return base.finish(base.cross_fitted(m), "" if variant == "official" else variant)

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-ENCODER = {"name": "vit_base_patch16", "weights": "", "project": 3}
+ENCODER = {"name": "vit_base_patch16", "project": 3}
 
 
 def member():
@@ -32,7 +32,7 @@ def member():
     m.num_steps, m.eval_every, m.checkpoint_every = 1560, 780, 780
     m.data.streams = ConfigDict({"generated": 32})
     m.data.normalize = "symmetric"
-    m.backbone = ConfigDict(ENCODER)
+    m.backbone.update(ENCODER)
     m.objective = ConfigDict(
         {
             "name": "autoencoder",
@@ -45,7 +45,7 @@ def member():
     p.num_steps, p.eval_every, p.checkpoint_every = 1000, 500, 500  # 100 epochs of some 600 images
     p.data.streams = ConfigDict({"train": 64})
     p.data.normalize = "symmetric"
-    p.backbone = ConfigDict(ENCODER)
+    p.backbone.update(ENCODER)
     p.augment.update(rotate=10.0, scale=0.05, shift=12, brightness=0.2, contrast=0.2, erase=0.5)
     p.optimizer.weight_decay = 1e-5
     p.optimizer.schedule = "step"

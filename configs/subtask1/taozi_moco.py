@@ -34,7 +34,7 @@ def member():
     m.data.cache, m.data.balanced = "device", False
     m.data.normalize = "imagenet"
     m.augment.update(crop=0.5, flip=0.5, brightness=0.8, contrast=0.4)
-    m.backbone = ConfigDict({"name": "resnet50", "weights": "hf://timm/resnet50.tv_in1k"})
+    m.backbone.name, m.backbone.weights = "resnet50", "hf://timm/resnet50.tv_in1k"
     m.backbone.norm_groups = 4  # parts of the batch with batch statistics of their own: 32 images each, as on MoCo's devices
     m.optimizer.learning_rate, m.optimizer.weight_decay = 3e-4, 1e-4
     m.objective = ConfigDict(

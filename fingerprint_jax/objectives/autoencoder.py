@@ -60,7 +60,7 @@ class Objective:
             channels=self.image_shape[2],
             image_size=self.image_shape[:2],
             squash=self.config.data.normalize == "symmetric",
-            dtype=self.config.backbone.get("dtype", "float32"),
+            dtype=self.config.backbone.dtype,
         )
 
     def loss(self, net, batch, key):

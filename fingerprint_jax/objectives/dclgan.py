@@ -76,7 +76,7 @@ class Objective:
 
     def _domain(self, rngs) -> Domain:
         options, channels = self.config.objective, self.image_shape[2]
-        dtype = self.config.backbone.get("dtype", "float32")
+        dtype = self.config.backbone.dtype
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
         if not isinstance(backbone, cyclegan_resnet.Backbone):
             raise ValueError(f"backbone.name={self.config.backbone.name!r} is no encoder of a generator: use cyclegan_resnet")

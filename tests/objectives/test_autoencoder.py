@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, *SIZE, 1)).astype(np.float3
 
 def _objective(task="subtask1", normalize="symmetric", **options):
     options = {"name": "autoencoder", "error": "mse", "latent": 6, "widths": (4, 4, 2)} | options
-    backbone = {"name": "strided_resnet_tiny", "weights": ""}
+    backbone = {"name": "strided_resnet_tiny", "weights": "", "dtype": "float32"}
     config = {"task": task, "objective": options, "backbone": backbone, "data": {"normalize": normalize}}
     return Objective(ConfigDict(config), 2, (*SIZE, 1))
 
