@@ -68,6 +68,8 @@ class Step:
     def __init__(self, config: ConfigDict, size: int, batch: int):
         streams, shape = config.data.streams.to_dict(), (size, size, 1)
         if batch:
+            if batch < 2 * len(streams):
+                raise ValueError(f"--batch={batch}: {len(streams)} streams need {2 * len(streams)} images or more")
             largest, all_images = max(streams, key=lambda name: streams[name]), sum(streams.values())
             streams = {name: max(2, round(batch * count / all_images)) for name, count in streams.items()}
             streams[largest] += batch - sum(streams.values())

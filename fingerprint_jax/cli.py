@@ -66,7 +66,10 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
 
     Exit status 1 for a ValueError, OSError or FloatingPointError, RUN_AGAIN for a Preempted. One process of several ends all.
     """
+    others = set(flags.FLAGS)
     define_flags(flags.FLAGS)
+    for flag in set(flags.FLAGS) - others:  # --help shows those of the main module, wherever they are defined
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:

@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def sampler_of(run: Run, paired: bool = True) -> Sampler | PairSampler:
-    """The batches of a run; not `paired`, those of streams drawn apart, whose shapes are the same, before there are pairs."""
+    """The batches of a run.
+
+    With `paired=False` those of its streams each by itself: for a dry run before the table of pairs exists; shapes are the same.
+    """
     c, stages = run.config, methods.get("pairs")
     sizes = c.data.streams.to_dict()
     if paired and stages.stage(run):

@@ -44,8 +44,8 @@ class Launcher:
 
     def stop(self, number: int = signal.SIGTERM, *_) -> None:
         """Asks every child to save and end; no other starts."""
-        if self.through and number == signal.SIGUSR1:
-            self.passed_on = number
+        if self.through:
+            self.passed_on = number if number == signal.SIGUSR1 else 0
         self.stopping.set()
         for child in tuple(self.children):
             self._tell(child)
@@ -67,7 +67,8 @@ class Launcher:
                 return "stopped"
             status = self.call(command, workdir)
             if status in STOPPED or (status and self.stopping.is_set()):
-                self.stop()  # whoever stops one child wants the machine back
+                if not self.stopping.is_set():  # else the others have been told, and a second signal ends what is saving
+                    self.stop()  # whoever stops one child wants the machine back
                 return "stopped"
             if status:
                 error = ended_by(status) or last_line(self.log(workdir))

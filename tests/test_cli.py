@@ -74,6 +74,12 @@ print(faults)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize(("binary", "flag"), [("launch.kubernetes", "--claim"), ("fingerprint_jax.evaluate", "--coordinator")])
+def test_help_shows_the_flags_that_other_modules_define_too(binary, flag):
+    done = subprocess.run([sys.executable, "-m", binary, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"  {flag}:" in done.stdout and "--alsologtostderr" not in done.stdout
+
+
 def test_memory_that_was_freed_is_taken_again_without_asking_linux():
     found = {}
     for what, more in (("keep", {}), ("leave", {}), ("keep", {"MALLOC_ARENA_MAX": "4"})):

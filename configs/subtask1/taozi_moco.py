@@ -30,7 +30,7 @@ def member():
     """The network of a fold, label-free."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 2100, 700, 700  # 50 epochs of 5,000 synthetic images
-    m.data.streams = ConfigDict({"generated": 120, "real": 8})  # real ones are asked about: twice as often as their number has it
+    m.data.streams = ConfigDict({"generated": 120, "real": 8})  # the few real images, which are asked about, come twice as often
     m.data.cache, m.data.balanced = "device", False
     m.data.normalize = "imagenet"
     m.augment.update(crop=0.5, flip=0.5, brightness=0.8, contrast=0.4)

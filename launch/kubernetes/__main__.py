@@ -1,4 +1,8 @@
-"""python -m launch.kubernetes."""
+"""Renders the unfinished rows of a sweep as JobSets, one a row, for `kubectl apply`.
+
+python -m launch.kubernetes --sweep=sweeps/lr --path=/mnt/sweeps/lr --claim=fingerprint --mount=/mnt --image=IMAGE \
+    --accelerator=gpu:1 --output=lr.yaml
+"""
 
 from fingerprint_jax import cli
 from launch import kubernetes

@@ -19,7 +19,8 @@ CONFIG = "configs/quickstart.py:smoke"
 CHILD = """#!/bin/sh
 for argument; do case "$argument" in --workdir=*) workdir="${argument#--workdir=}";; esac; done
 echo "$*" >> "$workdir/calls"
-trap 'exit 75' TERM
+stop() { echo TERM >> "$workdir/told"; [ -e "$workdir/slow" ] && sleep 0.5; exit 75; }
+trap stop TERM
 case "$2" in
   fingerprint_jax.main)
     while [ ! -e "$workdir/../go" ]; do sleep 0.05; done
@@ -90,6 +91,24 @@ def test_a_signal_reaches_the_child_and_the_same_command_goes_on(stand_in, numbe
     (stand_in / "go").touch()
     run_binary(local, f"--sweep={stand_in}")
     assert local.finished(first, "heldout") and local.finished(second, "heldout")
+
+
+def test_a_row_that_is_still_saving_is_not_told_again_when_another_has_saved(stand_in):
+    folders = [stand_in / row.name for row in sweep.read(stand_in)[1]]
+    folders[1].mkdir()
+    (folders[1] / "slow").touch()
+
+    def stop():
+        while not all((folder / "calls").exists() for folder in folders):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Preempted):
+        run_binary(local, f"--sweep={stand_in}", "--jobs=2")
+    thread.join()
+    assert [(folder / "told").read_text() for folder in folders] == ["TERM\n"] * 2
 
 
 def test_what_failed_is_tried_again_and_another_split_too(stand_in):
