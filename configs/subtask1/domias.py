@@ -3,8 +3,8 @@
 Van Breugel, Sun, Qian & van der Schaar 2023 (AISTATS).
 
 No label is read but those of the threshold, so that the AUC has an exact p. Without a split `reference` (data that are not packed
-with --reference_dir): `--config.member.gallery.reference="('train_real:0',)"`, the images not used of the other folds; then
-labels are read, and there is no p.
+with --reference_dir): `--config.member.gallery.reference="('test_real',)"`, the images asked about. Half of them were used, but
+each by itself, and an image is not compared with itself.
 
 Of other features: `--config.member.features.name=texture`, or `network`: EfficientNet-Lite0 with its ImageNet weights, or with
 `--config.member.features.run=runs/x` the network of a finished run that no labelled real image has trained.
