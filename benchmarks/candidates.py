@@ -33,6 +33,12 @@ def heldout(run: Run, candidates: int) -> tuple[list[np.ndarray], float]:
     return found, float(np.mean(seconds))
 
 
+def shown(paired: dict) -> str:
+    """A difference and its interval, where groups are enough for one."""
+    low, high = paired["interval"]
+    return f"{paired['difference']:+.3f}" + ("" if low is None else f" ({low:+.3f} to {high:+.3f})")
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     flags.DEFINE_string("workdir", None, "A finished cross-fitted run of cross_attention.", required=True, flag_values=values)
@@ -54,10 +60,8 @@ def main(values: flags.FlagValues) -> None:
         found, seconds = heldout(run, count)
         scores = np.concatenate(found)
         paired = score_metrics.paired_auc(labels, scores[None], joined[None], groups)
-        low, high = paired["interval"]
         rank = np.mean([spearmanr(a, b).statistic for a, b in zip(found, whole, strict=True)])  # pyright: ignore
-        difference = f"{paired['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-        print(f"| {count} | {score_metrics.auc(labels, scores):.3f} | {difference} | {rank:.3f} | {seconds:.1f} |", flush=True)
+        print(f"| {count} | {score_metrics.auc(labels, scores):.3f} | {shown(paired)} | {rank:.3f} | {seconds:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

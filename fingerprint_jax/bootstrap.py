@@ -62,6 +62,12 @@ def holding(labels, groups=None) -> np.ndarray:
     return _holds(np.asarray(labels), groups)[1].sum(axis=0)
 
 
+def outside(labels, groups=None) -> int:
+    """How many groups (without groups: rows) are left without those of one class alone, of the class that has most of these."""
+    holds = _holds(np.asarray(labels), groups)[1]
+    return int(len(holds) - holds[holds.sum(axis=1) == 1].sum(axis=0).max())
+
+
 def too_few(labels, groups) -> bool:
     """Whether groups of more than one row are so few that no interval can be had: a class occurs in fewer than LEAST of them."""
     return groups is not None and len(np.unique(groups)) < len(labels) and bool(holding(labels, groups).min() < LEAST)

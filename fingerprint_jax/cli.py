@@ -109,11 +109,14 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
 
 @contextlib.contextmanager
 def _fields_of_runs() -> Iterator[None]:
-    """A field that the config of the run of --workdir lacks is a ValueError; it says who asked, as the fault may be in the code."""
+    """A field that the config of the run of --workdir lacks is a ValueError; it says who asked, as the fault may be in the code.
+
+    Not where the binary takes a --config: then that may lack the field, and the traceback stays.
+    """
     try:
         yield
     except (AttributeError, KeyError) as error:
-        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS and "config" not in flags.FLAGS else None
         frames = traceback.extract_tb(error.__traceback__)
         asked = [frame for frame in frames if frame.filename != config_dict.__file__][-1]
         if asked is frames[-1] or not workdir or not (Path(workdir) / "config.json").exists():

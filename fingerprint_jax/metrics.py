@@ -31,6 +31,7 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
         confusion_matrix: rows are the truth, columns the prediction.
         per_class: {precision, recall, f1, specificity, support: [K]}; a figure whose denominator is 0 is 0.
         class_groups: [K], the groups that hold a class; rows where no group has more than one.
+        outside_groups: the groups, each counted once, but for those that hold the most frequent class alone.
         macro, weighted: {precision, recall, f1, specificity} averaged over all K classes, evenly or by support.
         positive: the same of class 1, where there are two classes.
         intervals, interval_method: 95% bootstrap intervals, see `bootstrap_confusion` and `bootstrap_groups`.
@@ -62,6 +63,7 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
         "confusion_matrix": confusion.tolist(),
         "per_class": {name: values.tolist() for name, values in per_class.items()},
         "class_groups": class_groups.tolist(),
+        "outside_groups": bootstrap.outside(labels, groups),
         "macro": {name: float(np.mean(per_class[name])) for name in FIGURES},
         "weighted": {name: float(np.average(per_class[name], weights=support)) for name in FIGURES},
     }
@@ -202,7 +204,7 @@ def over_seeds(values, bounds: tuple[float, float] = (0, 1)) -> dict:
 
     Returns:
         {values, mean, interval}: Student's t for the mean. None for a single value, and where all are equal: their spread says
-        nothing, the interval over the images of one of them does.
+        nothing, the interval over the images of one of them does. Equal to 1e-9: differences of equal shares are rounded.
 
     Raises ValueError where there is none, or one is not finite.
     """
@@ -210,7 +212,7 @@ def over_seeds(values, bounds: tuple[float, float] = (0, 1)) -> dict:
     if not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values={values.tolist()}: a finite figure of at least one seed is needed")
     interval = None
-    if np.ptp(values):
+    if np.ptp(values) > 1e-9:
         half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
         interval = np.clip([values.mean() - half, values.mean() + half], *bounds).tolist()
     return {"values": values.tolist(), "mean": float(values.mean()), "interval": interval}

@@ -276,9 +276,9 @@ def main(values: flags.FlagValues) -> None:
     for line in lines:
         text = shown(line, values.figure)
         for column, of in (("95% interval", "of"), ("its 95% interval", "from")):
-            text[column] += " *" * ("bootstrap" in text[of])
+            text[column] += " *" * bool(text[column] and "bootstrap" in text[of])
         table.add_row(*(Text(text[str(column.header)]) for column in table.columns))
-    if any("bootstrap" in (line[of] or "") for line in lines for of in ("interval_of", "difference_of")):
+    if any(str(cell).endswith(" *") for column in table.columns for cell in column.cells):
         table.caption = "* one seed, or equal ones: over the images of one run, its network held fixed; without *: over seeds"
     console = Console()
     console.width = max(console.width, 250)  # a narrow terminal breaks lines, nothing is cut

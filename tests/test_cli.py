@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from fingerprint_jax import cli, evaluate
+from fingerprint_jax import cli, evaluate, main
 from tests.conftest import ROOT, fit
 
 
@@ -53,6 +53,12 @@ def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, d
         for fault in (lambda: {}["nofield"], lambda: values.nofield):
             with pytest.raises((AttributeError, KeyError), match="nofield"), cli._fields_of_runs():
                 fault()
+        given = flags.FlagValues()
+        main.define_flags(given)
+        given(["main", f"--workdir={tmp_path / 'run'}", f"--config={ROOT / 'configs/quickstart.py'}"])
+        with mock.patch.object(flags, "FLAGS", given):  # the config of the command line may be at fault
+            with pytest.raises(AttributeError, match="nofield"), cli._fields_of_runs():
+                _ = ConfigDict().nofield
         path.unlink()  # then it is no matter of a run
         with pytest.raises(AttributeError, match="nofield"), cli._fields_of_runs():
             _ = ConfigDict().nofield

@@ -319,6 +319,7 @@ def test_over_seeds_is_the_t_interval_of_the_mean():
     assert found["interval"] == pytest.approx(stats.t.interval(0.95, 3, np.mean(values), stats.sem(values)))
     assert metrics.over_seeds([0.5]) == {"values": [0.5], "mean": 0.5, "interval": None}
     assert metrics.over_seeds([0.668] * 3)["interval"] is None  # no spread to learn from
+    assert metrics.over_seeds([0.9 - 0.7, 0.5 - 0.3])["interval"] is None and 0.9 - 0.7 != 0.5 - 0.3
 
 
 def test_over_seeds_stays_within_the_range_of_the_figure():

@@ -11,7 +11,7 @@ ASKED = {
     "images": "Given an image: which class does it belong to?",
 }
 SMALL = 0.05  # a permutation p-value, which is one-sided, between it and 1 - SMALL says chance
-LEAST = 20  # images, of patients: patients, that are not of the most frequent class; of two classes it is that many of each
+LEAST = 20  # images, of patients: patients, that are not of the most frequent class alone; each counts once, however many it holds
 
 
 def verdict(task: str, metrics: dict | None, n: int) -> str:
@@ -69,9 +69,8 @@ def unsaid(metrics: dict) -> str | None:
         return "that takes a permutation test, and there is none"
     if metrics["intervals"]["cohen_kappa"][0] is None:
         return f"intervals are {metrics['interval_method']}"
-    held = metrics["class_groups"]
-    if not tested and sum(held) - max(held) < LEAST:
-        return f"that takes at least {LEAST} images (of patients: patients) outside the most frequent class"
+    if not tested and metrics["outside_groups"] < LEAST:
+        return f"that takes at least {LEAST} images (of patients: patients) besides those of the most frequent class alone"
     return None
 
 
@@ -129,7 +128,7 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
         )
     if results.get("metrics", {}).get("cross_fitted"):
         notes.append(
-            f"Cross-fitted: each image was scored by what learned from the labels of the others, {significance.CONDITIONAL}."
+            f"Cross-fitted (each image was scored by what learned from the labels of the others): {significance.CONDITIONAL}."
         )
     if results.get("metrics", {}).get("permutation", {}).get("reason"):
         notes.append(f"No permutation test: {results['metrics']['permutation']['reason']}.")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import table
+from benchmarks import candidates, table
 from benchmarks.rows import ROWS, line, share
 
 ABOUT = {"device": "cpu", "devices": 1, "gpu": False, "machine": "m, 2 cores", "cores": 2, "jax": "1", "peer": None, "quick": False}
@@ -101,3 +101,8 @@ def test_the_rest_of_a_page_stays(tmp_path):
     text = page.read_text()
     assert text.startswith("before\n\n") and text.endswith("\nafter\n") and "old" not in text
     assert "### 1 x cpu\n" in text and "| ours by this 2.50 (1.00 to 4.00) |" in text
+
+
+@pytest.mark.parametrize(("interval", "text"), [([-0.02, 0.01], "-0.005 (-0.020 to +0.010)"), ([None, None], "-0.005")])
+def test_a_difference_without_an_interval_stands_alone(interval, text):
+    assert candidates.shown({"difference": -0.005, "interval": interval}) == text

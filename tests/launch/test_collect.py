@@ -110,6 +110,15 @@ def test_names_from_outside_start_no_formula_and_break_no_table(tmp_path):
     assert body.startswith("| =1+1\\|&lt;b>$x$ | 1/1 | 0.5000 |") and "@a\\\\nb" in body
 
 
+def test_an_interval_that_is_not_there_has_no_mark(tmp_path, capsys, monkeypatch):
+    line = dict.fromkeys(collect.COLUMNS) | {"group": "a", "seeds": "1/1", "values": [0.5], "mean": 0.5, "note": ""}
+    line |= {"interval_of": "one run, images (bootstrap)"}
+    for ends, marked in (((None, None), False), ((0.4, 0.6), True)):
+        monkeypatch.setattr(collect, "collect", lambda *_, ends=ends: [line | dict(zip(("low", "high"), ends, strict=True))])
+        run_binary(collect, f"--sweep={tmp_path}")
+        assert ("*" in capsys.readouterr().out) == marked
+
+
 def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
     rows = sweep.rows(CONFIG, product(values("optimizer.learning_rate", 1e-3, 1e-2), values("seed", 0, 1)))
     sweep.write(tmp_path, data_dir, rows)

@@ -43,7 +43,7 @@ def test_it_says_what_was_asked_found_and_done(page, membership):
     for expected in ("Cohen's kappa", "learned_threshold", "member.objective.margin", "content control", "20"):
         assert expected in text
     assert "Whether that is more than chance is not said: that takes a permutation test" in text  # of a cross-fitted run
-    assert f"{significance.CONDITIONAL}." in text and "conditional on the fits, see below" in text
+    assert f"labels of the others): {significance.CONDITIONAL}." in text and "conditional on the fits, see below" in text
     assert all(digest in text for digest in membership.source.fingerprints.values())
     assert re.search(r"Written \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)
 

@@ -58,6 +58,13 @@ def test_images_of_few_patients_say_nothing():
     for a_class, side in ((19, 0), (20, 1)):
         groups = np.arange(200) % 100 % a_class + 100 * labels
         assert words.against_chance(metrics.report(labels, labels, 2, groups)) == side
+    # A patient counts once, whatever classes there are of it.
+    labels = np.arange(500) % 5
+    for patients, side in ((5, 0), (19, 0), (20, 1)):
+        found = metrics.report(labels, labels, 5, np.arange(500) // 5 % patients)
+        assert found["class_groups"] == [patients] * 5 and found["outside_groups"] == patients
+        assert words.against_chance(found) == side
+    assert report([[30, 1], [2, 7]])["outside_groups"] == 9
 
 
 def test_the_published_runs_read_as_the_overview_has_them():
