@@ -56,6 +56,12 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
             raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
         return function(predictions.scores, None, None, **params)
     own = run.own  # scored on other data, a run still decides by what it learned on its own
+    if own.packed(decision.known) == own.target and not own.same_target:
+        raise ValueError(
+            f"decision.known={decision.known!r}: the images that the decision learns from are gone: {own.config.data_dir} was"
+            f" packed anew after {run.workdir} was started. Train it anew, or write a fixed decision into its config.json"
+            " (decision.name 'threshold', its params and an empty known)"
+        )
     known, rows, asked = own.predict(decision.known), own.rows(decision.known), run.rows(split)
     packed = run.packed(split)
     same_split = own.source.fingerprints.get(packed) == run.source.fingerprints[packed]
@@ -67,8 +73,8 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
         again = np.isin(run.source.digests(asked.index), own.source.digests(rows.index)).sum()
     if not again:
         return function(predictions.scores, known.scores, rows.labels, **params)
-    cross_fitted = run.config.method == "ensemble" and run.config.data.folds and run.config.data.fold < 0
-    if split != decision.known or not cross_fitted or not same_split:
+    by_folds = run.config.method == "ensemble" and run.config.data.folds and run.config.data.fold < 0
+    if split != decision.known or not by_folds or not same_split:
         images = f"{split} itself" if same_split else f"{again} of its images, which {own.config.data_dir} has too"
         raise ValueError(f"decision.known={decision.known!r}: a decision on {split} cannot learn from {images}")
     fold = own.folds(rows)
@@ -151,37 +157,36 @@ def transductive(config: Config) -> list[str]:
 def in_sample(run: Run, split: str) -> list[str]:
     """Why the figures of a split are too good, or may be: its images were trained on, or have chosen; empty where they were not."""
     base = split.partition(":")[0]
-    if base not in (run.target, *PARTS) or not methods.get(run.config.method).reads(run.config, run.target):
+    if base not in (run.target, *PARTS):
         return []
-    if not run.same_target:
-        found, total = _trained_on(run, split), len(run.rows(split))
-        if found is None:
-            why = "those are gone, or of another size"
-            return [f"Whether any of these {total} images is among those that the run was trained on is not known: {why}."]
-        some = f"{found} of these {total} images are in the {base} that the run was trained on: its figures are too good."
-        return [some] if found else []
-    changed = [change["field"] for change in run.provenance["changes"] if change["field"].partition(".")[0] == "data"]
+    here, elsewhere, out = [], [], []
+    for reader in significance.readers(run):
+        same = reader.same_target and reader.source.fingerprints[run.target] == run.source.fingerprints[run.target]
+        (here if same else elsewhere).append(reader)
     reasons = {
         run.target: "holds images that the run was trained on: its figures are too good.",
         "valid": "may have chosen the checkpoint: its figures are too good. Quote heldout.",
         "sequestered": "may have chosen the round of pseudo-labels: its figures are too good. Quote heldout.",
     }
-    out = [f"The split {base} {reasons[base]}"] if base in reasons else []
-    if base in PARTS and changed:
-        out.append(f"{', '.join(changed)} changed in mid-training: the split {base} may hold images that were trained on before.")
+    if here and base in reasons:
+        out.append(f"The split {base} {reasons[base]}")
+    elif elsewhere and base == run.target:  # the parts were compared when the run was started
+        total, read = len(run.rows(split)), [r.started_with(run.source.image_shape) for r in elsewhere]
+        known = [digests for digests in read if digests is not None]
+        found = int(np.isin(run.source.digests(run.rows(split).index), np.concatenate(known)).sum()) if known else 0
+        if found:
+            some = f"{found} of these {total} images are in the {base} that the run was trained on"
+            out.append(f"{some}: its figures are too good.")
+        if len(known) < len(read):
+            why = "those are gone, or of another size"
+            others = "others of these" if found else f"any of these {total}"
+            out.append(
+                f"Whether {others} images {'are' if found else 'is'} among those that the run was trained on is not known: {why}."
+            )
+    moved = list(dict.fromkeys(field for reader in here for field in reader.moved))
+    if base in PARTS and moved:
+        out.append(f"{', '.join(moved)} changed in mid-training: the split {base} may hold images that were trained on before.")
     return out
-
-
-def _trained_on(run: Run, split: str) -> int | None:
-    """How many images of a split are, to the pixel, in the target split that a run was started with; None where that is gone."""
-    own = Run.load(run.workdir)
-    try:
-        if not own.same_target or own.source.image_shape != run.source.image_shape:
-            return None
-    except ValueError:  # no data there
-        return None
-    theirs = own.source.digests(own.source.rows(own.target).index)
-    return int(np.isin(run.source.digests(run.rows(split).index), theirs).sum())
 
 
 def _stands_on(config: Config) -> Iterator[Config]:

@@ -25,6 +25,8 @@ VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 # The labelled rows a system is asked about: held-out and validation rows come from here.
 TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "train"}
 PARTS = {"valid": 1, "heldout": 2, "sequestered": 3}  # of the target split; 0 is the rest, which a run learns from
+# What moves images between them, where it changes; an `extra_labels` that changed is a change of `data`.
+MOVING = ("data", *(f"data.{name}" for name in ("folds", "fold", "valid", "sequester", "split_seed", "max_damaged")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +156,11 @@ class Run:
         tables.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
 
     @property
+    def moved(self) -> list[str]:
+        """What changed in mid-training and moved images between parts: it may have read images that it now holds out."""
+        return [change["field"] for change in self.provenance["changes"] if change["field"] in MOVING]
+
+    @property
     def source(self) -> Source:
         """The packed data set."""
         if not self.config.data_dir:
@@ -177,6 +184,22 @@ class Run:
         """This run on the data it was started with: itself where it sees those."""
         return self if self.fingerprints == self.provenance["fingerprints"] else Run.load(self.workdir, self.step)
 
+    def started_with(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """SHA-256 of the pixels of the labelled images that this run was started with, without those that it holds out.
+
+        Of folds all: each is held out from one child only. None where the images are gone, or not of a shape.
+        """
+        own = self if self.same_target else self.own
+        try:
+            if not own.same_target or own.source.image_shape != shape:
+                return None
+        except ValueError:  # no data there
+            return None
+        apart = [PARTS["heldout"]] * (own.config.data.fold >= 0)
+        if own.config.method != "pseudo_label":  # which chooses a round by them
+            apart.append(PARTS["sequestered"])
+        return own.source.digests(own.source.rows(own.target).index[~np.isin(own.parts, apart)])
+
     def packed(self, split: str) -> str:
         """The packed split that the rows of a split come from."""
         name = split.partition(":")[0]
@@ -197,7 +220,7 @@ class Run:
         split, _, label = split.partition(":")
         if split in PARTS and not self.same_target:
             raise ValueError(
-                f"split {split}: {self.workdir} was trained on another {self.target} than that of {self.config.data_dir} and"
+                f"split {split}: {self.workdir} was started with another {self.target} than that of {self.config.data_dir} and"
                 f" holds nothing out of that; score all of it by --split={self.target}, or train on these data"
             )
         if split in (self.target, *PARTS):
@@ -227,8 +250,11 @@ class Run:
     @property
     def streams(self) -> dict[str, Rows]:
         """The rows behind each stream of `data.streams`: stream `x` reads the split `train_x`, or `x` where there is none."""
-        splits = {name: f"train_{name}" if f"train_{name}" in self.source.splits else name for name in self.config.data.streams}
-        return {name: self.training_rows(split) for name, split in splits.items()}
+        return {name: self.training_rows(self.split_of(name)) for name in self.config.data.streams}
+
+    def split_of(self, stream: str) -> str:
+        """The packed split that a stream of `data.streams` reads."""
+        return f"train_{stream}" if f"train_{stream}" in self.source.splits else stream
 
     def training_rows(self, split: str) -> Rows:
         """`rows`, joined in the target split by those of `data.extra_labels`; in the order of their record numbers."""

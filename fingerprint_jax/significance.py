@@ -1,7 +1,7 @@
 """Permutation p-values for membership, and which rows of a run they can be had for."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,22 +134,39 @@ def cross_fitted(run: Run, split: str) -> bool:
     """
     data = run.config.data
     folds = split.partition(":")[0] == "heldout" and data.folds and data.fold < 0
-    return bool(folds and _learned(run, run.rows(split)))
+    return bool(folds and _learned(run, run.rows(split), certain=True))
 
 
-def _learned(run: Run, rows: Rows, refitted: bool = False) -> str | None:
-    """Which labels of these rows, or of their groups, had a part in the run's scores; None where none had."""
+def readers(run: Run) -> Iterator[Run]:
+    """The runs of the task of a run, itself and those that it stands on, that read labelled images; each as it sees these data."""
+    seen = set()
+    for source, _, read in _label_sources(run):
+        if source.config.task != run.config.task or source.workdir in seen:
+            continue
+        try:
+            index = read().index
+        except ValueError:  # of other data than these it holds nothing out, and chose by nothing of these
+            continue
+        if np.isin(index, source.source.rows(source.target).index).any():
+            seen.add(source.workdir)
+            yield source
+
+
+def _learned(run: Run, rows: Rows, refitted: bool = False, certain: bool = False) -> str | None:
+    """Which labels of these rows, or of their groups, had a part in the run's scores, or may have; None where none had.
+
+    Args:
+        run: that gave the scores.
+        rows: of it.
+        refitted: leaves out what estimators read.
+        certain: leaves out what only may have.
+    """
     real = run.source.rows(run.target).index
     for source, what, read in _label_sources(run):
-        if source.config.task != run.config.task:
-            return f"{source.workdir} {what} images of {source.config.task}: whether these are among them is not known"
-        known = source.provenance
-        changed = [change["field"] for change in known["changes"] if change["field"].partition(".")[0] == "data"]
-        if known["fingerprints"] != source.fingerprints:
-            changed = ["the content of the data"]
-        if changed:
-            return f"{', '.join(changed)} changed after {source.workdir} was started: what it learned from is not known"
-        if refitted and source.config.method == "classical":
+        unknown, elsewhere = _unknown(run, source, what)
+        if unknown and not certain:
+            return unknown
+        if elsewhere or (refitted and source.config.method == "classical"):
             continue
         seen = read()
         # Only real images share groups; the names of others may coincide.
@@ -158,6 +175,24 @@ def _learned(run: Run, rows: Rows, refitted: bool = False) -> str | None:
         if shared:
             return f"{source.workdir} {what} the labels of {shared} of these {len(rows)} images or of their groups; {_remedy(run)}"
     return None
+
+
+def _unknown(run: Run, source: Run, what: str) -> tuple[str | None, bool]:
+    """Why it is not known which labels a source of a run read, if so; and whether that is since it read other data."""
+    if source.config.task != run.config.task:
+        return f"{source.workdir} {what} images of {source.config.task}: whether these are among them is not known", True
+    # Labels stand in the target split and in extra labels alone: the others may be packed anew. Record numbers are of one data set.
+    if not source.same_target or source.source.fingerprints != run.source.fingerprints:
+        return f"{source.workdir} {what} images of another data set: whether these patients are among them is not known", True
+    moved, before, now = list(source.moved), source.provenance["fingerprints"], source.fingerprints
+    if "extra_labels" in before.keys() | now.keys() and before != now:  # they are of images of the other splits
+        moved.append("data.extra_labels or its images")
+    # A stream that came or went: what it read before is not in the config.
+    came = [c for c in source.provenance["changes"] if c["field"].startswith("data.streams.") and not (c["from"] and c["to"])]
+    moved += [change["field"] for change in came]
+    if moved:
+        return f"{', '.join(moved)} changed after {source.workdir} was started: what it learned from is not known", False
+    return None, False
 
 
 def uneven(labels: np.ndarray, groups: np.ndarray) -> str | None:
@@ -187,7 +222,7 @@ def _label_sources(run: Run) -> Iterator[tuple[Run, str, Callable[[], Rows]]]:
         yield run, "chose its checkpoint by", rows(name.removeprefix("watch-").replace("-", ":"))
     if config.method == "gradient":
         for stream in config.data.streams if config.num_steps else ():
-            yield run, "was trained on", functools.partial(lambda stream: run.streams[stream], stream)
+            yield run, "was trained on", _present(run, [run.split_of(stream)])
         yield from _gallery(run, "")
         if config.best:
             yield run, "chose its checkpoint by", rows("valid")
@@ -216,4 +251,13 @@ def _gallery(run: Run, learned: str) -> Iterator[tuple[Run, str, Callable[[], Ro
     for stream, splits in run.config.gallery.items():
         what = "fitted its estimator to" if stream == learned else "compares images with a gallery that may depend on"
         if splits:
-            yield run, what, functools.partial(lambda stream: run.gallery[stream], stream)
+            yield run, what, _present(run, splits)
+
+
+def _present(run: Run, splits: Sequence[str]) -> Callable[[], Rows]:
+    """What a run trains on of splits. Of other data: what is there of them, and no extra labels, whose images may be missing."""
+    there = [split for split in splits if split.partition(":")[0] in run.source.splits]
+    rows = run.training_rows if run.fingerprints == run.provenance["fingerprints"] else run.rows
+    return lambda: (
+        Rows.concatenate([rows(split) for split in there]) if there else run.source.rows(run.target).take(np.array([], int))
+    )

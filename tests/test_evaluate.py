@@ -139,7 +139,7 @@ def test_nothing_is_held_out_of_labelled_images_that_were_packed_anew(membership
         run = Run.load(each.workdir, data_dir=packs["changed"])
         for split in ("heldout", "heldout:1", "valid", "sequestered"):
             with pytest.raises(
-                ValueError, match=rf"{each.workdir} was trained on another train_real than that of {packs['changed']}"
+                ValueError, match=rf"{each.workdir} was started with another train_real than that of {packs['changed']}"
             ):
                 evaluate.evaluate(run, split)
         assert len(run.rows("train_real")) == 39
@@ -147,7 +147,7 @@ def test_nothing_is_held_out_of_labelled_images_that_were_packed_anew(membership
     config = load_config("configs/subtask1/aimm_siamese.py")
     config.data_dir = packs["changed"]
     methods.get("ensemble").fit(Run(config, tmp_path / "anew"))
-    with pytest.raises(ValueError, match=f"{crossed.workdir} was trained on another train_real than"):
+    with pytest.raises(ValueError, match=f"{crossed.workdir} was started with another train_real than"):
         run_binary(evaluate, f"--workdir={tmp_path / 'anew'}", "--report", f"--compare={crossed.workdir}")
 
 
@@ -182,13 +182,62 @@ def test_figures_of_images_that_were_trained_on_say_so_wherever_they_stand(membe
         assert said("heldout", data) == ([], False)
         assert said("train_real", data) == (trained, False)
     assert said("valid")[0] == ["The split valid may have chosen the checkpoint: its figures are too good. Quote heldout."]
-    found = "39 of these 39 images are in the train_real that the run was trained on: its figures are too good."
+    learned = np.concatenate([membership[1].rows(split).ids for split in ("train_real", "valid")])
+    count = np.isin(Run.load(run, data_dir=packs["changed"]).rows("train_real").ids, learned).sum()
+    found = f"{count} of these 39 images are in the train_real that the run was trained on: its figures are too good."
+    assert 0 < count < 39
     assert said("train_real", "changed") == ([found], False)
     assert said("train_real", "other") == ([], True)
-    config["data_dir"] = str(tmp_path / "gone")
-    (run / "config.json").write_text(json.dumps(config))
+    for path in (run / "config.json", *run.glob("children/*/config.json")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data_dir": str(tmp_path / "gone")}))
     (unknown,), _ = said("train_real", "other")
     assert unknown.startswith("Whether any of these 20 images is among those that the run was trained on is not known")
+
+
+def apart(phantoms, root, ids):
+    """Subtask 1 packed from some of its labelled images."""
+    shutil.copytree(phantoms["subtask1"] / "train", root / "train")
+    for path in root.glob("train/real_*/*"):
+        if f"{path.parent.name}/{path.stem}" not in set(ids):
+            path.unlink()
+    pack.pack("subtask1", root / "data", root / "train", groups=phantoms["subtask1"] / "groups.csv")
+    return str(root / "data")
+
+
+def test_what_a_run_held_out_it_was_not_trained_on(membership, phantoms, tmp_path):
+    crossed, half = membership
+    rows = half.rows("heldout")
+    data = apart(phantoms, tmp_path, rows.ids)
+    run = Run.load(half.workdir, data_dir=data)
+    assert len(run.rows("train_real")) == len(rows) and evaluate.in_sample(run, "train_real") == []
+    run = Run.load(crossed.workdir, data_dir=data)  # another member of which was trained on them
+    assert evaluate.in_sample(run, "train_real")[0].startswith(f"{len(rows)} of these {len(rows)} images are in the train_real")
+    # Nor was what is made of it, wherever that was put together.
+    config = base.ensemble(half.config.member)
+    config.data_dir, config.ensemble.runs = data, (str(half.workdir),)
+    config.decision = half.config.decision
+    methods.get("ensemble").fit(Run(config, tmp_path / "combined"))
+    combined = Run.load(tmp_path / "combined")
+    assert combined.same_target and evaluate.in_sample(combined, "train_real") == []
+    config.ensemble.runs = (str(half.workdir), str(crossed.workdir))
+    methods.get("ensemble").fit(Run(config, tmp_path / "both"))
+    assert len(evaluate.in_sample(Run.load(tmp_path / "both"), "train_real")) == 1
+    trained = "The split train_real holds images that the run was trained on: its figures are too good."
+    assert evaluate.in_sample(Run.load(tmp_path / "both", data_dir=half.config.data_dir), "train_real") == [trained]
+
+
+def test_data_packed_anew_in_place_have_no_threshold_and_the_error_does_not_lead_to_itself(membership, packs, tmp_path):
+    shutil.copytree(membership[0].workdir, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"data_dir": packs["changed"]}))
+    with pytest.raises(ValueError, match="was started with another train_real than .*--split=train_real"):
+        evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")
+    with pytest.raises(ValueError, match=f"images that the decision learns from are gone: {packs['changed']} was packed anew"):
+        evaluate.evaluate(Run.load(tmp_path / "run"), "train_real")
+    fixed = {"name": "threshold", "params": {"value": 0.5}, "known": ""}
+    path.write_text(json.dumps(config | {"data_dir": packs["changed"], "decision": fixed}))
+    assert evaluate.evaluate(Run.load(tmp_path / "run"), "train_real")["n"] == 39
 
 
 def test_folds_that_changed_in_mid_training_are_said(quickstart, tmp_path):

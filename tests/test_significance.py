@@ -222,8 +222,19 @@ def test_data_that_changed_leave_open_what_was_learned(half, data_dir, tmp_path)
     run = Run.load(tmp_path / "run")
     reason = f"data.fold changed after {run.workdir} was started: what it learned from is not known"
     assert significance.unavailable(run, run.rows("heldout")) == reason
+    fields = [("data.cache", True, False), ("data.streams.real", 8, 16)]  # which move no image
+    changes = [{"step": 2, "field": field, "from": before, "to": after} for field, before, after in fields]
+    path.write_text(json.dumps(known | {"changes": changes}))
+    assert significance.unavailable(run, run.rows("heldout")) is None
+    path.write_text(json.dumps(known | {"changes": [{"step": 2, "field": "data.streams.test_real", "from": 8, "to": None}]}))
+    assert "data.streams.test_real changed after" in significance.unavailable(run, run.rows("heldout"))
+    # Of packed splits labels stand in one.
     path.write_text(json.dumps(known | {"fingerprints": {"train_real": known["fingerprints"]["train_real"]}}))
-    assert "the content of the data changed" in significance.unavailable(run, run.rows("heldout"))
+    assert significance.unavailable(run, run.rows("heldout")) is None
+    path.write_text(json.dumps(known | {"fingerprints": known["fingerprints"] | {"extra_labels": "x"}}))
+    assert "data.extra_labels or its images changed after" in significance.unavailable(run, run.rows("heldout"))
+    path.write_text(json.dumps(known | {"fingerprints": known["fingerprints"] | {"train_real": "x"}}))
+    assert "was trained on images of another data set" in significance.unavailable(run, run.rows("train_real"))
 
 
 def test_an_estimator_and_its_network_both_count(half, data_dir, tmp_path):
@@ -302,7 +313,7 @@ def test_the_p_of_refits_is_of_the_run_as_it_stands(crossed):
     assert "p not available" not in str(evaluate.table("", results).caption)
 
 
-def test_folds_of_what_reads_labels_are_cross_fitted(crossed, half, data_dir, tmp_path):
+def test_folds_of_what_reads_labels_are_cross_fitted(crossed, half, data_dir, packs, tmp_path):
     assert significance.cross_fitted(crossed, "heldout") and not significance.cross_fitted(half, "heldout")
     found = evaluate.evaluate(crossed, "heldout")["metrics"]
     assert found["cross_fitted"] and found["permutation"]["reason"].endswith("with --refits=199")
@@ -312,6 +323,19 @@ def test_folds_of_what_reads_labels_are_cross_fitted(crossed, half, data_dir, tm
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
     assert config.data.folds and not significance.cross_fitted(run, "heldout")
+    # Other splits may be packed anew.
+    run, again = Run.load(run.workdir, data_dir=packs["moved"]), Run.load(crossed.workdir, data_dir=packs["moved"])
+    assert run.source.fingerprints.keys() != run.provenance["fingerprints"].keys()
+    assert not significance.cross_fitted(run, "heldout") and significance.cross_fitted(again, "heldout")
+    assert evaluate.evaluate(run, "heldout")["metrics"]["permutation"]["p"]
+    # Which labels were learned from may be unknown, that some were is not.
+    known = again.provenance | {"changes": [{"step": 2, "field": "data.split_seed", "from": 1, "to": 0}]}
+    shutil.copytree(crossed.workdir, tmp_path / "changed")
+    for path in (tmp_path / "changed").glob("children/*/provenance.json"):
+        path.write_text(json.dumps(known))
+    changed = Run.load(tmp_path / "changed")
+    assert "data.split_seed changed" in significance.unavailable(changed, changed.rows("heldout"))
+    assert significance.cross_fitted(changed, "heldout")
 
 
 def test_a_network_is_not_trained_anew_for_a_p(half, data_dir, tmp_path):

@@ -35,14 +35,19 @@ def gallery_reads(config: Config, split: str) -> bool:
 def seen(run: "Run", source: "Run") -> int:
     """Images that a run holds out and another one of its task does not: trained on them, it makes figures look better.
 
-    Raises ValueError where that was trained on another target split: whether they are in it is not known.
+    Where that was started with other data they are compared pixel by pixel, which does not see other images of the same patients.
+
+    Raises ValueError where those are gone, or of another size.
     """
     held, target = np.isin(run.parts, (2, 3)), run.target
     if not held.any():
         return 0
-    if not source.same_target or source.source.fingerprints[target] != run.source.fingerprints[target]:
+    if source.same_target and source.source.fingerprints[target] == run.source.fingerprints[target]:
+        return int((held & ~np.isin(source.parts, (2, 3))).sum())
+    read = source.started_with(run.source.image_shape)
+    if read is None:
         raise ValueError(
-            f"{source.workdir} was trained on another {target} than that of {run.config.data_dir}: whether on images that this"
-            " run holds out is not known; train it on these data"
+            f"{source.workdir} was started with another {target} than that of {run.config.data_dir}, which is gone or of another"
+            " size: whether it has images that this run holds out is not known; train it on these data"
         )
-    return int((held & ~np.isin(source.parts, (2, 3))).sum())
+    return int(np.isin(run.source.digests(run.source.rows(target).index[held]), read).sum())

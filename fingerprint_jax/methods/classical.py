@@ -147,5 +147,5 @@ def _check_views(run: Run, source: Run) -> None:
     if seen := methods.seen(run, source):
         raise ValueError(
             f"features.run={str(source.workdir)!r} was trained on {seen} images that this run holds out:"
-            " give both the same data.folds, data.fold, data.valid, data.sequester and data.split_seed"
+            " give both the same data, data.folds, data.fold, data.valid, data.sequester and data.split_seed"
         )

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, config_flags
 from sklearn.metrics.pairwise import cosine_similarity
 
 from configs import base
-from fingerprint_jax import estimators, evaluate, features, methods, pack
+from fingerprint_jax import estimators, evaluate, features, methods, pack, significance
 from fingerprint_jax.backbones import layers
 from fingerprint_jax.data import augment, phantom
 from fingerprint_jax.methods import classical, ensemble, gradient
@@ -170,8 +170,16 @@ def test_the_network_of_a_finished_run_is_known_by_what_it_was_trained_on(data_d
     config.data_dir = packs["moved"]
     methods.get("classical").fit(Run(config, tmp_path / "moved"))
     config.data_dir = packs["changed"]
-    with pytest.raises(ValueError, match="network was trained on another train_real than that of"):
+    with pytest.raises(ValueError, match=r"was trained on \d+ images that this run holds out: give both the same data, data.folds"):
         methods.get("classical").fit(Run(config, tmp_path / "changed"))
+    config.data_dir = packs["other"]  # none of which it has seen
+    methods.get("classical").fit(Run(config, tmp_path / "other"))
+    assert evaluate.in_sample(Run.load(tmp_path / "other"), "heldout") == []
+    (trained,) = evaluate.in_sample(Run.load(tmp_path / "other"), "train_real")
+    assert trained.startswith("The split train_real holds")  # by its gallery
+    config.gallery["labelled"] = ("train_generated",)  # then neither has seen them
+    methods.get("classical").fit(Run(config, tmp_path / "unread"))
+    assert evaluate.in_sample(Run.load(tmp_path / "unread"), "train_real") == []
 
 
 def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
@@ -255,12 +263,17 @@ def test_a_frozen_network_has_trained_on_nothing_that_the_page_shows(frozen):
     assert not isinstance(found, str)
 
 
-def test_on_data_without_its_reference_the_scores_have_no_p_and_a_reason(data_dir, phantoms, tmp_path):
+def test_on_data_without_its_reference_the_scores_have_the_same_p(data_dir, phantoms, tmp_path):
     config = load_config(ATTACK)
     config.data_dir = data_dir
     methods.get("ensemble").fit(Run(config, tmp_path / "run"))
     root = phantoms["subtask1"]
     pack.pack("subtask1", tmp_path / "other", root / "train", groups=root / "groups.csv")
     run = Run.load(tmp_path / "run", data_dir=str(tmp_path / "other"))
-    found = evaluate.evaluate(run, "heldout")["metrics"]["permutation"]
-    assert found["p"] is None and "the content of the data changed" in found["reason"]
+    found, expected = (evaluate.evaluate(r, "heldout")["metrics"]["permutation"] for r in (run, Run.load(tmp_path / "run")))
+    assert found == expected and found["p"] is not None  # no label had a part in the scores, here or there
+    # What else is in the galleries counts nevertheless.
+    config.member.gallery.labelled = ("train_real",)
+    methods.get("ensemble").fit(Run(config, tmp_path / "labelled"))
+    run = Run.load(tmp_path / "labelled", data_dir=str(tmp_path / "other"))
+    assert significance.cross_fitted(run, "heldout") and evaluate.in_sample(run, "train_real")

@@ -1,5 +1,6 @@
 """A network begins with the parameters of another run: `init_from`, or the child `pretrain`."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from fingerprint_jax import checkpoint, methods, pack, significance, train
+from fingerprint_jax import checkpoint, evaluate, methods, pack, significance, train
 from fingerprint_jax.backbones import vit
 from fingerprint_jax.backbones.vit import resample_positions
 from fingerprint_jax.data import phantom
@@ -104,8 +105,15 @@ def test_a_network_is_known_by_the_labelled_images_it_was_trained_on(data_dir, p
     config.init_from, config.data_dir = str(source.workdir), packs["moved"]
     _fit(config, tmp_path / "moved")
     config.data_dir = packs["changed"]
-    with pytest.raises(ValueError, match=f"{source.workdir} was trained on another train_real than that of {packs['changed']}"):
+    with pytest.raises(ValueError, match=r"its network is trained on \d+ images that this run holds out"):
         _fit(config, tmp_path / "changed")
+    config.data_dir = packs["other"]  # none of which it has seen
+    _fit(config, tmp_path / "other")
+    assert evaluate.in_sample(Run.load(tmp_path / "other"), "heldout") == []
+    path = source.workdir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_dir": str(tmp_path / "gone")}))
+    with pytest.raises(ValueError, match=f"{source.workdir} was started with another train_real than .* is gone"):
+        _fit(config, tmp_path / "unknown")
     config.data.folds, config.data.fold = 0, -1  # nothing is held out
     _fit(config, tmp_path / "whole")
 
@@ -114,8 +122,15 @@ def test_a_pretraining_on_a_data_set_of_its_own_is_known_by_it_too(data_dir, pac
     config = _classifier(data_dir, "subtask1", "real")
     config.data.folds, config.data.fold = 2, 0
     config.pretrain = _classifier(packs["changed"], "subtask1", "real")
-    with pytest.raises(ValueError, match="pretrain-[0-9a-f]+ was trained on another train_real than that of"):
+    with pytest.raises(ValueError, match=r"pretrain: its network is trained on \d+ images that this run holds out"):
         _fit(config, tmp_path / "run")
+    config.pretrain.data_dir = packs["other"]
+    run = _fit(config, tmp_path / "apart")
+    assert "images of another data set" in significance.unavailable(run, run.rows("heldout"))
+    unread = _autoencoder(data_dir)
+    unread.pretrain = config.pretrain
+    run = _fit(unread, tmp_path / "unread")  # which sees no labelled image itself
+    assert evaluate.in_sample(run, "train_real") == []
 
 
 def test_a_resumed_run_does_not_begin_again_and_ends_byte_identical(source, data_dir, tmp_path):

@@ -1,5 +1,6 @@
 """The page: what stands on it, what never does."""
 
+import json
 import re
 
 import numpy as np
@@ -46,6 +47,16 @@ def test_it_says_what_was_asked_found_and_done(page, membership):
     assert f"labels of the others): {significance.CONDITIONAL}." in text and "conditional on the fits, see below" in text
     assert all(digest in text for digest in membership.source.fingerprints.values())
     assert re.search(r"Written \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)
+
+
+def test_other_test_images_are_no_other_training(membership, data_dir, packs, tmp_path):
+    runs = []
+    for data in (data_dir, packs["moved"], packs["other"]):
+        with Run(Run.load(membership.workdir, data_dir=data).config, tmp_path / str(len(runs))).fitting():
+            runs.append(Run.load(tmp_path / str(len(runs))))
+    assert len({json.dumps(run.provenance["fingerprints"]) for run in runs}) == 3
+    first, moved, other = map(report._trained_on, runs)
+    assert first == moved != other
 
 
 def test_figures_of_scores_and_a_permutation_stand_with_the_others():
