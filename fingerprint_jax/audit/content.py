@@ -79,10 +79,24 @@ def intensity(images: np.ndarray) -> np.ndarray:
     return np.concatenate([texture.moments(images[..., None]), quantiles, rest], axis=1).astype(np.float64)
 
 
+def look(images: np.ndarray) -> np.ndarray:
+    """What brings images nearer to others or further from them: uint8 [N,H,W] -> float64 [N,40].
+
+    `layout`, and the `_grain` of the texture. Intensity has no part: the distance of copies takes brightness and contrast out.
+    """
+    parts = [_grain(images[first : first + BLOCK]) for first in range(0, len(images), BLOCK)]
+    return np.concatenate([layout(images), np.concatenate(parts)], axis=1)
+
+
 def _texture(images: np.ndarray) -> np.ndarray:
     described = [feature(images[..., None]) for feature in (texture.lbp, texture.glcm, texture.otsu)]
+    return np.concatenate([*described, _grain(images)], axis=1).astype(np.float64)
+
+
+def _grain(images: np.ndarray) -> np.ndarray:
+    """Noise, blur and compression: energies of the high-pass residuals, and `blockiness`."""
     energies = [np.square(residual.residual(images, weights)).mean(axis=(1, 2)) for weights in residual.FILTERS]
-    return np.concatenate([*described, np.log1p(np.stack(energies, axis=1)), blockiness(images)], axis=1).astype(np.float64)
+    return np.concatenate([np.log1p(np.stack(energies, axis=1)), blockiness(images)], axis=1)
 
 
 def layout(images: np.ndarray) -> np.ndarray:
@@ -134,7 +148,7 @@ def scores(facts: Mapping[str, np.ndarray], labels: np.ndarray, groups: np.ndarr
     folds depend on the images, not on names or order of the files. A kind of facts that are all constant has zeros.
 
     Args:
-        facts: as `facts` gives them, `intensity` at least.
+        facts: as `facts` gives them, with `intensity`, or one kind alone.
         labels: int [N] in {0, 1}.
         groups: [N] patients; the id where unknown.
         seed: of the folds.
@@ -145,7 +159,7 @@ def scores(facts: Mapping[str, np.ndarray], labels: np.ndarray, groups: np.ndarr
         found = len(np.unique(groups[labels == label]))
         if found < FOLDS:
             raise ValueError(f"labels: class {label} has {found} groups, the content-only panel needs {FOLDS} of each class")
-    rows = np.lexsort(facts["intensity"].T)
+    rows = np.lexsort((facts["intensity"] if "intensity" in facts else next(iter(facts.values()))).T)
     _, first, group = np.unique(groups[rows], return_index=True, return_inverse=True)
     group, labels = first[group], labels[rows]  # a group goes by its first row
     folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels, group))

@@ -61,7 +61,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
         document=document,
         redact=redact,
         fixed=FIXED,
-        loud=document["verdict"]["name"] in LOUD,
+        loud=document["verdict"]["name"] in LOUD or bool(document["copies"].get("flagged")),
         duration=_duration(document["seconds"]),
         counted=[(text, counts[name]) for name, text in COUNTS.items()],
         refused=refused_words(document["rejected"]),
@@ -118,14 +118,18 @@ def kind_words(kind: dict) -> str:
 
 
 def verdict_words(document: dict) -> str:
-    """The verdict in a sentence or two, without the name of any image; `document` is read but for its own sentence."""
+    """The verdict in a few sentences, without the name of any image; `document` is read but for its own sentence."""
+    text, flagged = _verdict_words(document), document["copies"].get("flagged")
+    if not flagged or document["verdict"]["name"] == verdict.COPIES:
+        return text
+    return f"{text} All the same, {_count(len(flagged), 'real image')} may be copied: see Copies."
+
+
+def _verdict_words(document: dict) -> str:
     name = document["verdict"]["name"]
     panel, excess, copies, limit = (document[part] for part in ("panel", "excess", "copies", "limit"))
     if name == verdict.CANNOT_TELL:
-        text = "These images support no answer, neither that there is a leak nor how large one could be."
-        if flagged := copies.get("flagged"):
-            text += f" All the same, {_count(len(flagged), 'real image')} may be copied: see Copies."
-        return text
+        return "These images support no answer, neither that there is a leak nor how large one could be."
     if name == verdict.COPIES:
         of = [(c.replace("_", " "), sum(row["class"] == c for row in copies["flagged"])) for c in ("used", "not_used", "unknown")]
         return (
@@ -199,7 +203,7 @@ def limit_words(limit: dict) -> list[str]:
     share, lines = one_in(limit), []
     for kind in limit["kinds"]:
         if not kind["smallest"]:
-            lines.append(f"{_noticed(kind, limit)}. It is the largest share that was tried, and less than {POWER:.0%}.")
+            lines.append(f"{_noticed(kind, limit)}. Even at this largest share the power stayed below {POWER:.0%}.")
             continue
         low, high = kind["smallest"]["interval"]
         span = f"between {share[low]} and {share[high]}" if high else f"from {share[low]} on; no share tried is surely enough"
@@ -253,6 +257,14 @@ def copies_words(copies: dict, images: int) -> list[str]:
         lines.append(f"{least}: it takes at least {fewest:,} such images together for a finding; fewer copies cannot be flagged.")
     else:
         lines.append(f"{least}: one such image is enough for a finding.")
+    if classes := copies.get("against_reference"):
+        told = ", ".join(f"{_name(line['name'])} {_figure(line, 'auc')}" for line in classes)
+        lines.append(
+            "The p-values hold where real images look like the reference. AUC of a classifier that tells them from it by layout and"
+            f" grain, 0.5 where it cannot: {told}."
+        )
+    if copies["flagged"] and verdict.apart(copies):
+        lines.append("The reference looks different from images that are flagged: look-alikes are then flagged as well.")
     near = copies["closest_reference_pair"]
     lines.append(
         f"Nearer to a synthetic image than any two reference images of different groups are to each other ({number(near)}):"

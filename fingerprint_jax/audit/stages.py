@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 SHOWN = 8  # pairs of pictures
 LEAST = imprint.LEAST  # images, and groups, of each kind that anything is said about
 ALPHA, FDR = 0.05, 0.05
+CLASSES = {1: "used", 0: "not_used", -1: "unknown"}
 REFERENCE_FROM = "given", "half of not_used"
 
 
@@ -147,6 +149,7 @@ class Audit:
             "reference_from": REFERENCE_FROM["reference" not in self.source.splits],
             "controls": ["the methods with other images in place of the synthetic ones", *content.KINDS],
             "excess": "the largest AUC of the methods less that of the controls but order, or 0.5",
+            "reference_control": "layout and grain of each class of real images against the reference; no part of the excess",
             "verdict": verdict.RULES,
             "fdr": FDR,
             "imprints": {
@@ -171,7 +174,7 @@ class Audit:
             tables.write_text(path, text)
         return plan, hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def stage(self, name: str, compute: Callable[[], dict]) -> dict:
+    def stage(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of a part: read where it is done."""
         path = self.output / "stages" / f"{name}.json"
         if not path.exists():
@@ -229,20 +232,44 @@ class Audit:
         found = content.scores(found, real.labels, real.groups, self.seed)
         return {name: values.tolist() for name, values in found.items()}
 
+    @property
+    def asked(self) -> Images:
+        """The real images asked about: the labelled ones, and then the unknown ones."""
+        both = self.sides["real"], self.sides["unknown"]
+        return Images(*(np.concatenate([getattr(side, field.name) for side in both]) for field in dataclasses.fields(Images)))
+
+    def against_reference(self) -> list[dict]:
+        """AUC of a cross-fitted classifier of each class of real images against the reference: are these exchangeable?
+
+        A class of fewer than LEAST patients is left out: its interval would be of no use.
+        """
+        asked, reference = self.asked, self.sides["reference"]
+        seen, units, lines = content.look(np.concatenate([asked.pixels, reference.pixels])), asked.units, []
+        # No patient is of both sides, and the names of images without one may be.
+        units = np.concatenate([units, reference.units + units.max() + 1])
+        for label, name in CLASSES.items():
+            own = np.flatnonzero(asked.labels == label)
+            if len(np.unique(units[own])) < LEAST:
+                continue
+            rows = np.concatenate([own, np.arange(len(asked), len(seen))])
+            labels = (rows < len(asked)).astype(int)
+            found = content.scores({"look": seen[rows]}, labels, units[rows], self.seed)["look"]
+            interval = score_metrics.auc_interval(labels, found, units[rows])
+            lines.append({"name": name, "auc": score_metrics.auc(labels, found), "interval": interval})
+        return lines
+
     def copies(self) -> dict:
         """What copies.py says of all real images, and which patients are concerned."""
-        sides = self.sides
-        real, unknown, reference = sides["real"], sides["unknown"], sides["reference"]
-        asked = Images(*(np.concatenate([getattr(side, f.name) for side in (real, unknown)]) for f in dataclasses.fields(Images)))
+        sides, asked = self.sides, self.asked
+        reference = sides["reference"]
         found = copies.find(asked.pixels, reference.pixels, sides["generated"].pixels, reference_groups=reference.groups, fdr=FDR)
-        names = {1: "used", 0: "not_used", -1: "unknown"}
 
         def listed(chosen: np.ndarray, with_p: bool) -> list[dict]:
             order = np.flatnonzero(chosen)
             order = order[np.lexsort((asked.ids[order], found.distance[order]))]
             lines = []
             for i in order:
-                line = {"id": asked.ids[i], "class": names[int(asked.labels[i])], "group": asked.groups[i]}
+                line = {"id": asked.ids[i], "class": CLASSES[int(asked.labels[i])], "group": asked.groups[i]}
                 line |= {"match": sides["generated"].ids[found.match[i]], "distance": float(found.distance[i])}
                 lines.append(line | ({"p": float(found.p[i])} if with_p else {}))
             return lines
@@ -381,6 +408,7 @@ class Audit:
             return document | dict.fromkeys(("controls", "limit"), document["panel"])
         replaced, of_content = self.stage("replaced", self.replaced), self.stage("content", self.content)
         document["controls"] = self.stage("controls", lambda: self.control_figures(replaced, of_content))
+        document["copies"]["against_reference"] = self.stage("reference", self.against_reference)
         if "reason" not in replaced:
             document["excess"] = self.stage("excess", lambda: self.excess(scores[: len(real)], replaced, of_content))
         document["limit"] = self.stage("limit", self.limit)

@@ -104,6 +104,10 @@ def audit(verdict: str = "no evidence") -> dict:
             "flagged": flagged if copies else [],
             "closer": flagged[:1] if copies else [],
             "closest_reference_pair": 0.21,
+            "against_reference": [
+                {"name": "used", "auc": 0.55, "interval": [0.47, 0.63]},
+                {"name": "not_used", "auc": 0.48, "interval": [0.4, 0.56]},
+            ],
         },
         "limit": {
             "pool": 200,

@@ -191,8 +191,8 @@ def test_a_content_trap_is_a_difference_that_content_explains(trap, tmp_path):
     assert document["excess"]["control"] in ("intensity", "texture")
 
 
-@pytest.mark.parametrize("half, expected", [(False, verdict.CANNOT_TELL), (True, verdict.CONTENT)])
-def test_images_that_lie_mirrored_are_no_evidence(half, expected, tmp_path):
+@pytest.mark.parametrize("half", [False, True])
+def test_images_that_lie_mirrored_are_no_evidence(half, tmp_path):
     """No leak: used and synthetic images are mirrored, and half of the reference where the verdict is not about look-alikes."""
 
     def change(name, images):
@@ -205,8 +205,31 @@ def test_images_that_lie_mirrored_are_no_evidence(half, expected, tmp_path):
     replaced = {line["name"]: line["auc"] for line in document["controls"]["replaced"]}
     attacks = {line["name"]: line["auc"] for line in document["panel"]["methods"]}
     assert document["panel"]["p"] <= 0.05 and attacks["local_match"] > 0.8 > 0.65 > replaced["local_match"]
-    assert document["verdict"]["name"] == expected and document["excess"]["control"] == "layout"
+    assert document["verdict"]["name"] == verdict.CONTENT and document["excess"]["control"] == "layout"
     assert document["excess"]["interval"][0] <= 0 and bool(document["copies"]["flagged"]) == (not half)
+    assert ("look at each pair" in document["verdict"]["reasons"][-1]) == (not half)
+
+
+def test_a_reference_of_another_kind_makes_no_copies(tmp_path):
+    """No leak, and used images as the others: all but the reference are mirrored, or it has noise."""
+
+    def mirrored(name, images):
+        return images if name == "reference" else images[..., ::-1]
+
+    def noisy(name, images):
+        noise = np.random.default_rng(0).normal(0, 16, images.shape)
+        return np.clip(images + noise, 0, 255).astype(np.uint8) if name == "reference" else images
+
+    for change in (mirrored, noisy):
+        given = folders(tmp_path / change.__name__, change=change)
+        document = audit(given, tmp_path / f"audit of {change.__name__}")
+        classes = {line["class"] for line in document["copies"]["flagged"]}
+        assert classes >= {"used", "not_used"} and len(document["copies"]["flagged"]) > 40
+        found = {line["name"]: line["auc"] for line in document["copies"]["against_reference"]}
+        assert set(found) == {"used", "not_used"} and min(found.values()) > 0.95  # 6 unknown ones are too few
+        assert document["verdict"]["name"] in (verdict.NONE, verdict.CONTENT)
+        assert "look at each pair" in document["verdict"]["reasons"][-1]
+        assert "may be copied: see Copies." in document["verdict"]["sentence"]
 
 
 def test_copies_are_named(tmp_path):
@@ -230,6 +253,7 @@ def test_names_order_and_lossless_re_encoding_change_nothing_but_what_they_say(l
     again = audit(shuffled(given, tmp_path / "images"), tmp_path / "audit", repeats=20)
     assert again["panel"] == document["panel"] and again["limit"] == document["limit"]
     assert again["controls"]["replaced"] == document["controls"]["replaced"]
+    assert again["copies"]["against_reference"] == document["copies"]["against_reference"]
     found = []
     for output in (leaking[1], tmp_path / "audit"):
         parts = stages.Audit(output, open_source(str(output / "data"), "subtask1"))

@@ -184,7 +184,7 @@ def test_the_excess_is_judged_by_its_interval(low, high, expected):
 
 def test_the_limit_in_words():
     blend = "blended with the nearest synthetic image)"
-    least = "It is the largest share that was tried, and less than 80%."
+    least = "Even at this largest share the power stayed below 80%."
     assert page.limit_words(audit()["limit"]) == [
         "Imprints of 1 in 20 used images (verbatim) were noticed in 17 of 20 repeats (power 0.62 to 0.97). A power of 80% is"
         " reached between 1 in 20 and 1 in 10 (95% interval).",
@@ -234,6 +234,8 @@ def test_copies_in_words():
         "Flagged as copies at a false discovery rate of 5%: 3 of 200 real images.",
         "With 2,000 reference images the smallest p-value is 0.0005: it takes at least 2 such images together for a finding; fewer"
         " copies cannot be flagged.",
+        "The p-values hold where real images look like the reference. AUC of a classifier that tells them from it by layout and grain,"
+        " 0.5 where it cannot: used 0.550 (95% interval 0.470 to 0.630), not used 0.480 (95% interval 0.400 to 0.560).",
         "Nearer to a synthetic image than any two reference images of different groups are to each other (0.210): 1 real image."
         " This is a list to look at; it has no p-value.",
     ]
@@ -244,9 +246,18 @@ def test_copies_in_words():
         " images can support one.",
     ]
     assert page.copies_words(found | {"fewest": 1}, 200)[1].endswith("one such image is enough for a finding.")
+    unlike = found | {"against_reference": [{"name": "used", "auc": 0.9, "interval": [0.8, 1.0]}]}
+    warned = "The reference looks different from images that are flagged: look-alikes are then flagged as well."
+    assert page.copies_words(unlike, 200)[3] == warned and warned not in page.copies_words(unlike | {"flagged": []}, 200)
     patients = found | {"reference_groups": 500, "smallest_p": 1 / 501}
     of = "With 2,000 reference images of 500 groups (patients), each of which counts once, the smallest p-value is 0.002: "
     assert page.copies_words(patients, 200)[1].startswith(of)
+
+
+def test_flagged_images_are_named_by_every_other_verdict():
+    document = audit("copies found")
+    document["verdict"]["name"] = "no evidence"
+    assert page.verdict_words(document).endswith(" All the same, 3 real images may be copied: see Copies.")
 
 
 def test_a_limit_whose_false_alarms_are_too_many_is_not_quoted():

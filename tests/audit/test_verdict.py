@@ -9,9 +9,9 @@ from fingerprint_jax.audit import verdict
 PARTS = {
     "plan": {"alpha": 0.05},
     "panel": {"p": 0.4, "p_wrong_direction": 0.6},
-    "controls": {"content": [{"name": "layout", "auc": 0.55, "interval": [0.5, 0.6]}], "replaced": []},
+    "controls": {"content": [], "replaced": []},
     "excess": {"value": 0.12, "interval": [0.03, 0.2], "attack": "local_match", "control": "intensity"},
-    "copies": {"fdr": 0.05, "flagged": []},
+    "copies": {"fdr": 0.05, "flagged": [], "against_reference": [{"name": "used", "auc": 0.7, "interval": [0.6, 0.8]}]},
 }
 
 
@@ -33,8 +33,8 @@ CASES = {
     verdict.EVIDENCE: SIGNIFICANT,
     verdict.CONTENT: SIGNIFICANT | {"excess__interval": [0.0, 0.2]},
     verdict.WRONG_DIRECTION: SIGNIFICANT | {"panel__p_wrong_direction": 0.01},
-    verdict.COPIES: SIGNIFICANT | {"panel__p_wrong_direction": 0.01, "copies__flagged": [{"id": "a"}]},
-    verdict.CANNOT_TELL: {"copies__flagged": [{"id": "a"}], "controls": {"reason": "too few"}},
+    verdict.COPIES: SIGNIFICANT | {"panel__p_wrong_direction": 0.01, "copies__flagged": [{"id": "a", "class": "used"}]},
+    verdict.CANNOT_TELL: {"copies__flagged": [{"id": "a", "class": "used"}], "controls": {"reason": "too few"}},
 }
 
 
@@ -63,12 +63,21 @@ def test_both_directions_are_said():
     assert len(verdict.decide(parts(panel__p_wrong_direction=0.01))[1]) == 1
 
 
-def test_images_that_lie_otherwise_are_not_called_copied():
-    content = [{"name": "intensity", "auc": 0.9, "interval": [0.8, 1]}, {"name": "layout", "auc": 0.56, "interval": [0.51, 0.61]}]
-    found = {"copies__flagged": [{"id": "a"}, {"id": "b"}], "controls__content": content}
-    name, reasons = verdict.decide(parts(**found))
-    assert name == verdict.CANNOT_TELL and "2 real images are flagged as copied" in reasons[0] and "AUC 0.560" in reasons[0]
-    assert verdict.decide(parts(copies__flagged=[{"id": "a"}], controls__content=PARTS["controls"]["content"]))[0] == verdict.COPIES
+@pytest.mark.parametrize("name", [verdict.NONE, verdict.EVIDENCE, verdict.CONTENT, verdict.WRONG_DIRECTION])
+def test_images_unlike_the_reference_are_not_called_copied_and_the_other_rules_go_on(name):
+    flagged = [{"id": "a", "class": "used"}, {"id": "b", "class": "unknown"}]
+    unlike = [{"name": "used", "auc": 0.7, "interval": [0.61, 0.79]}, {"name": "not_used", "auc": 0.9, "interval": [0.8, 1]}]
+    found, reasons = verdict.decide(parts(**CASES[name], copies__flagged=flagged, copies__against_reference=unlike))
+    assert found == name and reasons[:-1] == verdict.decide(parts(**CASES[name]))[1]
+    assert "2 real images are flagged" in reasons[-1] and "given as used (AUC 0.700): " in reasons[-1]
+    assert "look at each pair" in reasons[-1]
+
+
+def test_only_the_classes_with_flagged_images_have_to_look_like_the_reference():
+    unlike = [{"name": "used", "auc": 0.5, "interval": [0.4, 0.6]}, {"name": "unknown", "auc": 0.9, "interval": [0.8, 1]}]
+    for name, expected in (("used", verdict.COPIES), ("not_used", verdict.COPIES), ("unknown", verdict.NONE)):
+        found = {"copies__flagged": [{"id": "a", "class": name}], "copies__against_reference": unlike}
+        assert verdict.decide(parts(**found))[0] == expected
 
 
 @pytest.mark.parametrize("part", ["panel", "controls", "copies"])
