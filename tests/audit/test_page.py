@@ -234,8 +234,8 @@ def test_copies_in_words():
         "Flagged as copies at a false discovery rate of 5%: 3 of 200 real images.",
         "With 2,000 reference images the smallest p-value is 0.0005: it takes at least 2 such images together for a finding; fewer"
         " copies cannot be flagged.",
-        "The p-values hold where real images look like the reference. AUC of a classifier that tells them from it by layout and grain,"
-        " 0.5 where it cannot: used 0.550 (95% interval 0.470 to 0.630), not used 0.480 (95% interval 0.400 to 0.560).",
+        "The p-values hold where real images look like the reference. AUC of a classifier that tells them from it by layout and"
+        " grain, 0.5 where it cannot: used 0.550 (95% interval 0.470 to 0.630), not used 0.480 (95% interval 0.400 to 0.560).",
         "Nearer to a synthetic image than any two reference images of different groups are to each other (0.210): 1 real image."
         " This is a list to look at; it has no p-value.",
     ]
