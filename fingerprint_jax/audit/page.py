@@ -128,6 +128,11 @@ def verdict_words(document: dict) -> str:
 def _verdict_words(document: dict) -> str:
     name = document["verdict"]["name"]
     panel, excess, copies, limit = (document[part] for part in ("panel", "excess", "copies", "limit"))
+    if name == verdict.CANNOT_TELL and copies.get("flagged") and "p" in panel and "reason" not in document["controls"]:
+        return (
+            f"Used and not used images were not told apart (family-wise p = {p_value(panel['p'])}), and the reference images look"
+            " too different from the real ones to say whether any was copied."
+        )
     if name == verdict.CANNOT_TELL:
         return "These images support no answer, neither that there is a leak nor how large one could be."
     if name == verdict.COPIES:

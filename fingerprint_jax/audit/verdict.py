@@ -18,7 +18,10 @@ APART = 0.6
 
 # The first that applies; in the plan, and what `decide` does.
 RULES = {
-    CANNOT_TELL: "the panel, a control or the search for copies could not be had",
+    CANNOT_TELL: (
+        "the panel, a control or the search for copies could not be had; or no rule below applies, and images are flagged as copies"
+        " by a reference that is no measure of it"
+    ),
     COPIES: (
         "images that the conformal p-values flag at the false discovery rate, of classes none of which is told from the reference"
         f" with an AUC whose interval is above {APART}: else the reference is no measure of how near an image comes by chance"
@@ -51,7 +54,7 @@ def decide(document: dict) -> tuple[str, list[str]]:
         return WRONG_DIRECTION, [f"{told}: check labels and split", *([both] if panel["p"] <= alpha else []), *doubt]
     p = f"family-wise p {panel['p']:.3f}"
     if panel["p"] > alpha:
-        return NONE, [p, *doubt]
+        return (CANNOT_TELL if doubt else NONE), [p, *doubt]  # not an exit status that a pipeline takes for no finding
     excess = document["excess"]
     low, high = excess["interval"]
     told = f"{excess['attack']} is {excess['value']:.3f} ({low:.3f} to {high:.3f}) above the largest control, {excess['control']}"

@@ -63,19 +63,20 @@ def test_both_directions_are_said():
     assert len(verdict.decide(parts(panel__p_wrong_direction=0.01))[1]) == 1
 
 
-@pytest.mark.parametrize("name", [verdict.NONE, verdict.EVIDENCE, verdict.CONTENT, verdict.WRONG_DIRECTION])
+@pytest.mark.parametrize("name", [verdict.CANNOT_TELL, verdict.EVIDENCE, verdict.CONTENT, verdict.WRONG_DIRECTION])
 def test_images_unlike_the_reference_are_not_called_copied_and_the_other_rules_go_on(name):
     flagged = [{"id": "a", "class": "used"}, {"id": "b", "class": "unknown"}]
     unlike = [{"name": "used", "auc": 0.7, "interval": [0.61, 0.79]}, {"name": "not_used", "auc": 0.9, "interval": [0.8, 1]}]
-    found, reasons = verdict.decide(parts(**CASES[name], copies__flagged=flagged, copies__against_reference=unlike))
-    assert found == name and reasons[:-1] == verdict.decide(parts(**CASES[name]))[1]
+    panel = CASES[verdict.NONE if name == verdict.CANNOT_TELL else name]  # where no other rule applies nothing is told
+    found, reasons = verdict.decide(parts(**panel, copies__flagged=flagged, copies__against_reference=unlike))
+    assert found == name and reasons[:-1] == verdict.decide(parts(**panel))[1]
     assert "2 real images are flagged" in reasons[-1] and "given as used (AUC 0.700): " in reasons[-1]
     assert "look at each pair" in reasons[-1]
 
 
 def test_only_the_classes_with_flagged_images_have_to_look_like_the_reference():
     unlike = [{"name": "used", "auc": 0.5, "interval": [0.4, 0.6]}, {"name": "unknown", "auc": 0.9, "interval": [0.8, 1]}]
-    for name, expected in (("used", verdict.COPIES), ("not_used", verdict.COPIES), ("unknown", verdict.NONE)):
+    for name, expected in (("used", verdict.COPIES), ("not_used", verdict.COPIES), ("unknown", verdict.CANNOT_TELL)):
         found = {"copies__flagged": [{"id": "a", "class": name}], "copies__against_reference": unlike}
         assert verdict.decide(parts(**found))[0] == expected
 
