@@ -9,7 +9,6 @@ import functools
 import gc
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, objectives, optim, sharding
+from fingerprint_jax import Config, backbones, objectives, optim, sharding
 from fingerprint_jax.backbones import pretrained
 from fingerprint_jax.backbones.layers import record
 from fingerprint_jax.data import augment
@@ -120,7 +119,7 @@ class Model:
                 continue
             value = np.asarray(jax.device_get(known[name]))
             if name.startswith("backbone/"):
-                value = _adapted(name.removeprefix("backbone/"), value, net.backbone)
+                value = backbones.adapted(name.removeprefix("backbone/"), value, net.backbone)
             if value.shape != old.shape:
                 misshapen.append(name)
                 continue
@@ -256,15 +255,6 @@ class Model:
         images = {name: self._plain(stream, cache.get(name)) for name, stream in few.items()}
         found = self.objective.pictures(self.merge(params, rest), images)
         return {name: augment.denormalize(shown, self._config.data.normalize) for name, shown in found.items()}
-
-
-def _adapted(name: str, value: np.ndarray, backbone: Any) -> np.ndarray:
-    """An array of another network as a backbone, or the one of several that it belongs to, takes it."""
-    if isinstance(backbone, nnx.List):
-        number, _, name = name.partition("/")
-        backbone = backbone[int(number)]
-    adapt = getattr(sys.modules[type(backbone).__module__], "adapt", None)
-    return adapt(name, value, backbone) if adapt else value
 
 
 def _name(path: tuple) -> str:

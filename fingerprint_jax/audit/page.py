@@ -128,7 +128,7 @@ def verdict_words(document: dict) -> str:
 def _verdict_words(document: dict) -> str:
     name = document["verdict"]["name"]
     panel, excess, copies, limit = (document[part] for part in ("panel", "excess", "copies", "limit"))
-    if name == verdict.CANNOT_TELL and copies.get("flagged") and "p" in panel and "reason" not in document["controls"]:
+    if name == verdict.CANNOT_TELL and copies.get("flagged") and not verdict.missing(document):
         return (
             f"Used and not used images were not told apart (family-wise p = {p_value(panel['p'])}), and the reference images look"
             " too different from the real ones to say whether any was copied."

@@ -35,9 +35,9 @@ RULES = {
 
 def decide(document: dict) -> tuple[str, list[str]]:
     """The verdict of an audit's parts, as stages.py makes them, by RULES, and the reasons for it."""
-    alpha, panel, controls = document["plan"]["alpha"], document["panel"], document["controls"]
-    if missing := [part["reason"] for part in (panel, controls, document["copies"]) if "reason" in part]:
-        return CANNOT_TELL, list(dict.fromkeys(missing))
+    alpha, panel = document["plan"]["alpha"], document["panel"]
+    if reasons := missing(document):
+        return CANNOT_TELL, reasons
     found, doubt = document["copies"], []
     if flagged := found["flagged"]:
         many = f"{len(flagged)} real images are" if len(flagged) > 1 else "1 real image is"
@@ -59,6 +59,12 @@ def decide(document: dict) -> tuple[str, list[str]]:
     low, high = excess["interval"]
     told = f"{excess['attack']} is {excess['value']:.3f} ({low:.3f} to {high:.3f}) above the largest control, {excess['control']}"
     return (EVIDENCE if low > 0 else CONTENT), [p, told, *doubt]
+
+
+def missing(document: dict) -> list[str]:
+    """Why parts without which there is no verdict could not be had."""
+    parts = (document[name] for name in ("panel", "controls", "copies"))
+    return list(dict.fromkeys(part["reason"] for part in parts if "reason" in part))
 
 
 def apart(copies: dict) -> list[dict]:

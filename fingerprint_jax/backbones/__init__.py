@@ -8,7 +8,7 @@ class Backbone(nnx.Module):
     maps(images, *, train, rngs=None) -> float32 [N,h,w,C], the last map; ViT: the tokens [N,T,D]
     __call__(images, *, train, rngs=None) -> float32 [N,D], from the last map
 TIMM = [(pattern, replacement)]        our paths -> timm's names, where the family has published weights
-adapt(path, array, net) -> array       optional: a tensor of a file, in our order of axes, as the net takes it
+adapt(path, array, net) -> array       optional: a tensor of a file, in our order of axes, as the net takes it (`adapted`)
 
 `TIMM` holds regular expressions, applied to a path such as `stages/0/1/conv1/kernel` one after the other; pretrained.py turns the
 last part and the order of axes into PyTorch's. `build` loads no weights: `pretrained.load` does, once the parameters are there.
@@ -20,8 +20,10 @@ state: dropout takes it from the `rngs` of the call.
 import importlib
 import inspect
 import pkgutil
+import sys
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config
@@ -111,6 +113,15 @@ def from_config(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rng
     options = config.to_dict()
     options.pop("weights", "")  # Model.initial loads them; within the trace they would be constants of the program
     return build(options.pop("name"), image_size=image_shape[:2], channels=image_shape[2], rngs=rngs, **options)
+
+
+def adapted(path: str, array: np.ndarray, net: Any) -> np.ndarray:
+    """An array of a file, or of another network, as a backbone, or the one of several that it is of, takes it: its `adapt`."""
+    if isinstance(net, nnx.List):
+        number, _, path = path.partition("/")
+        net = net[int(number)]
+    adapt = getattr(sys.modules[type(net).__module__], "adapt", None)
+    return adapt(path, array, net) if adapt else array
 
 
 def several(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> list[Any]:

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from fingerprint_jax import backbones
 from fingerprint_jax.backbones import efficientnet
 
 Table = list[tuple[str, str | Callable[[re.Match], str]]]
@@ -62,7 +63,6 @@ def load(weights: str, name: str, net: Any) -> None:
             raise ValueError(f"backbone.weights={weights!r} are of backbone.name='tf_efficientnet_lite0', not {name!r}")
         table = efficientnet.LITE0
     tensors = read(weights)
-    adapt = getattr(family, "adapt", lambda name, value, net: value)
     state = nnx.to_flat_state(nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat)))
     missing, misshapen, new = [], [], []
     for path, variable in state:
@@ -72,7 +72,7 @@ def load(weights: str, name: str, net: Any) -> None:
         if value is None:
             missing.append(theirs)
             continue
-        value = adapt(ours, _layout(value, ours, old.shape), net)
+        value = backbones.adapted(ours, _layout(value, ours, old.shape), net)
         if value.shape != old.shape:
             misshapen.append(f"{theirs} for {ours}: {list(value.shape)} in place of {list(old.shape)}")
             continue
