@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import re
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,14 @@ EXTRA_LABELS = ["split", "id", "label"]  # the header of such a file
 
 _EXTENSION = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
 _LABEL = re.compile(r"(?:gen_)?t([1-9][0-9]{0,8})|([0-9]{1,9})")
+
+
+def normal_form(text: str) -> str:
+    """The form in which ids, groups and classes are compared: Unicode NFC, without blanks at either end.
+
+    macOS writes file names decomposed (NFD), keyboards write composed characters, and spreadsheets leave blanks.
+    """
+    return unicodedata.normalize("NFC", text).strip()
 
 
 @contextlib.contextmanager
