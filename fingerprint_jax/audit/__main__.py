@@ -15,18 +15,16 @@ import json
 import os
 import shlex
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import cli, pack, preemption, tables
+from fingerprint_jax import cli, environment, pack, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source, open_source
-from fingerprint_jax.run import VERSIONS
 from fingerprint_jax.writer import show_log
 
 FOLDERS = {  # and the split and class of the packed data that a folder's images are
@@ -101,7 +99,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     if values.plan_only:
         return {"plan_hash": parts.plan()[1]}
     document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "command": _command(values)}
-    document |= {"versions": {name: version(name) for name in VERSIONS}, "not_tested": list(NOT_TESTED)}
+    document |= {"versions": environment.libraries(), "environment": environment.record(), "not_tested": list(NOT_TESTED)}
     document |= parts.run() | {"rejected": _rejected(source, values)}
     document["groups"] = document["copies"].get("groups", [])
     name, reasons = verdict.decide(document)
@@ -174,6 +172,7 @@ def main(values: flags.FlagValues) -> None:
     """One audit; what the user can mend is one line and exit status 1."""
     show_log()
     preemption.stop_at_once()
+    environment.self_test()
     with contextlib.redirect_stdout(sys.stderr):  # --json: nothing else on stdout
         try:
             document = audit(values)

@@ -8,7 +8,7 @@ import numpy as np
 from fingerprint_jax import report, tables
 from fingerprint_jax.audit import verdict
 from fingerprint_jax.audit.imprint import POWER
-from fingerprint_jax.report import charts, neighbours
+from fingerprint_jax.report import charts, neighbours, words
 from fingerprint_jax.report.charts import number
 
 Pair = tuple[str, np.ndarray, np.ndarray, str]  # title, left and right image uint8 [H,W], and what they show
@@ -59,6 +59,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
     shown = [] if redact else [(title, neighbours.uri(a), neighbours.uri(b), text) for title, a, b, text in pictures]
     page = report.template("audit/template.html.jinja").render(
         document=document,
+        made_on=words.made_on(document),
         redact=redact,
         fixed=FIXED,
         loud=document["verdict"]["name"] in LOUD or bool(document["copies"].get("flagged")),

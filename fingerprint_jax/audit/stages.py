@@ -18,17 +18,16 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fingerprint_jax import Config, score_metrics, significance, tables
+from fingerprint_jax import Config, environment, score_metrics, significance, tables
 from fingerprint_jax.audit import content, copies, imprint, network, panel, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.run import VERSIONS, identity
+from fingerprint_jax.run import identity
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +159,7 @@ class Audit:
                 "permutations": imprint.PERMUTATIONS,
             },
             "least": LEAST,
-            "versions": {name: version(name) for name in VERSIONS},
+            "versions": environment.libraries(),
             "fingerprints": self.source.fingerprints,
             "counts": self.counts,
         }

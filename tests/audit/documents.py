@@ -41,7 +41,16 @@ def audit(verdict: str = "no evidence") -> dict:
         "schema": 1,
         "date": "2026-11-25",
         "seconds": 812.0,
-        "versions": {"fingerprint_jax": "0.1.0", "jax": "0.11.0"},
+        "versions": {"jax": "0.12.0"},
+        "environment": {
+            "fingerprint_jax": "0.1.0",
+            "commit": "0123456789abcdef",
+            "changed": True,
+            "python": "3.11.7",
+            "devices": "cpu x 2 (Processor)",
+            "settings": {"XLA_FLAGS": "--xla_dump_to=<b>"},
+            "self_test": "passed",
+        },
         "fingerprints": {"used": "5f2c9a", "not_used": "77ab01", "generated": "c0ffee"},
         "command": f"python -m fingerprint_jax.audit --generated='{HOSTILE}' --used=used --not_used=not_used --output=out",
         "plan": {
