@@ -38,7 +38,7 @@ FIXED = {
 ROUNDING = ("jax_default_matmul_precision", "jax_disable_jit", "jax_disable_most_optimizations", "jax_allow_f16_reductions")
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
-TOLERANCE = 1e-4  # of the self-test, relative to the largest value; the wrong sums are off by 2e-3 and more
+TOLERANCE = 1e-3  # of the self-test, relative to the largest value: more than TF32 is off, less than the wrong sums are (0.036)
 # Of a checkout, what figures depend on.
 PARTS = ("fingerprint_jax", "configs", "launch", "benchmarks", "requirements.txt", "pyproject.toml")
 

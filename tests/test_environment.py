@@ -155,31 +155,37 @@ def test_every_setting_that_is_fixed_is_one_of_jax():
     assert {name.upper() for name in environment.FIXED} == AMBIENT.keys()
 
 
+@pytest.fixture(scope="module")
+def whole(data_dir, tmp_path_factory):
+    """A run of four steps."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    trainer.finish(data_dir, path, "--config.num_steps=4")
+    return path
+
+
 @pytest.fixture
-def stopped(data_dir, tmp_path):
-    """(a run of four steps, the same as it was after two of them)."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    trainer.finish(data_dir, whole, "--config.num_steps=4")
+def stopped(whole, tmp_path):
+    """The same run as it was after two steps."""
+    stopped = tmp_path / "stopped"
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / "checkpoints" / "4")
     for name in ("digests/4.json", "done"):
         (stopped / name).unlink()
-    return whole, stopped
+    return stopped
 
 
-def test_the_environment_does_not_change_what_a_resumed_run_draws(stopped, data_dir):
-    whole, parts = stopped
-    log = trainer.finish(data_dir, parts, "--config.num_steps=4", **AMBIENT)
+def test_the_environment_does_not_change_what_a_resumed_run_draws(stopped, whole, data_dir):
+    log = trainer.finish(data_dir, stopped, "--config.num_steps=4", **AMBIENT)
     assert "resumes at step 2\n" in log and "goes on with other" not in log
-    assert trainer.state(parts) == trainer.state(whole) and trainer.history(parts) == trainer.history(whole)
+    assert trainer.state(stopped) == trainer.state(whole) and trainer.history(stopped) == trainer.history(whole)
 
 
 def test_what_rounds_sums_is_recorded_and_announced(stopped, data_dir):
     rounding = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
-    log = trainer.finish(data_dir, stopped[1], "--config.num_steps=4", **rounding)
+    log = trainer.finish(data_dir, stopped, "--config.num_steps=4", **rounding)
     assert "XLA_FLAGS --xla_cpu_enable_fast_math=false (before: None)" in log
     assert "jax_default_matmul_precision highest (before: None)" in log
-    first, second = (start["settings"] for start in json.loads((stopped[1] / "provenance.json").read_text())["starts"])
+    first, second = (start["settings"] for start in json.loads((stopped / "provenance.json").read_text())["starts"])
     assert "XLA_FLAGS" not in first and second["XLA_FLAGS"] == rounding["XLA_FLAGS"]
 
 
