@@ -301,6 +301,13 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
         writer.writerows([header, *([cell(value) for value in row] for row in rows)])
 
 
+def define_image_flags(values: flags.FlagValues) -> None:
+    """The flags that an audit has as well."""
+    flags.DEFINE_integer("bits", 0, BITS, 0, 16, flag_values=values)
+    flags.register_validator("bits", lambda bits: not 0 < bits < 8, "use 8 to 16, or 0", flag_values=values)
+    flags.DEFINE_float("max_rejected", 0.05, MAX_REJECTED, 0, 1, flag_values=values)
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     define = functools.partial(flags.DEFINE_string, flag_values=values)
@@ -320,9 +327,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("max_pixels", images.MAX_PIXELS, "Refuse larger images.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("bits", 0, BITS, 0, 16, flag_values=values)
-    flags.register_validator("bits", lambda bits: not 0 < bits < 8, "use 8 to 16, or 0", flag_values=values)
-    flags.DEFINE_float("max_rejected", 0.05, MAX_REJECTED, 0, 1, flag_values=values)
+    define_image_flags(values)
     flags.DEFINE_bool("strict", False, "Any rejected file is fatal, and so are too dark 16-bit images.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace a data set that is there.", flag_values=values)
     flags.mark_flags_as_required(["task", "train_dir", "data_dir"], flag_values=values)

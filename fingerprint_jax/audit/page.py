@@ -29,6 +29,9 @@ COUNTS = {
     "reference": "reference images, known not to be used",
     "groups": "groups (patients) of the real images",
     "duplicates": "images with the same pixels as one of another kind",
+    "constant": "constant images, which have no content and are left out",
+    "without_patient": "real images whose patient is not known: each is a group of its own",
+    "unmatched_ids": "ids of the table of patients that match no image",
 }
 CONTENT = {
     "files": "size, palette and metadata of the files",
