@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from fingerprint_jax import cli, environment, pack, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
-from fingerprint_jax.data import builder
+from fingerprint_jax.data import builder, checks
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.writer import show_log
@@ -153,13 +153,14 @@ def _check_same(path: Path, given: dict) -> None:
 
 
 def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
-    """{flag: [files that were refused, files in all]} of the folders that lost any."""
+    """{flag: [images that were refused, images in all]} of the folders that lost any; other files are no loss."""
     given = {name: values[name].value for name in FOLDERS}
     roots = {f"{printable(str(Path(value)))}/": name for name, value in given.items() if value}
     lost: collections.Counter[str] = collections.Counter()
     with open(source.path / "rejected.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            inside = [root for root in roots if row["file"].removeprefix("'").startswith(root)]
+            lost_image = checks.is_image(row["file"], row["reason"])
+            inside = [root for root in roots if lost_image and row["file"].removeprefix("'").startswith(root)]
             lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
     splits = source.summary["splits"]
     kept = {name: splits[split]["classes"].get(label, 0) for name, (split, label) in FOLDERS.items() if split in splits}
