@@ -48,7 +48,7 @@ def audit(verdict: str = "no evidence") -> dict:
             "changed": True,
             "python": "3.11.7",
             "devices": "cpu x 2 (Processor)",
-            "settings": {"XLA_FLAGS": "--xla_dump_to=<b>"},
+            "settings": {"XLA_FLAGS": "--xla_dump_to=d"},
             "self_test": "passed",
         },
         "fingerprints": {"used": "5f2c9a", "not_used": "77ab01", "generated": "c0ffee"},
