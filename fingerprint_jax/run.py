@@ -256,12 +256,18 @@ class Run:
         return f"train_{stream}" if f"train_{stream}" in self.source.splits else stream
 
     def training_rows(self, split: str) -> Rows:
-        """`rows`, joined in the target split by those of `data.extra_labels`; in the order of their record numbers."""
+        """`rows`, joined in the target split by those of `data.extra_labels`; in the order of their record numbers.
+
+        Extra ones that are of a group with a row that is held out, validates or is sequestered, as copies of it are, stay out.
+        """
         rows = self.rows(split)
         split, _, label = split.partition(":")
         if split != self.target or not self.config.data.extra_labels:
             return rows
         extra = self.extra.take(self.extra.labels == int(label)) if label else self.extra
+        apart = self._target_rows.groups[self.parts != 0]
+        # An image without a patient is a group of its own, and its name may be that of an image in another split.
+        extra = extra.take((extra.groups == extra.ids) | ~np.isin(extra.groups, apart))
         rows = Rows.concatenate([rows, extra])
         return rows.take(np.argsort(rows.index))
 

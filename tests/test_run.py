@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from fingerprint_jax import methods
+from fingerprint_jax import methods, pack
 from fingerprint_jax.data import builder
 from fingerprint_jax.run import Run, network
 from tests.conftest import CONFIGS, load_config
@@ -105,6 +105,23 @@ def test_extra_labels_join_the_training_alone(data_dir, tmp_path):
     np.testing.assert_array_equal(run.training_rows("train_real").labels, real.labels)
     child = run.child("x", plain.config, seed=0, fold=0)
     np.testing.assert_array_equal(child.training_rows("train_generated").index, rows.index)
+
+
+def test_extra_copies_of_what_is_held_out_stay_out(phantoms, tmp_path):
+    shutil.copytree(phantoms["subtask2"], tmp_path / "i")
+    for name in ("train/real", "train/generated"):  # of every labelled image a copy among the unlabelled ones
+        for k, path in enumerate(sorted((tmp_path / "i" / name).rglob("*.png"))):
+            shutil.copy(path, tmp_path / "i" / "test" / "generated_unknown" / f"{name[6:]}{k}.png")
+    pack.pack("subtask2", tmp_path / "data", tmp_path / "i" / "train", tmp_path / "i" / "test")
+    names = [f"generated{k}" for k in range(100)]
+    path = _extra(tmp_path / "extra.csv", *(f"test_generated,{name},0" for name in names))
+    run = Run(_config(str(tmp_path / "data"), extra_labels=path), tmp_path)
+    held, trained = run.rows("heldout"), run.training_rows("train_generated")
+    extra = trained.take(np.isin(trained.ids, names))
+    assert 0 < len(extra) == len(trained) - len(run.rows("train_generated"))
+    apart = np.concatenate([held.index, run.rows("valid").index])
+    assert len(extra) == 100 - len(apart)
+    assert not np.isin(run.source.digests(apart), run.source.digests(trained.index)).any()
 
 
 @pytest.mark.parametrize("part", ["train_generated", "valid", "heldout", "sequestered"])

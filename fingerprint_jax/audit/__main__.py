@@ -35,7 +35,6 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "unknown": ("test_real", "unknown"),
     "reference": ("reference", "not_used"),
 }
-OPTIONS = ("image_size", "bits", "max_rejected")  # of the packing
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
@@ -97,7 +96,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
         tables.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
         mapped = {"generated": values.generated, "real_used": values.used, "real_not_used": values.not_used}
         mapped |= {"real_unknown": values.unknown} if values.unknown else {}
-        options = {name: values[name].value for name in OPTIONS}
+        options = {"image_size": values.image_size, "bits": values.bits, "max_rejected": values.max_rejected}
         with stages.timed(output, "pack"):
             pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, **options)
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
