@@ -306,6 +306,9 @@ def attach(files: list[File], path: str, names: tuple[str, ...]) -> tuple[list[s
         print(f"warning: {path}: {len(unused)} ids match no image, the first is {unused[0][1]!r}", file=sys.stderr)
     if without := [f"{f.split} {f.id}" for f, key in zip(files, keys, strict=True) if key is None]:
         print(f"warning: {path}: {len(without)} images are not in it, the first is {without[0]!r}", file=sys.stderr)
+    labelled = {key: file for file, key in zip(files, keys, strict=True) if file.split == "train_real"}
+    if labelled.keys() == {None}:  # ids without their folder may be those of synthetic or reference images
+        print(f"warning: {path}: no image of train_real is in it, one is {labelled[None].id!r}", file=sys.stderr)
     return [values[key] if key else None for key in keys], len(unused)
 
 

@@ -260,6 +260,16 @@ def test_ids_with_an_extension_are_found_where_only_one_image_can_be_meant(tmp_p
     assert found == {"1": "a", "2": "b", "3": "c", "4": "d", "5": None, "6.png": "f", "6": None} and unmatched == 3
 
 
+def test_ids_without_their_folder_are_said_to_be_of_other_images(tmp_path, capsys):
+    make(tmp_path, "used/1.png", "reference/1.png")
+    used, _ = folders.scan(folders.Folder("used", tmp_path / "used", "train_real", 1, "real_used/"), set())
+    reference, _ = folders.scan(folders.Folder("reference", tmp_path / "reference", "reference", 0), set())
+    table = tmp_path / "groups.csv"
+    table.write_text("id,group\n1,p\n")
+    assert folders.attach(used + reference, str(table), ("group",)) == ([None, "p"], 0)
+    assert f"warning: {table}: no image of train_real is in it, one is 'real_used/1'\n" in capsys.readouterr().err
+
+
 def test_a_table_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="none.csv: cannot be read as CSV: .*No such file"):
         folders.read_column(str(tmp_path / "none.csv"), ("group",))
