@@ -155,7 +155,8 @@ def pack(
             file.group, file.known = patient or file.id, patient is not None
         if pairs := alike(patient for patient in patients if patient):
             names = " and ".join(map(repr, pairs[0]))
-            warn(f"{groups}: {names} look like one patient, as {len(pairs)} sets of names do; they are taken for different ones")
+            more = f" (and {len(pairs) - 1} more such names)" if len(pairs) > 1 else ""
+            warn(f"{groups}: {names} look like one patient{more}, they are taken for different ones")
     reasons = []
     with ThreadPoolExecutor() as pool, progress("decoding", len(files)) as advance:
         for reason in pool.map(lambda file: inspect(file, image_size, max_pixels, bits or 16), files):

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def _class_folders(train: Path, test_dir: str | Path, flat: bool) -> list[Folder
     """The folders of the task images; a test folder may lack classes. Class names are compared in their normal form."""
     folders: list[Folder] = []
     names = class_names(train)
-    if "train" in names and set(names) <= {"train", "test", "val", "valid", "validation"}:
+    if "train" in names and ("test" in names or set(names) <= {"train", "val", "valid", "validation"}):
         raise ValueError(f"{train}: its folders are {', '.join(names)}, no classes; use --train_dir={train / 'train'}")
     label = {normal_form(name): k for k, name in enumerate(names)}
     for split, root in [("train", train), ("test", Path(test_dir))][: 2 if test_dir else 1]:
@@ -279,15 +279,17 @@ def _lines(path: str) -> Iterator[tuple[int, list[str]]]:
                     cells.pop()
                 if cells:
                     yield reader.line_num, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}; save it in UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
 
 def attach(files: list[File], path: str, names: tuple[str, ...]) -> tuple[list[str | None], int]:
     """The column of a CSV for every image, None where it has none; and how many ids of the CSV are none of an image.
 
-    An image is found by (split, id) or else by id, compared in their normal form, and where neither is there by its id with the
-    extension of an image. Warns of both gaps.
+    An image is found by (split, id) or else by id, compared in their normal form, and where neither is there by its path: its id
+    with the extension of an image, or with backslashes. Warns of both gaps.
 
     Raises ValueError as `read_column`, and where not one id is that of an image.
     """
@@ -316,17 +318,18 @@ def _keys(files: list[File], values: dict[tuple[str, str], str]) -> list[tuple[s
     """The key of every image among those of a CSV."""
     ids = [normal_form(file.id) for file in files]
     known = set(ids)
-    extended: dict[tuple[str, str], list[tuple[str, str]]] = {}  # keys by what they are without extension
+    paths: dict[tuple[str, str], list[tuple[str, str]]] = {}  # keys by the id of the file that they may be the path of
     for split, name in values:
-        stem, dot, ending = name.rpartition(".")
-        if name not in known and dot + ending.lower() in images.FORMATS:
-            extended.setdefault((split, normal_form(stem)), []).append((split, name))
+        if name not in known:
+            path = PurePosixPath(name.replace("\\", "/"))  # as Windows writes it
+            stem = path.with_suffix("") if path.suffix.lower() in images.FORMATS else path
+            paths.setdefault((split, normal_form(str(stem))), []).append((split, name))
     keys = []
     for file, id in zip(files, ids, strict=True):
         places = (file.split, id), ("", id)
         key = next((place for place in places if place in values), None)
         if key is None:
-            found = next((extended[place] for place in places if place in extended), [])
+            found = next((paths[place] for place in places if place in paths), [])
             own = [key for key in found if key[1].lower().endswith(file.path.suffix.lower())] or found
             key = own[0] if len({values[key] for key in own}) == 1 else None
         keys.append(key)

@@ -88,8 +88,8 @@ def test_missing_folders_say_what_may_have_been_meant(tmp_path, task, train, tes
 
 
 def test_train_and_test_folders_are_no_classes(tmp_path):
-    make(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png")
-    with pytest.raises(ValueError, match=f"its folders are test, train, no classes; use --train_dir={tmp_path}/train$"):
+    make(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "more/1.png")
+    with pytest.raises(ValueError, match=f"its folders are more, test, train, no classes; use --train_dir={tmp_path}/train$"):
         folders.layout("images", tmp_path)
 
 
@@ -250,14 +250,15 @@ def test_what_spreadsheets_do_to_a_table_is_undone(tmp_path, split):
 
 
 def test_ids_with_an_extension_are_found_where_only_one_image_can_be_meant(tmp_path):
-    make(tmp_path / "i", "1.png", "2.PNG", "3.jpg", "4.jpg", "5.jpeg", "6.png.png", "6.png")
+    make(tmp_path / "i", "1.png", "2.PNG", "3.jpg", "4.jpg", "5.jpeg", "6.png.png", "6.png", "s/7.png", "8.png")
     files, _ = folders.scan(folders.Folder("x", tmp_path / "i", "train", -1), set())
     table = tmp_path / "groups.csv"
-    rows = ["1.png,a", "2.png,b", "3.JPG,c", "4.png,x", "4.jpg,d", "5.png,x", "5.jpg,y", "6.png,f"]
+    rows = ["1.png,a", "2.png,b", "3.JPG,c", "4.png,x", "4.jpg,d", "5.png,x", "5.jpg,y", "6.png,f", "s\\7,g", "./8.png,h"]
     table.write_text("\n".join(["id,group", *rows]) + "\n")
     values, unmatched = folders.attach(files, str(table), ("group",))
     found = dict(zip([file.id for file in files], values, strict=True))
-    assert found == {"1": "a", "2": "b", "3": "c", "4": "d", "5": None, "6.png": "f", "6": None} and unmatched == 3
+    assert found == {"1": "a", "2": "b", "3": "c", "4": "d", "5": None, "6.png": "f", "6": None, "8": "h", "s/7": "g"}
+    assert unmatched == 3
 
 
 def test_ids_without_their_folder_are_said_to_be_of_other_images(tmp_path, capsys):
