@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -91,14 +90,13 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     if planned:
         _check_same(known, given)
     if not planned or not (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
-        # Without a plan nothing binds: what was refused may have been mended.
-        shutil.rmtree(data, ignore_errors=True)
+        # Without a plan nothing binds: what was refused may have been mended, and the images are packed anew.
         tables.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
         mapped = {"generated": values.generated, "real_used": values.used, "real_not_used": values.not_used}
         mapped |= {"real_unknown": values.unknown} if values.unknown else {}
         options = {"image_size": values.image_size, "bits": values.bits, "max_rejected": values.max_rejected}
         with stages.timed(output, "pack"):
-            pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, **options)
+            pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, overwrite=True, **options)
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
     parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
     if values.plan_only:
