@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, distributed, methods, tables
+from fingerprint_jax import Config, checkpoint, distributed, methods, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -84,12 +84,15 @@ class Run:
         it, before it is written.
 
         Raises ValueError where another process holds the run, or where config or data differ from those it was started with
-        in more than where the data lie and the fields of `allow_change`; names the fields and both values.
+        in more than where the data lie and the fields of `allow_change`; names the fields and both values. Also where checkpoints
+        cannot lie in the work directory, see `checkpoint.check_place`.
         """
         refusal = f"{self.workdir}: %s is fitting this run; wait for it, or use another --workdir"
         with contextlib.ExitStack() as held:
 
             def begin() -> None:
+                if network(self.config).method == "gradient":
+                    checkpoint.check_place(self.workdir)
                 if self.config.data.extra_labels:
                     _ = self.extra  # wrong ones, and a wrong data_dir, leave no workdir behind
                 fingerprints = self.fingerprints

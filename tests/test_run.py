@@ -10,7 +10,7 @@ import pytest
 from fingerprint_jax import methods
 from fingerprint_jax.data import builder
 from fingerprint_jax.run import Run, network
-from tests.conftest import CONFIGS, load_config
+from tests.conftest import CONFIGS, fit, load_config
 
 
 def _config(data_dir, **data):
@@ -273,3 +273,13 @@ def test_predictions_are_read_back_and_a_stale_or_damaged_table_is_made_anew(dat
     assert touched(run) and "its digest differs" in caplog.text
     np.testing.assert_array_equal(first.scores, run.predict("heldout").scores)
     assert touched(Run.load(tmp_path / "run", step="2"))  # another step
+
+
+@pytest.mark.parametrize("path", ["configs/quickstart.py", "configs/subtask1/aimm_siamese.py", "configs/subtask2/aimm_features.py"])
+def test_a_work_directory_that_keeps_no_checkpoints_is_refused_before_it_is_made(path, data_dir, tmp_path):
+    for name in ("a[1]", "a\\1"):
+        with pytest.raises(ValueError, match="checkpoints cannot be read again"):
+            fit(path, data_dir, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    run = fit("configs/subtask2/residual_svm.py", data_dir, tmp_path / "a[1]")  # it has no checkpoints
+    assert len(run.predict("heldout").ids) and run.done

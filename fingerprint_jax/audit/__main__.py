@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import cli, pack, preemption, tables
+from fingerprint_jax import checkpoint, cli, pack, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder
 from fingerprint_jax.data.images import printable
@@ -79,6 +79,7 @@ def audit(values: flags.FlagValues) -> dict:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
     if values.likelihood_ratio is not None:
         network.check(values.likelihood_ratio)
+        checkpoint.check_place(output)
     given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
     with tables.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
