@@ -295,16 +295,21 @@ class Run:
         for a row of the target split, whose rows are trained on with their own labels or not at all.
         """
         path, parts = self.config.data.extra_labels, []
-        for split, labels in tables.read_extra_labels(path, self.source.num_classes).items():
+        for split, labels in tables.read_extra_labels(path, self.source.num_classes, self.config.task).items():
             others = [name for name in self.source.splits if name != self.target]
             if split not in others:
                 why = f": heldout, valid and sequestered are rows of {split}" if split == self.target else ""
                 raise ValueError(f"data.extra_labels={path!r} has rows of {split!r}, use {', '.join(others)}{why}")
             rows = self.rows(split)
-            if unknown := sorted(labels.keys() - set(rows.ids.tolist())):
-                raise ValueError(f"data.extra_labels={path!r}: {len(unknown)} ids are not in {split} (first: {unknown[:3]})")
-            rows = rows.take(np.isin(rows.ids, list(labels)))
-            parts.append(dataclasses.replace(rows, labels=np.array([labels[name] for name in rows.ids.tolist()])))
+            names = np.array(list(labels), dtype=str)
+            try:
+                found = tables.find(rows.ids, names)
+            except ValueError as error:
+                raise ValueError(f"data.extra_labels={path!r}: {error}") from None
+            if unknown := sorted(names[found < 0].tolist()):
+                raise ValueError(f"data.extra_labels={path!r}: {len(unknown)} ids are not in {split} (first: {ascii(unknown[:3])})")
+            order = np.argsort(found)
+            parts.append(dataclasses.replace(rows.take(found[order]), labels=np.array(list(labels.values()))[order]))
         return Rows.concatenate(parts)
 
     @functools.cached_property

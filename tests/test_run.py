@@ -92,7 +92,7 @@ def _extra(path, *lines):
 def test_extra_labels_join_the_training_alone(data_dir, tmp_path):
     plain = Run(_config(data_dir), tmp_path)
     unknown, real = plain.rows("test_generated"), plain.rows("train_real")
-    lines = [f"test_generated,{unknown.ids[7]},t5", f"train_real,{real.ids[3]},0", f"test_generated,{unknown.ids[2]},1"]
+    lines = [f" test_generated,{unknown.ids[7]}.png ,t5", f"train_real,{real.ids[3]},0", f"test_generated,{unknown.ids[2]},1"]
     run = Run(_config(data_dir, extra_labels=_extra(tmp_path / "extra.csv", *lines)), tmp_path)
     rows, before = run.training_rows("train_generated"), plain.rows("train_generated")
     assert rows.ids.tolist() == [unknown.ids[2], unknown.ids[7], *before.ids, real.ids[3]]
@@ -124,6 +124,7 @@ def test_extra_labels_of_the_labelled_images_are_refused(part, data_dir, tmp_pat
         (["test_generated,../x,0"], r"extra.csv': 1 ids are not in test_generated \(first: \['../x'\]\)"),
         (["test_generated,ID,5"], r"extra.csv, line 2: label '5' is none of 0..4"),
         (["test_generated,ID,0", "test_generated,ID,0"], "line 3: id .* of split 'test_generated' is repeated"),
+        (["test_generated,ID,0", "test_generated,ID.png,0"], "extra.csv': ids .* are both that of"),
         ([], "no labels in it"),
     ],
 )
