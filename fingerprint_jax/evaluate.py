@@ -24,6 +24,7 @@ from fingerprint_jax import (
     distributed,
     methods,
     metrics,
+    paths,
     preemption,
     report,
     score_metrics,
@@ -311,14 +312,14 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("workdir", None, "The run to score.", flag_values=values)
+    paths.define("workdir", None, "The run to score.", flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid, sequestered or a packed split.", flag_values=values)
     flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
     flags.DEFINE_float(
         "watch", 0, "Follow a training that runs; give up after this many seconds without a new checkpoint.", flag_values=values
     )
-    flags.DEFINE_string("data_dir", "", "Score the images of another packed data set.", flag_values=values)
-    flags.DEFINE_string("submission", None, "Write the decided labels as `id,label` to this file.", flag_values=values)
+    paths.define("data_dir", "", "Score the images of another packed data set.", flag_values=values)
+    paths.define("submission", None, "Write the decided labels as `id,label` to this file.", flag_values=values)
     flags.DEFINE_bool("header", False, "Submission: a first line `id,label`.", flag_values=values)
     flags.DEFINE_string("extension", "", "Submission: appended to every id: .png, .jpg or .jpeg.", flag_values=values)
     flags.DEFINE_enum(
@@ -329,13 +330,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool("report", False, "Write the page <workdir>/report/index.html.", flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
-    flags.DEFINE_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
+    paths.define_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
     flags.DEFINE_bool("published", False, "Page: the place among the published runs.", flag_values=values)
     flags.DEFINE_enum("task", None, sorted(CLASSES), "Without a run: the task of the files.", flag_values=values)
-    flags.DEFINE_string("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
-    flags.DEFINE_string("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
-    flags.DEFINE_string("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
-    flags.DEFINE_string("output", None, "Without a run: the folder for results.json.", flag_values=values)
+    paths.define("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
+    paths.define("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
+    paths.define("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
+    paths.define("output", None, "Without a run: the folder for results.json.", flag_values=values)
     distributed.define_flags(values)
 
 

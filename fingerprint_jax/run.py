@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, checkpoint, distributed, methods, tables
+from fingerprint_jax import Config, checkpoint, distributed, methods, paths, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Run:
     """A config, a directory and what `predict` reads from it.
 
     Args:
-        config: the experiment.
+        config: the experiment; a leading `~` of its paths is written out in it.
         workdir: where everything of the run lies.
         step: best | latest | a number, the checkpoint that `predict` reads.
         allow_change: fields that may differ from those the run was started with; `data` stands for the content of the data set.
@@ -58,6 +58,7 @@ class Run:
         allow_change: tuple[str, ...] = (),
         labels: np.ndarray | None = None,
     ):
+        paths.expand_fields(config)
         self.config = config
         self.labels = labels
         self.workdir = Path(workdir)

@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import checkpoint, cli, pack, preemption, tables
+from fingerprint_jax import checkpoint, cli, pack, paths, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder
 from fingerprint_jax.data.images import printable
@@ -49,7 +49,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
 
     def folder(name, text, required=False):
-        flags.DEFINE_string(name, None if required else "", text, required=required, flag_values=values)
+        paths.define(name, None if required else "", text, values, required=required)
 
     folder("generated", "Folder of the synthetic images.", True)
     folder("used", "Folder of real images that trained the generator.", True)

@@ -104,7 +104,7 @@ def read(weights: str) -> dict[str, np.ndarray]:
         return _lite0()
     if weights.startswith("pip:"):
         raise ValueError(f"backbone.weights={weights!r} is unknown: use pip:efficientnet_lite0")
-    path = _download(weights) if weights.startswith("hf://") else Path(weights).expanduser()
+    path = _download(weights) if weights.startswith("hf://") else Path(weights)
     if path.suffix != ".safetensors":
         raise ValueError(f"backbone.weights={weights!r}: use a .safetensors file, hf://OWNER/MODEL or pip:efficientnet_lite0")
     if not path.is_file():
