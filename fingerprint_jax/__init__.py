@@ -2,4 +2,10 @@
 
 from typing import Any
 
+from fingerprint_jax import environment
+
+__version__ = "0.1.0"
+
+environment.prepare()  # before anything imports JAX
+
 Config = Any  # an ml_collections.ConfigDict, whose fields a type checker cannot know

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags
 from ml_collections.config_dict import config_dict
 
-from fingerprint_jax import distributed
+from fingerprint_jax import distributed, environment
 from fingerprint_jax.preemption import RUN_AGAIN, Preempted
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         keep_freed_memory()
+        environment.settle()
         if path := compiled_dir():
             jax.config.update("jax_compilation_cache_dir", str(path))
         try:

@@ -147,6 +147,10 @@ def initialize(name: str, values: flags.FlagValues) -> None:
         raise ValueError(f"{alone}: {error}") from None
     finally:
         timer.cancel()
+    if jax.default_backend() == "cpu":
+        # A program that one process compiles and another reads from the cache runs its exchanges in two orders there, and both
+        # processes wait for ever (seen with jax 0.12, in the first step).
+        jax.config.update("jax_enable_compilation_cache", False)
     _index, _count = index, count
     if index:
         logging.getLogger("fingerprint_jax").setLevel(logging.ERROR)  # what all would say is said once

@@ -9,7 +9,6 @@ python -m fingerprint_jax.evaluate --task=subtask1 --validate=run.csv --data_dir
 import inspect
 import json
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from fingerprint_jax import (
     cli,
     decisions,
     distributed,
+    environment,
     methods,
     metrics,
     paths,
@@ -34,7 +34,7 @@ from fingerprint_jax import (
 )
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
-from fingerprint_jax.run import PARTS, TARGET, VERSIONS, Predictions, Run, config_hash
+from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
 SCHEMA = 2  # of results.json, docs/results.md
@@ -130,7 +130,8 @@ def evaluate(run: Run, split: str, submission: dict | None = None, refits: int =
         "config": run.config.to_dict(),
         "config_hash": config_hash(run.config),
         "fingerprints": run.fingerprints,
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": environment.libraries(),
+        "environment": environment.record(),
         "changes": run.provenance["changes"],
     }
     document["splits"][split] = results
@@ -243,7 +244,8 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
         raise ValueError(f"{predictions} does not fit {truth}: {error}") from None
     if (true_labels == true_labels[0]).all():
         raise ValueError(f"{truth}: all {len(true_labels)} labels are {true_labels[0]}, a score needs at least two classes")
-    results = {"schema": SCHEMA, "task": task, "metrics": metrics.report(true_labels, labels[order], CLASSES[task])}
+    results = {"schema": SCHEMA, "task": task, "environment": environment.code()}
+    results["metrics"] = metrics.report(true_labels, labels[order], CLASSES[task])
     tables.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
     return results
 
@@ -371,6 +373,7 @@ def main(values: flags.FlagValues) -> None:
         console.print(f"{values.validate}: valid, each of {counts.sum():,} ids once; {text}", soft_wrap=True)
         return
     if values.workdir:
+        environment.self_test()
         if values.watch:
             run = watch.watch(Path(values.workdir), values.split, values.watch, evaluate, values.data_dir)
         else:

@@ -7,7 +7,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import cli, distributed, dry_run, methods, paths, preemption, profile
+from fingerprint_jax import cli, distributed, dry_run, environment, methods, paths, preemption, profile
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import show_log
 
@@ -30,6 +30,7 @@ def main(values: flags.FlagValues) -> None:
     """One run, fitted; what the user can mend is one line and exit status 1."""
     show_log()
     distributed.initialize("main", values)
+    environment.self_test()
     preemption.stop_at_once()
     preemption.watch_steps(values.stall_s)
     run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change))

@@ -25,13 +25,15 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from fingerprint_jax import cli, paths
-from fingerprint_jax.data import builder, images
+from fingerprint_jax.data import builder, checks, images
 from fingerprint_jax.data.folders import CLASSES, File, Rejected, attach, class_names, layout, require_images, scan
+from fingerprint_jax.data.groups import alike, join_equal
+from fingerprint_jax.tables import normal_form
 
-SHOWN = 20  # lines of a list that go to the terminal
+BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
+MAX_REJECTED = "The share of a folder's images that may be rejected; where it is more, nothing is packed."
 
 
 @contextlib.contextmanager
@@ -46,13 +48,19 @@ def progress(what: str, total: int, units: str = "images") -> Iterator[Callable[
         yield lambda: bar.advance(task)
 
 
-def inspect(file: File, image_size: int, max_pixels: int) -> str:
+def warn(text: str) -> None:
+    """One line on the terminal."""
+    print(f"warning: {images.printable(text)}", file=sys.stderr)
+
+
+def inspect(file: File, image_size: int, max_pixels: int, bits: int) -> str:
     """Decodes a file for its shape, digest and thumbnail; returns the reason where it is refused, else nothing."""
     try:
-        pixels, file.info = images.decode(file.path, image_size, max_pixels)
+        pixels, file.info = images.decode(file.path, image_size, max_pixels, bits)
     except ValueError as error:
         return str(error)
     file.shape, file.digest, file.thumbnail = pixels.shape, digest(pixels), images.thumbnail(pixels)
+    file.constant = bool((pixels == pixels.flat[0]).all())
     return ""
 
 
@@ -62,18 +70,21 @@ def digest(pixels: np.ndarray) -> str:
 
 
 def select(files: list[File], reasons: list[str]) -> tuple[list[File], Rejected]:
-    """What goes into the data set, by split and id: images of the most common size, each id once whatever its case."""
+    """What goes into the data set, by split and id: images of the most common size, each id once whatever its case and form."""
     sizes = collections.Counter(f.shape for f, reason in zip(files, reasons, strict=True) if not reason)
     shape = max(sizes, key=lambda s: (sizes[s], s), default=(0, 0))
     kept: list[File] = []
     rejected: Rejected = []
     seen: dict[tuple[str, str], File] = {}
     for file, reason in sorted(zip(files, reasons, strict=True), key=lambda pair: (pair[0].split, pair[0].id, pair[0].path.name)):
-        key = (file.split, file.id.casefold())
+        key = (file.split, normal_form(file.id.casefold()))
         if not reason and file.shape != shape:
             reason = f"{file.shape[1]}x{file.shape[0]} pixels, most have {shape[1]}x{shape[0]}; --image_size=N resizes all"
         if not reason and key in seen:
-            reason = f"its id {file.id!r} is that of {seen[key].path} but for case or extension: rename one"
+            but = (
+                "case or extension" if file.id.casefold() == seen[key].id.casefold() else "case, extension, blanks or Unicode form"
+            )
+            reason = f"its id {file.id!r} is that of {seen[key].path} but for {but}: rename one"
         if reason:
             rejected.append((str(file.path), reason))
         else:
@@ -100,15 +111,19 @@ def pack(
     max_pixels: int = images.MAX_PIXELS,
     strict: bool = False,
     overwrite: bool = False,
+    bits: int = 0,
+    max_rejected: float = 0.05,
 ) -> dict:
     """Packs the folders of a task; returns what stands in summary.json.
 
     Writes `<data_dir>/fingerprint/<task>/1.0.0/`: the TFDS data set, summary.json (counts and content fingerprints),
     files.csv (what the files say beside their pixels), rejected.csv (files left out, and why) and duplicates.csv (pairs
-    across splits and classes). A failed pack leaves nothing behind. The arguments are the flags; `mapped` is {NAME: DIR}.
+    across splits and classes and within them, and constant images). A failed pack leaves nothing behind. The arguments are the
+    flags; `mapped` is {NAME: DIR}.
 
-    Raises ValueError for missing or empty folders, a CSV that cannot be used, a data set that is there already, another
-    pack that is writing it, and with `strict` for any rejected file.
+    Raises ValueError for missing or empty folders, a folder that lost more than `max_rejected` of its images, a CSV that cannot be
+    used, a data set that is there already, another pack that is writing it, and with `strict` for any rejected file and for 16-bit
+    images whose grey levels would be lost.
     """
     target = builder.dataset_dir(data_dir, task)
     _require_place(target, overwrite)
@@ -129,18 +144,21 @@ def pack(
     require_images(folders, files, rejected)
     classes = CLASSES.get(task) or class_names(Path(train_dir))
     if labels:
-        names = attach(files, str(labels), ("label", "class"))
+        names, _ = attach(files, str(labels), ("label", "class"))
         classes = sorted({n for n in names if n}, key=lambda n: (int(n), "") if n.isdecimal() else (sys.maxsize, n))
-        if not classes:
-            raise ValueError(f"{labels}: none of its ids is that of an image, for example {files[0].id!r}")
         for file, name in zip(files, names, strict=True):
             file.label = classes.index(name) if name else -1
+    unmatched = 0
     if groups:
-        for file, group in zip(files, attach(files, str(groups), ("group",)), strict=True):
-            file.group = group or file.id
+        patients, unmatched = attach(files, str(groups), ("group",))
+        for file, patient in zip(files, patients, strict=True):
+            file.group, file.known = patient or file.id, patient is not None
+        if pairs := alike(patient for patient in patients if patient):
+            names = " and ".join(map(repr, pairs[0]))
+            warn(f"{groups}: {names} look like one patient, as {len(pairs)} sets of names do; they are taken for different ones")
     reasons = []
     with ThreadPoolExecutor() as pool, progress("decoding", len(files)) as advance:
-        for reason in pool.map(lambda file: inspect(file, image_size, max_pixels), files):
+        for reason in pool.map(lambda file: inspect(file, image_size, max_pixels, bits or 16), files):
             reasons.append(reason)
             advance()
     kept, refused = select(files, reasons)
@@ -148,11 +166,20 @@ def pack(
     require_images(folders, kept, rejected)
     if rejected and strict:
         raise ValueError(f"{len(rejected)} files rejected (--strict), the first: {rejected[0][0]}: {rejected[0][1]}")
+    try:
+        checks.require_share(folders, kept, rejected, max_rejected)
+    except ValueError:
+        checks.report_rejected(rejected, sys.stderr)
+        raise
+    lost = [] if bits else checks.dark(kept)
+    if lost and strict:
+        raise ValueError(f"{lost[0]} (--strict)")
+    for text in lost + join_equal(kept):
+        warn(text)
     with _replacing(target, task, overwrite) as work:
-        summary = _write(work, task, kept, classes, image_size, max_pixels)
-        cells = np.unique([f"{file.split}/{file.label}" for file in kept], return_inverse=True)[1]
-        pairs = images.twins(np.stack([file.thumbnail for file in kept]), [file.digest for file in kept], cells)
-        twins = [(kept[i], kept[j], correlation) for i, j, correlation in pairs]
+        summary = _write(work, task, kept, classes, image_size, max_pixels, bits)
+        seen = [file for file in kept if not file.constant]
+        twins = [(seen[i], seen[j], correlation) for i, j, correlation in _twins(seen)]
         made = builder.dataset_dir(work, task)
         _csv(
             made / "files.csv",
@@ -160,25 +187,36 @@ def pack(
             [(f.split, f.id, f.label, f.group, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in kept],
         )
         _csv(made / "rejected.csv", ["file", "reason"], rejected)
+        pairs = [(checks.likeness(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins]
         _csv(
             made / "duplicates.csv",
             ["kind", "split", "label", "id", "other_split", "other_label", "other_id", "correlation"],
-            [(_kind(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins],
+            pairs + [("constant", f.split, f.label, f.id, "", "", "", "") for f in kept if f.constant],
         )
-        summary["rejected"] = len(rejected)
+        summary |= {"unmatched_ids": unmatched, "rejected": len(rejected)}
         (made / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    _report(summary, rejected, twins, target)
+    checks.report(summary, rejected, twins, target)
     return summary
 
 
-def _write(work: Path, task: str, kept: list[File], classes: list[str], image_size: int, max_pixels: int) -> dict:
+def _twins(files: list[File]) -> Iterable[tuple[int, int, float]]:
+    if not files:
+        return ()
+    cells, groups = (
+        np.unique(names, return_inverse=True)[1]
+        for names in ([f"{file.split}/{file.label}" for file in files], [file.group for file in files])
+    )
+    return images.twins(np.stack([file.thumbnail for file in files]), [file.digest for file in files], cells, groups)
+
+
+def _write(work: Path, task: str, kept: list[File], classes: list[str], image_size: int, max_pixels: int, bits: int) -> dict:
     splits = {name: [f for f in kept if f.split == name] for name in sorted({f.split for f in kept})}
     content = {name: hashlib.sha256() for name in splits}
     height, width = kept[0].shape
 
     def records(name: str) -> Iterator[dict]:
         for file in splits[name]:
-            pixels, _ = images.decode(file.path, image_size, max_pixels)
+            pixels, _ = images.decode(file.path, image_size, max_pixels, bits or 16)
             if digest(pixels) != file.digest:
                 raise ValueError(f"{file.path}: changed while it was packed")
             content[name].update(json.dumps([file.id, file.label, file.group, file.digest]).encode())
@@ -187,25 +225,19 @@ def _write(work: Path, task: str, kept: list[File], classes: list[str], image_si
 
     with progress("writing", len(kept)) as advance:
         builder.write(work, task, {name: functools.partial(records, name) for name in splits}, (height, width, 1))
-    summary = {"version": builder.VERSION, "task": task, "image_shape": [height, width, 1], "classes": classes, "splits": {}}
+    summary = {"version": builder.VERSION, "task": task, "image_shape": [height, width, 1], "bits": bits, "classes": classes}
+    summary["splits"] = {}
     for name, members in splits.items():
-        counts = collections.Counter(_class(task, classes, file) for file in members)
+        counts = collections.Counter(checks.class_name(task, classes, file) for file in members)
         summary["splits"][name] = {
             "count": len(members),
             "classes": dict(sorted(counts.items())),
+            "groups": len({file.group for file in members}),
+            "without_patient": sum(not file.known for file in members),
+            "constant": sum(file.constant for file in members),
             "fingerprint": content[name].hexdigest(),
         }
     return summary
-
-
-def _class(task: str, classes: list[str], file: File) -> str:
-    if task == "subtask1" and file.split.endswith("generated"):
-        return "synthetic"
-    return classes[file.label] if file.label >= 0 else "unknown"
-
-
-def _kind(a: File, b: File) -> str:
-    return "exact" if a.digest == b.digest else "near"
 
 
 @contextlib.contextmanager
@@ -269,33 +301,11 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
         writer.writerows([header, *([cell(value) for value in row] for row in rows)])
 
 
-def _report(summary: dict, rejected: Rejected, twins: list[tuple[File, File, float]], target: Path) -> None:
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    height, width, _ = summary["image_shape"]
-    table = Table(title=f"{summary['task']}, images of {width}x{height}", title_justify="left")
-    for column in ("split", "class", "images", "content"):
-        table.add_column(column, justify="right" if column == "images" else "left")
-    for name, split in summary["splits"].items():
-        for row, (label, count) in enumerate(split["classes"].items()):
-            table.add_row(*((name, label, f"{count:,}", split["fingerprint"][:12]) if not row else ("", label, f"{count:,}", "")))
-    console.print(table)
-
-    def cell(file: File) -> str:
-        return f"{file.split}/{_class(summary['task'], summary['classes'], file)}"
-
-    counts = collections.Counter((_kind(a, b), cell(a), cell(b)) for a, b, _ in twins)
-    pairs = {(kind, min(a, b), max(a, b)): counts[kind, a, b] + counts[kind, b, a] for kind, a, b in counts}
-    console.print(f"images with an exact or near duplicate in another split or class: {len({id(a) for a, _, _ in twins})}")
-    for kind, a, b in sorted(pairs, key=lambda pair: -pairs[pair])[:SHOWN]:
-        console.print(f"  {kind}: {counts[kind, a, b]} of {a}, {counts[kind, b, a]} of {b}")
-    if len(pairs) > SHOWN:
-        console.print(f"  and {len(pairs) - SHOWN} more pairs of split and class")
-    console.print(f"rejected files: {len(rejected)}")
-    for path, reason in rejected[:SHOWN]:
-        console.print(f"  {images.printable(path)}: {images.printable(reason)}")
-    if len(rejected) > SHOWN:
-        console.print(f"  and {len(rejected) - SHOWN} more in rejected.csv")
-    console.print(f"packed: {target}")
+def define_image_flags(values: flags.FlagValues) -> None:
+    """The flags that an audit has as well."""
+    flags.DEFINE_integer("bits", 0, BITS, 0, 16, flag_values=values)
+    flags.register_validator("bits", lambda bits: not 0 < bits < 8, "use 8 to 16, or 0", flag_values=values)
+    flags.DEFINE_float("max_rejected", 0.05, MAX_REJECTED, 0, 1, flag_values=values)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -316,7 +326,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("max_pixels", images.MAX_PIXELS, "Refuse larger images.", lower_bound=1, flag_values=values)
-    flags.DEFINE_bool("strict", False, "Any rejected file is fatal.", flag_values=values)
+    define_image_flags(values)
+    flags.DEFINE_bool("strict", False, "Any rejected file is fatal, and so are too dark 16-bit images.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace a data set that is there.", flag_values=values)
     flags.mark_flags_as_required(["task", "train_dir", "data_dir"], flag_values=values)
 
@@ -342,6 +353,8 @@ def main(values: flags.FlagValues) -> None:
             values.max_pixels,
             values.strict,
             values.overwrite,
+            values.bits,
+            values.max_rejected,
         )
     except (ValueError, OSError) as error:
         raise ValueError(images.printable(str(error))) from None

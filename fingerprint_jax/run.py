@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -15,12 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, checkpoint, distributed, methods, paths, tables
+from fingerprint_jax import Config, checkpoint, distributed, environment, methods, paths, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
-
-VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 # The labelled rows a system is asked about: held-out and validation rows come from here.
 TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "train"}
@@ -110,7 +107,7 @@ class Run:
         start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
         if (count := self.config.get("steps_per_dispatch", 1)) > 1:
             start["topology"] += f", {count} steps a dispatch"
-        start["versions"] = {name: version(name) for name in VERSIONS}
+        start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
             fits()  # a config that cannot be trained leaves none behind
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
@@ -132,9 +129,11 @@ class Run:
         if last["topology"] != start["topology"]:
             change = f"{last['topology']} -> {start['topology']} processes x devices"
             log.warning("%s: topology changed: %s; %s", self.workdir, change, rounding)
-        if last["versions"] != start["versions"]:
-            change = f"{start['versions']}, before {last['versions']}"
-            log.warning("%s goes on with other versions: %s; %s", self.workdir, change, rounding)
+        for what in ("versions", "settings"):
+            before_it, now = last.get(what, {}), start[what]
+            if other := [name for name in sorted(before_it.keys() | now.keys()) if before_it.get(name) != now.get(name)]:
+                change = ", ".join(f"{name} {now.get(name)} (before: {before_it.get(name)})" for name in other)
+                log.warning("%s goes on with other %s: %s; %s", self.workdir, what, change, rounding)
         changes = [{"step": start["step"], "field": n, "from": before.get(n), "to": after.get(n)} for n in changed]
         for change in changes:
             log.warning("%s: %s changes at step %d, as allowed", self.workdir, change["field"], change["step"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import Config, cli, features, metrics, paths, significance, tables
+from fingerprint_jax import Config, cli, environment, features, metrics, paths, significance, tables
 from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, unlabelled
 from fingerprint_jax.methods import classical
@@ -119,6 +119,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """All draws, then the table."""
+    environment.self_test()
     rows = {row.name: row for row in sweep.load_file(values.file, "rows")}
     if unknown := sorted(set(values.rows) - set(rows)):
         raise ValueError(f"--rows={unknown[0]}: use of {', '.join(rows)}")

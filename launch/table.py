@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from fingerprint_jax import cli, paths, preemption, tables
+from fingerprint_jax import cli, environment, paths, preemption, tables
 from fingerprint_jax.writer import show_log
 from launch import attribution, membership, sweep
 from launch.collect import escape, markdown, write_csv
@@ -68,6 +68,7 @@ def main(values: flags.FlagValues) -> None:
     """The whole table; a row that fails stops no other and makes the exit status 1."""
     show_log()
     preemption.stop_at_once()
+    environment.self_test()
     if wrong := [entry for entry in values.data if not all(entry.partition("="))]:
         raise ValueError(f"--data={wrong[0]}: expected NAME=DIR")
     data, output = dict(entry.split("=", 1) for entry in values.data), Path(values.output)

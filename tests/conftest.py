@@ -8,6 +8,8 @@ import signal
 import sys
 from unittest import mock
 
+from fingerprint_jax import environment
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 _CACHE.mkdir(mode=0o700, exist_ok=True)
@@ -25,6 +27,7 @@ from fingerprint_jax.data import loader, phantom  # noqa: E402
 from fingerprint_jax.model import forget_programs  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
 
+environment.settle()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # reader processes need parsed flags

@@ -19,6 +19,7 @@ from PIL import Image
 from fingerprint_jax import pack
 from fingerprint_jax.data import builder, folders, images
 from fingerprint_jax.data.source import Source
+from fingerprint_jax.run import fold_of
 from tests.data.test_images import chunk, encode, png
 
 RNG = np.random.default_rng(0)
@@ -279,11 +280,18 @@ def test_every_bad_file_is_named_with_a_reason_and_the_others_are_packed(tmp_pat
     assert done.returncode == 1 and not (tmp_path / "data").exists()
     assert done.stderr.splitlines()[-1].startswith(f"pack: error: {len(expected)} files rejected (--strict), the first: {root}/")
     done = binary(*place)
+    assert done.returncode == 1 and not (tmp_path / "data").exists()
+    assert f"20 of 28 images in {root}/a, " in done.stderr.splitlines()[-1]
+    done = binary(*place, "--max_rejected=1")
     assert done.returncode == 0 and done.stderr.splitlines() == ["decoding 28 images", "writing 12 images"], done.stderr
     rows = table(tmp_path / "data", "images", "rejected.csv")
     assert {row["file"]: row["reason"] for row in rows} == expected and len(rows) == len(expected) == 27
-    assert f"rejected files: {len(rows)}\n" in done.stdout and "  and 7 more in rejected.csv\n" in done.stdout
-    assert len([line for line in done.stdout.splitlines() if line.startswith(f"  {root}/")]) == pack.SHOWN
+    lines = [line.removeprefix("rejected: ") for line in done.stdout.splitlines() if line.startswith("rejected: ")]
+    assert sum(int(line.split()[0]) if line[0].isdigit() else 1 for line in lines) == len(rows)
+    assert done.stdout.splitlines()[-2:] == [
+        f"rejected files: {len(rows)}",
+        f"packed: {tmp_path}/data/fingerprint/images/1.0.0",
+    ]
     assert {id: label for id, (label, _, _) in read(tmp_path / "data", "images", "train").items()} == KEPT
 
 
@@ -454,8 +462,10 @@ def test_labels_from_a_table(tmp_path, capsys):
     assert "1 images are not in it, the first is 'train 3'" in capsys.readouterr().err
     labels.write_text("id,label\n0,10\n1,2\n2,0\n3,2\n")
     assert pack.pack("images", tmp_path / "d2", root, labels=labels)["classes"] == ["0", "2", "10"]
-    labels.write_text("id,label\n0.png,1\n")
-    with pytest.raises(ValueError, match="labels.csv: none of its ids is that of an image, for example '0'"):
+    labels.write_text("id,label\nx0,1\n")
+    with pytest.raises(
+        ValueError, match="labels.csv: none of its ids is that of an image: its first is 'x0', that of an image '0'"
+    ):
         pack.pack("images", tmp_path / "d3", root, labels=labels)
     with pytest.raises(ValueError, match="--labels is for the task images"):
         pack.pack("subtask2", tmp_path / "d3", root, labels=labels)
@@ -465,7 +475,7 @@ def test_duplicates_across_splits_and_classes(tmp_path, capsys):
     sources = subtask1(tmp_path)
     twin = sources["train/real_used/0.png"]
     save(tmp_path / "test/real_unknown/copy.png", twin)
-    save(tmp_path / "train/real_used/again.png", twin)  # within a class: not reported
+    save(tmp_path / "train/real_used/again.png", twin)
     save(tmp_path / "train/generated/close.png", np.clip(twin.astype(int) + RNG.integers(-3, 4, (16, 16)), 0, 255).astype(np.uint8))
     pack.pack("subtask1", tmp_path / "data", tmp_path / "train", tmp_path / "test")
     rows = table(tmp_path / "data", "subtask1", "duplicates.csv")
@@ -473,7 +483,8 @@ def test_duplicates_across_splits_and_classes(tmp_path, capsys):
     one, two, three = ("train_real", "real_used/0"), ("test_real", "copy"), ("train_generated", "close")
     again = ("train_real", "real_used/again")
     exact = {pair[1:] for pair in found if pair[0] == "exact"}
-    assert exact == {(*one, *two), (*again, *two), (*two, *one)}  # of two equal images the first by id
+    # Of two equal images the first by id, but for the image itself.
+    assert exact == {(*one, *two), (*again, *two), (*two, *one), (*one, *again), (*again, *one)}
     near = {pair for pair in found if pair[0] == "near"}
     assert {pair[1:3] for pair in near} == {one, two, three, again} and len(near) == 5
     for row in rows:
@@ -481,7 +492,236 @@ def test_duplicates_across_splits_and_classes(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "images with an exact or near duplicate in another split or class: 4" in out
     assert "exact: 1 of test_real/unknown, 2 of train_real/used" in out
+    assert "images with an exact or near duplicate in their own split and class: 2" in out
+    assert "exact: 2 of train_real/used, copies are in one group" in out
     assert "near: 1 of train_generated/synthetic, 2 of train_real/used" in out
+
+
+def held_out(data_dir, task, split, folds=2, seed=0):
+    """The fold of every image of a split: {id: fold}."""
+    rows = Source(str(data_dir), task).rows(split)
+    return dict(zip(rows.ids.tolist(), fold_of(rows, folds, seed).tolist(), strict=True))
+
+
+def test_copies_within_a_class_lie_in_one_fold(tmp_path, capsys):
+    root = tmp_path / "i"
+    for name in "ab":
+        for i in range(12):
+            pixels = save(root / name / f"{i}.png")
+            Image.fromarray(pixels).convert("RGB").save(root / name / f"z{i}.png")  # another file, the same pixels
+            Image.fromarray(pixels.astype(np.uint16) * 257).save(root / name / f"sub{i}.png")
+    summary = pack.pack("images", tmp_path / "data", root, strict=True)
+    assert summary["splits"]["train"]["count"] == 72 and summary["splits"]["train"]["groups"] == 24
+    for seed in range(3):
+        fold = held_out(tmp_path / "data", "images", "train", seed=seed)
+        for name in "ab":
+            assert all(fold[f"{name}/{i}"] == fold[f"{name}/z{i}"] == fold[f"{name}/sub{i}"] for i in range(12))
+        assert set(fold.values()) == {0, 1}
+    assert "exact: 36 of train/a, copies are in one group" in capsys.readouterr().out
+    source = Source(str(tmp_path / "data"), "images")
+    rows = source.rows("train")
+    digests = source.digests(rows.index)
+    held = np.array([fold[name] == 0 for name in rows.ids.tolist()])
+    assert not set(digests[held]) & set(digests[~held])
+
+
+def test_images_that_are_equal_once_they_are_resized_are_copies(tmp_path):
+    root = classes(tmp_path / "i")
+    with Image.open(root / "a" / "0.png") as image:
+        image.resize((8, 8), Image.Resampling.BILINEAR).save(root / "b" / "small.png")
+    pack.pack("images", tmp_path / "data", root, image_size=8)
+    found = read(tmp_path / "data", "images", "train")
+    assert found["a/0"][1] == found["b/small"][1] == "train/a/0"
+    (row, _) = [row for row in table(tmp_path / "data", "images", "duplicates.csv") if row["kind"] == "exact"]
+    assert (row["id"], row["other_id"]) == ("b/small", "a/0")
+
+
+def test_near_duplicates_within_a_class_are_listed_but_for_those_of_one_patient(tmp_path, capsys):
+    root = classes(tmp_path / "i")
+    with Image.open(root / "a" / "0.png") as image:
+        pixels = np.asarray(image)
+    save(root / "a" / "like.png", pixels // 2)
+    pack.pack("images", tmp_path / "d1", root)
+    found = [(row["kind"], row["id"], row["other_id"]) for row in table(tmp_path / "d1", "images", "duplicates.csv")]
+    assert found == [("near", "a/0", "a/like"), ("near", "a/like", "a/0")]
+    assert "near: 2 of train/a, their twins are in other groups" in capsys.readouterr().out
+    (tmp_path / "g.csv").write_text("id,group\na/0,p\na/like,p\n")
+    pack.pack("images", tmp_path / "d2", root, groups=tmp_path / "g.csv")
+    assert not table(tmp_path / "d2", "images", "duplicates.csv")
+
+
+def test_a_copy_with_another_label_is_a_warning_and_joins_the_groups(tmp_path, capsys):
+    root = classes(tmp_path / "i")
+    (root / "b" / "copy.png").write_bytes((root / "a" / "0.png").read_bytes())
+    (tmp_path / "g.csv").write_text("id,group\na/0,p2\na/1,p2\nb/copy,p1\nb/1,p1\n")
+    summary = pack.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
+    groups = {id: group for id, (_, group, _) in read(tmp_path / "data", "images", "train").items()}
+    assert groups == {"a/0": "p1", "a/1": "p1", "a/2": "a/2", "b/0": "b/0", "b/1": "p1", "b/2": "b/2", "b/copy": "p1"}
+    assert summary["splits"]["train"]["groups"] == 4 and summary["splits"]["train"]["without_patient"] == 3
+    err = capsys.readouterr().err
+    assert (
+        f"warning: 1 images have the pixels of an image with another label, the first: {root}/a/0.png and {root}/b/copy.png" in err
+    )
+    assert "warning: 2 patients became 1, since they share equal images, the first: 'p1', 'p2'" in err
+
+
+def test_blank_images_join_no_patients(tmp_path, capsys):
+    root = classes(tmp_path / "i")
+    for name in ("a/x", "a/y", "b/z", "b/w"):
+        save(root / f"{name}.png", np.zeros((16, 16), np.uint8))
+    (tmp_path / "g.csv").write_text("id,group\na/x,p1\na/0,p1\na/y,p2\na/1,p2\n")
+    summary = pack.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
+    groups = {id: group for id, (_, group, _) in read(tmp_path / "data", "images", "train").items()}
+    assert [groups[id] for id in ("a/x", "a/0", "a/y", "a/1", "b/z", "b/w")] == ["p1", "p1", "p2", "p2", "train/b/w", "train/b/w"]
+    assert summary["splits"]["train"]["constant"] == 4
+    rows = table(tmp_path / "data", "images", "duplicates.csv")
+    assert [(row["kind"], row["id"], row["other_id"]) for row in rows] == [
+        ("constant", id, "") for id in ("a/x", "a/y", "b/w", "b/z")
+    ]
+    captured = capsys.readouterr()
+    assert "constant images, which have no content and are compared with none: 4\n" in captured.out
+    assert "another label" not in captured.err
+
+
+def test_only_blank_images(tmp_path):
+    for name in "ab":
+        save(tmp_path / "i" / name / "0.png", np.zeros((16, 16), np.uint8))
+    assert pack.pack("images", tmp_path / "data", tmp_path / "i")["splits"]["train"]["constant"] == 2
+
+
+def test_patients_are_compared_without_blanks_and_in_one_unicode_form(tmp_path, capsys):
+    root = classes(tmp_path / "i")
+    names = ["P\u00e9", "Pe\u0301 ", "\u00a0P\u00e9\t"]
+    rows = [(f"a/{i}" if i else "a/0 ", name) for i, name in enumerate(names)]
+    with (tmp_path / "g.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("ID", " Group "), *rows, ("b/0", "1"), ("b/1", "1.0"), ("", "")])
+    summary = pack.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
+    groups = {id: group for id, (_, group, _) in read(tmp_path / "data", "images", "train").items()}
+    assert {groups[f"a/{i}"] for i in range(3)} == {"P\u00e9"} and (groups["b/0"], groups["b/1"]) == ("1", "1.0")
+    assert summary["splits"]["train"]["groups"] == 4
+    captured = capsys.readouterr()
+    assert f"warning: {tmp_path}/g.csv: '1' and '1.0' look like one patient" in captured.err
+    assert "groups (patients)" in captured.out
+
+
+def test_ids_of_a_table_are_compared_in_one_unicode_form(tmp_path):
+    composed, decomposed = "m\u00fcller", "mu\u0308ller"
+    for stored, written in ((decomposed, composed), (composed, decomposed)):
+        root = classes(tmp_path / f"i{len(stored)}")
+        save(root / "a" / f"{stored}.png")
+        groups = tmp_path / f"{len(stored)}.csv"
+        groups.write_text(f"id,group\na/{written},p\n", encoding="utf-8")
+        data = tmp_path / f"d{len(stored)}"
+        summary = pack.pack("images", data, root, groups=groups)
+        assert read(data, "images", "train")[f"a/{stored}"][1] == "p" and summary["unmatched_ids"] == 0
+    save(root / "a" / f"{decomposed}.png")
+    pack.pack("images", tmp_path / "both", root, max_rejected=0.5)
+    (row,) = table(tmp_path / "both", "images", "rejected.csv")
+    assert row["reason"].endswith("but for case, extension, blanks or Unicode form: rename one")
+
+
+def test_a_table_of_groups_that_names_no_image_is_refused(tmp_path):
+    subtask1(tmp_path)
+    groups = tmp_path / "g.csv"
+    groups.write_text("split,id,group\ntrain,real_used/0,p\n")
+    place = ("subtask1", tmp_path / "data", tmp_path / "train", tmp_path / "test")
+    what = "its first is 'train real_used/0', that of an image 'train_real real_used/0'"
+    with pytest.raises(ValueError, match=f"^{groups}: none of its ids is that of an image: {what}$"):
+        pack.pack(*place, groups=groups)
+    groups.write_text("id,group\n")
+    with pytest.raises(ValueError, match=f"^{groups}: no ids in it, expected lines of id,group"):
+        pack.pack(*place, groups=groups)
+    assert not (tmp_path / "data").exists()
+    groups.write_text("id,group\nreal_used/0.PNG,p\nreal_used/1,p\nreal_used/7,p\n")
+    summary = pack.pack(*place, groups=groups)
+    assert summary["unmatched_ids"] == 1
+    assert summary["splits"]["train_real"]["groups"] == 3 and summary["splits"]["train_real"]["without_patient"] == 2
+
+
+def deep(root, most, shift=0):
+    """Two classes of 16-bit images whose largest value is `most`."""
+    for name in "ab":
+        for i in range(3):
+            pixels = RNG.integers(0, most - shift, (16, 16)) + shift
+            pixels[0, :2] = shift, most
+            save(root / name / f"{i}.png", pixels.astype(np.uint16))
+    return root
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 13, 14, 15])
+def test_sixteen_bit_files_that_hold_fewer_bits(tmp_path, bits, capsys):
+    most = 2**bits - 1
+    root = deep(tmp_path / "i", most)
+    summary = pack.pack("images", tmp_path / "d1", root)
+    err = capsys.readouterr().err
+    assert err.count("16-bit images go from ") == 2 and f" to {most}, of 65535: " in err and f"give --bits={bits}, or more" in err
+    with pytest.raises(ValueError, match=rf"go from \d+ to {most}, of 65535: .* \(--strict\)$"):
+        pack.pack("images", tmp_path / "d2", root, strict=True)
+    given = pack.pack("images", tmp_path / "d2", root, strict=True, bits=bits)
+    assert summary["bits"] == 0 and given["bits"] == bits and capsys.readouterr().err.count("warning") == 0
+    for id, (_, _, pixels) in read(tmp_path / "d2", "images", "train").items():
+        with Image.open(root / f"{id}.png") as image:
+            np.testing.assert_array_equal(pixels[..., 0], np.rint(np.asarray(image) * (255 / most)))
+    with pytest.raises(ValueError, match=f"no image in {root}/a"):
+        pack.pack("images", tmp_path / "d3", deep(root, most + 1), bits=bits)
+
+
+def test_sixteen_bit_files_that_use_the_range_and_those_that_are_shifted(tmp_path, capsys):
+    pack.pack("images", tmp_path / "d1", deep(tmp_path / "i1", 65535), strict=True)
+    assert "warning" not in capsys.readouterr().err
+    pack.pack("images", tmp_path / "d2", deep(tmp_path / "i2", 36000, shift=32000))
+    assert "to 36000, of 65535: 16 of 256 grey levels are left; rescale them; --bits=16 takes" in capsys.readouterr().err
+    pack.pack("images", tmp_path / "d3", tmp_path / "i2", strict=True, bits=16)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_the_whole_folder_decides_about_the_bits(tmp_path, capsys):
+    root = deep(tmp_path / "i", 65535)
+    save(root / "a" / "dark.png", RNG.integers(0, 4096, (16, 16)).astype(np.uint16))
+    pack.pack("images", tmp_path / "data", root, strict=True)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_folder_that_loses_more_than_a_twentieth_is_refused(tmp_path, capsys):
+    root = classes(tmp_path / "i", count=19)
+    save(root / "a" / "one.png", np.zeros((16, 20), np.uint8))
+    assert pack.pack("images", tmp_path / "d1", root)["rejected"] == 1  # 1 of 20
+    for i in range(3):
+        save(root / "a" / f"x{i}.png", np.zeros((9, 8 + i // 2), np.uint8))
+    capsys.readouterr()
+    what = rf"^rejected: 4 of 23 images in {root}/a: more than 0.05 of a folder \(--max_rejected\)"
+    with pytest.raises(ValueError, match=what):
+        pack.pack("images", tmp_path / "d2", root)
+    assert not (tmp_path / "d2").exists()
+    err = capsys.readouterr().err
+    assert "rejected: 4 images of other sizes than 16x16: 2 x 8x9, 1 x 20x16, 1 x 9x9; --image_size=N resizes all" in err
+    assert pack.pack("images", tmp_path / "d2", root, max_rejected=0.2)["rejected"] == 4
+    with pytest.raises(ValueError, match="more than 0 of a folder"):
+        pack.pack("images", tmp_path / "d3", root, max_rejected=0)
+
+
+def test_files_that_are_no_images_are_listed_but_not_counted(tmp_path):
+    root = classes(tmp_path / "i")
+    for name in ("Thumbs.db", "labels.csv", "notes.txt", ".DS_Store", "README"):
+        (root / "a" / name).write_bytes(b"BMI and other things")
+    assert pack.pack("images", tmp_path / "d1", root, max_rejected=0)["rejected"] == 4
+    for name, content in (("1.dcm", bytes(128) + b"DICM"), ("scan", GOOD), ("2.tif", encode(grey(), "TIFF"))):
+        (root / "b" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"^rejected: 3 of 6 images in {root}/b: more than"):
+        pack.pack("images", tmp_path / "d2", root)
+    pack.pack("images", tmp_path / "d2", root, max_rejected=1)
+    reasons = {row["file"].rpartition("/")[2]: row["reason"] for row in table(tmp_path / "d2", "images", "rejected.csv")}
+    assert reasons["1.dcm"] == "not named .png, .jpg or .jpeg: a DICOM inside" and reasons["notes.txt"] == images.NOT_NAMED
+
+
+def test_images_beside_the_class_folders_are_a_share_of_all(tmp_path):
+    root = classes(tmp_path / "i", count=30)
+    save(root / "stray.png")
+    assert pack.pack("images", tmp_path / "d1", root)["rejected"] == 1
+    for i in range(9):
+        save(root / f"{i}.png")
+    with pytest.raises(ValueError, match=f"^rejected: 10 of 70 images in {root}: more than"):
+        pack.pack("images", tmp_path / "d2", root)
 
 
 def test_tables_hold_no_formulas_and_one_line_a_row(tmp_path):
@@ -502,7 +742,7 @@ def test_the_binary_packs_and_its_errors_are_one_line(tmp_path, capsys):
         run(**place, map=f"real_used={tmp_path}/u", strict=True)
     assert str(error.value).count("\n") == 0 and "x\\ny\\udcff.png: the name holds" in str(error.value)
     capsys.readouterr()
-    run(**place, map=f"real_used={tmp_path}/u", image_size=8)
+    run(**place, map=f"real_used={tmp_path}/u", image_size=8, max_rejected=0.5)
     assert capsys.readouterr().out.endswith(f"packed: {tmp_path}/data/fingerprint/subtask1/1.0.0\n")
     assert read(tmp_path / "data", "subtask1", "train_real")["real_used/0"][2].shape == (8, 8, 1)
 

@@ -14,19 +14,18 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import checkpoint, cli, pack, paths, preemption, tables
+from fingerprint_jax import checkpoint, cli, environment, pack, paths, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
-from fingerprint_jax.data import builder
+from fingerprint_jax.data import builder, checks
 from fingerprint_jax.data.images import printable
-from fingerprint_jax.data.source import Source, open_source
-from fingerprint_jax.run import VERSIONS
+from fingerprint_jax.data.source import Source
 from fingerprint_jax.writer import show_log
 
 FOLDERS = {  # and the split and class of the packed data that a folder's images are
@@ -36,6 +35,7 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "unknown": ("test_real", "unknown"),
     "reference": ("reference", "not_used"),
 }
+OPTIONS = ("image_size", "bits", "max_rejected")  # of the packing
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
@@ -59,6 +59,7 @@ def define_flags(values: flags.FlagValues) -> None:
     folder("groups", "CSV with header id,group or split,id,group: the patient of each image.")
     folder("output", "The folder of the audit.", True)
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", 0, flag_values=values)
+    pack.define_image_flags(values)
     flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, flag_values=values)
     text = f"Of each kind and rate of the detection limit, at least {LEAST_REPEATS}; 0 leaves it out."
     flags.DEFINE_integer("repeats", 20, text, 0, flag_values=values)
@@ -88,21 +89,24 @@ def audit(values: flags.FlagValues) -> dict:
 
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     data, known = output / "data", output / "folders.json"
-    if (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
+    planned = (output / "audit_plan.json").exists()
+    if planned:
         _check_same(known, given)
-    else:
+    if not planned or not (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
+        # Without a plan nothing binds: what was refused may have been mended.
+        shutil.rmtree(data, ignore_errors=True)
         tables.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
         mapped = {"generated": values.generated, "real_used": values.used, "real_not_used": values.not_used}
         mapped |= {"real_unknown": values.unknown} if values.unknown else {}
-        size = values.image_size
+        options = {name: values[name].value for name in OPTIONS}
         with stages.timed(output, "pack"):
-            pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, image_size=size)
-    source = open_source(str(data), "subtask1")
+            pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, **options)
+    source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
     parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
     if values.plan_only:
         return {"plan_hash": parts.plan()[1]}
     document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "command": _command(values)}
-    document |= {"versions": {name: version(name) for name in VERSIONS}, "not_tested": list(NOT_TESTED)}
+    document |= {"versions": environment.libraries(), "environment": environment.record(), "not_tested": list(NOT_TESTED)}
     document |= parts.run() | {"rejected": _rejected(source, values)}
     document["groups"] = document["copies"].get("groups", [])
     name, reasons = verdict.decide(document)
@@ -115,11 +119,11 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
 
 
 def _given(values: flags.FlagValues) -> dict:
-    """What an audit is of: image size, and path and a digest of names, sizes and times of the files of each flag.
+    """What an audit is of: how it is packed, and path and a digest of names, sizes and times of the files of each flag.
 
     Raises ValueError that names a flag whose folder or file is not there.
     """
-    given: dict = {"image_size": values.image_size}
+    given: dict = {"image_size": values.image_size} | ({"bits": values.bits} if values.bits else {})
     for name in (*FOLDERS, "groups"):
         if not (value := values[name].value):
             continue
@@ -139,24 +143,25 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 def _check_same(path: Path, given: dict) -> None:
     known = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("image_size", *FOLDERS, "groups"):
+    for name in ("image_size", "bits", *FOLDERS, "groups"):
         before, now = known.get(name), given.get(name)
         if before == now:
             continue
-        if before and now and name != "image_size" and before[0] == now[0]:
+        if isinstance(before, list) and isinstance(now, list) and before[0] == now[0]:
             raise ValueError(f"--{name}={now[0]}: files have changed since the audit in {path.parent} began; give another --output")
         shown = [value[0] if isinstance(value, list) else value or "nothing" for value in (before, now)]
         raise ValueError(f"--{name}: the audit in {path.parent} is of {shown[0]}, not {shown[1]}; give that, or another --output")
 
 
 def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
-    """{flag: [files that were refused, files in all]} of the folders that lost any."""
+    """{flag: [images that were refused, images in all]} of the folders that lost any; other files are no loss."""
     given = {name: values[name].value for name in FOLDERS}
     roots = {f"{printable(str(Path(value)))}/": name for name, value in given.items() if value}
     lost: collections.Counter[str] = collections.Counter()
     with open(source.path / "rejected.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            inside = [root for root in roots if row["file"].removeprefix("'").startswith(root)]
+            lost_image = checks.is_image(row["file"], row["reason"])
+            inside = [root for root in roots if lost_image and row["file"].removeprefix("'").startswith(root)]
             lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
     splits = source.summary["splits"]
     kept = {name: splits[split]["classes"].get(label, 0) for name, (split, label) in FOLDERS.items() if split in splits}
@@ -164,8 +169,8 @@ def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
 
 
 def _command(values: flags.FlagValues) -> str:
-    given = {name: values[name].value for name in (*FOLDERS, "groups", "image_size", "output")}
-    given |= {name: values[name].value for name in ("seed", "repeats") if not values[name].using_default_value}
+    given = {name: values[name].value for name in (*FOLDERS, "groups", "image_size", "bits", "output")}
+    given |= {name: values[name].value for name in ("seed", "repeats", "max_rejected") if not values[name].using_default_value}
     if values.likelihood_ratio is not None:
         given["likelihood_ratio"] = config_flags.get_config_filename(values["likelihood_ratio"])
     return shlex.join(["python", "-m", "fingerprint_jax.audit", *(f"--{name}={value}" for name, value in given.items() if value)])
@@ -175,6 +180,7 @@ def main(values: flags.FlagValues) -> None:
     """One audit; what the user can mend is one line and exit status 1."""
     show_log()
     preemption.stop_at_once()
+    environment.self_test()
     with contextlib.redirect_stdout(sys.stderr):  # --json: nothing else on stdout
         try:
             document = audit(values)

@@ -8,7 +8,7 @@ import numpy as np
 from fingerprint_jax import report, tables
 from fingerprint_jax.audit import verdict
 from fingerprint_jax.audit.imprint import POWER
-from fingerprint_jax.report import charts, neighbours
+from fingerprint_jax.report import charts, neighbours, words
 from fingerprint_jax.report.charts import number
 
 Pair = tuple[str, np.ndarray, np.ndarray, str]  # title, left and right image uint8 [H,W], and what they show
@@ -29,6 +29,9 @@ COUNTS = {
     "reference": "reference images, known not to be used",
     "groups": "groups (patients) of the real images",
     "duplicates": "images with the same pixels as one of another kind",
+    "constant": "constant images, which have no content and are left out",
+    "without_patient": "real images whose patient is not known: each is a group of its own",
+    "unmatched_ids": "ids of the table of patients that match no image",
 }
 CONTENT = {
     "files": "size, palette and metadata of the files",
@@ -59,6 +62,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
     shown = [] if redact else [(title, neighbours.uri(a), neighbours.uri(b), text) for title, a, b, text in pictures]
     page = report.template("audit/template.html.jinja").render(
         document=document,
+        made_on=words.made_on(document),
         redact=redact,
         fixed=FIXED,
         loud=document["verdict"]["name"] in LOUD or bool(document["copies"].get("flagged")),

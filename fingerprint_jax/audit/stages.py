@@ -18,17 +18,16 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fingerprint_jax import Config, score_metrics, significance, tables
+from fingerprint_jax import Config, environment, score_metrics, significance, tables
 from fingerprint_jax.audit import content, copies, imprint, network, panel, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.run import VERSIONS, identity
+from fingerprint_jax.run import identity
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class Audit:
         self.methods = panel.METHODS + (network.METHODS if joins is not None else ())
 
     def images(self, split: str) -> Images:
-        """The images of a packed split, empty where it is not there."""
+        """The images of a packed split but for constant ones, which have no content; empty where it is not there."""
         if split not in self.source.splits:
             none = np.array([], str)
             return Images(none, np.empty((0, *self.source.image_shape[:2]), np.uint8), np.empty(0, np.int64), none)
@@ -85,6 +84,7 @@ class Audit:
         if damaged := self.source.damaged_ids(rows):
             raise ValueError(f"{self.source.path}: damaged records ({damaged}): remove it to pack the folders again")
         found = Images(rows.ids, self.source.images(rows.index)[..., 0], rows.labels, rows.groups)
+        found = found.take(np.ptp(found.pixels, axis=(1, 2)) > 0)
         return found.take(panel.canonical(found.pixels))
 
     @functools.cached_property
@@ -114,24 +114,44 @@ class Audit:
             "duplicates": len({(row["split"], row["id"]) for row in self._duplicates}),
         }
 
+    @property
+    def left_out(self) -> dict:
+        """What of the folders and of --groups has no part, or no patient; packed before this was counted: nothing."""
+        splits, real = self.source.summary["splits"], ("train_real", "test_real", "reference")
+        return {
+            "constant": sum(split.get("constant", 0) for split in splits.values()),
+            "without_patient": sum(splits[name].get("without_patient", 0) for name in real if name in splits),
+            "unmatched_ids": self.source.summary.get("unmatched_ids", 0),
+        }
+
     def _refuse_shared(self, real: Images, unknown: Images, reference: Images) -> None:
         """Raises ValueError where patients or pixels of one kind are of another: what is asked about is no reference."""
+        twice = {}
+        for row in self._duplicates:
+            kinds = {row["split"], row["other_split"]}
+            if ("reference" in kinds and kinds & {"train_real", "test_real"}) or kinds == {"train_real"}:
+                twice[row["split"], row["id"]] = row["other_id"]
+        if twice:
+            (_, id), other = next(iter(twice.items()))
+            raise ValueError(
+                f"{len(twice)} images stand in two folders of real images, the first {id!r} and {other!r} are the same image: each"
+                f" can stand in one of them only; {self.source.path / 'duplicates.csv'} lists them (kind exact)"
+            )
         # An image without a patient is a group of its own, and its name may be that of an image in another folder.
         patients = [side.groups[side.groups != side.ids] for side in (real, unknown)]
         shared = np.isin(reference.groups, np.concatenate(patients)) & (reference.groups != reference.ids)
         if shared.any():
             first = str(reference.groups[shared][0])
-            raise ValueError(f"reference: leave out {shared.sum()} images of patients that are asked about (first: {first!r})")
-        for row in self._duplicates:
-            kinds = {row["split"], row["other_split"]}
-            if ("reference" in kinds and kinds & {"train_real", "test_real"}) or kinds == {"train_real"}:
-                pair = f"{row['id']!r} and {row['other_id']!r}"
-                raise ValueError(f"{pair} are the same image: it can stand in one folder of real images only")
+            files = self.source.path / "files.csv"
+            many = f"{shared.sum()} images of patients that are asked about (first: {first!r}; {files} has the patients)"
+            raise ValueError(f"reference: leave out {many}")
 
     @functools.cached_property
     def _duplicates(self) -> list[dict[str, str]]:
+        """Equal images of two splits or classes; constant ones have another kind."""
         with open(self.source.path / "duplicates.csv", newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row["kind"] == "exact"]
+            exact = [row for row in csv.DictReader(file) if row["kind"] == "exact"]
+        return [row for row in exact if (row["split"], row["label"]) != (row["other_split"], row["other_label"])]
 
     def plan(self) -> tuple[dict, str]:
         """What is going to be done and the SHA-256 of its file; written on the first call, and afterwards the same or refused.
@@ -160,7 +180,7 @@ class Audit:
                 "permutations": imprint.PERMUTATIONS,
             },
             "least": LEAST,
-            "versions": {name: version(name) for name in VERSIONS},
+            "versions": environment.libraries(),
             "fingerprints": self.source.fingerprints,
             "counts": self.counts,
         }
@@ -389,7 +409,7 @@ class Audit:
         document: dict = {
             "plan": plan,
             "plan_hash": digest,
-            "counts": plan["counts"],
+            "counts": plan["counts"] | self.left_out,
             "image_size": list(self.source.image_shape[:2]),
         }
         document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}

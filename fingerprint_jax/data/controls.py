@@ -172,7 +172,8 @@ def write(
             root = Path(folder) / "images"
             phantom.write(root, task, splits, seed)
             test, reference = (root / name if (root / name).exists() else "" for name in ("test", "reference"))
-            pack.pack(task, path, root / "train", test, reference, groups=root / "groups.csv", overwrite=overwrite)
+            groups = root / "groups.csv" if any((part.groups != "").any() for part in splits.values()) else ""
+            pack.pack(task, path, root / "train", test, reference, groups=groups, overwrite=overwrite)
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -2,14 +2,17 @@
 
 import csv
 import dataclasses
+import itertools
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from fingerprint_jax.data import images
+from fingerprint_jax.tables import normal_form
 
 CLASSES = {"subtask1": ["not_used", "used"], "subtask2": ["t1", "t2", "t3", "t4", "t5"]}
 LAYOUT = {
@@ -41,8 +44,10 @@ class File:
     label: int
     order: int  # position by name among the images of its folder
     group: str
+    known: bool = False  # whether --groups names its patient
     shape: tuple[int, ...] = ()
     digest: str = ""
+    constant: bool = False  # all pixels are equal: there is nothing to see
     info: images.Info = images.Info(0, "", 0)
     thumbnail: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
@@ -65,15 +70,31 @@ def layout(
 ) -> list[Folder]:
     """The folders of a task; `flat`: those of the task images have no class folders.
 
-    Raises ValueError that names all missing folders, and for class folders that do not fit.
+    Raises ValueError that names all missing folders and what is there instead, and for class folders that do not fit.
     """
-    mapped = dict(mapped or {})
-    train, test = Path(train_dir), Path(test_dir)
+    mapped = mapped or {}
+    if task == "images":
+        folders = _class_folders(Path(train_dir), test_dir, flat)
+    else:
+        folders = _official(task, Path(train_dir), test_dir, mapped)
+    if unknown := mapped.keys() - ({folder.name for folder in folders} if task != "images" else set()):
+        raise ValueError(f"--map={min(unknown)}=...: {task} has no official folder of that name; expected {LAYOUT[task]}")
+    if reference_dir:
+        folders.append(Folder("reference", Path(reference_dir), "reference", 0 if task == "subtask1" else -1))
+    if missing := [f"{folder.path} ({folder.name})" for folder in folders if not folder.path.is_dir()]:
+        instead = _instead(task, str(train_dir), str(test_dir), mapped)
+        raise ValueError(f"missing folders ({len(missing)}): {', '.join(missing)}; expected {LAYOUT[task]}{instead}")
+    return folders
+
+
+def _official(task: str, train: Path, test_dir: str | Path, mapped: dict[str, str]) -> list[Folder]:
+    """The folders of a subtask, there or not; those of the test set where it is given, or they are in `mapped`."""
+    test = Path(test_dir)
     folders: list[Folder] = []
 
     def add(name: str, candidates: list[Path], *rest) -> None:
         default = next((path for path in candidates if path.is_dir()), candidates[0])
-        folders.append(Folder(name, Path(mapped.pop(name, default)), *rest))
+        folders.append(Folder(name, Path(mapped.get(name, default)), *rest))
 
     if task == "subtask1":
         # Every synthetic image counts as positive: it is what a used image is compared with.
@@ -84,32 +105,71 @@ def layout(
             add("test_generated", [test / "generated"], "test_generated", 1)
         if test_dir or "real_unknown" in mapped:
             add("real_unknown", [test / "real_unknown"], "test_real", -1)
-    elif task == "subtask2":
+    else:
         for k, t in enumerate(CLASSES[task]):
             generated = train / "generated"
             add(t, [train / "real" / t], "train_real", k, f"{t}/")
             add(f"gen_{t}", [generated / f"gen_{t}", generated / t], "train_generated", k, f"gen_{t}/")
         if test_dir or "generated_unknown" in mapped:
             add("generated_unknown", [test / "generated_unknown"], "test_generated", -1)
-    else:
-        names = class_names(train)
-        for split, root in [("train", train), ("test", test)][: 2 if test_dir else 1]:
-            if flat or not root.is_dir():
-                folders.append(Folder(split, root, split, -1))
-                continue
-            found = class_names(root)
-            if not found:
-                raise ValueError(f"{root}: no class folders in it; a flat folder needs --labels")
-            if set(found) - set(names):
-                raise ValueError(f"{root}: class folders {found}, expected {names}")
-            folders += [Folder(n, root / n, split, names.index(n), f"{n}/") for n in found]
-    if reference_dir:
-        folders.append(Folder("reference", Path(reference_dir), "reference", 0 if task == "subtask1" else -1))
-    if mapped:
-        raise ValueError(f"--map={min(mapped)}=...: {task} has no official folder of that name; expected {LAYOUT[task]}")
-    if missing := [f"{folder.path} ({folder.name})" for folder in folders if not folder.path.is_dir()]:
-        raise ValueError(f"missing folders ({len(missing)}): {', '.join(missing)}; expected {LAYOUT[task]}")
     return folders
+
+
+def _class_folders(train: Path, test_dir: str | Path, flat: bool) -> list[Folder]:
+    """The folders of the task images; a test folder may lack classes. Class names are compared in their normal form."""
+    folders: list[Folder] = []
+    names = class_names(train)
+    if "train" in names and set(names) <= {"train", "test", "val", "valid", "validation"}:
+        raise ValueError(f"{train}: its folders are {', '.join(names)}, no classes; use --train_dir={train / 'train'}")
+    label = {normal_form(name): k for k, name in enumerate(names)}
+    for split, root in [("train", train), ("test", Path(test_dir))][: 2 if test_dir else 1]:
+        if flat or not root.is_dir():
+            folders.append(Folder(split, root, split, -1))
+            continue
+        found = class_names(root)
+        if not found:
+            raise ValueError(f"{root}: no class folders in it; a flat folder needs --labels")
+        if len({normal_form(name) for name in found}) < len(found):
+            raise ValueError(f"{root}: class folders {found}, of which two have one name but for blanks or the Unicode form")
+        if {normal_form(name) for name in found} - label.keys():
+            raise ValueError(f"{root}: class folders {found}, expected {names}")
+        folders += [Folder(n, root / n, split, label[normal_form(n)], f"{n}/") for n in found]
+    return folders
+
+
+def _instead(task: str, train_dir: str, test_dir: str, mapped: dict[str, str]) -> str:
+    """What may have been meant where folders are missing, and what is there."""
+
+    def lacks(task: str, train_dir: str | Path, test_dir: str | Path) -> int:
+        return sum(not folder.path.is_dir() for folder in _official(task, Path(train_dir), test_dir, mapped))
+
+    if task != "images":
+        other = next(name for name in CLASSES if name != task)
+        if test_dir and lacks(task, test_dir, train_dir) < lacks(task, train_dir, test_dir):
+            return "; folders of --test_dir are in --train_dir: are the two swapped?"
+        if not mapped and not lacks(other, train_dir, test_dir):
+            return f"; these are the folders of {other}: is --task={other} meant?"
+        trains, tests = ([path, *_below(path)[:20], Path(path).parent] if path else [""] for path in (train_dir, test_dir))
+        for train, test in itertools.product(trains, tests):
+            if not lacks(task, train, test):
+                return f"; is --train_dir={train}{f' --test_dir={test}' if test_dir else ''} meant?"
+        of_test = [folder.path for folder in _official(task, Path(), train_dir, {}) if folder.label < 0 and folder.path.is_dir()]
+        if of_test and not test_dir:
+            return f"; {of_test[0]} is of a test set: is --test_dir={train_dir} meant?"
+    found = [f"{path} holds {_listed(path)}" for path in dict.fromkeys((train_dir, test_dir)) if path]
+    return f"; {', '.join(found)}"
+
+
+def _below(path: str | Path) -> list[Path]:
+    return [Path(path) / name for name in class_names(Path(path))]
+
+
+def _listed(path: str | Path) -> str:
+    """The folders in a folder, or that there are none."""
+    if not Path(path).is_dir():
+        return "nothing, it is not there"
+    names = [str(below.relative_to(path)) for found in _below(path) for below in (found, *_below(found))]
+    return (", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")) or "no folders"
 
 
 def class_names(root: Path) -> list[str]:
@@ -173,42 +233,101 @@ def require_images(folders: list[Folder], files: list[File], rejected: Rejected)
 
 
 def read_column(path: str, names: tuple[str, ...]) -> dict[tuple[str, str], str]:
-    """A CSV with header `id,<name>` or `split,id,<name>` -> {(split or '', id): value}.
+    """A CSV with header `id,<name>` or `split,id,<name>` -> {(split or '', id): value}, all in their normal form.
 
-    Raises ValueError with file and line for another header, an empty cell, a value that tables cannot hold as it is, or
-    two values for one id.
+    Lines and columns without anything in them are passed over, as spreadsheets leave them.
+
+    Raises ValueError with file and line for another header or delimiter, a line with more cells than the header, an empty cell,
+    a value that tables cannot hold as it is, or two values for one id.
     """
     values: dict[tuple[str, str], str] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = list(reader.fieldnames or [])
-            name = next((n for n in names if n in header), "")
-            if header.count("id") != 1 or header.count(name) != 1:
-                expected = " or ".join(f"id,{n}" for n in names)
-                raise ValueError(f"{path}: the header is {','.join(header)[:80]!r}, expected {expected}, with or without split")
-            for row in reader:
-                if not row["id"] or not row[name]:
-                    raise ValueError(f"{path}, line {reader.line_num}: the id or the {name} is empty")
-                if reason := unfit(row[name]):
-                    raise ValueError(f"{path}, line {reader.line_num}: the {name} {row[name][:80]!r} {reason}")
-                key = (row.get("split") or "", row["id"])
-                if values.setdefault(key, row[name]) != row[name]:
-                    raise ValueError(f"{path}, line {reader.line_num}: id {row['id']!r} has a second {name}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+    lines = _lines(path)
+    _, first = next(lines, (0, []))
+    header = [cell.casefold() for cell in first]
+    name = next((n for n in names if n in header), "")
+    if header.count("id") != 1 or header.count(name) != 1:
+        expected = " or ".join(f"id,{n}" for n in names)
+        shown = images.printable(",".join(first)[:80])
+        cut = next((mark for mark in ";\t|" if "id" in map(normal_form, ",".join(header).split(mark))), "")
+        if cut and len(header) == 1:
+            raise ValueError(f"{path}: the cells of its header {shown!r} are separated by {cut!r}, expected commas: {expected}")
+        raise ValueError(f"{path}: the header is {','.join(first)[:80]!r}, expected {expected}, with or without split")
+    for line, cells in lines:
+        if len(cells) > len(header):
+            raise ValueError(
+                f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}; put text with a comma in quotes"
+            )
+        row = dict(zip(header, cells, strict=False))
+        id, value = row.get("id", ""), row.get(name, "")
+        if not id or not value:
+            raise ValueError(f"{path}, line {line}: the id or the {name} is empty")
+        if reason := unfit(value):
+            raise ValueError(f"{path}, line {line}: the {name} {value[:80]!r} {reason}")
+        if values.setdefault((row.get("split", ""), id), value) != value:
+            raise ValueError(f"{path}, line {line}: id {id!r} has a second {name}")
     return values
 
 
-def attach(files: list[File], path: str, names: tuple[str, ...]) -> list[str | None]:
-    """The column of a CSV for every image, by (split, id) or else by id; None where it has none. Warns of both gaps."""
+def _lines(path: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells in their normal form, without empty ones at the end) of the lines of a CSV that hold anything."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True)  # else quotes after a blank would be part of the cell
+            for row in reader:
+                cells = [normal_form(cell) for cell in row]
+                while cells and not cells[-1]:
+                    cells.pop()
+                if cells:
+                    yield reader.line_num, cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def attach(files: list[File], path: str, names: tuple[str, ...]) -> tuple[list[str | None], int]:
+    """The column of a CSV for every image, None where it has none; and how many ids of the CSV are none of an image.
+
+    An image is found by (split, id) or else by id, compared in their normal form, and where neither is there by its id with the
+    extension of an image. Warns of both gaps.
+
+    Raises ValueError as `read_column`, and where not one id is that of an image.
+    """
     values = read_column(path, names)
-    keys = [next((key for key in ((f.split, f.id), ("", f.id)) if key in values), None) for f in files]
-    if unused := [name for split, name in values if (split, name) not in set(keys)]:
-        print(f"warning: {path}: {len(unused)} ids match no image, the first is {unused[0]!r}", file=sys.stderr)
+    keys = _keys(files, values)
+    used = set(keys)
+    if not values:
+        raise ValueError(f"{path}: no ids in it, expected lines of id,{names[0]}")
+    unused = [key for key in values if key not in used]
+    if len(unused) == len(values):
+        split, id = unused[0]
+        shown = next((file for file in files if not file.split.endswith("generated")), files[0])
+        pair = (f"{split} {id}", f"{shown.split} {shown.id}") if split else (id, shown.id)
+        raise ValueError(f"{path}: none of its ids is that of an image: its first is {pair[0]!r}, that of an image {pair[1]!r}")
+    if unused:
+        print(f"warning: {path}: {len(unused)} ids match no image, the first is {unused[0][1]!r}", file=sys.stderr)
     if without := [f"{f.split} {f.id}" for f, key in zip(files, keys, strict=True) if key is None]:
         print(f"warning: {path}: {len(without)} images are not in it, the first is {without[0]!r}", file=sys.stderr)
-    return [values[key] if key else None for key in keys]
+    return [values[key] if key else None for key in keys], len(unused)
+
+
+def _keys(files: list[File], values: dict[tuple[str, str], str]) -> list[tuple[str, str] | None]:
+    """The key of every image among those of a CSV."""
+    ids = [normal_form(file.id) for file in files]
+    known = set(ids)
+    extended: dict[tuple[str, str], list[tuple[str, str]]] = {}  # keys by what they are without extension
+    for split, name in values:
+        stem, dot, ending = name.rpartition(".")
+        if name not in known and dot + ending.lower() in images.FORMATS:
+            extended.setdefault((split, normal_form(stem)), []).append((split, name))
+    keys = []
+    for file, id in zip(files, ids, strict=True):
+        places = (file.split, id), ("", id)
+        key = next((place for place in places if place in values), None)
+        if key is None:
+            found = next((extended[place] for place in places if place in extended), [])
+            own = [key for key in found if key[1].lower().endswith(file.path.suffix.lower())] or found
+            key = own[0] if len({values[key] for key in own}) == 1 else None
+        keys.append(key)
+    return keys
 
 
 def read_facts(path: str | Path, split: str) -> dict[str, list]:

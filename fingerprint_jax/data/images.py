@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_PIXELS = 4096 * 4096
 NEAR = 0.98  # correlation of thumbnails above which two images count as near duplicates
+NOT_NAMED = "not named .png, .jpg or .jpeg"
+
+# What files begin with that are images, but not decoded under another name.
+_OTHERS = {
+    "DICOM": rb".{128}DICM",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "PNG": rb"\x89PNG",
+    "JPEG": rb"\xff\xd8\xff",
+    "JPEG 2000": rb"\0{3}\x0cjP  ",
+    "BMP": rb"BM.{4}\0{4}",
+    "GIF": rb"GIF8",
+    "WebP": rb"RIFF.{4}WEBP",
+}
+_MOST_REPEATED = 100  # scans or profiles
+_MOST_PARTS = 100_000  # segments or chunks
+# Markers of a JPEG but for restarts and TEM, which have no length; in the pixels a byte 0xff is followed by a zero.
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
 # What Pillow raises on damaged bytes.
 _DAMAGED = (
@@ -35,13 +53,14 @@ class Info:
     bytes: int
     mode: str  # Pillow's mode of the file: L, P, RGB, I;16 ...
     metadata_bytes: int  # text and binary entries of the header: PNG text, EXIF, colour profile, JPEG comment
+    deep: tuple[int, int] | None = None  # of 16-bit files the smallest and the largest value
 
 
-def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, Info]:
+def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS, bits: int = 16) -> tuple[np.ndarray, Info]:
     """Reads one file: -> uint8 [H,W], Info.
 
     Conversions: colour, palette and CMYK to grey by ITU-R 601 luma; transparency that varies is composited over black,
-    constant one is dropped; 1-bit to 0 and 255; 16-bit grey is scaled by 255/65535 and rounded, not clipped (of 16-bit
+    constant one is dropped; 1-bit to 0 and 255; 16-bit grey is scaled by 255/(2^bits - 1) and rounded, not clipped (of 16-bit
     colour Pillow reads the high bytes); the EXIF orientation is applied.
 
     Args:
@@ -49,14 +68,15 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS) -> tup
         image_size: side of the square to resize to, by Pillow's antialiased bilinear filter and without regard to the
             aspect ratio; 0 keeps the size.
         max_pixels: larger images are refused before decoding.
+        bits: of the values in 16-bit files, 8 to 16.
 
     Raises:
         ValueError: the reason in one line, without the path: damaged, animated, too large, unreadable, not the format
-            of its name.
+            of its name, a value of more than `bits`. It is NOT_NAMED where neither name nor first bytes are those of an image.
     """
     wanted = FORMATS.get(path.suffix.lower())
     if wanted is None:
-        raise ValueError("not named .png, .jpg or .jpeg")
+        raise ValueError(NOT_NAMED + _inside(path))
     try:
         # 16-bit RGBA without any compression is 8 bytes a pixel.
         if path.stat().st_size > 8 * max_pixels + 2**20:
@@ -74,7 +94,8 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS) -> tup
             entries = {key: value for key, value in image.info.items() if key != "transparency"}
             metadata = sum(len(value) for value in entries.values() if isinstance(value, (str, bytes)))
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = _grey(image)
+            deep = _deep(image, data)
+            pixels = _grey(image, bits, deep)
     except _Refused as error:
         raise ValueError(str(error)) from None
     except _DAMAGED as error:
@@ -82,7 +103,18 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS) -> tup
     if image_size and pixels.shape != (image_size, image_size):
         resized = Image.fromarray(pixels).resize((image_size, image_size), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
-    return pixels, Info(len(data), mode, metadata)
+    return pixels, Info(len(data), mode, metadata, deep)
+
+
+def _inside(path: Path) -> str:
+    """What kind of image is in a file that is not named like one; nothing where there is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return ""
+    kind = next((kind for kind, start in _OTHERS.items() if re.match(start, head, re.DOTALL)), "")
+    return f": a {kind} inside" if kind else ""
 
 
 def printable(text: str) -> str:
@@ -96,9 +128,14 @@ class _Refused(Exception):
 
 def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
     # Each costs milliseconds and a megabyte holds thousands; sound files have one profile, and about ten scans if progressive.
-    marker, what = (b"\xff\xda", "scans") if data.startswith(b"\xff\xd8") else (b"iCCP", "colour profiles")
-    if data.count(marker) > 100:
-        raise _Refused(f"more than 100 {what}, a file made to waste time")
+    names, what = (_segments(data), "scans") if data.startswith(b"\xff\xd8") else (_chunks(data), "colour profiles")
+    repeated = 0
+    for count, name in enumerate(names, 1):
+        repeated += name in (b"\xda", b"iCCP")
+        if repeated > _MOST_REPEATED:
+            raise _Refused(f"more than {_MOST_REPEATED} {what}, a file made to waste time")
+        if count > _MOST_PARTS:
+            raise _Refused(f"more than {_MOST_PARTS} segments or chunks, a file made to waste time")
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
     except UnidentifiedImageError:
@@ -115,10 +152,43 @@ def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
         image.verify()  # `load` skips the checksums of the pixels and does not miss the end of the file
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _segments(data: bytes) -> Iterator[bytes]:
+    """The markers of a JPEG up to the end of the image, as its decoder meets them: none within a segment, none behind the end."""
+    at = 2
+    while (found := _MARKER.search(data, at)) and found[0] != b"\xff\xd9":
+        yield found[0][1:]
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """The names of the chunks of a PNG up to its end."""
+    at, name = 8, b""
+    while at < len(data) and name != b"IEND":
+        name = data[at + 4 : at + 8]
+        yield name
+        at += int.from_bytes(data[at : at + 4], "big") + 12
+
+
+def _deep(image: Image.Image, data: bytes) -> tuple[int, int] | None:
+    """Smallest and largest value of a 16-bit file; of colour as far as the high bytes tell; None of other files."""
     if image.mode.startswith("I"):
-        # Pillow's own conversion would clip everything above 255. 65535 = 255 * 257.
-        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = np.asarray(image)
+        return int(pixels.min()), int(pixels.max())
+    if image.format != "PNG" or data[24] != 16:  # the bit depth in IHDR, which is the first chunk
+        return None
+    colour = np.asarray(image.convert("L" if image.mode.startswith("L") else "RGB"))
+    return int(colour.min()) * 256, int(colour.max()) * 256 + 255
+
+
+def _grey(image: Image.Image, bits: int, deep: tuple[int, int] | None) -> np.ndarray:
+    most = 2**bits - 1
+    if image.mode.startswith("I"):
+        if deep and deep[1] > most:
+            raise _Refused(f"its largest value is {deep[1]}, {bits} bits hold {most} (--bits)")
+        # Pillow's own conversion would clip everything above 255.
+        return ((np.asarray(image).astype(np.uint32) * 510 + most) // (2 * most)).astype(np.uint8)
+    if deep and bits < 16:
+        raise _Refused(f"16-bit colour, of which only the high bytes are read: --bits={bits} is for grey, convert it")
     if image.mode == "P" and np.asarray(image).max() >= (len(image.palette.palette) // 3 if image.palette else 0):
         raise ValueError("a pixel has no colour in the palette")  # Pillow makes it black, or trips over itself
     if image.has_transparency_data:
@@ -136,15 +206,19 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     return small / max(float(np.linalg.norm(small)), 1e-6)
 
 
-def twins(thumbnails: np.ndarray, digests: Sequence[str], cells: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """Exact and near duplicates between cells (a split and class each).
+def twins(
+    thumbnails: np.ndarray, digests: Sequence[str], cells: np.ndarray, groups: np.ndarray
+) -> Iterator[tuple[int, int, float]]:
+    """Exact and near duplicates between cells (a split and class each), and within them.
 
-    For every image and every other cell the closest image there, where it is equal or correlates above NEAR.
+    For every image and every cell the closest image there, where it is equal or correlates above NEAR. Within a cell images of one
+    group are no near duplicates: they are alike, and stay together.
 
     Args:
         thumbnails: [N,1024] of `thumbnail`.
         digests: [N] of the pixels.
         cells: [N] int.
+        groups: [N] int.
 
     Yields:
         (image, its twin, correlation); 1 for equal pixels.
@@ -152,14 +226,20 @@ def twins(thumbnails: np.ndarray, digests: Sequence[str], cells: np.ndarray) -> 
     members = {cell: np.flatnonzero(cells == cell) for cell in np.unique(cells)}
     for b, others in members.items():
         columns = thumbnails[others].T
-        first = {digests[j]: j for j in reversed(others.tolist())}
+        equal: dict[str, list[int]] = {}  # the first two: one of them is another image than the one asked about
+        for j in others.tolist():
+            if len(known := equal.setdefault(digests[j], [])) < 2:
+                known.append(j)
+        step = max(1, min(1024, 2**24 // len(others)))  # 64 MB of similarities
         for a, own in members.items():
-            for start in range(0, len(own) if a != b else 0, 1024):
-                block = own[start : start + 1024]
+            for start in range(0, len(own), step):
+                block = own[start : start + step]
                 similarity = thumbnails[block] @ columns
+                if a == b:
+                    similarity[groups[block][:, None] == groups[others]] = -1
                 nearest = similarity.argmax(axis=1)
                 for row, i in enumerate(map(int, block)):
-                    if digests[i] in first:
-                        yield i, first[digests[i]], 1.0
+                    if copies := [j for j in equal.get(digests[i], ()) if j != i]:
+                        yield i, copies[0], 1.0
                     elif similarity[row, nearest[row]] > NEAR:
                         yield i, int(others[nearest[row]]), float(similarity[row, nearest[row]])

@@ -87,6 +87,7 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
         results=results,
         config=flat_config(run.config),
         document=document,
+        made_on=words.made_on(document),
     )
     path = run.workdir / "report" / "index.html"
     tables.write_text(path, page)

@@ -57,6 +57,21 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
     return f"The class of an image was recognised better than chance on {n} images: {accuracy}."
 
 
+def made_on(document: dict) -> list[tuple[str, str]]:
+    """(what, text) of the code, the machine and the libraries that results were made with.
+
+    `document` is results.json or audit.json, of which `environment` (environment.py) and `versions` are read.
+    """
+    e = document["environment"]
+    code = f"version {e['fingerprint_jax']}"
+    if e["commit"]:
+        code += f", commit {e['commit'][:12]}" + (" with changes that are not committed" if e["changed"] else "")
+    rows = [("fingerprint_jax", code), ("Python", e["python"]), ("devices", e["devices"])]
+    rows.append(("settings", ", ".join(f"{name}={value}" for name, value in e["settings"].items())))
+    rows.append(("self-test of the devices", e["self_test"]))
+    return rows + [("libraries", ", ".join(f"{name} {version}" for name, version in document["versions"].items()))]
+
+
 def unsaid(metrics: dict) -> str | None:
     """Why a result is not compared with chance; None where it is.
 

@@ -290,8 +290,13 @@ def test_files_that_cannot_be_used_are_counted_by_folder(leaking, tmp_path):
     shutil.copytree(given["used"], tmp_path / "used")
     for i in range(5):
         (tmp_path / "used" / f"bad{i}.png").write_bytes(b"no image")
-    document = audit(given | {"used": tmp_path / "used"}, tmp_path / "audit")
-    assert document["rejected"] == {"used": [5, 65]} and document["counts"]["used"] == 60
+    for i in range(3):
+        (tmp_path / "used" / f"notes{i}.txt").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"^rejected: 5 of 65 images in {tmp_path}/used: more than 0.05 of a folder"):
+        audit(given | {"used": tmp_path / "used"}, tmp_path / "audit")
+    document = audit(given | {"used": tmp_path / "used"}, tmp_path / "audit", max_rejected=0.1)
+    assert document["rejected"] == {"used": [5, 65]} and "--max_rejected=0.1" in document["command"]
+    assert document["counts"]["used"] == 60
     page = (tmp_path / "audit" / "index.html").read_text()
     assert "Of 65 files in the folder of real images given as used 5 could not be used" in page
     assert "Whether the rest stands for the folder" in page
@@ -306,12 +311,65 @@ def test_a_reference_of_patients_that_are_asked_about_is_refused(id, leaking, tm
 
 
 @pytest.mark.parametrize("pair", [("reference", "not_used"), ("used", "not_used")])
-def test_an_image_in_two_folders_of_real_images_is_refused(pair, leaking, tmp_path):
+def test_images_in_two_folders_of_real_images_are_counted_and_once_mended_the_same_output_works(pair, leaking, tmp_path):
     given, _, _ = leaking
     shutil.copytree(given[pair[0]], tmp_path / "more")
-    shutil.copy(sorted(given[pair[1]].iterdir())[0], tmp_path / "more" / "again.png")
-    with pytest.raises(ValueError, match="are the same image: it can stand in one folder of real images only"):
-        audit(given | {pair[0]: tmp_path / "more"}, tmp_path / "audit")
+    for path in sorted(given[pair[1]].iterdir())[:3]:
+        shutil.copy(path, tmp_path / "more" / f"again{path.name}")
+    given = given | {pair[0]: tmp_path / "more"}
+    with pytest.raises(
+        ValueError, match="^6 images stand in two folders of real images, the first '.*0000' and '.*0000' are"
+    ) as error:
+        audit(given, tmp_path / "audit", plan_only=True)
+    listed = tmp_path / "audit" / "data" / "fingerprint" / "subtask1" / "1.0.0" / "duplicates.csv"
+    assert f"{listed} lists them (kind exact)" in str(error.value)
+    with listed.open() as file:
+        rows = {row["id"] for row in csv.DictReader(file) if row["kind"] == "exact"}
+    assert len(rows) == 6
+    for path in (tmp_path / "more").glob("again*"):
+        path.unlink()
+    assert audit(given, tmp_path / "audit", plan_only=True)["plan_hash"]
+
+
+def test_without_a_plan_other_folders_and_sizes_take_the_same_output(leaking, tmp_path):
+    given, _, _ = leaking
+    with pytest.raises(ValueError, match="images of 4x4 pixels: at least"):
+        audit(given, tmp_path / "audit", image_size=4, plan_only=True)
+    with pytest.raises(ValueError, match="none of its ids is that of an image"):
+        (tmp_path / "groups.csv").write_text("id,group\nused/0001,p\n")
+        audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "audit", plan_only=True)
+    before = audit(given, tmp_path / "audit", plan_only=True)
+    with pytest.raises(ValueError, match="--image_size: the audit in .* is of nothing, not 16"):
+        audit(given, tmp_path / "audit", image_size=16, plan_only=True)
+    with pytest.raises(ValueError, match="--bits: the audit in .* is of nothing, not 12"):
+        audit(given, tmp_path / "audit", bits=12, plan_only=True)
+    shutil.rmtree(tmp_path / "audit" / "data")
+    assert audit(given, tmp_path / "audit", plan_only=True) == before
+
+
+def test_blank_images_have_no_part_and_are_counted(leaking, tmp_path):
+    given, _, document = leaking
+    shutil.copytree(given["used"].parent, tmp_path / "images")
+    given = {name: tmp_path / "images" / name for name in given}
+    for path in given.values():
+        for k in range(2):
+            Image.new("L", (SIZES["size"],) * 2).save(path / f"blank{k}.png")
+    found = audit(given, tmp_path / "audit")
+    assert found["panel"] == document["panel"] and found["copies"]["flagged"] == document["copies"]["flagged"]
+    assert found["counts"]["constant"] == 10 and found["counts"]["duplicates"] == document["counts"]["duplicates"]
+    assert found["counts"]["used"] == SIZES["real"]
+    assert "constant images, which have no content and are left out" in (tmp_path / "audit" / "index.html").read_text()
+
+
+def test_images_without_a_patient_and_ids_without_an_image_are_counted(leaking, tmp_path):
+    given, _, document = leaking
+    names = [f"real_used/{i:04d}" for i in range(10)] + ["real_used/none", "x"]
+    (tmp_path / "groups.csv").write_text("\n".join(["id,group", *(f"{name}.png,p{name[-4:]}" for name in names)]))
+    found = audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "audit")
+    real = sum(document["counts"][name] for name in ("used", "not_used", "unknown", "reference"))
+    assert found["counts"]["unmatched_ids"] == 2 and found["counts"]["without_patient"] == real - 10
+    page = (tmp_path / "audit" / "index.html").read_text()
+    assert "ids of the table of patients that match no image" in page and "real images whose patient is not known" in page
 
 
 @pytest.fixture(scope="module")

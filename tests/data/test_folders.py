@@ -49,6 +49,60 @@ def test_missing_folders_are_all_named_at_once(tmp_path):
         folders.layout("images", tmp_path / "nowhere")
 
 
+def both(root):
+    """The folders of both subtasks."""
+    make(root / "s1" / "train", "generated/a", "real_used/a", "real_not_used/a")
+    make(root / "s1" / "test", "generated/a", "real_unknown/a")
+    for k in range(1, 6):
+        make(root / "s2" / "train", f"real/t{k}/a", f"generated/gen_t{k}/a")
+    make(root / "s2" / "test", "generated_unknown/a")
+    return root
+
+
+@pytest.mark.parametrize(
+    "task, train, test, message",
+    [
+        ("subtask1", "s1/test", "s1/train", "folders of --test_dir are in --train_dir: are the two swapped?"),
+        ("subtask2", "s2/test", "s2/train", "folders of --test_dir are in --train_dir: are the two swapped?"),
+        ("subtask1", "s1", "", "is --train_dir={root}/s1/train meant?"),
+        ("subtask2", "s2", "s2", "is --train_dir={root}/s2/train --test_dir={root}/s2/test meant?"),
+        ("subtask1", "s1/train/generated", "", "is --train_dir={root}/s1/train meant?"),
+        ("subtask1", "s1/train", "s1", "is --train_dir={root}/s1/train --test_dir={root}/s1/test meant?"),
+        ("subtask1", "s2/train", "s2/test", "these are the folders of subtask2: is --task=subtask2 meant?"),
+        ("subtask2", "s1/train", "", "these are the folders of subtask1: is --task=subtask1 meant?"),
+        ("subtask2", "s2/test", "", "{root}/s2/test/generated_unknown is of a test set: is --test_dir={root}/s2/test meant?"),
+        (
+            "subtask1",
+            "s1/train/real_used",
+            "s2",
+            "{root}/s2 holds test, test/generated_unknown, train, train/generated, train/real",
+        ),
+        ("subtask1", "none", "", "{root}/none holds nothing, it is not there"),
+    ],
+)
+def test_missing_folders_say_what_may_have_been_meant(tmp_path, task, train, test, message):
+    root = both(tmp_path)
+    with pytest.raises(ValueError, match="^missing folders ") as error:
+        folders.layout(task, root / train, root / test if test else "")
+    assert str(error.value).endswith(message.format(root=root))
+
+
+def test_train_and_test_folders_are_no_classes(tmp_path):
+    make(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png")
+    with pytest.raises(ValueError, match=f"its folders are test, train, no classes; use --train_dir={tmp_path}/train$"):
+        folders.layout("images", tmp_path)
+
+
+def test_class_names_are_compared_in_one_unicode_form(tmp_path):
+    make(tmp_path / "train", "cafe\u0301/a", "b/a")
+    make(tmp_path / "test", "caf\u00e9/a")
+    got = folders.layout("images", tmp_path / "train", tmp_path / "test")
+    assert [(f.split, f.label) for f in got] == [("train", 0), ("train", 1), ("test", 1)]
+    make(tmp_path / "train", "caf\u00e9/a")
+    with pytest.raises(ValueError, match="of which two have one name but for blanks or the Unicode form"):
+        folders.layout("images", tmp_path / "train")
+
+
 def test_map_replaces_a_folder(tmp_path):
     make(tmp_path, "generated/a", "elsewhere/a", "real_not_used/a")
     got = folders.layout("subtask1", tmp_path, mapped={"real_used": tmp_path / "elsewhere", "real_unknown": tmp_path / "elsewhere"})
@@ -145,13 +199,13 @@ def files_of(tmp_path):
 def test_attach_prefers_the_split_and_warns_of_gaps(tmp_path, capsys):
     table = tmp_path / "groups.csv"
     table.write_text("\ufeffsplit,id,group\n,1,any\ntest,1,second\ntrain,2,x\ntest,9,y\n", encoding="utf-8")
-    assert folders.attach(files_of(tmp_path / "i"), str(table), ("group",)) == ["any", "x", None, "second", None, None]
+    assert folders.attach(files_of(tmp_path / "i"), str(table), ("group",)) == (["any", "x", None, "second", None, None], 1)
     assert capsys.readouterr().err.splitlines() == [
         f"warning: {table}: 1 ids match no image, the first is '9'",
         f"warning: {table}: 3 images are not in it, the first is 'train 3'",
     ]
     table.write_text("class,id\nb,1\na,2\na,3\n")
-    assert folders.attach(files_of(tmp_path / "i"), str(table), ("label", "class")) == ["b", "a", "a"] * 2
+    assert folders.attach(files_of(tmp_path / "i"), str(table), ("label", "class")) == (["b", "a", "a"] * 2, 0)
     assert capsys.readouterr().err == ""
 
 
@@ -168,6 +222,13 @@ def test_attach_prefers_the_split_and_warns_of_gaps(tmp_path, capsys):
         ("id,group\n1,=a\n", "line 2: the group '=a' starts with '=', which spreadsheets take for a formula"),
         ('id,group\n1,a\n2,"a\nb"\n', "line 4: the group 'a\\nb' holds unprintable characters"),
         ("id,group\n1,a\0\n", "line 2: the group 'a\\x00' holds unprintable characters"),
+        ("id,group\n1,\u200bp\n", "line 2: the group '\\u200bp' holds unprintable characters"),
+        ("id,group\n1,p\u00a01\n", "line 2: the group 'p\\xa01' holds unprintable characters"),
+        ("id,group\n1,Doe, J\n", "line 2: 3 cells, the header has 2; put text with a comma in quotes"),
+        ("id,group\n1, \n", "line 2: the id or the group is empty"),
+        ("id,group\n1,a\n1 ,b\n", "line 3: id '1' has a second group"),
+        ("id;group\n1;a\n", "the cells of its header 'id;group' are separated by ';', expected commas: id,group"),
+        ("split\tid\tgroup\n", "are separated by '\\t', expected commas"),
         ("id,group\n1," + "x" * 200_000, "cannot be read as CSV: field larger than field limit"),
     ],
 )
@@ -177,6 +238,26 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         folders.read_column(str(table), ("group",))
     assert str(table) in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_what_spreadsheets_do_to_a_table_is_undone(tmp_path, split):
+    table = tmp_path / "groups.csv"
+    head, cell = ("Split, ", f" {split} ,") if split else ("", "")
+    lines = [f"{head}ID, Group,,", f'{cell}1 , "Doe, J" ,', f"{cell}\u00a02,e\u0301", ",,", "", f"{cell}2,\u00e9 "]
+    table.write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:]]).encode())
+    assert folders.read_column(str(table), ("group",)) == {(split, "1"): "Doe, J", (split, "2"): "\u00e9"}
+
+
+def test_ids_with_an_extension_are_found_where_only_one_image_can_be_meant(tmp_path):
+    make(tmp_path / "i", "1.png", "2.PNG", "3.jpg", "4.jpg", "5.jpeg", "6.png.png", "6.png")
+    files, _ = folders.scan(folders.Folder("x", tmp_path / "i", "train", -1), set())
+    table = tmp_path / "groups.csv"
+    rows = ["1.png,a", "2.png,b", "3.JPG,c", "4.png,x", "4.jpg,d", "5.png,x", "5.jpg,y", "6.png,f"]
+    table.write_text("\n".join(["id,group", *rows]) + "\n")
+    values, unmatched = folders.attach(files, str(table), ("group",))
+    found = dict(zip([file.id for file in files], values, strict=True))
+    assert found == {"1": "a", "2": "b", "3": "c", "4": "d", "5": None, "6.png": "f", "6": None} and unmatched == 3
 
 
 def test_a_table_that_is_not_there(tmp_path):

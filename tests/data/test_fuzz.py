@@ -354,7 +354,12 @@ def test_a_pack_is_whole_or_not_there(extra, image_size, groups):
         if groups is not None:
             table.write_bytes(groups)
         try:
-            arguments = {"image_size": image_size, "max_pixels": MAX_PIXELS, "groups": "" if groups is None else table}
+            arguments = {
+                "image_size": image_size,
+                "max_pixels": MAX_PIXELS,
+                "max_rejected": 1,
+                "groups": "" if groups is None else table,
+            }
             summary = pack.pack("images", data, root, **arguments)
         except ValueError as error:
             one_line(images.printable(str(error)))

@@ -233,6 +233,79 @@ def test_files_made_to_waste_time_are_refused(tmp_path):
     assert refusal(tmp_path, scans[:-2] + last * 101 + scans[-2:], "a.jpg") == "more than 100 scans, a file made to waste time"
 
 
+JPEG = encode(GREY, "JPEG")
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes([255, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def test_what_looks_like_scans_outside_of_the_scans_does_not_count(tmp_path):
+    scan, thumbnail = b"\xff\xda", encode(GREY, "JPEG", progressive=True)
+    sound = {
+        "behind the end": JPEG + scan * 1000,
+        "another image behind the end": JPEG + thumbnail * 50,
+        "in segments": JPEG[:2] + segment(0xE5, scan * 30_000) * 3 + JPEG[2:],
+        "thumbnails": JPEG[:2] + segment(0xE1, b"Exif\0\0" + thumbnail * 40) + JPEG[2:],
+        "a comment": JPEG[:2] + segment(0xFE, scan * 200) + JPEG[2:],
+    }
+    for name, data in sound.items():
+        np.testing.assert_array_equal(decode(tmp_path, data, "a.jpg")[0], decode(tmp_path, JPEG, "b.jpg")[0], err_msg=name)
+
+
+def test_scans_count_wherever_a_decoder_meets_them(tmp_path):
+    progressive = encode(GREY, "JPEG", progressive=True)
+    last = progressive[progressive.rindex(b"\xff\xda") : -2]
+    header = last[: 2 + int.from_bytes(last[2:4], "big")]
+    waste = "more than 100 scans, a file made to waste time"
+    hostile = {
+        "without pixels": progressive[:-2] + header * 101,
+        "behind filling": progressive[:-2] + (b"\xff" * 9 + last) * 101 + b"\xff\xd9",
+        "behind restarts": progressive[:-2] + (b"\xff\xd0\xff\x01" + last) * 101,
+        "behind zeros": progressive[:-2] + (b"\xff\0\0\0" + last) * 101,
+        "behind a segment of no length": progressive[:-2] + (b"\xff\xe1\0\0" + last) * 101,
+        "between segments": progressive[:-2] + (segment(0xE1, b"\xff\xd9") + last) * 101,
+    }
+    for name, data in hostile.items():
+        assert refusal(tmp_path, data, "a.jpg") == waste, name
+    many = JPEG[:2] + segment(0xE9, b"") * 100_001 + JPEG[2:]
+    assert refusal(tmp_path, many, "a.jpg") == "more than 100000 segments or chunks, a file made to waste time"
+
+
+def test_the_name_of_a_profile_in_pixels_or_texts_is_no_profile(tmp_path):
+    row = b"\0" + b"iCCP" * 16
+    pixels = chunk(b"IDAT", zlib.compress(row * 64, 0))
+    assert pixels.count(b"iCCP") > 100
+    decoded = decode(tmp_path, png(64, 64, chunk(b"tEXt", b"k\0" + b"iCCP" * 200), pixels))[0]
+    assert decoded[0].tobytes() == row[1:]
+    assert decode(tmp_path, png(1, 1, PIXEL) + PROFILE * 200)[0].shape == (1, 1)  # behind the end
+    assert refusal(tmp_path, png(1, 1, PIXEL, *[PROFILE] * 101)) == "more than 100 colour profiles, a file made to waste time"
+
+
+def test_bits_of_sixteen_bit_files(tmp_path):
+    values = np.array([[0, 1, 8, 9, 2048, 4094, 4095]], np.uint16)
+    pixels, info = decode(tmp_path, encode(Image.fromarray(values)), bits=12)
+    np.testing.assert_array_equal(pixels, np.rint(values * (255 / 4095)))
+    assert info.deep == (0, 4095)
+    assert (
+        refusal(tmp_path, encode(Image.fromarray(values + 1)), bits=12) == "its largest value is 4096, 12 bits hold 4095 (--bits)"
+    )
+    np.testing.assert_array_equal(decode(tmp_path, encode(GREY), bits=12)[0], GREY)  # 8 bits stay as they are
+    every = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    np.testing.assert_array_equal(decode(tmp_path, encode(Image.fromarray(every)))[0], np.rint(every / 257))
+
+
+def test_sixteen_bit_colour_tells_its_depth_and_takes_no_bits(tmp_path):
+    for kind, channels in ((2, 3), (6, 4), (4, 2)):
+        values = np.full((1, 2, channels), 4095, ">u2")
+        values[0, 0] = 300
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, kind, 0, 0, 0))
+        pixels = chunk(b"IDAT", zlib.compress(b"\0" + values.tobytes()))
+        data = b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+        assert decode(tmp_path, data)[1].deep == (256, 4095)
+        assert refusal(tmp_path, data, bits=12).startswith("16-bit colour, of which only the high bytes are read: --bits=12")
+
+
 EXIF_TYPES = {
     "short": (3, "HH", 6, 0),
     "rational": (5, "I", 2**31),
@@ -289,19 +362,34 @@ def test_thumbnails_multiply_to_the_correlation():
 
 
 def test_twins_agree_with_all_pairs():
+    """Between two cells and within them, where images of one group are left out."""
     rng = np.random.default_rng(3)
     n = 2200  # cells larger than a block
     pixels = rng.integers(0, 256, (n, 4, 4), dtype=np.uint8)
     cells = rng.integers(0, 2, n)
-    cells[:6] = [0, 1, 0, 1, 0, 0]
+    cells[:10] = [0, 1, 0, 1, 0, 0, 1, 1, 0, 0]
     pixels[1] = pixels[0]  # exact, other cell
     pixels[3] = np.clip(pixels[2].astype(int) + rng.integers(-2, 3, (4, 4)), 0, 255)  # near, other cell
-    pixels[5] = pixels[4]  # exact, same cell: not reported
-    found = list(images.twins(np.stack([images.thumbnail(p) for p in pixels]), [p.tobytes() for p in pixels], cells))
+    pixels[5] = pixels[4]  # exact, same cell
+    for i in (6, 8):  # near, same cell, and the second pair is one group
+        pixels[i + 1] = np.clip(pixels[i].astype(int) + rng.integers(-2, 3, (4, 4)), 0, 255)
+    groups = np.arange(n)
+    groups[[5, 9]] = groups[[4, 8]]
+    found = list(images.twins(np.stack([images.thumbnail(p) for p in pixels]), [p.tobytes() for p in pixels], cells, groups))
 
     correlation = np.corrcoef(pixels.reshape(n, -1).astype(float))
-    correlation[cells[:, None] == cells] = -1
-    best = correlation.argmax(axis=1)
-    near = np.flatnonzero(correlation.max(axis=1) > images.NEAR)
-    assert {(i, j) for i, j, _ in found} == set(zip(near, best[near], strict=True)) >= {(0, 1), (1, 0), (2, 3), (3, 2)}
+    expected = {(4, 5), (5, 4)}
+    same = cells[:, None] == cells
+    for left_out in (same, ~same | (groups[:, None] == groups)):
+        left = np.where(left_out, -1, correlation)
+        near = np.flatnonzero(left.max(axis=1) > images.NEAR)
+        expected |= set(zip(near.tolist(), left.argmax(axis=1)[near].tolist(), strict=True))
+    assert {(i, j) for i, j, _ in found} == expected >= {(0, 1), (1, 0), (2, 3), (3, 2), (6, 7), (7, 6)}
+    assert not {(8, 9), (9, 8)} & expected and len(found) == len(expected)
     assert dict(((i, j), c) for i, j, c in found)[0, 1] == 1
+
+
+def test_of_three_copies_each_has_another_as_its_twin():
+    thumbnails = np.zeros((4, 1024), np.float32)
+    found = images.twins(thumbnails, ["x", "x", "y", "x"], np.zeros(4, int), np.array([0, 0, 1, 0]))
+    assert list(found) == [(0, 1, 1.0), (1, 0, 1.0), (3, 0, 1.0)]
