@@ -23,7 +23,7 @@ import jax
 from absl import flags
 
 from benchmarks import rows, table
-from fingerprint_jax import cli, tables
+from fingerprint_jax import cli, paths, tables
 from fingerprint_jax.writer import show_log
 
 FOLDER = rows.ROOT / "benchmarks" / "results"
@@ -64,8 +64,8 @@ def load(output: Path, about: dict) -> dict:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("peer_python", "", "A Python that has torch, torchvision and timm.", flag_values=values)
-    flags.DEFINE_string("output", "", "Default: benchmarks/results/DEVICE.json.", flag_values=values)
+    paths.define("peer_python", "", "A Python that has torch, torchvision and timm.", flag_values=values)
+    paths.define("output", "", "Default: benchmarks/results/DEVICE.json.", flag_values=values)
     flags.DEFINE_list("rows", [], "Measure these, patterns such as training/*; default: what is open.", flag_values=values)
     flags.DEFINE_integer("cores", 2, "Cores of each side; 0: all.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("repeats", 5, "Turns of each side.", lower_bound=1, flag_values=values)

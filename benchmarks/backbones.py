@@ -28,7 +28,7 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.timing import Peer, ratios, rounds, shown, spread, turns
-from fingerprint_jax import backbones, cli, tables
+from fingerprint_jax import backbones, cli, paths, tables
 from fingerprint_jax.writer import show_log
 
 NAMES = [
@@ -129,8 +129,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("dtype", "float32", backbones.DTYPES, "Of our side.", flag_values=values)
     flags.DEFINE_integer("repeats", 5, "Turns of each side.", lower_bound=1, flag_values=values)
     flags.DEFINE_float("seconds", 1.0, "Of a turn, at least one step.", flag_values=values)
-    flags.DEFINE_string("peer_python", None, "A Python that has torch and timm.", flag_values=values)
-    flags.DEFINE_string("output", None, "A JSON file.", flag_values=values)
+    paths.define("peer_python", None, "A Python that has torch and timm.", flag_values=values)
+    paths.define("output", None, "A JSON file.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from scipy.stats import spearmanr
 
-from fingerprint_jax import cli, score_metrics
+from fingerprint_jax import cli, paths, score_metrics
 from fingerprint_jax.methods import ensemble, gradient
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import show_log
@@ -41,7 +41,7 @@ def shown(paired: dict) -> str:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("workdir", None, "A finished cross-fitted run of cross_attention.", required=True, flag_values=values)
+    paths.define("workdir", None, "A finished cross-fitted run of cross_attention.", required=True, flag_values=values)
     flags.DEFINE_list("candidates", ["10", "50", "200"], "Numbers of candidates beside all of them.", flag_values=values)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.timing import Peer, shown, spread
-from fingerprint_jax import cli
+from fingerprint_jax import cli, paths
 from fingerprint_jax.estimators import search, similarity
 from fingerprint_jax.writer import show_log
 
@@ -74,7 +74,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("ssim", 128, "Images on one side, four times as many on the other.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("size", 256, "Of the images in pixels.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("repeats", 3, "Turns of each side.", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("peer_python", None, "A Python that has faiss-cpu.", flag_values=values)
+    paths.define("peer_python", None, "A Python that has faiss-cpu.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -12,11 +12,29 @@ import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from fingerprint_jax import distributed, tables
 
 log = logging.getLogger(__name__)
+
+# Orbax looks for what it wrote by a pattern that begins with the whole path, and takes some beginnings for buckets in a cloud;
+# TensorStore reads a backslash as a slash.
+UNFIT, BUCKETS = ("\\", "[", "*", "?", "gs:/"), ("/gs/", "/s3/", "/az/", "/hf/")
+
+
+def check_place(workdir: Path) -> None:
+    """Raises ValueError where a checkpoint in this directory could not be read again, because of a character in its path."""
+    path = f"{workdir.absolute()}/"
+    wrong = [text for text in UNFIT if text in path] + [text for text in BUCKETS if path.startswith(text)]
+    if path.encode(errors="ignore").decode() != path:
+        wrong.append("bytes that are no UTF-8")
+    if wrong:
+        raise ValueError(
+            f"{path!r} has {' and '.join(map(repr, wrong))}: checkpoints cannot be read again from there; use another directory, or"
+            " a symbolic link to it"
+        )
 
 
 def parse_best(best: str) -> tuple[str, str]:
@@ -31,7 +49,8 @@ class Checkpoints:
     """The checkpoints of a workdir: the latest two and the best are kept.
 
     `checkpoints/<step>` holds what Orbax wrote, `digests/<step>.json` its manifest: step, metrics, the arrays' shapes and the
-    SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do.
+    SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do. The first and the
+    last checkpoint that a process saves are read back, array by array, before their manifests are written.
 
     Several processes write a checkpoint together; its manifest, and what is removed, is the work of process 0.
     """
@@ -43,6 +62,7 @@ class Checkpoints:
         self._workdir = workdir
         self._pending: tuple[int, dict, dict] | None = None
         self._manager: ocp.CheckpointManager | None = None
+        self._read_one = False  # whether this process has read a checkpoint back
 
     def _rank(self, metrics: dict) -> float:
         # A step without the metric, or with NaN, never counts as the best.
@@ -50,20 +70,41 @@ class Checkpoints:
         value = value if self.mode == "max" else -value
         return value if math.isfinite(value) else -math.inf
 
-    def save(self, step: int, state: dict, metrics: dict[str, float]) -> None:
+    def save(self, step: int, state: dict, metrics: dict[str, float], last: bool = False) -> None:
         """Starts writing `state`; the manifest follows when all bytes are there (`poll`, the next `save` or `close`).
 
-        Raises OSError where it cannot be written, for example on a full disk; the checkpoints before it stay.
+        The first time, and with `last`, it returns when all is written and was read back. All processes call it together.
+
+        Raises OSError where it cannot be written, for example on a full disk, or not be read back; the checkpoints before it stay.
         """
         self.wait()
         if self._manager is None:
             options = ocp.CheckpointManagerOptions(create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True)
             self._manager = ocp.CheckpointManager(self._directory.absolute(), options=options)
         self._pending = (step, metrics, shapes(state))
+        reads = last or not self._read_one
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state))
+            if reads:
+                self._manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error)
+        if reads:
+            self._read_back(step, state)
+            self._read_one = True
+            self.wait()
+
+    def _read_back(self, step: int, state: dict) -> None:
+        """Raises OSError unless the checkpoint that was written holds `state` to the last bit. It is read into host memory."""
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                found = reader.restore(self._item(step), jax.tree.map(lambda x: np.empty(x.shape, x.dtype), state))
+            for (path, value), read in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True):
+                for shard in {str(shard.index): shard for shard in value.addressable_shards}.values():
+                    if jax.device_get(shard.data).tobytes() != read[shard.index].tobytes():
+                        raise ValueError(f"{jax.tree_util.keystr(path)} is not what was saved")
+        except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
+            self._failed(error, "read back")
 
     def poll(self) -> None:
         """Writes the manifest of a save that has ended; returns at once where it has not."""
@@ -92,7 +133,7 @@ class Checkpoints:
         for old in kept.keys() - keep:
             self._remove(old)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, done: str = "written") -> None:
         assert self._pending
         step, self._pending = self._pending[0], None
         manager, self._manager = self._manager, None  # it would raise the same error at the next save
@@ -105,7 +146,7 @@ class Checkpoints:
         text = str(error).strip() or type(error).__name__
         full = os.strerror(errno.ENOSPC)
         reason = full if full in text else text.splitlines()[-1]
-        raise OSError(f"{self._directory}: the checkpoint of step {step} could not be written: {reason}") from error
+        raise OSError(f"{self._directory}: the checkpoint of step {step} could not be {done}: {reason}") from error
 
     def close(self) -> None:
         """Ends the save under way."""
@@ -118,6 +159,9 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self._digests / f"{step}.json"
+
+    def _item(self, step: int) -> Path:
+        return self._directory.absolute() / str(step) / "default"
 
     def _files(self, step: int) -> list[str]:
         root = self._directory / str(step)
@@ -190,14 +234,14 @@ class Checkpoints:
             step = self.resolve(which)
             try:
                 distributed.first(functools.partial(self.compare, step, abstract))
-                item = self._directory.absolute() / str(step) / "default"
                 with ocp.StandardCheckpointer() as reader:
-                    state = dict(reader.restore(item, abstract))
+                    state = dict(reader.restore(self._item(step), abstract))
             except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
                 # The others wait for this one, and may have read it.
                 if distributed.count() > 1 and not isinstance(error, ValueError):
-                    raise OSError(f"{item} cannot be read, or was removed meanwhile: {error}") from error
+                    raise OSError(f"{self._item(step)} cannot be read, or was removed meanwhile: {error}") from error
                 if self._path(step).exists():
+                    check_place(self._workdir)
                     raise
             else:
                 # Manifests go first: as long as it stands every file did while it was read.

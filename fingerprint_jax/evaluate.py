@@ -24,6 +24,7 @@ from fingerprint_jax import (
     environment,
     methods,
     metrics,
+    paths,
     preemption,
     report,
     score_metrics,
@@ -97,6 +98,8 @@ def evaluate(run: Run, split: str, submission: dict | None = None, refits: int =
     Returns:
         The results of the split, as in results.json.
     """
+    if submission:
+        tables.check_style(run.config.task, submission["style"])
     rows = run.rows(split)
     if not len(rows):
         raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
@@ -233,10 +236,10 @@ def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0) -> di
 
 def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     """Scores a prediction file against a truth file, writes `output`/results.json and returns its content."""
-    ids, labels = tables.read_labels(predictions, CLASSES[task])
-    true_ids, true_labels = tables.read_labels(truth, CLASSES[task])
+    ids, labels = tables.read_labels(predictions, CLASSES[task], task)
+    true_ids, true_labels = tables.read_labels(truth, CLASSES[task], task)
     try:
-        order = tables.align(true_ids, ids)
+        order = tables.align(true_ids, ids, either=True)
     except ValueError as error:
         raise ValueError(f"{predictions} does not fit {truth}: {error}") from None
     if (true_labels == true_labels[0]).all():
@@ -253,7 +256,7 @@ def validate(submission: str, task: str, data_dir: str, split: str) -> np.ndarra
     Raises ValueError with the first ids or the line that are wrong.
     """
     rows = open_source(data_dir, task).rows(split)
-    ids, labels = tables.read_labels(submission, CLASSES[task])
+    ids, labels = tables.read_labels(submission, CLASSES[task], task)
     try:
         tables.align(rows.ids, ids)
     except ValueError as error:
@@ -311,29 +314,31 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("workdir", None, "The run to score.", flag_values=values)
+    paths.define("workdir", None, "The run to score.", flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid, sequestered or a packed split.", flag_values=values)
     flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
     flags.DEFINE_float(
         "watch", 0, "Follow a training that runs; give up after this many seconds without a new checkpoint.", flag_values=values
     )
-    flags.DEFINE_string("data_dir", "", "Score the images of another packed data set.", flag_values=values)
-    flags.DEFINE_string("submission", None, "Write the decided labels as `id,label` to this file.", flag_values=values)
+    paths.define("data_dir", "", "Score the images of another packed data set.", flag_values=values)
+    paths.define("submission", None, "Write the decided labels as `id,label` to this file.", flag_values=values)
     flags.DEFINE_bool("header", False, "Submission: a first line `id,label`.", flag_values=values)
-    flags.DEFINE_string("extension", "", "Submission: appended to every id, for example .png.", flag_values=values)
-    flags.DEFINE_enum("style", "int", ["int", "t", "gen_t"], "Submission: 0..4, t1..t5 or gen_t1..gen_t5.", flag_values=values)
+    flags.DEFINE_string("extension", "", "Submission: appended to every id: .png, .jpg or .jpeg.", flag_values=values)
+    flags.DEFINE_enum(
+        "style", "int", ["int", "t", "gen_t"], "Submission: 0..4; in subtask 2 also t1..t5 or gen_t1..gen_t5.", flag_values=values
+    )
     flags.DEFINE_integer(
         "refits", 0, "Subtask 1: permutations to fit a cross-fitted run of estimators anew for its p.", 0, flag_values=values
     )
     flags.DEFINE_bool("report", False, "Write the page <workdir>/report/index.html.", flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
-    flags.DEFINE_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
+    paths.define_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
     flags.DEFINE_bool("published", False, "Page: the place among the published runs.", flag_values=values)
     flags.DEFINE_enum("task", None, sorted(CLASSES), "Without a run: the task of the files.", flag_values=values)
-    flags.DEFINE_string("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
-    flags.DEFINE_string("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
-    flags.DEFINE_string("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
-    flags.DEFINE_string("output", None, "Without a run: the folder for results.json.", flag_values=values)
+    paths.define("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
+    paths.define("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
+    paths.define("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
+    paths.define("output", None, "Without a run: the folder for results.json.", flag_values=values)
     distributed.define_flags(values)
 
 

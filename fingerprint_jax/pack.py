@@ -26,7 +26,7 @@ from absl import flags
 from rich.console import Console
 from rich.progress import Progress
 
-from fingerprint_jax import cli
+from fingerprint_jax import cli, paths
 from fingerprint_jax.data import builder, checks, images
 from fingerprint_jax.data.folders import CLASSES, File, Rejected, attach, class_names, layout, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
@@ -311,7 +311,7 @@ def define_image_flags(values: flags.FlagValues) -> None:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    define = functools.partial(flags.DEFINE_string, flag_values=values)
+    define = functools.partial(paths.define, flag_values=values)
     flags.DEFINE_enum("task", None, builder.TASKS, "subtask1, subtask2, or images: any labelled set.", flag_values=values)
     define("train_dir", None, "The training folder in the official layout; task images: see --labels.")
     define("test_dir", "", "The test folder; without it the data has no unknowns.")
@@ -319,9 +319,8 @@ def define_flags(values: flags.FlagValues) -> None:
     define("data_dir", None, "The data set goes to DATA_DIR/fingerprint/TASK/1.0.0.")
     define("groups", "", "CSV with header id,group or split,id,group: the patient of each image.")
     define("labels", "", "Task images: CSV with header id,label or id,class for a flat folder; without it subfolders are classes.")
-    flags.DEFINE_multi_string(
+    paths.define_pairs(
         "map",
-        [],
         "NAME=DIR, repeatable: where an official folder lies. Names: generated, real_used, real_not_used, test_generated,"
         " real_unknown; t1..t5, gen_t1..gen_t5, generated_unknown.",
         flag_values=values,

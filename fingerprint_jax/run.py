@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, distributed, environment, methods, tables
+from fingerprint_jax import Config, checkpoint, distributed, environment, methods, paths, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Run:
     """A config, a directory and what `predict` reads from it.
 
     Args:
-        config: the experiment.
+        config: the experiment; a leading `~` of its paths is written out in it.
         workdir: where everything of the run lies.
         step: best | latest | a number, the checkpoint that `predict` reads.
         allow_change: fields that may differ from those the run was started with; `data` stands for the content of the data set.
@@ -55,6 +55,7 @@ class Run:
         allow_change: tuple[str, ...] = (),
         labels: np.ndarray | None = None,
     ):
+        paths.expand_fields(config)
         self.config = config
         self.labels = labels
         self.workdir = Path(workdir)
@@ -81,12 +82,15 @@ class Run:
         it, before it is written.
 
         Raises ValueError where another process holds the run, or where config or data differ from those it was started with
-        in more than where the data lie and the fields of `allow_change`; names the fields and both values.
+        in more than where the data lie and the fields of `allow_change`; names the fields and both values. Also where checkpoints
+        cannot lie in the work directory, see `checkpoint.check_place`.
         """
         refusal = f"{self.workdir}: %s is fitting this run; wait for it, or use another --workdir"
         with contextlib.ExitStack() as held:
 
             def begin() -> None:
+                if network(self.config).method == "gradient":
+                    checkpoint.check_place(self.workdir)
                 if self.config.data.extra_labels:
                     _ = self.extra  # wrong ones, and a wrong data_dir, leave no workdir behind
                 fingerprints = self.fingerprints
@@ -297,16 +301,21 @@ class Run:
         for a row of the target split, whose rows are trained on with their own labels or not at all.
         """
         path, parts = self.config.data.extra_labels, []
-        for split, labels in tables.read_extra_labels(path, self.source.num_classes).items():
+        for split, labels in tables.read_extra_labels(path, self.source.num_classes, self.config.task).items():
             others = [name for name in self.source.splits if name != self.target]
             if split not in others:
                 why = f": heldout, valid and sequestered are rows of {split}" if split == self.target else ""
                 raise ValueError(f"data.extra_labels={path!r} has rows of {split!r}, use {', '.join(others)}{why}")
             rows = self.rows(split)
-            if unknown := sorted(labels.keys() - set(rows.ids.tolist())):
-                raise ValueError(f"data.extra_labels={path!r}: {len(unknown)} ids are not in {split} (first: {unknown[:3]})")
-            rows = rows.take(np.isin(rows.ids, list(labels)))
-            parts.append(dataclasses.replace(rows, labels=np.array([labels[name] for name in rows.ids.tolist()])))
+            names = np.array(list(labels), dtype=str)
+            try:
+                found = tables.find(rows.ids, names)
+            except ValueError as error:
+                raise ValueError(f"data.extra_labels={path!r}: {error}") from None
+            if unknown := sorted(names[found < 0].tolist()):
+                raise ValueError(f"data.extra_labels={path!r}: {len(unknown)} ids are not in {split} (first: {ascii(unknown[:3])})")
+            order = np.argsort(found)
+            parts.append(dataclasses.replace(rows.take(found[order]), labels=np.array(list(labels.values()))[order]))
         return Rows.concatenate(parts)
 
     @functools.cached_property

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 EXTRA_LABELS = ["split", "id", "label"]  # the header of such a file
 
+STYLES = {"int": "0..{0}", "t": "t1..t{1}", "gen_t": "gen_t1..gen_t{1}"}  # how the labels of 1 + {0} = {1} classes are written
+
 _EXTENSION = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
 _LABEL = re.compile(r"(?:gen_)?t([1-9][0-9]{0,8})|([0-9]{1,9})")
 
@@ -33,6 +35,11 @@ def normal_form(text: str) -> str:
     macOS writes file names decomposed (NFD), keyboards write composed characters, and spreadsheets leave blanks.
     """
     return unicodedata.normalize("NFC", text).strip()
+
+
+def without_extension(text: str) -> str:
+    """The normal form of a text from which one image extension is cut off: .png, .jpg or .jpeg."""
+    return normal_form(_EXTENSION.sub("", normal_form(text)))
 
 
 @contextlib.contextmanager
@@ -86,20 +93,31 @@ def read_journal(path: str | Path) -> list:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def parse_label(text: str, classes: int) -> int | None:
-    """0..K-1, t1..tK or gen_t1..gen_tK -> 0..K-1; None where it is none of them."""
+def styles(task: str) -> list[str]:
+    """The keys of STYLES in which labels of a task may be written: those of subtask 2 are sets, others have numbers alone."""
+    return list(STYLES) if task == "subtask2" else ["int"]
+
+
+def check_style(task: str, style: str) -> None:
+    """Raises ValueError where labels of a task are not written in a style."""
+    if style not in styles(task):
+        raise ValueError(f"style={style!r}: labels of {task} are not sets; use {', '.join(styles(task))}")
+
+
+def parse_label(text: str, classes: int, task: str) -> int | None:
+    """0..K-1, in subtask 2 also t1..tK or gen_t1..gen_tK -> 0..K-1; None where it is none of them."""
     match = _LABEL.fullmatch(text.strip())
-    if not match:
+    if not match or (match[1] and styles(task) == ["int"]):
         return None
     label = int(match[1]) - 1 if match[1] else int(match[2])
     return label if label < classes else None
 
 
-def read_labels(path: str | Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [N] and labels int [N] in 0..classes-1 of an `id,label` file, in its order.
+def read_labels(path: str | Path, classes: int, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [N] as they are written and labels int [N] in 0..classes-1 of an `id,label` file, in its order.
 
-    A header is optional (a first line whose label has no digit), and so is a file extension in the id
-    (.png, .jpg, .jpeg), which is cut off. Labels are written 0..K-1, t1..tK or gen_t1..gen_tK.
+    A header is optional: a first line whose label has no digit. Labels are written in one of `styles(task)`. Which images the ids
+    are is for `find` to say: whether the end of an id is a file extension hangs on the ids that there are.
 
     Raises ValueError with file, line and value for a wrong number of columns, a label outside the set, an
     empty or repeated id, a file without labels or one that is not UTF-8 CSV.
@@ -108,16 +126,16 @@ def read_labels(path: str | Path, classes: int) -> tuple[np.ndarray, np.ndarray]
     for position, (line, row) in enumerate(_read_lines(path)):
         if len(row) != 2:
             raise ValueError(f"{path}, line {line}: {len(row)} columns, expected id,label")
-        label = parse_label(row[1], classes)
+        name, text = row
+        label = parse_label(text, classes, task)
         if label is None:
             # A word is a header; a number out of range or nothing at all is a mistake, on the first line too.
-            if position == 0 and row[1].strip() and not re.search(r"\d", row[1]):
+            if position == 0 and text.strip() and not re.search(r"\d", text):
                 continue
-            raise _no_label(path, line, row[1], classes)
-        name = _EXTENSION.sub("", row[0].strip())
+            raise _no_label(path, line, text, classes, task)
         if not name:
             raise ValueError(f"{path}, line {line}: the id is empty")
-        if not name.isprintable():
+        if not normal_form(name).isprintable():
             raise ValueError(f"{path}, line {line}: the id {name!r} holds a control character")
         if name in labels:
             raise ValueError(f"{path}, line {line}: id {name!r} is repeated, each must occur once")
@@ -137,13 +155,13 @@ def _read_lines(path: str | Path) -> list[tuple[int, list[str]]]:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
 
-def _no_label(path: str | Path, line: int, text: str, classes: int) -> ValueError:
-    expected = f"0..{classes - 1}, t1..t{classes}, gen_t1..gen_t{classes}"
+def _no_label(path: str | Path, line: int, text: str, classes: int, task: str) -> ValueError:
+    expected = ", ".join(STYLES[style].format(classes - 1, classes) for style in styles(task))
     return ValueError(f"{path}, line {line}: label {text!r} is none of {expected}")
 
 
-def read_extra_labels(path: str | Path, classes: int) -> dict[str, dict[str, int]]:
-    """A CSV with the header `split,id,label` -> {split: {id: label in 0..classes-1}}; labels are written as in `read_labels`.
+def read_extra_labels(path: str | Path, classes: int, task: str) -> dict[str, dict[str, int]]:
+    """A CSV with the header `split,id,label` -> {split: {id: label in 0..classes-1}}; ids and labels as in `read_labels`.
 
     Raises ValueError with file, line and value for another header, a wrong number of columns, a label outside the set, a
     repeated row, a file without labels or one that is not UTF-8 CSV.
@@ -151,15 +169,15 @@ def read_extra_labels(path: str | Path, classes: int) -> dict[str, dict[str, int
     labels: dict[str, dict[str, int]] = {}
     for position, (line, row) in enumerate(_read_lines(path)):
         if position == 0:
-            if row != EXTRA_LABELS:
+            if [cell.strip() for cell in row] != EXTRA_LABELS:
                 raise ValueError(f"{path}: the header is {','.join(row)[:80]!r}, expected {','.join(EXTRA_LABELS)}")
             continue
         if len(row) != len(EXTRA_LABELS):
             raise ValueError(f"{path}, line {line}: {len(row)} columns, expected {','.join(EXTRA_LABELS)}")
-        split, name, text = row
-        label = parse_label(text, classes)
+        split, name, text = normal_form(row[0]), *row[1:]
+        label = parse_label(text, classes, task)
         if label is None:
-            raise _no_label(path, line, text, classes)
+            raise _no_label(path, line, text, classes, task)
         if name in labels.setdefault(split, {}):
             raise ValueError(f"{path}, line {line}: id {name!r} of split {split!r} is repeated, each must occur once")
         labels[split][name] = label
@@ -177,23 +195,59 @@ def write_extra_labels(path: str | Path, split: str, ids: np.ndarray, labels: np
         writer.writerows([split, name, label] for name, label in zip(ids.tolist(), labels.tolist(), strict=True))
 
 
-def align(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Positions [N] in `others` of each of `ids` [N]: `others[align(ids, others)] == ids`.
+def find(known: np.ndarray, given: np.ndarray, either: bool = False) -> np.ndarray:
+    """Positions [N] in `known` [M] of the ids `given` [N]; -1 for those that are none of them.
 
-    Raises ValueError where an id is repeated or the two sets differ, with counts and the first few.
+    An id is the known one that equals it, else the one of the same `normal_form`, else the one that has this form once an image
+    extension is cut off from the given one; with `either`, from the known one or from both.
+
+    Raises ValueError where an id may be several of the known ones, or two ids are the same one.
     """
-    wanted, position = ids.tolist(), {name: i for i, name in enumerate(others.tolist())}
-    for names in (wanted, others.tolist()):
+    rules = [(str, str), (normal_form, normal_form), (without_extension, normal_form)]
+    if either:
+        rules += [(normal_form, without_extension), (without_extension, without_extension)]
+    names, found = known.tolist(), np.full(len(given), -1, dtype=np.int64)
+    for of_given, of_known in rules:
+        positions: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            positions.setdefault(of_known(name), []).append(i)
+        for i in np.flatnonzero(found < 0):
+            several = positions.get(of_given(given[i].item()), [])
+            if len(several) > 1:
+                raise ValueError(f"id {given[i].item()!a} may be any of {_shown([names[k] for k in several])}")
+            found[i] = several[0] if several else -1
+        if (found >= 0).all():
+            break
+    taken: dict[int, str] = {}
+    for name, i in zip(given.tolist(), found.tolist(), strict=True):
+        if i >= 0 and i in taken:
+            raise ValueError(f"ids {taken[i]!a} and {name!a} are both that of {names[i]!a}, each must occur once")
+        taken[i] = name
+    return found
+
+
+def _shown(names: list[str]) -> str:
+    return ascii(names[:3])  # what looks alike is not always the same
+
+
+def align(ids: np.ndarray, others: np.ndarray, either: bool = False) -> np.ndarray:
+    """Positions [N] in `others` of each of `ids` [N], which are those that `find` knows.
+
+    Raises ValueError as `find` does, and where an id is repeated or the two sets differ, with counts and the first few.
+    """
+    for names in (ids.tolist(), others.tolist()):
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
-            raise ValueError(f"{len(repeated)} ids are repeated (first: {repeated[:3]})")
-    missing = [name for name in wanted if name not in position]
-    extra = sorted(position.keys() - set(wanted))
-    if missing or extra:
+            raise ValueError(f"{len(repeated)} ids are repeated (first: {_shown(repeated)})")
+    found = find(ids, others, either)
+    missing = np.setdiff1d(np.arange(len(ids)), found)
+    extra = sorted(others[found < 0].tolist())
+    if len(missing) or extra:
         raise ValueError(
-            f"{len(missing)} ids are missing (first: {missing[:3]}) and {len(extra)} are not expected (first: {extra[:3]})"
+            f"{len(missing)} ids are missing (first: {_shown(ids[missing].tolist())}) and {len(extra)} are not expected"
+            f" (first: {_shown(extra)})"
         )
-    return np.array([position[name] for name in wanted], dtype=np.int64)
+    return np.argsort(found)
 
 
 @distributed.by_first
@@ -208,21 +262,27 @@ def write_submission(path: str | Path, ids, labels, header: bool = False, extens
         extension: appended to each id, for example `.png`.
         style: int (0..K-1), t (t1..tK) or gen_t (gen_t1..gen_tK).
 
-    Raises ValueError for a repeated id, a negative label or an extension without its dot.
+    Raises ValueError for a repeated id, a negative label, another extension than those of images, or one with which ids are
+    taken for others.
     """
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         raise ValueError(f"{path}: {len(repeated)} ids are repeated (first: {repeated[:3]}), a submission has each once")
     if min(labels, default=0) < 0:
         raise ValueError(f"{path}: label {min(labels)} is negative, a submission has a class for each id")
-    if extension and not extension.startswith("."):
-        raise ValueError(f"extension={extension!r}: it starts with a dot, for example .png")
+    if extension and not _EXTENSION.fullmatch(extension):
+        raise ValueError(f"extension={extension!r}: use .png, .jpg or .jpeg")
+    written = [f"{name}{extension}" for name in ids]
+    try:
+        find(np.array(ids, dtype=str), np.array(written, dtype=str))
+    except ValueError as error:
+        raise ValueError(f"extension={extension!r}: {error}; leave it out") from None
     render = {"int": str, "t": lambda k: f"t{k + 1}", "gen_t": lambda k: f"gen_t{k + 1}"}[style]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if header:
             writer.writerow(["id", "label"])
-        writer.writerows([f"{name}{extension}", render(int(label))] for name, label in zip(ids, labels, strict=True))
+        writer.writerows([name, render(int(label))] for name, label in zip(written, labels, strict=True))
 
 
 @distributed.by_first

@@ -108,7 +108,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
 
     Raises:
         Preempted: SIGTERM, SIGINT or SIGUSR1 came, to whichever process; the step it was at is saved, on all the same.
-        OSError: a checkpoint cannot be written; those before it stay.
+        OSError: a checkpoint cannot be written, or not be read back; those before it stay.
         FloatingPointError: the loss, a gradient or the learning rate is not finite; names the step and the records.
     """
     c = run.config
@@ -155,18 +155,18 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             found[step + 1] = values
         return found
 
-    def save(step: int, scores: dict[str, float]) -> None:
+    def save(step: int, scores: dict[str, float], last: bool) -> None:
         if scores:
             writer.write(step, {f"valid_{name}": value for name, value in scores.items()})
             writer.progress(step, {f"valid {name}": value for name, value in scores.items()})
-        checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)})
+        checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)}, last)
 
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
         stack.callback(checkpoints.close)
         signalled = distributed.agreed(stack.enter_context(preemption.deferred()), model.mesh)
         if c.num_steps == 0 and not checkpoints.begun():
-            save(0, evaluate(state))
+            save(0, evaluate(state), last=True)
         clock = tick = time.perf_counter()
         waited, timed_from = 0.0, start
         dispatches = loader.dispatches(start, c.num_steps, c.steps_per_dispatch)
@@ -208,7 +208,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                 evaluates = last or step % c.eval_every == 0
                 if evaluates and model.pictures:
                     writer.pictures(step, jax.device_get(model.pictures(*model.weights(state), batch, cache)))
-                save(step, evaluate(state) if evaluates else {})
+                save(step, evaluate(state) if evaluates else {}, last or bool(signal))
                 clock, waited, timed_from = time.perf_counter(), 0.0, step  # evaluation is not training time
             if signal and not last:
                 checkpoints.close()

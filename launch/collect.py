@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fingerprint_jax import cli, evaluate, metrics, score_metrics, tables
+from fingerprint_jax import cli, evaluate, metrics, paths, score_metrics, tables
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.run import Run
 from launch import local, sweep
@@ -257,7 +257,7 @@ def picture(lines: list[dict], figure: str, title: str) -> Figure:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
+    paths.define("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
     flags.DEFINE_enum("figure", "accuracy", list(BOUNDS), "What is compared.", flag_values=values)
     flags.DEFINE_string("baseline", "", "A row or group that the others are compared with.", flag_values=values)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax import cli, tables
+from fingerprint_jax import cli, paths, tables
 from fingerprint_jax.preemption import RUN_AGAIN, SIGNALS, Preempted
 from launch import sweep
 
@@ -163,7 +163,7 @@ def run_sweep(output: Path, split: str, jobs: int, names: Sequence[str] = (), th
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
+    paths.define("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
     flags.DEFINE_integer("jobs", 1, "Rows that run at the same time.", flag_values=values)
     flags.DEFINE_list("rows", [], "Only these rows; others may run elsewhere at the same time.", flag_values=values)

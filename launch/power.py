@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import Config, cli, environment, features, metrics, significance, tables
+from fingerprint_jax import Config, cli, environment, features, metrics, paths, significance, tables
 from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, unlabelled
 from fingerprint_jax.methods import classical
@@ -103,7 +103,7 @@ def table(lines: list[dict], attacks: dict[str, Config], leaks: list[float]) -> 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("file", None, "A Python file whose rows() returns the systems.", required=True, flag_values=values)
+    paths.define("file", None, "A Python file whose rows() returns the systems.", required=True, flag_values=values)
     flags.DEFINE_list("rows", [], "Only these rows.", flag_values=values)
     flags.DEFINE_list("leaks", ["0", "0.3", "1"], "Leaks of the phantoms, 0..1.", flag_values=values)
     flags.DEFINE_integer("draws", 20, "Phantoms a leak, of the seeds from 0 on.", 1, flag_values=values)
@@ -114,7 +114,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "unknown", 600, "Images of test_real, half of them used: the more members, the less of each.", 2, flag_values=values
     )
     flags.DEFINE_integer("reference", 1000, "Reference images.", 2, flag_values=values)
-    flags.DEFINE_string("output", None, "The folder of draws.jsonl and power.md.", required=True, flag_values=values)
+    paths.define("output", None, "The folder of draws.jsonl and power.md.", required=True, flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

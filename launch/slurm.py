@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax import cli, preemption, tables
+from fingerprint_jax import cli, paths, preemption, tables
 from fingerprint_jax.preemption import Preempted
 from launch import local, sweep
 
@@ -91,7 +91,7 @@ def _wait(output: Path, seconds: float) -> None:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
+    paths.define("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
     flags.DEFINE_string("partition", "", "Slurm's partition.", flag_values=values)
     flags.DEFINE_string("account", "", "Whom the jobs are charged to.", flag_values=values)

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import Config, cli, tables
+from fingerprint_jax import Config, cli, paths, tables
 from fingerprint_jax.run import flat_config
 
 Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the file of a row
@@ -187,12 +187,12 @@ def load_file(path: str, name: str = "sweep") -> list:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("config", None, "The experiment; FILE:smoke shrinks it to seconds.", flag_values=values)
-    flags.DEFINE_string("data_dir", "", "Where `pack` wrote the data set.", flag_values=values)
-    flags.DEFINE_string("output", None, "The directory of the sweep.", required=True, flag_values=values)
+    paths.define("config", None, "The experiment; FILE:smoke shrinks it to seconds.", flag_values=values)
+    paths.define("data_dir", "", "Where `pack` wrote the data set.", flag_values=values)
+    paths.define("output", None, "The directory of the sweep.", required=True, flag_values=values)
     flags.DEFINE_multi_string("set", [], "field=v1,v2,...; several are combined each with each.", flag_values=values)
     flags.DEFINE_multi_string("zip", [], "field=v1,v2,...; several go first with first.", flag_values=values)
-    flags.DEFINE_string("file", None, "A Python file whose sweep() returns the overrides of each row.", flag_values=values)
+    paths.define("file", None, "A Python file whose sweep() returns the overrides of each row.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

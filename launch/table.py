@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from fingerprint_jax import cli, environment, preemption, tables
+from fingerprint_jax import cli, environment, paths, preemption, tables
 from fingerprint_jax.writer import show_log
 from launch import attribution, membership, sweep
 from launch.collect import escape, markdown, write_csv
@@ -51,10 +51,11 @@ def _among(flag: str, chosen: list[str], known: list[str]) -> list[str]:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("file", None, "A Python file whose rows() returns the systems.", required=True, flag_values=values)
-    flags.DEFINE_list("data", None, "NAME=DIR of packed data sets; controls go with the first.", required=True, flag_values=values)
-    flags.DEFINE_string("controls", "", "Where the control data sets lie; what is missing is made.", flag_values=values)
-    flags.DEFINE_string("output", None, "The directory of the runs and the table.", required=True, flag_values=values)
+    paths.define("file", None, "A Python file whose rows() returns the systems.", required=True, flag_values=values)
+    text = "NAME=DIR of packed data sets; controls go with the first."
+    paths.define_list("data", None, text, values, pairs=True, required=True)
+    paths.define("controls", "", "Where the control data sets lie; what is missing is made.", flag_values=values)
+    paths.define("output", None, "The directory of the runs and the table.", required=True, flag_values=values)
     flags.DEFINE_float("minutes", 2.0, "Processor minutes of the training steps of a run.", flag_values=values)
     flags.DEFINE_string("baseline", "", "A row that the others are compared with.", flag_values=values)
     text = "Of --data those on which rows that train networks have the first seed alone."

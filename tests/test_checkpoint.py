@@ -1,10 +1,14 @@
 """Retention, the meaning of best, and damage that is seen."""
 
 import math
+import os
+import shutil
+import unicodedata
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
@@ -131,3 +135,90 @@ def test_a_reader_survives_that_checkpoints_are_removed(tmp_path):
 def test_best_says_what_it_accepts():
     with pytest.raises(ValueError, match="max:accuracy"):
         checkpoint.parse_best("accuracy")
+
+
+UNFIT = ["a[1]", "a\\b", "\\", "x*", "**", "a?", "gs:", "ags:", os.fsdecode(b"\xff")]
+FIT = [*"]{}#%&:;,=~^'\"`$!@()<>| \n\t", "-x", "x ", "x.", "...", "${HOME}", "%41", "s3:", "hf:x", "5", "x" * 255]
+FIT += [unicodedata.normalize(form, "größe") for form in ("NFC", "NFD")] + ["a.orbax-checkpoint-tmp"]
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_path_whose_checkpoints_cannot_be_read_again_is_refused(name, tmp_path):
+    for place in (tmp_path / name, tmp_path / name / "runs" / "a"):
+        with pytest.raises(ValueError, match="has .*: checkpoints cannot be read again from there; use another directory") as error:
+            checkpoint.check_place(place)
+        assert "\n" not in str(error.value)
+    os.symlink(tmp_path / name, tmp_path / "link")
+    checkpoint.check_place(tmp_path / "link")
+
+
+@pytest.mark.parametrize("root", ["gs", "s3", "az", "hf"])
+def test_roots_that_stand_for_buckets_are_refused(root, tmp_path):
+    with pytest.raises(ValueError, match=f"has '/{root}/'"):
+        checkpoint.check_place(checkpoint.Path(f"/{root}/runs"))
+    checkpoint.check_place(tmp_path / root / "runs")
+
+
+def test_the_path_counts_that_a_relative_one_stands_for(tmp_path, monkeypatch):
+    (tmp_path / "[x]").mkdir()
+    monkeypatch.chdir(tmp_path / "[x]")
+    with pytest.raises(ValueError, match=r"/\[x\]/a/' has '\['"):
+        checkpoint.check_place(checkpoint.Path("a"))
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_checkpoints_of_other_paths_are_kept_and_read(name, tmp_path):
+    checkpoint.check_place(tmp_path / name)
+    _fill(tmp_path / name, [0.4, 0.3, 0.2, 0.1])
+    again = checkpoint.Checkpoints(tmp_path / name, "max:accuracy")
+    assert list(again.manifests()) == [1, 3, 4] and not again.damage(4)
+    for which, step in (("best", 1), ("latest", 4)):
+        assert again.restore(which, ABSTRACT)[0] == step
+    again.prune()
+    assert sorted(p.name for p in (tmp_path / name / "checkpoints").iterdir()) == ["1", "3", "4"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_that_was_moved_to_such_a_path_is_read_or_named(tmp_path):
+    _fill(tmp_path / "a", [0.1])
+    (tmp_path / "a").rename(tmp_path / "[1]")
+    assert checkpoint.Checkpoints(tmp_path / "[1]").restore("latest", ABSTRACT)[0] == 1
+    (tmp_path / "[1]").rename(tmp_path / "a\\b")
+    with pytest.raises(ValueError, match="checkpoints cannot be read again"):
+        checkpoint.Checkpoints(tmp_path / "a\\b").restore("latest", ABSTRACT)
+
+
+def test_what_cannot_be_read_back_is_not_called_written(tmp_path):
+    workdir = tmp_path / "a[1]"  # Orbax writes there, and finds nothing of it
+    with pytest.raises(OSError, match="the checkpoint of step 1 could not be read back: NOT_FOUND"):
+        _fill(workdir, [0.1])
+    assert not checkpoint.Checkpoints(workdir).manifests() and not list((workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("wrong", [1, 4])
+def test_the_first_and_the_last_are_compared_with_what_was_saved(wrong, tmp_path, monkeypatch):
+    """Here the disk holds another checkpoint than the one that was given to it."""
+    _fill(tmp_path / "other", [0.5])
+    wait, directory = ocp.CheckpointManager.wait_until_finished, tmp_path / "a" / "checkpoints"
+
+    def exchanged(self):
+        wait(self)
+        for step in (2, wrong):  # the second is neither the first nor the last: its digests are those of what is there
+            if directory == self.directory and (directory / str(step)).exists():
+                shutil.rmtree(directory / str(step))
+                shutil.copytree(tmp_path / "other" / "checkpoints" / "1", directory / str(step))
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", exchanged)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "a")
+    with pytest.raises(OSError, match=rf"step {wrong} could not be read back: \['w'\] is not what was saved"):
+        for step in range(1, 5):
+            checkpoints.save(step, {"w": jnp.full(3, 7.0 + step)}, {}, last=step == 4)
+    assert wrong not in checkpoints.manifests() and not (directory / str(wrong)).exists()
+
+
+def test_what_is_read_back_may_have_any_bits(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    state = {"step": jnp.int32(3), "nan": jnp.array([np.nan, -0.0]), "half": jnp.ones(2, jnp.bfloat16)}
+    checkpoints.save(3, state, {}, last=True)
+    assert list(checkpoints.manifests()) == [3]  # before `close`
+    checkpoints.close()

@@ -5,6 +5,7 @@ import html
 import json
 import math
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -69,7 +70,9 @@ def test_a_submission_is_checked_against_the_ids_of_its_split(data_dir, tmp_path
     wrong = {
         f"1 ids are missing .first: .'{ids[0]}'": lines[1:],
         "1 are not expected .first: .'other'": [*lines, "other,1"],
-        f"id '{ids[0]}' is repeated": [*lines, lines[0]],
+        f"id '{ids[0]}.png' is repeated": [*lines, lines[0]],
+        f"ids '{ids[0]}' and '{ids[0]}.png' are both that of '{ids[0]}'": [f"{ids[0]},1", *lines],
+        "label 'gen_t2' is none of 0..1$": [*lines[1:], f"{ids[0]},gen_t2"],
         "label '2' is none of 0..1": [*lines[1:], f"{ids[0]},2"],
         "no labels in it": [],
     }
@@ -265,6 +268,53 @@ def test_the_binary_writes_the_submission_in_the_style_asked_for(quickstart, tmp
         name.endswith(".png") and label in {f"gen_t{k}" for k in range(1, 6)} for name, label in (x.split(",") for x in lines)
     )
     assert "submission:" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def awkward(phantoms, tmp_path_factory):
+    """The phantom of subtask 2, packed with test images of awkward names."""
+    root = tmp_path_factory.mktemp("awkward")
+    shutil.copytree(phantoms["subtask2"], root / "images")
+    composed, taken_apart = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))
+    names = [
+        "slice_01.jpg",
+        "slice_01",
+        "scan 3 ",
+        " scan 4",
+        'a,"b"',
+        "'c'",
+        "d;e",
+        composed,
+        f"{taken_apart} 2",
+        "0",
+        "t1",
+        "日本.PNG",
+    ]
+    test = root / "images" / "test" / "generated_unknown"
+    for name, path in zip(names, sorted(test.iterdir()), strict=False):
+        path.rename(test / f"{name}.png")
+    pack.pack("subtask2", root / "data", root / "images" / "train", root / "images" / "test")
+    assert set(names) < set(open_source(str(root / "data"), "subtask2").rows("test_generated").ids)
+    return root / "data"
+
+
+@pytest.mark.parametrize("options", [[], ["--header", "--style=t"], ["--extension=.png", "--style=gen_t"], ["--extension=.JPEG"]])
+def test_what_the_binary_submits_it_calls_valid(options, quickstart, awkward, tmp_path, capsys):
+    path, where = tmp_path / "run.csv", (f"--data_dir={awkward}", "--split=test_generated")
+    run_binary(evaluate, f"--workdir={quickstart.workdir}", f"--submission={path}", *where, *options)
+    run_binary(evaluate, f"--validate={path}", "--task=subtask2", *where)
+    assert "valid, each of 20 ids once" in capsys.readouterr().out
+    text = path.read_text()
+    for form in ("NFC", "NFD"):  # typed elsewhere
+        path.write_text(unicodedata.normalize(form, text))
+        run_binary(evaluate, f"--validate={path}", "--task=subtask2", *where)
+
+
+def test_a_submission_of_subtask_1_has_numbers(data_dir, tmp_path):
+    run = Run(load_config("configs/subtask1/local_match.py"), tmp_path / "run")
+    with pytest.raises(ValueError, match="^style='gen_t': labels of subtask1 are not sets; use int$"):
+        evaluate.evaluate(run, "test_real", {"path": tmp_path / "run.csv", "style": "gen_t"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_attribution_has_the_calibration_of_probabilities_and_no_p(quickstart):

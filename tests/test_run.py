@@ -10,7 +10,7 @@ import pytest
 from fingerprint_jax import methods, pack
 from fingerprint_jax.data import builder
 from fingerprint_jax.run import Run, network
-from tests.conftest import CONFIGS, load_config
+from tests.conftest import CONFIGS, fit, load_config
 
 
 def _config(data_dir, **data):
@@ -92,7 +92,7 @@ def _extra(path, *lines):
 def test_extra_labels_join_the_training_alone(data_dir, tmp_path):
     plain = Run(_config(data_dir), tmp_path)
     unknown, real = plain.rows("test_generated"), plain.rows("train_real")
-    lines = [f"test_generated,{unknown.ids[7]},t5", f"train_real,{real.ids[3]},0", f"test_generated,{unknown.ids[2]},1"]
+    lines = [f" test_generated,{unknown.ids[7]}.png ,t5", f"train_real,{real.ids[3]},0", f"test_generated,{unknown.ids[2]},1"]
     run = Run(_config(data_dir, extra_labels=_extra(tmp_path / "extra.csv", *lines)), tmp_path)
     rows, before = run.training_rows("train_generated"), plain.rows("train_generated")
     assert rows.ids.tolist() == [unknown.ids[2], unknown.ids[7], *before.ids, real.ids[3]]
@@ -141,6 +141,7 @@ def test_extra_labels_of_the_labelled_images_are_refused(part, data_dir, tmp_pat
         (["test_generated,../x,0"], r"extra.csv': 1 ids are not in test_generated \(first: \['../x'\]\)"),
         (["test_generated,ID,5"], r"extra.csv, line 2: label '5' is none of 0..4"),
         (["test_generated,ID,0", "test_generated,ID,0"], "line 3: id .* of split 'test_generated' is repeated"),
+        (["test_generated,ID,0", "test_generated,ID.png,0"], "extra.csv': ids .* are both that of"),
         ([], "no labels in it"),
     ],
 )
@@ -290,3 +291,13 @@ def test_predictions_are_read_back_and_a_stale_or_damaged_table_is_made_anew(dat
     assert touched(run) and "its digest differs" in caplog.text
     np.testing.assert_array_equal(first.scores, run.predict("heldout").scores)
     assert touched(Run.load(tmp_path / "run", step="2"))  # another step
+
+
+@pytest.mark.parametrize("path", ["configs/quickstart.py", "configs/subtask1/aimm_siamese.py", "configs/subtask2/aimm_features.py"])
+def test_a_work_directory_that_keeps_no_checkpoints_is_refused_before_it_is_made(path, data_dir, tmp_path):
+    for name in ("a[1]", "a\\1"):
+        with pytest.raises(ValueError, match="checkpoints cannot be read again"):
+            fit(path, data_dir, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    run = fit("configs/subtask2/residual_svm.py", data_dir, tmp_path / "a[1]")  # it has no checkpoints
+    assert len(run.predict("heldout").ids) and run.done

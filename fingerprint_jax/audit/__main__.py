@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import cli, environment, pack, preemption, tables
+from fingerprint_jax import checkpoint, cli, environment, pack, paths, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder, checks
 from fingerprint_jax.data.images import printable
@@ -47,7 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
 
     def folder(name, text, required=False):
-        flags.DEFINE_string(name, None if required else "", text, required=required, flag_values=values)
+        paths.define(name, None if required else "", text, values, required=required)
 
     folder("generated", "Folder of the synthetic images.", True)
     folder("used", "Folder of real images that trained the generator.", True)
@@ -78,6 +78,7 @@ def audit(values: flags.FlagValues) -> dict:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
     if values.likelihood_ratio is not None:
         network.check(values.likelihood_ratio)
+        checkpoint.check_place(output)
     given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
     with tables.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):

@@ -29,7 +29,9 @@ from fingerprint_jax.backbones import efficientnet
 Table = list[tuple[str, str | Callable[[re.Match], str]]]
 
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-IGNORED = re.compile(r"(classifier|fc|head|_fc)\.|.*\.num_batches_tracked$")  # the classifier, and PyTorch's count of batches
+COUNT = re.compile(r"(.*\.)?num_batches_tracked$")  # PyTorch's, of batches: an integer
+IGNORED = re.compile(rf"(classifier|fc|head|_fc)\.|{COUNT.pattern}")
+FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the types that weights may have
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
@@ -42,7 +44,7 @@ def load(weights: str, name: str, net: Any) -> None:
         net: the backbone, or a list of several.
 
     Raises:
-        ValueError: the weights do not fit; names the tensors that are missing, left over or of another shape.
+        ValueError: the weights do not fit; names the tensors that are missing, left over, of another shape or not finite.
         OSError: the weights are not there.
     """
     if "+" in name:
@@ -64,7 +66,7 @@ def load(weights: str, name: str, net: Any) -> None:
         table = efficientnet.LITE0
     tensors = read(weights)
     state = nnx.to_flat_state(nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat)))
-    missing, misshapen, new = [], [], []
+    missing, misshapen, infinite, new = [], [], [], []
     for path, variable in state:
         ours = "/".join(map(str, path))
         theirs = rename(ours, table)
@@ -72,13 +74,16 @@ def load(weights: str, name: str, net: Any) -> None:
         if value is None:
             missing.append(theirs)
             continue
+        value = value.astype(np.float32)  # before the sum of `_layout`
+        if not np.isfinite(value).all():
+            infinite.append(theirs)
         value = backbones.adapted(ours, _layout(value, ours, old.shape), net)
         if value.shape != old.shape:
             misshapen.append(f"{theirs} for {ours}: {list(value.shape)} in place of {list(old.shape)}")
             continue
         new.append((path, variable.replace(jax.device_put(value.astype(old.dtype), old.sharding))))
     extra = [tensor for tensor in tensors if not IGNORED.match(tensor)]
-    problems = {"it lacks": missing, "it has more": extra, "of another shape": misshapen}
+    problems = {"it lacks": missing, "it has more": extra, "of another shape": misshapen, "not finite": infinite}
     if any(problems.values()):
         text = "; ".join(f"{what}: {some(names)}" for what, names in problems.items() if names)
         raise ValueError(f"backbone.weights={weights!r} does not fit backbone.name={name!r}; {text}")
@@ -94,42 +99,69 @@ def rename(path: str, table: Table) -> str:
 
 
 def read(weights: str) -> dict[str, np.ndarray]:
-    """Every tensor of `weights` under its name in the file, the classifier too.
+    """Every tensor of `weights` under its name in the file, the classifier too; without PyTorch's counts of batches.
 
     Raises:
-        ValueError: it is no safetensors file, or not the one expected.
+        ValueError: it is no safetensors file, or not the one expected, or has a tensor whose type is none of FLOATS.
         OSError: it is not there.
     """
     if weights == "pip:efficientnet_lite0":
         return _lite0()
     if weights.startswith("pip:"):
         raise ValueError(f"backbone.weights={weights!r} is unknown: use pip:efficientnet_lite0")
-    path = _download(weights) if weights.startswith("hf://") else Path(weights).expanduser()
+    path = _download(weights) if weights.startswith("hf://") else Path(weights)
     if path.suffix != ".safetensors":
         raise ValueError(f"backbone.weights={weights!r}: use a .safetensors file, hf://OWNER/MODEL or pip:efficientnet_lite0")
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights={weights!r}: no such file")
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
+    tensors = {}
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                kind = file.get_slice(name).get_dtype()
+                if kind in FLOATS:
+                    tensors[name] = file.get_tensor(name)
+                elif not COUNT.match(name):
+                    raise ValueError(
+                        f"backbone.weights={weights!r}: the tensor {name} is of type {kind}, weights are {', '.join(FLOATS)}"
+                    )
     except SafetensorError as error:
         raise ValueError(f"backbone.weights={weights!r} is no safetensors file: {error}") from error
+    return tensors
 
 
 def _download(weights: str) -> Path:
-    from huggingface_hub import errors, hf_hub_download
+    """The file in the cache of huggingface_hub, which is asked first; the hub is only asked for what is not there."""
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    repository = weights.removeprefix("hf://")
+    repository, name = weights.removeprefix("hf://"), "model.safetensors"
     if repository.count("/") != 1:
         raise ValueError(f"backbone.weights={weights!r}: use hf://OWNER/MODEL")
     try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except errors.LocalEntryNotFoundError as error:
-        raise OSError(f"backbone.weights={weights!r}: not in the cache, and the hub cannot be reached") from error
-    except (errors.HfHubHTTPError, errors.EntryNotFoundError) as error:
-        raise OSError(f"backbone.weights={weights!r}: the hub has no such model.safetensors") from error
+        return Path(hf_hub_download(repository, name, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        pass
+    except errors.HFValidationError as error:
+        raise ValueError(f"backbone.weights={weights!r}: {_first_line(error)}") from None
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, name))  # once: `hf_hub_download` tries for half a minute, and tells of each try
+        return Path(hf_hub_download(repository, name))
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
+        if not isinstance(error, errors.LocalEntryNotFoundError):
+            raise OSError(f"backbone.weights={weights!r}: the hub has no such {name}, or none for everybody") from error
+        reason = _first_line(error)
+    except Exception as error:  # of the network; which ones hangs on the version
+        reason = _first_line(error)
+    raise OSError(
+        f"backbone.weights={weights!r}: not in the cache, and the hub cannot be reached ({reason}); give a .safetensors file, or"
+        f" fill the cache where there is a network, by `hf download {repository} {name}`, and copy it to {constants.HF_HUB_CACHE}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _layout(value: np.ndarray, ours: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -14,7 +14,7 @@ TASKS = ("subtask1", "subtask2", "images")
 
 def dataset_dir(data_dir: str | Path, task: str) -> Path:
     """Where the data set of a task lies below `data_dir`."""
-    return Path(data_dir).expanduser() / "fingerprint" / task / VERSION
+    return Path(data_dir) / "fingerprint" / task / VERSION
 
 
 class Fingerprint(tfds.core.GeneratorBasedBuilder):

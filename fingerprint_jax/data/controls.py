@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import cli, pack
+from fingerprint_jax import cli, pack, paths
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
@@ -179,8 +179,8 @@ def write(
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     flags.DEFINE_enum("kind", None, ATTRIBUTION + MEMBERSHIP, "Which control.", required=True, flag_values=values)
-    flags.DEFINE_string("data_dir", "", "Where `pack` wrote the data set it is made from.", flag_values=values)
-    flags.DEFINE_string("output_dir", None, "Where it goes; phantom_runs: its folders a and b.", required=True, flag_values=values)
+    paths.define("data_dir", "", "Where `pack` wrote the data set it is made from.", flag_values=values)
+    paths.define("output_dir", None, "Where it goes; phantom_runs: its folders a and b.", required=True, flag_values=values)
     flags.DEFINE_integer("label", 0, "one_generator: the subset.", 0, SUBSETS - 1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Fixes the draw.", 0, flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace what is there.", flag_values=values)

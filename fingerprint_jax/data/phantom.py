@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fingerprint_jax import cli
+from fingerprint_jax import cli, paths
 
 SLICE = 0.3  # a slice's own deviation from its patient, in deviations of the population
 COPY = 0.04  # deviation of a near copy from its member, likewise
@@ -314,7 +314,7 @@ def define_flags(values: flags.FlagValues) -> None:
         define(name, default, text, lower_bound=low, upper_bound=high, flag_values=values)
 
     flags.DEFINE_enum("task", "subtask2", ["subtask1", "subtask2"], "Which official layout to write.", flag_values=values)
-    flags.DEFINE_string("output_dir", None, "An empty or new folder.", flag_values=values)
+    paths.define("output_dir", None, "An empty or new folder.", flag_values=values)
     number(flags.DEFINE_integer, "image_size", 64, "Side in pixels.", 24, 1024)
     number(flags.DEFINE_float, "leak", 0.5, "0: members have no influence, 1: near copies.", 0, 1)
     number(flags.DEFINE_float, "mark", 1.0, "Strength of the pattern that a generator's run leaves; 0: none.", 0)

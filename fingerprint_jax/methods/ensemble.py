@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -31,9 +32,14 @@ def members(run: Run) -> list[tuple[int, Run]]:
 
 
 def variants(config: Config) -> dict[str, Config]:
-    """{name: config of a member}: `member` with the fields of each variant; one that names its method is a config by itself."""
+    """{name: config of a member}: `member` with the fields of each variant; one that names its method is a config by itself.
+
+    Raises ValueError for a name that is no part of a directory's name.
+    """
     found = {}
     for name, fields in config.ensemble.variants.items():
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise ValueError(f"ensemble.variants: the name {name!r} becomes that of a directory: use letters, digits and ._+-")
         found[name] = ConfigDict({} if "method" in fields else config.member.to_dict())
         found[name].update(fields.to_dict())
     return found or {"": config.member}
@@ -76,6 +82,7 @@ def fit(run: Run) -> None:
     """Trains every child that is not done."""
     if run.config.ensemble.combine not in COMBINE:
         raise ValueError(f"ensemble.combine={run.config.ensemble.combine!r} is unknown: use one of {', '.join(COMBINE)}")
+    variants(run.config)
     with run.fitting():
         found = members(run)
         for _, member in found:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 from absl import flags
 
-from fingerprint_jax import tables
+from fingerprint_jax import paths, tables
 from fingerprint_jax.preemption import RUN_AGAIN
 from launch import local, sweep
 
@@ -139,7 +139,7 @@ def check(values: flags.FlagValues, data_dir: str) -> None:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    flags.DEFINE_string("sweep", None, "The directory that launch.sweep wrote, as seen here.", required=True, flag_values=values)
+    paths.define("sweep", None, "The directory that launch.sweep wrote, as seen here.", required=True, flag_values=values)
     flags.DEFINE_string("path", None, "The same directory as the pods see it, below --mount.", required=True, flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
     flags.DEFINE_string("image", None, "An image whose working directory is the checkout.", required=True, flag_values=values)
@@ -151,7 +151,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("cpus", "", "Processors of each process.", flag_values=values)
     flags.DEFINE_string("memory", "", "Memory of each process, such as 32Gi.", flag_values=values)
     flags.DEFINE_multi_string("env", [], "NAME=VALUE for the pods.", flag_values=values)
-    flags.DEFINE_string("output", "", "The file that is written; standard output where it is empty.", flag_values=values)
+    paths.define("output", "", "The file that is written; standard output where it is empty.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

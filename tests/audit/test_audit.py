@@ -414,4 +414,7 @@ def test_a_config_that_reads_labels_joins_no_panel(leaking, tmp_path):
         audit(leaking[0], tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/subtask1/aimm_siamese.py:smoke")
     with pytest.raises(ValueError, match="--likelihood_ratio: a config of subtask2"):
         audit(leaking[0], tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/quickstart.py:smoke")
+    with pytest.raises(ValueError, match=r"audit\[1\]/' has '\['"):
+        audit(leaking[0], tmp_path / "audit[1]", likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
+    assert not (tmp_path / "audit[1]").exists()
     assert not (tmp_path / "audit").exists()

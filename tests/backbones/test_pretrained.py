@@ -1,9 +1,14 @@
+import http.server
 import io
+import os
 import pickle
+import subprocess
 import sys
+import threading
 import types
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,6 +18,7 @@ from fingerprint_jax import backbones
 from fingerprint_jax.backbones import pretrained
 from tests.backbones.make_golden import draw, images
 from tests.backbones.test_parity import abstract, flat, theirs, torch_shape
+from tests.conftest import ROOT
 
 SIZE = (32, 32)
 
@@ -114,25 +120,81 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
 
 
 def test_hub_files_are_read_from_its_cache(weights, monkeypatch):
+    """Nothing is asked of the network for a file that is there."""
     import huggingface_hub
 
     asked = []
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *where: asked.append(where) or str(weights))
-    assert set(pretrained.read("hf://timm/resnet18.a1_in1k")) == set(tensors("resnet_tiny"))
-    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")]
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *where, **how: asked.append((where, how)) or str(weights))
+    assert set(pretrained.read("hf://timm/resnet18.a1_in1k")) == set(tensors("resnet_tiny")) - {"bn1.num_batches_tracked"}
+    assert asked == [(("timm/resnet18.a1_in1k", "model.safetensors"), {"local_files_only": True})]
 
 
-def test_hub_offline_is_one_line(tmp_path, monkeypatch):
+READ = """
+from fingerprint_jax.backbones import pretrained
+try:
+    pretrained.read("hf://timm/resnet18.a1_in1k")
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("offline", ["", "1"])
+def test_without_a_network_the_hub_is_asked_once_and_what_is_said_is_one_line(offline, tmp_path):
+    environment = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": offline}
+    done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, cwd=ROOT, env=os.environ | environment)
+    assert done.returncode == 0 and done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    begin = "backbone.weights='hf://timm/resnet18.a1_in1k': not in the cache, and the hub cannot be reached ("
+    fill = "fill the cache where there is a network, by `hf download timm/resnet18.a1_in1k model.safetensors`, and copy it to"
+    assert line.startswith(begin) and line.endswith(f"); give a .safetensors file, or {fill} {tmp_path}/hub")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine that answers every request with the status `hub.status`; it counts them in `hub.asked`."""
     import huggingface_hub
 
-    def offline(repository, name, download=huggingface_hub.hf_hub_download):
-        return download(repository, name, cache_dir=tmp_path, local_files_only=True)
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            server.asked += 1
+            self.send_response(server.status)
+            self.send_header("X-Error-Code", server.code)
+            self.end_headers()
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    message = "backbone.weights='hf://timm/resnet18.a1_in1k': not in the cache, and the hub cannot be reached"
-    with pytest.raises(OSError) as error:
-        pretrained.read("hf://timm/resnet18.a1_in1k")
-    assert str(error.value) == message
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server.asked = 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/{{0}}/resolve/main/{{1}}"
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda *where: url.format(*where))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (404, "EntryNotFound", "the hub has no such model.safetensors, or none for everybody$"),
+        (404, "RepoNotFound", "the hub has no such model.safetensors, or none for everybody$"),
+        (503, "", "not in the cache, and the hub cannot be reached .*503"),
+    ],
+)
+def test_what_the_hub_answers_is_one_line(status, code, message, hub):
+    hub.status, hub.code = status, code
+    with pytest.raises(OSError, match=message) as error:
+        pretrained.read("hf://nobody/nothing")
+    assert hub.asked == 1 and "\n" not in str(error.value)
+
+
+def test_a_name_that_the_hub_cannot_have_is_one_line():
+    for name in ("hf://a b/c", "hf://a/b/c", "hf://a", "hf://~/x"):
+        with pytest.raises(ValueError, match=f"^backbone.weights='{name}': ") as error:
+            pretrained.read(name)
+        assert "\n" not in str(error.value)
 
 
 def legacy(state, storages):
@@ -246,3 +308,44 @@ def test_lite0_with_real_weights_classifies_photographs():
     logits = np.asarray(features(net, x)) @ head["_fc.weight"].T + head["_fc.bias"]
     for name, scores in zip(PHOTOGRAPHS, logits, strict=True):
         assert scores.argmax() in PHOTOGRAPHS[name], (name, scores.argsort()[-5:])
+
+
+def _loaded(tmp_path, cast, name="resnet_tiny"):
+    path = tmp_path / "cast.safetensors"
+    save_file({key: cast(value) if value.dtype == np.float32 else value for key, value in tensors(name).items()}, path)
+    net = build(name, channels=1)
+    pretrained.load(str(path), name, net)
+    return nnx.to_flat_state(nnx.state(net))
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_weights_of_other_floating_point_types_are_summed_in_float32(kind, tmp_path):
+    """What a file has in another type is what the same values are in float32, the first kernel's sum over its channels too."""
+    other = _loaded(tmp_path, lambda value: value.astype(kind))
+    same = _loaded(tmp_path, lambda value: value.astype(kind).astype(np.float32))
+    for (path, value), (_, expected) in zip(other, same, strict=True):
+        assert value[...].dtype == np.float32
+        np.testing.assert_array_equal(value[...], expected[...], err_msg=str(path))
+
+
+KINDS = {np.int8: "I8", np.uint8: "U8", np.int64: "I64", np.bool_: "BOOL", np.complex64: "C64"}
+KINDS |= {ml_dtypes.float8_e4m3fn: "F8_E4M3", ml_dtypes.float8_e5m2: "F8_E5M2"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_floating_point_number_is_no_weight(kind, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    found = tensors("resnet_tiny")
+    save_file(found | {"conv1.weight": found["conv1.weight"].astype(kind)}, path)
+    message = f"^backbone.weights='{path}': the tensor conv1.weight is of type {KINDS[kind]}, weights are F16, BF16, F32, F64$"
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(str(path), "resnet_tiny", build())
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    path = tmp_path / "bad.safetensors"
+    found = tensors("resnet_tiny")
+    found["bn1.bias"][0], found["layer1.0.conv1.weight"][0] = np.nan, np.inf
+    save_file(found, path)
+    with pytest.raises(ValueError, match="; not finite: (bn1.bias, layer1.0.conv1.weight|layer1.0.conv1.weight, bn1.bias)$"):
+        pretrained.load(str(path), "resnet_tiny", build())

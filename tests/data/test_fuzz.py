@@ -278,12 +278,12 @@ def test_tables_are_read_or_refused_with_a_reason(data):
             assert values is None or all(value and not folders.unfit(value) for value in values.values())
         splits = or_reason(folders.read_files, path)
         assert splits is None or all([type(cell) for cell in row] == [str, int, str] for rows in splits.values() for row in rows)
-        found = or_reason(tables.read_labels, path, 5)
+        found = or_reason(tables.read_labels, path, 5, "subtask2")
         if found:
             ids, labels = found
             assert 0 < len(ids) == len(labels) == len(set(ids.tolist())) and "" not in ids
             assert set(labels.tolist()) <= set(range(5))
-        extra = or_reason(tables.read_extra_labels, path, 5)
+        extra = or_reason(tables.read_extra_labels, path, 5, "subtask2")
         assert extra is None or all(rows and set(rows.values()) <= set(range(5)) for rows in extra.values())
 
 

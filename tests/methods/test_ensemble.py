@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -123,6 +124,15 @@ def test_each_variant_is_a_child_with_its_own_fields(voted):
     assert sorted(found) == ["b0-seed0", "b1-seed0", "b2-seed0"]
     assert load_config("configs/subtask2/sdva_vote.py", "").ensemble.variants.b2.backbone.name == "efficientnet_b2"
     assert all(config.data.fold == 0 and config.objective.real_class for config in found.values())
+
+
+@pytest.mark.parametrize("name", ["a/b", "a[1]", "[", " "])
+def test_the_name_of_a_variant_is_that_of_a_directory(name, data_dir, tmp_path):
+    config = load_config("configs/subtask2/sdva_vote.py")
+    config.data_dir, config.ensemble.variants = data_dir, ConfigDict({"b": {}, name: {}})
+    with pytest.raises(ValueError, match=re.escape(f"ensemble.variants: the name {name!r} becomes that of a directory")):
+        ensemble.fit(Run(config, tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_members_of_one_architecture_are_compiled_once(data_dir, tmp_path, monkeypatch):
