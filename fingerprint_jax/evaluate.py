@@ -6,7 +6,6 @@ python -m fingerprint_jax.evaluate --task=subtask1 --predictions=p.csv --truth=t
 python -m fingerprint_jax.evaluate --task=subtask1 --validate=run.csv --data_dir=DATA --split=test_real
 """
 
-import inspect
 import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -48,12 +47,8 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     decision = run.config.decision
     function = decisions.get(decision.name)
     params = decision.params.to_dict()
-    wanted = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    if params.keys() != wanted:
-        raise ValueError(f"decision.params: {decision.name} takes {sorted(wanted)}, the config gives {sorted(params)}")
+    decisions.check(decision)
     if not decision.known:
-        if decisions.needs_known(decision.name, params):
-            raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
         return function(predictions.scores, None, None, **params)
     own = run.own  # scored on other data, a run still decides by what it learned on its own
     if own.packed(decision.known) == own.target and not own.same_target:

@@ -14,16 +14,27 @@ from ml_collections import ConfigDict
 from fingerprint_jax import cli, evaluate, main
 from tests.conftest import ROOT, fit
 
+QUICKSTART = "--config=configs/quickstart.py"
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config=configs/quickstart.py", "--config.nofield=3"], "the config has no field nofield"),
-        (["--config=configs/quickstart.py", "--config.optimzer.name=sgd"], 'no field optimzer. Did you mean "optimizer"'),
-        (["--config=configs/subtask1/aimm_siamese.py", "--config.optimizer.name=sgd"], "the config has no field optimizer"),
+        (["--config=configs/quickstart.py", "--config.nofield=3"], "--config.nofield: the config has no field nofield"),
+        (
+            ["--config=configs/quickstart.py", "--config.optimzer.name=sgd"],
+            "no field optimzer.name: did you mean --config.optimizer.name?",
+        ),
+        (
+            ["--config=configs/subtask1/aimm_siamese.py", "--config.optimizer.name=sgd"],
+            "did you mean --config.member.optimizer.name?",
+        ),
         (["--config=configs/quickstart.py", "--config.seed=a"], "flag --config.seed=a: invalid literal"),
-        (["--config=configs/quickstart.py:small"], "config variant 'small' is unknown: use smoke, or none"),
-        (["--config=configs/none.py"], "No such file or directory: 'configs/none.py'"),
+        (
+            ["--config=configs/quickstart.py:smole"],
+            "quickstart.py:smole: variant='smole' is unknown: did you mean 'smoke'? known: smoke",
+        ),
+        (["--config=configs/none.py"], "--config=configs/none.py: there is no such file"),
         (["--config=configs/quickstart.py"], "config.data_dir is empty: give the folder that `fingerprint_jax.pack` wrote"),
     ],
 )
