@@ -107,8 +107,8 @@ def run(
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
-            if missing := re.fullmatch(r"flag --(\w+)=None: Flag --\1 must have a value other than None\.", str(error)):
-                sys.exit(f"{name}: error: --{missing[1]} is missing: {flags.FLAGS[missing[1]].help}")
+            if missing := re.findall(r"flag --(\w+)=None: Flag --\1 must have a value", str(error)):
+                sys.exit(f"{name}: error: missing: " + "; ".join(f"--{flag} ({flags.FLAGS[flag].help})" for flag in missing))
             sys.exit(f"{name}: error: {_line(error)}")
 
     app.run(guarded, flags_parser=parse)

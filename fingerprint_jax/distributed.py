@@ -165,8 +165,10 @@ def start_devices() -> None:
     except (RuntimeError, AssertionError) as error:
         asked = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES") if name in os.environ]
         given = ", ".join(f"{name}={os.environ[name]!r}" for name in asked) or "JAX"
-        reason = (str(error).strip().splitlines() or ["no platform of that name was started"])[0]
-        raise ValueError(f"{given}: no such devices here ({reason}); JAX_PLATFORMS=cpu computes on the processor") from None
+        reason = (str(error).strip().splitlines() or ["no platform of that name was started"])[0].partition(" (set ")[0]
+        raise ValueError(
+            f"{given}: no such devices here ({reason}); unset it, or compute on the processor by JAX_PLATFORMS=cpu"
+        ) from None
 
 
 def index() -> int:

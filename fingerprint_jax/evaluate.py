@@ -30,6 +30,7 @@ from fingerprint_jax import (
     tables,
     watch,
 )
+from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.run import PARTS, TARGET, VERSIONS, Predictions, Run, config_hash
@@ -365,6 +366,8 @@ def main(values: flags.FlagValues) -> None:
             run = watch.watch(Path(values.workdir), values.split, values.watch, evaluate, values.data_dir)
         else:
             run = Run.load(values.workdir, values.step, values.data_dir)
+        if not run.done and (run.config.method != "gradient" or not Checkpoints(run.workdir).begun()):
+            raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None
         if values.submission:
             submission = {

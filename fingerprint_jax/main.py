@@ -31,6 +31,8 @@ def main(values: flags.FlagValues) -> None:
     distributed.initialize("main", values)
     preemption.stop_at_once()
     preemption.watch_steps(values.stall_s)
+    if not values.workdir:
+        raise ValueError("--workdir is empty: name the folder of the run")
     run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change))
     logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
     say = distributed.by_first(print)

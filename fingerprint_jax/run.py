@@ -72,8 +72,9 @@ class Run:
         """
         path = Path(workdir) / "config.json"
         if not path.exists():
-            beside = names.nearest(str(workdir), [str(other.parent) for other in path.parent.parent.glob("*/config.json")])
-            hint = f": did you mean {beside!r}?" if beside else ""
+            others = [*path.parent.parent.glob("*/config.json"), *path.parent.glob("*/config.json")]
+            near = names.nearest(str(workdir), [str(other.parent) for other in others])
+            hint = f": did you mean {near!r}?" if near else ""
             raise ValueError(f"{field}={str(workdir)!r}: no run there ({path} is missing){hint}")
         config: Config = ConfigDict(_read_json(path, _lists_to_tuples))
         if data_dir:

@@ -25,7 +25,7 @@ def remedy(data_dir: str | Path, task: str) -> str:
 
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        return "there is no such folder; run fingerprint_jax.pack"
+        return "there is no such folder" + ("" if root.is_absolute() else f" in {Path.cwd()}") + "; run fingerprint_jax.pack"
     below = sorted(root.glob(f"*/fingerprint/{task}/{VERSION}/summary.json"))
     near = [*root.absolute().parents[:4], *(path.parents[3] for path in below)]
     if found := [folder for folder in near if packed(folder, task)]:

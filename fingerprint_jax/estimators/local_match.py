@@ -48,7 +48,7 @@ def local_match(
     Raises:
         ValueError: options out of range, values that are not square images, a stream that is missing or has fewer than 2 images.
     """
-    _check(gallery, patch, stride, radius, top)
+    _check({"query": query, **gallery}, patch, stride, radius, top)
     streams = [stream(gallery, name) for name in ("reference", "generated")]
     size, rng = min(len(known.values) for known in streams), np.random.default_rng(seed)
     reference, generated = (
@@ -171,7 +171,7 @@ def _each_row(query, others, read: Callable[[jax.Array], jax.Array], patch: int,
 
 
 def _check(gallery: Gallery, patch: int, stride: int, radius: int, top: float) -> None:
-    shape = stream(gallery, "generated").values.shape[1:]
+    shape = gallery.get("query", stream(gallery, "generated")).values.shape[1:]
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"features of shape {shape}: local_match needs square images, as features.name='registered' gives")
     for name in ("generated", "reference"):
