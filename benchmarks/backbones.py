@@ -160,4 +160,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("backbones", define_flags, main)
+    cli.run("backbones", define_flags, main, devices=True)

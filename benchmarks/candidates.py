@@ -65,4 +65,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("candidates", define_flags, main)
+    cli.run("candidates", define_flags, main, devices=True)

@@ -133,4 +133,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("objectives", define_flags, main)
+    cli.run("objectives", define_flags, main, devices=True)

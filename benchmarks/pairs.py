@@ -61,4 +61,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("pairs", define_flags, main)
+    cli.run("pairs", define_flags, main, devices=True)

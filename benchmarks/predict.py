@@ -84,4 +84,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("predict", define_flags, main)
+    cli.run("predict", define_flags, main, devices=True)

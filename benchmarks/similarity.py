@@ -88,4 +88,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("similarity", define_flags, main)
+    cli.run("similarity", define_flags, main, devices=True)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from fingerprint_jax import backbones
+from fingerprint_jax import backbones, names
 
 
 def common(task: str, method: str) -> ConfigDict:
@@ -183,12 +183,14 @@ def featured(task: str, features: str, **options) -> ConfigDict:
     return c
 
 
-def finish(c: ConfigDict, variant: str) -> ConfigDict:
-    """Applies the variant after the colon of `--config=FILE:VARIANT`: none, or `smoke` (seconds instead of hours)."""
+def finish(c: ConfigDict, variant: str, own: tuple[str, ...] = ()) -> ConfigDict:
+    """Applies the variant after the colon of `--config=FILE:VARIANT`: none, or `smoke` (seconds instead of hours).
+
+    The config has applied those that are its `own`.
+    """
+    names.check("variant", variant, ("", "smoke", *own))
     if variant == "smoke":
         _smoke(c)
-    elif variant:
-        raise ValueError(f"config variant {variant!r} is unknown: use smoke, or none")
     return c
 
 

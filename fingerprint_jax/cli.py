@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import stat
 import sys
 import traceback
@@ -61,8 +62,13 @@ def keep_freed_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None]) -> None:
+def run(
+    name: str, define_flags: Callable[[flags.FlagValues], None], main: Callable[[flags.FlagValues], None], devices: bool = False
+) -> None:
     """Parses the command line and calls `main`; what ends it early is one line.
+
+    With `devices` JAX's devices are asked for before `main`; a binary that can be one of several processes leaves that to
+    `distributed.initialize`.
 
     Exit status 1 for a ValueError, OSError or FloatingPointError, RUN_AGAIN for a Preempted. One process of several ends all.
     """
@@ -79,6 +85,8 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
         if path := compiled_dir():
             jax.config.update("jax_compilation_cache_dir", str(path))
         try:
+            if devices:
+                distributed.start_devices()
             with _fields_of_runs():
                 main(flags.FLAGS)
         except (ValueError, OSError, FloatingPointError) as error:
@@ -100,10 +108,9 @@ def run(name: str, define_flags: Callable[[flags.FlagValues], None], main: Calla
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
+            if missing := re.findall(r"flag --(\w+)=None: Flag --\1 must have a value", str(error)):
+                sys.exit(f"{name}: error: missing: " + "; ".join(f"--{flag} ({flags.FLAGS[flag].help})" for flag in missing))
             sys.exit(f"{name}: error: {_line(error)}")
-        except (AttributeError, KeyError) as error:  # of ml_collections, for --config.<field>
-            field, *hint = str(error.args[0]).splitlines()
-            sys.exit(f"{name}: error: the config has no field {'. '.join([field.strip(QUOTES), *hint])}")
 
     app.run(guarded, flags_parser=parse)
 

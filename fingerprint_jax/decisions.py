@@ -5,7 +5,11 @@ Those of membership read column 0 only, `both_thresholds` column 1 too; 1 is `us
 what it decides about: that is the caller's duty (`evaluate.decide`).
 """
 
+import inspect
+
 import numpy as np
+
+from fingerprint_jax import Config, names
 
 
 def argmax(scores, known_scores=None, known_labels=None) -> np.ndarray:
@@ -110,9 +114,20 @@ DECISIONS = {f.__name__: f for f in (argmax, threshold, learned_threshold, both_
 
 def get(name: str):
     """A decision by name; raises ValueError with the known names."""
-    if name not in DECISIONS:
-        raise ValueError(f"decision.name={name!r} is unknown: use one of {', '.join(DECISIONS)}")
+    names.check("decision.name", name, DECISIONS)
     return DECISIONS[name]
+
+
+def check(decision: Config) -> None:
+    """Raises ValueError for a `config.decision` with an unknown name, other params than its own, or nothing to learn from."""
+    function, params = get(decision.name), decision.params.to_dict()
+    wanted = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    for name in params:
+        names.check("decision.params", name, wanted)
+    if missing := wanted - params.keys():
+        raise ValueError(f"decision.params: {decision.name} needs {', '.join(sorted(missing))}")
+    if not decision.known and needs_known(decision.name, params):
+        raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
 
 
 def needs_known(name: str, params: dict) -> bool:

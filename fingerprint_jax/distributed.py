@@ -109,12 +109,13 @@ def initialize(name: str, values: flags.FlagValues) -> None:
         name: of the binary, for its last line.
         values: of `define_flags`.
 
-    Raises ValueError as `settings` does, and for a port that is taken. Where the others are not there within PATIENCE seconds the
-    process ends with one line.
+    Raises ValueError as `settings` and `start_devices` do, and for a port that is taken. Where the others are not there within
+    PATIENCE seconds the process ends with one line.
     """
     global _index, _count, _channel
     found = settings({flag: values[flag].value for flag in ("coordinator", "processes", "process")}, os.environ)
     if found is None:
+        start_devices()
         return
     import jax
 
@@ -152,10 +153,26 @@ def initialize(name: str, values: flags.FlagValues) -> None:
         # processes wait for ever (seen with jax 0.12, in the first step).
         jax.config.update("jax_enable_compilation_cache", False)
     _index, _count = index, count
+    start_devices()
     if index:
         logging.getLogger("fingerprint_jax").setLevel(logging.ERROR)  # what all would say is said once
     _channel = _Channel(name, coordinator.rpartition(":")[0])
     atexit.register(_channel.close)  # before JAX's own, which waits for the others
+
+
+def start_devices() -> None:
+    """Starts JAX's backend, after the processes have met; raises ValueError where the devices that are asked for are not there."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = [name for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES") if name in os.environ]
+        given = ", ".join(f"{name}={os.environ[name]!r}" for name in asked) or "JAX"
+        reason = (str(error).strip().splitlines() or ["no platform of that name was started"])[0].partition(" (set ")[0]
+        raise ValueError(
+            f"{given}: no such devices here ({reason}); unset it, or compute on the processor by JAX_PLATFORMS=cpu"
+        ) from None
 
 
 def index() -> int:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods, train
@@ -29,24 +28,9 @@ def describe(run: Run) -> list[tuple[str, str]]:
     return _gradient(run)
 
 
-def arguments(run: Run) -> tuple:
-    """What `Model.step` takes, without content."""
-    c, model = run.config, model_of(run)
-    sampler = train.sampler_of(run, paired=False)
-    batch: dict[str, dict[str, Any]] = {**sampler(0)}
-    cache = {}
-    for name, (begin, end) in train.spans(run, sampler).items():
-        if c.data.cache == "device":
-            cache[name] = (jax.ShapeDtypeStruct((end - begin, *run.source.image_shape), np.uint8), np.int32(0))
-        else:
-            shape = (len(batch[name]["index"]), *run.source.image_shape)
-            batch[name]["image"] = jax.ShapeDtypeStruct(shape, np.uint8)
-    return model.abstract, batch, cache, np.float32(0), jax.random.key(0)
-
-
 def _gradient(run: Run) -> list[tuple[str, str]]:
     c, model = run.config, model_of(run)
-    args = arguments(run)
+    args = train.arguments(run)
     memory: Any = model.step.lower(*args).compile().memory_analysis()
     images, flops_a_step = sum(c.data.streams.values()), flops(run)
     params, state = model.abstract["params"], model.abstract
@@ -79,7 +63,7 @@ def flops(run: Run) -> float:
     config.optimizer.accumulate = 1
     whole = Run(config, run.workdir)
     model = model_of(whole)
-    return flops_of(model.step.lower(*arguments(run)), model.mesh.size)
+    return flops_of(model.step.lower(*train.arguments(run)), model.mesh.size)
 
 
 def _mib(count: int) -> str:

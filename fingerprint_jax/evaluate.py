@@ -6,7 +6,6 @@ python -m fingerprint_jax.evaluate --task=subtask1 --predictions=p.csv --truth=t
 python -m fingerprint_jax.evaluate --task=subtask1 --validate=run.csv --data_dir=DATA --split=test_real
 """
 
-import inspect
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from fingerprint_jax import (
     tables,
     watch,
 )
+from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, config_hash
@@ -49,12 +49,8 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     decision = run.config.decision
     function = decisions.get(decision.name)
     params = decision.params.to_dict()
-    wanted = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    if params.keys() != wanted:
-        raise ValueError(f"decision.params: {decision.name} takes {sorted(wanted)}, the config gives {sorted(params)}")
+    decisions.check(decision)
     if not decision.known:
-        if decisions.needs_known(decision.name, params):
-            raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
         return function(predictions.scores, None, None, **params)
     own = run.own  # scored on other data, a run still decides by what it learned on its own
     if own.packed(decision.known) == own.target and not own.same_target:
@@ -378,6 +374,8 @@ def main(values: flags.FlagValues) -> None:
             run = watch.watch(Path(values.workdir), values.split, values.watch, evaluate, values.data_dir)
         else:
             run = Run.load(values.workdir, values.step, values.data_dir)
+        if not run.done and (run.config.method != "gradient" or not Checkpoints(run.workdir).begun()):
+            raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None
         if values.submission:
             submission = {

@@ -5,16 +5,15 @@ import logging
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from fingerprint_jax import cli, distributed, dry_run, environment, methods, paths, preemption, profile
+from fingerprint_jax import cli, config_file, distributed, dry_run, environment, methods, paths, preemption, profile
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import show_log
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    config_flags.DEFINE_config_file("config", None, "The experiment; FILE:smoke shrinks it to seconds.", flag_values=values)
+    config_file.define_flag("config", "The experiment; FILE:smoke shrinks it to seconds.", values)
     paths.define("workdir", None, "Where the run lives. The same command continues it.", flag_values=values)
     flags.DEFINE_list("allow_change", [], "Fields of a stopped run that may change, or `data`.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print parameters, FLOPs and memory of a step, and do nothing.", flag_values=values)
@@ -33,6 +32,8 @@ def main(values: flags.FlagValues) -> None:
     environment.self_test()
     preemption.stop_at_once()
     preemption.watch_steps(values.stall_s)
+    if not values.workdir:
+        raise ValueError("--workdir is empty: name the folder of the run")
     run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change))
     logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
     say = distributed.by_first(print)

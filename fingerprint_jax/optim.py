@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 import optax
 
-from fingerprint_jax import Config
+from fingerprint_jax import Config, names
 
 
 def direction(config: Config) -> optax.GradientTransformation:
@@ -14,38 +14,37 @@ def direction(config: Config) -> optax.GradientTransformation:
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
+    names.check("optimizer.name", config.name, ("adam", "sgd"))
     if config.name == "adam":
         for name in ("beta1", "beta2"):
             if not 0 <= config[name] < 1:
                 raise ValueError(f"optimizer.{name}={config[name]} is out of range: use 0 or more, less than 1")
         parts.append(optax.scale_by_adam(config.beta1, config.beta2))
-    elif config.name == "sgd":
-        parts.append(optax.trace(decay=0.9))
     else:
-        raise ValueError(f"optimizer.name={config.name!r} is unknown: use adam or sgd")
+        parts.append(optax.trace(decay=0.9))
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=_kernels))
     return optax.chain(*parts)
 
 
-def factors(config: Config, names: Iterable[str]) -> dict[str, float]:
+def factors(config: Config, paths: Iterable[str]) -> dict[str, float]:
     """Parameters by path -> the factor of their learning rate by `rates`: that of the first pattern found in the path, else 1.
 
     Raises ValueError for a pattern that is found in no path, or where every parameter is frozen.
     """
-    names = sorted(names)
+    paths = sorted(paths)
     if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in config.rates):
         raise ValueError(f"optimizer.rates={config.rates!r} must be pairs, for example (('^backbone/', 0.1),)")
     for pattern, factor in config.rates:
         try:
-            found = any(re.search(pattern, name) for name in names)
+            found = any(re.search(pattern, name) for name in paths)
         except re.error as error:
             raise ValueError(f"optimizer.rates: {pattern!r} is no regular expression: {error}") from error
         if not found:
-            raise ValueError(f"optimizer.rates: {pattern!r} is found in no parameter's path, such as {names[0]} or {names[-1]}")
+            raise ValueError(f"optimizer.rates: {pattern!r} is found in no parameter's path, such as {paths[0]} or {paths[-1]}")
         if factor < 0:
             raise ValueError(f"optimizer.rates: the factor of {pattern!r} is {factor}, use 0 (frozen) or more")
-    found = {name: next((factor for pattern, factor in config.rates if re.search(pattern, name)), 1.0) for name in names}
+    found = {name: next((factor for pattern, factor in config.rates if re.search(pattern, name)), 1.0) for name in paths}
     if not any(found.values()):
         raise ValueError("optimizer.rates freezes every parameter")
     return found
@@ -58,8 +57,7 @@ def _kernels(params: dict) -> dict:
 
 def schedule(config: Config, num_steps: int):
     """Step -> share of the peak learning rate in [0, 1]: linear warm-up, then constant, cosine to zero, or step by step."""
-    if config.schedule not in ("constant", "cosine", "step"):
-        raise ValueError(f"optimizer.schedule={config.schedule!r} is unknown: use constant, cosine or step")
+    names.check("optimizer.schedule", config.schedule, ("constant", "cosine", "step"))
 
     def share(step):
         warm = jnp.minimum(1.0, (step + 1) / max(config.warmup_steps, 1))

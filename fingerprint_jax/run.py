@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, checkpoint, distributed, environment, methods, paths, tables
+from fingerprint_jax import Config, checkpoint, checks, distributed, environment, methods, names, paths, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -63,23 +63,31 @@ class Run:
         self.allow_change = allow_change
 
     @staticmethod
-    def load(workdir: str | Path, step: str = "best", data_dir: str = "") -> "Run":
-        """The run of a finished or running workdir; `data_dir` replaces the data it was made with."""
+    def load(workdir: str | Path, step: str = "best", data_dir: str = "", field: str = "workdir") -> "Run":
+        """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
+
+        Raises ValueError that names the `field` where no run is there.
+        """
         path = Path(workdir) / "config.json"
         if not path.exists():
-            raise ValueError(f"workdir={str(workdir)!r}: no run there ({path} is missing)")
+            others = [*path.parent.parent.glob("*/config.json"), *path.parent.glob("*/config.json")]
+            near = names.nearest(str(workdir), [str(other.parent) for other in others])
+            hint = f": did you mean {near!r}?" if near else ""
+            raise ValueError(f"{field}={str(workdir)!r}: no run there ({path} is missing){hint}")
         config: Config = ConfigDict(_read_json(path, _lists_to_tuples))
         if data_dir:
             config.data_dir = data_dir
         return Run(config, workdir, step)
 
     @contextlib.contextmanager
-    def fitting(self, fits: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """The block in which this process, or it and those beside it, may change the run; its config is written, or checked, first.
+    def fitting(self) -> Iterator[None]:
+        """The block in which this process, or it and those beside it, may change the run; its config is written or compared first.
+
+        A config that cannot be fitted (`checks.check`) leaves nothing behind: no folder, and no change of an older config. Nor
+        does a first start that ends with a ValueError before a checkpoint or a finished child stands.
 
         The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
-        devices, library versions) and every change of the config that was allowed; `fits` may refuse a config, or a change of
-        it, before it is written.
+        devices, library versions) and every change of the config that was allowed.
 
         Raises ValueError where another process holds the run, or where config or data differ from those it was started with
         in more than where the data lie and the fields of `allow_change`; names the fields and both values. Also where checkpoints
@@ -88,20 +96,44 @@ class Run:
         refusal = f"{self.workdir}: %s is fitting this run; wait for it, or use another --workdir"
         with contextlib.ExitStack() as held:
 
-            def begin() -> None:
+            def begin() -> list[bool]:
+                if self.workdir.exists() and not self.workdir.is_dir():
+                    raise ValueError(f"--workdir={self.workdir}: a file is there, name a folder")
                 if network(self.config).method == "gradient":
                     checkpoint.check_place(self.workdir)
                 if self.config.data.extra_labels:
-                    _ = self.extra  # wrong ones, and a wrong data_dir, leave no workdir behind
+                    _ = self.extra
                 fingerprints = self.fingerprints
+                if not (self.workdir / "config.json").exists():
+                    checks.check(self)
+                made = not self.workdir.exists()
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 held.enter_context(tables.locked(self.workdir / "lock", refusal))
-                self._write_or_check(fingerprints, fits)
+                return [self._write_or_check(fingerprints), made]
 
-            distributed.first(begin)
-            yield
+            first, made = distributed.first(begin)
+            try:
+                yield
+            except ValueError:
+                if first:
+                    self._withdraw(made)
+                raise
 
-    def _write_or_check(self, fingerprints: dict[str, str], fits: Callable[[], object]) -> None:
+    @distributed.by_first
+    def _withdraw(self, made: bool) -> None:
+        """Takes back what a first start has written, and the folder that it `made`, unless there is something to go on with."""
+        if any(path for pattern in ("digests/*.json", "done") for path in self.workdir.rglob(pattern)):
+            return
+        for name in ("config.json", "provenance.json", "lock"):
+            (self.workdir / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where other files lie there
+            (self.workdir / "children").rmdir()
+        with contextlib.suppress(OSError):
+            if made:
+                self.workdir.rmdir()
+
+    def _write_or_check(self, fingerprints: dict[str, str]) -> bool:
+        """Writes the config of a first start, which is True, or compares that of a later one."""
         path = self.workdir / "config.json"
         start: dict = {"step": max([int(p.stem) for p in self.workdir.glob("digests/*.json")], default=0)}
         start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
@@ -109,21 +141,20 @@ class Run:
             start["topology"] += f", {count} steps a dispatch"
         start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
-            fits()  # a config that cannot be trained leaves none behind
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
             tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
-            return
+            return True
         known = self.provenance
         before = identity(Run.load(self.workdir).config) | {"data": known["fingerprints"]}
         after = identity(self.config) | {"data": fingerprints}
         changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
         if refused := [name for name in changed if name not in self.allow_change]:
-            raise ValueError(f"{self.workdir}: {'; '.join(_difference(name, before, after) for name in refused)}")
+            raise ValueError(checks.another(self.workdir, before, after, refused))
         finished = (self.workdir / "done").exists()
         if changed:
             if finished and not any(name.endswith("num_steps") for name in changed):
                 raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
-            fits()
+            checks.check(self)
         last = known["starts"][-1]
         rounding = "batches are the same, sums may be rounded otherwise"
         if last["topology"] != start["topology"]:
@@ -144,6 +175,7 @@ class Run:
         if changed:
             (self.workdir / "done").unlink(missing_ok=True)
             tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+        return False
 
     @property
     def done(self) -> bool:
@@ -167,7 +199,8 @@ class Run:
     def source(self) -> Source:
         """The packed data set."""
         if not self.config.data_dir:
-            raise ValueError("config.data_dir is empty: give the folder that `fingerprint_jax.pack` wrote")
+            raise ValueError("config.data_dir is empty: give the folder that `fingerprint_jax.pack` wrote, --config.data_dir=DIR")
+        names.check("task", self.config.task, TARGET)
         return open_source(str(self.config.data_dir), self.config.task)
 
     @property
@@ -220,7 +253,14 @@ class Run:
         Of the target split a run sees what is none of the three, and all of one that it was not started with: folds drawn anew
         there would hold out what it was trained on.
         """
-        split, _, label = split.partition(":")
+        split, colon, label = split.partition(":")
+        if colon and not label.isdecimal():
+            raise ValueError(f"split {split}:{label}: what follows the colon is a label, a number from 0 on")
+        if split not in (*self.source.splits, *PARTS):
+            there = f"it has {', '.join(self.source.splits)}"
+            if split in ("reference", "test_real", "test_generated"):
+                there += f"; pack it with --{split.partition('_')[0]}_dir"
+            raise ValueError(f"split {split!r} is not in the data set{names.hint(split, [*PARTS, *self.source.splits])}{there}")
         if split in PARTS and not self.same_target:
             raise ValueError(
                 f"split {split}: {self.workdir} was started with another {self.target} than that of {self.config.data_dir} and"
@@ -287,11 +327,22 @@ class Run:
                 continue
             present = [split for split in splits if split.partition(":")[0] in self.source.splits]
             if not present:
-                raise ValueError(f"gallery.{name}: none of {list(splits)} is in the data set ({', '.join(self.source.splits)})")
+                remedy = self._remedy if any(split.partition(":")[0] == "reference" for split in splits) else ""
+                there = ", ".join(self.source.splits)
+                raise ValueError(f"gallery.{name}: none of {list(splits)} is in the data set ({there}){remedy}")
             found[name] = Rows.concatenate([self.training_rows(split) for split in present])
             if not len(found[name]):
                 raise ValueError(f"gallery.{name}: this run sees no row of {', '.join(present)}")
         return found
+
+    @property
+    def _remedy(self) -> str:
+        """What to do where the data set has no reference."""
+        remedy = "; pack it with --reference_dir"
+        if "test_real" in self.source.splits:
+            remedy += ", or let the images asked about take their place (gallery.reference=('test_real',)), as"
+            remedy += " configs/subtask1/local_match.py:official does"
+        return remedy
 
     @functools.cached_property
     def extra(self) -> Rows:
@@ -329,14 +380,17 @@ class Run:
             if data.fold >= data.folds or data.fold < -1:
                 raise ValueError(f"data.fold={data.fold} is outside the data.folds={data.folds} folds")
             if data.fold >= 0:
+                checks.check_folds(rows, data.folds, f"data.folds={data.folds}", self.source.summary["classes"])
                 part[fold_of(rows, data.folds, data.split_seed) == data.fold] = 2
             elif self.config.method == "ensemble":  # each row is held out from one child
                 part[:] = 2
         # One after the other from what is left, so that a share of the second moves nothing in the first.
-        for draw, (number, share) in enumerate(((1, data.valid), (3, data.sequester)), 1):
-            left = np.flatnonzero(part == 0)
+        for draw, (number, name) in enumerate(((1, "valid"), (3, "sequester")), 1):
+            left, share = np.flatnonzero(part == 0), data[name]
             if share and len(left):
                 folds = max(2, round(1 / share))
+                field = f"data.{name}={share}, one of {folds} parts"
+                checks.check_folds(rows.take(left), folds, field, self.source.summary["classes"])
                 part[left[fold_of(rows.take(left), folds, data.split_seed + draw) == 0]] = number
         return part
 
@@ -415,8 +469,6 @@ class Run:
 
 def fold_of(rows: Rows, folds: int, seed: int) -> np.ndarray:
     """Stratified folds of whole groups: [N] int in 0..folds-1."""
-    if folds < 2:
-        raise ValueError(f"data.folds={folds}: at least 2 are needed")
     whole = len(np.unique(rows.groups)) < len(rows)
     if whole:
         splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows.labels, rows.labels, rows.groups)
@@ -457,16 +509,6 @@ def identity(config: Config) -> dict:
 def config_hash(config: Config) -> str:
     """Digest of a config's identity."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _difference(name: str, before: dict, after: dict) -> str:
-    if name == "data":
-        splits = sorted(s for s in before[name].keys() | after[name].keys() if before[name].get(s) != after[name].get(s))
-        values = [", ".join(f"{s} {known.get(s, 'missing')[:12]}" for s in splits) for known in (after[name], before[name])]
-        what = "the content of the data"
-    else:
-        what, values = f"config.{name}", [repr(known.get(name)) for known in (after, before)]
-    return f"{what} is {values[0]}, the run was started with {values[1]} (--allow_change={name} goes on with the new)"
 
 
 def _read_json(path: Path, hook=None) -> dict:

@@ -5,19 +5,21 @@ which it starts from the last save.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
-from fingerprint_jax import Config, checkpoint, distributed, methods, preemption, profile, sharding
+from fingerprint_jax import Config, checkpoint, distributed, methods, names, preemption, profile, sharding
 from fingerprint_jax.data import loader
 from fingerprint_jax.data.sampler import PairSampler, Sampler
-from fingerprint_jax.model import State, model_of
+from fingerprint_jax.model import Model, State, model_of
 from fingerprint_jax.run import Run
 from fingerprint_jax.writer import Writer
 
@@ -78,20 +80,65 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints, which: str) -> tuple[
     return checkpoints.restore(which, checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
 
 
-def check_fit(run: Run) -> None:
-    """Raises ValueError where the latest checkpoint, or else the pretrained weights, are not those of the config's model.
+def arguments(run: Run) -> tuple:
+    """What `Model.step` takes, without content."""
+    c, model = run.config, model_of(run)
+    sampler = sampler_of(run, paired=False)
+    batch: dict[str, dict[str, Any]] = {**sampler(0)}
+    cache = {}
+    for name, (begin, end) in spans(run, sampler).items():
+        if c.data.cache == "device":
+            cache[name] = (jax.ShapeDtypeStruct((end - begin, *run.source.image_shape), np.uint8), np.int32(0))
+        else:
+            shape = (len(batch[name]["index"]), *run.source.image_shape)
+            batch[name]["image"] = jax.ShapeDtypeStruct(shape, np.uint8)
+    return model.abstract, batch, cache, np.float32(0), jax.random.key(0)
 
-    Also where `steps_per_dispatch` does not divide an interval, and, where the objective has a `check`, what that raises.
+
+def check_fit(run: Run) -> None:
+    """Raises ValueError where a config cannot be trained, or the latest checkpoint, or else the weights, are not of its model.
+
+    A step of the training and one of the prediction are traced, which takes as long as at their first call and is not done again.
     """
-    model, checkpoints = model_of(run), checkpoint.Checkpoints(run.workdir)
-    _check_dispatch(run.config)
+    c, model, checkpoints = run.config, model_of(run), checkpoint.Checkpoints(run.workdir)
+    _check_steps(c, model.mesh)
+    if c.num_steps:
+        if not c.data.streams:
+            raise ValueError("data.streams is empty: name a stream and its images a step")
+        whole, split = sharding.replicated(model.mesh), sharding.split(model.mesh)
+        places = whole, split, whole, whole, whole  # as `train` has them, else the step would be traced once more
+        args = [checkpoint.abstract(tree, place) for tree, place in zip(arguments(run), places, strict=True)]
+        try:
+            model.step.trace(*args)
+        except KeyError as error:
+            name = error.args[0]
+            if name in c.data.streams or run.split_of(name) not in run.source.splits:
+                raise
+            given = ", ".join(c.data.streams)
+            raise ValueError(f"data.streams has {given}: objective.name={c.objective.name!r} learns from {name!r} too") from error
+    shapes_of_outputs(run)
     if check := getattr(model.objective, "check", None):
-        sizes = run.config.data.streams.values()
-        check(sum(map(len, run.streams.values())), sum(sizes) // run.config.optimizer.accumulate)
+        sizes = c.data.streams.values()
+        check(sum(map(len, run.streams.values())), sum(sizes) // c.optimizer.accumulate)
     if checkpoints.begun():
         checkpoints.compare(checkpoints.resolve("latest"), model.abstract)
-    elif run.config.backbone.weights:
-        model.pretrained(model.abstract, run.config.backbone.weights)
+    elif c.backbone.weights:
+        _check_weights(model, c.backbone.weights)
+
+
+def shapes_of_outputs(run: Run, layer: str = "") -> dict[str, tuple[int, ...]]:
+    """Of what `Model.outputs` gives for one image: it is traced for a batch, and nothing is computed."""
+    model = model_of(run)
+    params, rest = model.weights(checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
+    shape = (run.config.eval_batch, *run.source.image_shape)
+    images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split(model.mesh))
+    return {name: value.shape[1:] for name, value in model.outputs.trace(params, rest, images, layer).out_info.items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _check_weights(model: Model, weights: str) -> None:
+    # Once for all members of one network: a file has to be read.
+    model.pretrained(model.abstract, weights)
 
 
 def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run | None = None) -> None:
@@ -113,11 +160,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     """
     c = run.config
     model = model_of(run)
-    for name, size in c.data.streams.items():
-        sharding.check_batch(f"data.streams.{name}", size, model.mesh, c.optimizer.accumulate)
-    if c.data.cache not in ("none", "device"):
-        raise ValueError(f"data.cache={c.data.cache!r} is unknown: use none or device")
-    _check_dispatch(c)  # here too: it may change from start to start
+    _check_steps(c, model.mesh)  # here too: devices and `steps_per_dispatch` may change from start to start
     dispatch = model.step if c.steps_per_dispatch == 1 else model.steps
     checkpoints = checkpoint.Checkpoints(run.workdir, c.best)
     checkpoints.prune()
@@ -219,7 +262,18 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         log.info("%s: %d steps in %.1f s", run.workdir, c.num_steps - start, time.perf_counter() - tick)
 
 
-def _check_dispatch(c: Config) -> None:
+def _check_steps(c: Config, mesh: jax.sharding.Mesh) -> None:
+    for name, size in c.data.streams.items():
+        sharding.check_batch(f"data.streams.{name}", size, mesh, c.optimizer.accumulate)
+    sharding.check_batch("eval_batch", c.eval_batch, mesh)
+    names.check("data.cache", c.data.cache, ("none", "device"))
+    for name, value, least in (
+        *((name, c[name], 1) for name in ("eval_every", "checkpoint_every", "log_every")),
+        ("num_steps", c.num_steps, 0),
+        ("data.workers", c.data.workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value}: use {least} or more")
     count = c.steps_per_dispatch
     if count < 1:
         raise ValueError(f"steps_per_dispatch={count}: use 1 or more")

@@ -290,4 +290,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("collect", define_flags, main)
+    cli.run("collect", define_flags, main, devices=True)

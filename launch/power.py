@@ -151,4 +151,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("power", define_flags, main)
+    cli.run("power", define_flags, main, devices=True)

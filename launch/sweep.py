@@ -7,9 +7,7 @@ python -m launch.sweep --config=configs/subtask2/aimm_siamese.py --data_dir=DATA
 """
 
 import dataclasses
-import difflib
 import hashlib
-import importlib.util
 import itertools
 import json
 import re
@@ -17,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from fingerprint_jax import Config, cli, paths, tables
+from fingerprint_jax import Config, cli, config_file, paths, tables
 from fingerprint_jax.run import flat_config
 
 Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the file of a row
@@ -89,13 +86,14 @@ def resolve(config: str, overrides: Overrides) -> Config:
     Raises ValueError for a field that the config has not, or a value that is not of its type.
     """
     try:
-        known = flat_config(_load([f"--config={config}"]))
-    except flags.Error as error:  # of a variant, for example
-        raise ValueError(f"--config={config}: {str(error).strip().splitlines()[-1]}") from None
+        plain = _load([f"--config={config}"])
+    except flags.Error as error:
+        raise ValueError(str(error)) from None
+    known = flat_config(plain)
     for field, value in overrides.items():
         if field not in known:
-            near = difflib.get_close_matches(field, known, n=3) or [k for k in known if k.endswith("." + field)]
-            raise ValueError(f"{config} has no field {field!r}" + (f", near it are {', '.join(near)}" if near else ""))
+            text = config_file.missing_field(plain, field) or f"{field} is no field but a group of them"
+            raise ValueError(f"--config={config}: {text}")
         expected = f"{field}={value!r}: {config} has {known[field]!r} there, which is {type(known[field]).__name__}"
         try:
             typed = flat_config(_load([f"--config={config}", f"--config.{field}={value}"]))[field]
@@ -108,7 +106,7 @@ def resolve(config: str, overrides: Overrides) -> Config:
 
 def _load(arguments: list[str]) -> Config:
     found = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=found, sys_argv=["sweep", *arguments])
+    config_file.define_flag("config", "", found, ["sweep", *arguments])
     found(["sweep", *arguments])
     return found.config
 
@@ -175,14 +173,16 @@ def parse(text: str) -> list[Overrides]:
 
 def load_file(path: str, name: str = "sweep") -> list:
     """What the function `name` of a Python file returns."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
+    if Path(path).suffix != ".py" or not Path(path).is_file():
         raise ValueError(f"--file={path}: expected a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise ValueError(f"--file={path}: it has no function {name}()")
-    return getattr(module, name)()
+    try:
+        module = config_file.load(Path(path))
+        if not hasattr(module, name):
+            raise ValueError(f"it has no function {name}()")
+        with config_file.one_line(Path(path)):
+            return getattr(module, name)()
+    except ValueError as error:
+        raise ValueError(f"--file={path}: {error}") from None
 
 
 def define_flags(values: flags.FlagValues) -> None:

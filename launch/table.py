@@ -87,4 +87,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("table", define_flags, main)
+    cli.run("table", define_flags, main, devices=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -14,16 +15,27 @@ from ml_collections import ConfigDict
 from fingerprint_jax import cli, evaluate, main
 from tests.conftest import ROOT, fit
 
+QUICKSTART = "--config=configs/quickstart.py"
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config=configs/quickstart.py", "--config.nofield=3"], "the config has no field nofield"),
-        (["--config=configs/quickstart.py", "--config.optimzer.name=sgd"], 'no field optimzer. Did you mean "optimizer"'),
-        (["--config=configs/subtask1/aimm_siamese.py", "--config.optimizer.name=sgd"], "the config has no field optimizer"),
+        (["--config=configs/quickstart.py", "--config.nofield=3"], "--config.nofield: the config has no field nofield"),
+        (
+            ["--config=configs/quickstart.py", "--config.optimzer.name=sgd"],
+            "no field optimzer.name: did you mean --config.optimizer.name?",
+        ),
+        (
+            ["--config=configs/subtask1/aimm_siamese.py", "--config.optimizer.name=sgd"],
+            "did you mean --config.member.optimizer.name?",
+        ),
         (["--config=configs/quickstart.py", "--config.seed=a"], "flag --config.seed=a: invalid literal"),
-        (["--config=configs/quickstart.py:small"], "config variant 'small' is unknown: use smoke, or none"),
-        (["--config=configs/none.py"], "No such file or directory: 'configs/none.py'"),
+        (
+            ["--config=configs/quickstart.py:smole"],
+            "quickstart.py:smole: variant='smole' is unknown: did you mean 'smoke'? known: smoke",
+        ),
+        (["--config=configs/none.py"], "--config=configs/none.py: there is no such file"),
         (["--config=configs/quickstart.py"], "config.data_dir is empty: give the folder that `fingerprint_jax.pack` wrote"),
     ],
 )
@@ -116,3 +128,47 @@ def test_compiled_programs_are_kept_where_only_the_user_may_look(tmp_path, monke
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert cli.compiled_dir() is None
+
+
+@pytest.mark.parametrize(
+    "environment", [{"JAX_PLATFORMS": "cuda"}, {"JAX_PLATFORMS": "gpuu"}, {"JAX_PLATFORMS": "", "JAX_PLATFORM_NAME": "gpu"}]
+)
+def test_absent_devices_are_one_line_and_nothing_is_written(environment, data_dir, tmp_path):
+    flags = [QUICKSTART, f"--config.data_dir={data_dir}", f"--workdir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "fingerprint_jax.main", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    given = ", ".join(f"{name}={value!r}" for name, value in environment.items())
+    assert done.returncode == 1 and not done.stdout
+    assert re.fullmatch(rf"main: error: {given}: no such devices here \(.+\); unset it, or .*JAX_PLATFORMS=cpu\n", done.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("binary", "flags"),
+    [
+        ("fingerprint_jax.evaluate", ["--workdir=x"]),
+        ("fingerprint_jax.audit", ["--generated=x", "--used=x", "--not_used=x", "--output=x"]),
+        ("launch.table", ["--file=x", "--data=a=x", "--output=x"]),
+        ("launch.collect", ["--sweep=x"]),
+    ],
+)
+def test_each_binary_that_computes_asks_for_the_devices_first(binary, flags):
+    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+    command = [sys.executable, "-m", binary, *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    name = binary.rpartition(".")[2]
+    assert done.returncode == 1 and done.stderr.startswith(f"{name}: error: JAX_PLATFORMS='cuda': no such devices here (")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_and_lists_need_no_device(tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+    for binary, given in (("fingerprint_jax.main", ["--help"]), ("launch.sweep", [QUICKSTART, f"--output={tmp_path}"])):
+        done = subprocess.run([sys.executable, "-m", binary, *given], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.stdout and "error" not in done.stderr
+
+
+def test_a_missing_flag_is_named_with_what_it_is():
+    done = subprocess.run([sys.executable, "-m", "fingerprint_jax.main"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("main: error: missing: --config (The experiment; FILE:smoke shrinks it to seconds.); --workdir (")
+    assert done.stderr.count("\n") == 1

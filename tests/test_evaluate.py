@@ -478,3 +478,29 @@ def test_every_field_of_results_json_is_documented(quickstart, membership):
         found = keys(json.loads((run.workdir / "results.json").read_text()))
         assert {"auc", "permutation"} <= found or {"calibration", "ece"} <= found
         assert not [key for key in found if f"`{key.rpartition('.')[2]}`" not in text]
+
+
+@pytest.mark.parametrize("path", ["configs/quickstart.py", "configs/subtask1/gan_leaks.py"])
+def test_a_run_that_is_not_finished_has_nothing_to_score(path, data_dir, tmp_path):
+    config = load_config(path)
+    config.data_dir = data_dir
+    with Run(config, tmp_path / "run").fitting():  # as far as a training that was killed at once
+        pass
+    with pytest.raises(ValueError, match="run is not finished, there is nothing to score yet: the command that trains it goes on"):
+        run_binary(evaluate, f"--workdir={tmp_path / 'run'}")
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("heldouts", "split 'heldouts' is not in the data set: did you mean 'heldout'. it has test_generated, "),
+        ("test-generated", "did you mean 'test_generated'"),
+        ("reference", "split 'reference' is not in the data set.*pack it with --reference_dir"),
+        ("train_real:x", "split train_real:x: what follows the colon is a label"),
+    ],
+)
+def test_a_split_that_is_misspelt_has_the_nearest(split, message, data_dir, tmp_path):
+    config = load_config("configs/quickstart.py")
+    config.data_dir = data_dir
+    with pytest.raises(ValueError, match=message):
+        Run(config, tmp_path).rows(split)

@@ -25,7 +25,7 @@ def test_schedules_follow_their_closed_forms():
     np.testing.assert_allclose(_schedule("cosine", 2, 10)[2:], cosine, rtol=1e-5)
     np.testing.assert_allclose(_schedule("step", 0, 12), np.repeat([1, 0.5, 0.25], 4), rtol=1e-6)
     np.testing.assert_allclose(_schedule("step", 2, 7), [0.5, 1, 1, 0.5, 0.5, 0.25, 0.25], rtol=1e-6)
-    with pytest.raises(ValueError, match="optimizer.schedule='linear' is unknown: use constant, cosine or step"):
+    with pytest.raises(ValueError, match="optimizer.schedule='linear' is unknown; known: constant, cosine, step"):
         _schedule("linear", 0, 2)
 
 

@@ -21,4 +21,4 @@ def get_config(variant: str = ""):
     m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})
     m.gallery.reference = ("test_real",) if variant == "official" else ("reference",)
     m.estimator.name = "local_match"
-    return base.finish(base.cross_fitted(m), "" if variant == "official" else variant)
+    return base.finish(base.cross_fitted(m), variant, own=("official",))

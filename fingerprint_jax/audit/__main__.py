@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import checkpoint, cli, environment, pack, paths, preemption, tables
+from fingerprint_jax import checkpoint, cli, config_file, environment, pack, paths, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder, checks
 from fingerprint_jax.data.images import printable
@@ -62,7 +62,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text = f"Of each kind and rate of the detection limit, at least {LEAST_REPEATS}; 0 leaves it out."
     flags.DEFINE_integer("repeats", 20, text, 0, flag_values=values)
     text = "A config whose networks are trained and join the panel, with a rank average: configs/subtask1/likelihood_ratio.py"
-    config_flags.DEFINE_config_file("likelihood_ratio", None, text, flag_values=values)
+    config_file.define_flag("likelihood_ratio", text, values)
     text = "Write the plan, print its hash and stop: to deposit it before the same command without this flag goes on."
     flags.DEFINE_bool("plan_only", False, text, flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
@@ -194,4 +194,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("audit", define_flags, main)
+    cli.run("audit", define_flags, main, devices=True)

@@ -54,6 +54,7 @@ def scores(folder: Path, config: Config, real: np.ndarray, generated: np.ndarray
             pack.pack("subtask1", data, root / "train", "", root / "reference")
     config = ConfigDict(config.to_dict())
     config.data_dir, config.seed, config.data.folds = str(data), seed, 0
+    config.decision.name, config.decision.known = "argmax", ""  # nobody asks for its labels, and no row is held out for a threshold
     run = Run(config, folder / "run")
     methods.get(config.method).fit(run)
     found, rows = run.predict(run.target), run.rows(run.target)

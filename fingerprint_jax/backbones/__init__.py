@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax import Config
+from fingerprint_jax import Config, names
 from fingerprint_jax.backbones.layers import BatchNorm, Keys
 
 DTYPES = ("float32", "bfloat16")
@@ -79,21 +79,16 @@ def build(
         ValueError: an unknown name, option, norm, dtype or stem, or images smaller than the variant takes.
     """
     known = variants()
-    if name not in known:
-        raise ValueError(f"backbone.name={name!r} is unknown: use one of {', '.join(sorted(known))}")
+    names.check("backbone.name", name, sorted(known))
     backbone, fixed = known[name]
     accepted = set(inspect.signature(backbone.__init__).parameters) - {"self", "channels", "image_size", "rngs"}
     for option in options:
-        if option not in accepted:
-            raise ValueError(f"backbone.{option} is no option of {name}: use {', '.join(sorted(accepted))}")
-    if norm not in NORMS:
-        raise ValueError(f"backbone.norm={norm!r} is unknown: use {' or '.join(NORMS)}")
+        names.check_option("backbone", option, name, accepted)
+    names.check("backbone.norm", norm, NORMS)
     if norm_groups < 1:
         raise ValueError(f"backbone.norm_groups={norm_groups} must be at least 1")
-    if options.get("dtype", "float32") not in DTYPES:
-        raise ValueError(f"backbone.dtype={options['dtype']!r} is unknown: use {' or '.join(DTYPES)}")
-    if options.get("stem", "imagenet") not in STEMS:
-        raise ValueError(f"backbone.stem={options['stem']!r} is unknown: use {' or '.join(STEMS)}")
+    names.check("backbone.dtype", options.get("dtype", "float32"), DTYPES)
+    names.check("backbone.stem", options.get("stem", "imagenet"), STEMS)
     if min(image_size) < backbone.min_size:
         height, width = image_size
         raise ValueError(f"backbone.name={name!r} needs images of {backbone.min_size} pixels a side, not {height}x{width}")

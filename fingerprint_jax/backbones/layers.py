@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fingerprint_jax import names
+
 
 class Keys:
     """Stands in for an `nnx.Rngs` while a net is built: the same keys of `params`, counted in Python.
@@ -259,8 +261,7 @@ def record(net: nnx.Module, path: str) -> list[jax.Array]:
     Raises ValueError with the layers there are for a path that is none.
     """
     layers = {"/".join(map(str, place)): layer for place, layer in nnx.iter_modules(net) if place and callable(layer)}
-    if path not in layers:
-        raise ValueError(f"features.output={path!r} is no layer: use embedding, logits, or one of {', '.join(sorted(layers))}")
+    names.check("features.output", path, ["embedding", "logits", *sorted(layers)])
     layer, found = layers[path], []
     kind = type(layer)
 

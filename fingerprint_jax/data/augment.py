@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from fingerprint_jax import names
+
 PATCH = 16  # side in pixels of a patch that is masked
 GABOR_SIGMA = 4.0  # deviation in pixels of the bell of Gabor noise
 
@@ -22,8 +24,7 @@ def normalize(images: jax.Array, mode: str) -> jax.Array:
 
     Raises ValueError for another mode.
     """
-    if mode not in NORMALIZE:
-        raise ValueError(f"data.normalize={mode!r} is unknown: use one of {', '.join(NORMALIZE)}")
+    names.check("data.normalize", mode, NORMALIZE)
     scale, offset = NORMALIZE[mode]
     return images.astype(jnp.float32) * scale + offset
 

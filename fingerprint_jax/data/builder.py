@@ -17,6 +17,24 @@ def dataset_dir(data_dir: str | Path, task: str) -> Path:
     return Path(data_dir) / "fingerprint" / task / VERSION
 
 
+def remedy(data_dir: str | Path, task: str) -> str:
+    """What to do where no data set of a task lies below `data_dir`: the folder that was meant, the task that is there, or pack."""
+
+    def packed(folder: Path, task: str) -> bool:
+        return (dataset_dir(folder, task) / "summary.json").exists()
+
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        return "there is no such folder" + ("" if root.is_absolute() else f" in {Path.cwd()}") + "; run fingerprint_jax.pack"
+    below = sorted(root.glob(f"*/fingerprint/{task}/{VERSION}/summary.json"))
+    near = [*root.absolute().parents[:4], *(path.parents[3] for path in below)]
+    if found := [folder for folder in near if packed(folder, task)]:
+        return f"did you mean {found[0]}?"
+    if there := [other for other in TASKS if packed(root, other)]:
+        return f"it has {' and '.join(there)}: give a config of that task, or run fingerprint_jax.pack"
+    return "run fingerprint_jax.pack"
+
+
 class Fingerprint(tfds.core.GeneratorBasedBuilder):
     """Records `{id, image, label, group}`.
 

@@ -53,7 +53,7 @@ class Source:
     def __init__(self, data_dir: str, task: str):
         path = builder.dataset_dir(data_dir, task)
         if not (path / "summary.json").exists():
-            raise ValueError(f"data_dir={data_dir!r}: no packed data for task {task!r} ({path}); run fingerprint_jax.pack")
+            raise ValueError(f"data_dir={data_dir!r}: no packed data for task {task!r} ({path}); {builder.remedy(data_dir, task)}")
         self.path = path
         self.damaged: set[int] = set()
         try:

@@ -8,7 +8,9 @@ give one column, class 1 against class 0, and so do estimators that read no labe
 A query is never compared with itself: rows of the gallery with its `index` are left out. A model that was fitted to it has seen it
 all the same, which is for the caller to avoid.
 
-Each file has `ESTIMATORS = {name: function}`, and together they are the registry of `config.estimator.name`.
+Each file has `ESTIMATORS = {name: function}`, and together they are the registry of `config.estimator.name`. It may have
+`CHECKS = {name: f(gallery, **options)}`: what raises ValueError where the estimator could not be fitted to such a gallery, without
+a look at the values, so that it is known before anything is trained.
 """
 
 import dataclasses
@@ -17,8 +19,11 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+
+from fingerprint_jax import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +43,11 @@ def unlabelled(values: np.ndarray, first: int) -> Features:
     return Features(values, np.full(len(values), -1), first + np.arange(len(values)))
 
 
-def registry() -> dict[str, Callable[..., np.ndarray]]:
-    """All estimators by name."""
+def registry(name: str = "ESTIMATORS") -> dict[str, Callable]:
+    """All estimators by name, or their `CHECKS`."""
     known = {}
     for info in pkgutil.iter_modules(__path__):
-        known |= getattr(importlib.import_module(f"{__name__}.{info.name}"), "ESTIMATORS", {})
+        known |= getattr(importlib.import_module(f"{__name__}.{info.name}"), name, {})
     return known
 
 
@@ -51,15 +56,46 @@ def get(name: str, **options) -> Callable[..., np.ndarray]:
 
     Raises ValueError with the known names, or options.
     """
-    known = registry()
-    if name not in known:
-        raise ValueError(f"estimator.name={name!r} is unknown: use one of {', '.join(sorted(known))}")
-    accepted = set(inspect.signature(known[name]).parameters) - {"query", "gallery", "seed"}
+    accepted = defaults(name)
     options = {option: value for option, value in options.items() if value is not None}
     for option in options:
-        if option not in accepted:
-            raise ValueError(f"estimator.{option} is no option of {name}: use {', '.join(sorted(accepted)) or 'none'}")
-    return functools.partial(known[name], **options)
+        names.check_option("estimator", option, name, accepted)
+    return functools.partial(registry()[name], **options)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The options of an estimator with its own values; raises ValueError with the known names."""
+    known = registry()
+    names.check("estimator.name", name, sorted(known))
+    found = inspect.signature(known[name]).parameters.values()
+    return {p.name: p.default for p in found if p.name not in ("query", "gallery", "seed")}
+
+
+def in_use(num_classes: int, name: str, **options) -> dict[str, tuple[Any, bool]]:
+    """{option: (value, whether that is the default)} of what an estimator reads; None stands for the default."""
+    from fingerprint_jax.estimators import cluster, similarity
+
+    own = defaults(name)
+    if name == "similarity":  # the options of its measure
+        of_ssim = inspect.signature(similarity.ssim).parameters if (options.get("measure") or own["measure"]) == "ssim" else {}
+        own = {option: of_ssim[option].default if option in of_ssim else value for option, value in own.items()}
+    if own.get("clusters") == 0:
+        own["clusters"] = cluster.default(num_classes)
+    found = {option: (options.get(option), False) for option in own}
+    unset = {option for option, (value, _) in found.items() if value is None or (option == "clusters" and not value)}
+    found |= {option: (own[option], True) for option in unset}
+    return {option: each for option, each in found.items() if each[0] is not None}
+
+
+def check(gallery: Gallery, name: str, **options) -> None:
+    """Raises ValueError where an estimator with these options cannot be fitted to a gallery of these sizes, shapes and labels."""
+    accepted = defaults(name)
+    get(name, **options)
+    options = accepted | {option: value for option, value in options.items() if value is not None}
+    if options.get("C") is not None and not options["C"] > 0:
+        raise ValueError(f"estimator.C={options['C']}: use more than 0")
+    if checked := registry("CHECKS").get(name):
+        checked(gallery, **options)
 
 
 def stream(gallery: Gallery, name: str) -> Features:
@@ -68,6 +104,16 @@ def stream(gallery: Gallery, name: str) -> Features:
         use = "learns from it" if name == "labelled" else "compares with it"
         raise ValueError(f"gallery.{name} is missing: the estimator {use}, list its splits in config.gallery.{name}")
     return gallery[name]
+
+
+def classes(gallery: Gallery) -> np.ndarray:
+    """The labels that occur in the stream `labelled` [K], increasing; raises ValueError where some are unknown, or K is below 2."""
+    labelled = stream(gallery, "labelled")
+    found = np.unique(labelled.labels)
+    if len(found) < 2 or found[0] < 0:
+        what = f"{(labelled.labels < 0).sum()} images of unknown label" if found[0] < 0 else f"images of class {found[0]} alone"
+        raise ValueError(f"gallery.labelled has {what}: the estimator learns from the labels of two classes or more")
+    return found
 
 
 def flat(features: Features) -> np.ndarray:
@@ -80,8 +126,8 @@ def columns(scores: np.ndarray) -> np.ndarray:
     return np.asarray(scores[:, 1:] - scores[:, :1] if scores.shape[1] == 2 else scores, np.float32)
 
 
-def at_least(option: str, value: float, least: float, most: float = np.inf) -> None:
-    """Raises ValueError that names `estimator.<option>` where its value is outside least..most."""
+def at_least(option: str, value: float, least: float, most: float = np.inf, of: str = "") -> None:
+    """Raises ValueError that names `estimator.<option>` where its value is outside least..most; `of`: what there are so many of."""
     if not least <= value <= most:
         bound = f"at least {least}" if most == np.inf else f"{least} to {most}"
-        raise ValueError(f"estimator.{option}={value}: use {bound}")
+        raise ValueError(f"estimator.{option}={value}: use {bound}" + (f", the number of {of}" if of else ""))

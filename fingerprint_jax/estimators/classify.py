@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from fingerprint_jax.estimators import Features, Gallery, at_least, columns, flat, stream
+from fingerprint_jax.estimators import Features, Gallery, at_least, classes, columns, flat, stream
 
 
 def linear_svm(query: Features, gallery: Gallery, *, seed: int, C: float = 1.0) -> np.ndarray:
@@ -36,8 +36,8 @@ def logistic_regression(query: Features, gallery: Gallery, *, seed: int, C: floa
 
 def random_forest(query: Features, gallery: Gallery, *, seed: int, trees: int = 100) -> np.ndarray:
     """Random forest; the scores are the mean probabilities of its trees, of two classes their difference."""
-    at_least("trees", trees, 1)
-    labelled = stream(gallery, "labelled")
+    _check_forest(gallery, trees)
+    labelled = gallery["labelled"]
     model = make_pipeline(StandardScaler(), RandomForestClassifier(trees, random_state=seed))
     return columns(np.asarray(model.fit(flat(labelled), labelled.labels).predict_proba(flat(query))))
 
@@ -59,10 +59,9 @@ def texture_forest(
     labels; the first distance is their `mahalanobis`, the second the least cosine distance of the latents. Scores as of
     `random_forest`.
     """
-    labelled, generated = stream(gallery, "labelled"), stream(gallery, "generated")
+    _check_texture_forest(gallery, trees, textures, selected)
+    labelled, generated = gallery["labelled"], gallery["generated"]
     width = flat(labelled).shape[1]
-    at_least("textures", textures, 1, width - 2)
-    at_least("selected", selected, 1, textures)
     standard = StandardScaler().fit_transform(flat(labelled)[:, -textures:])
     importance = RandomForestClassifier(200, random_state=seed).fit(standard, labelled.labels).feature_importances_
     best = width - textures + np.argsort(-importance, kind="stable")[:selected]
@@ -85,6 +84,30 @@ def _decision(query: Features, gallery: Gallery, classifier: BaseEstimator) -> n
     return np.asarray(scores, np.float32).reshape(len(query.index), -1)
 
 
+def _check_labelled(gallery: Gallery, C: float = 1.0) -> None:
+    classes(gallery)
+
+
+def _check_forest(gallery: Gallery, trees: int) -> None:
+    at_least("trees", trees, 1)
+    classes(gallery)
+
+
+def _check_texture_forest(gallery: Gallery, trees: int, textures: int, selected: int) -> None:
+    _check_forest(gallery, trees)
+    stream(gallery, "generated")
+    at_least("textures", textures, 1, flat(gallery["labelled"]).shape[1] - 2)
+    at_least("selected", selected, 1, textures)
+
+
+CHECKS = {
+    "linear_svm": _check_labelled,
+    "rbf_svm": _check_labelled,
+    "logistic_regression": _check_labelled,
+    "random_forest": _check_forest,
+    "mahalanobis": lambda gallery: stream(gallery, "generated"),
+    "texture_forest": _check_texture_forest,
+}
 ESTIMATORS = {
     "linear_svm": linear_svm,
     "rbf_svm": rbf_svm,

@@ -19,7 +19,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from fingerprint_jax.estimators import Features, Gallery, at_least, columns, flat, stream
+from fingerprint_jax.estimators import Features, Gallery, at_least, classes, columns, flat, stream
 
 NEIGHBOURS = 10  # of the graph of spectral clustering, scikit-learn's own
 
@@ -59,10 +59,8 @@ def dbscan(query: Features, gallery: Gallery, *, seed: int, min_samples: int = 5
     distance that lies farthest below the line from the least to the largest (the rule of Satopaa et al. 2011). So the
     share of rows up to the knee are core samples.
     """
+    _check_dbscan(gallery, min_samples)
     x, labels, q = _standard(query, gallery)
-    if len(np.unique(labels[labels >= 0])) != 2:
-        raise ValueError("estimator.name='dbscan' tells two classes apart: use kmeans, gmm, hierarchical or spectral for more")
-    at_least("min_samples", min_samples, 1, len(x))
     sorted_distances = np.sort(NearestNeighbors(n_neighbors=min_samples).fit(x).kneighbors(x)[0][:, -1])
     span = max(sorted_distances[-1] - sorted_distances[0], 1e-12)
     below = np.linspace(0, 1, len(x)) - (sorted_distances - sorted_distances[0]) / span
@@ -75,8 +73,8 @@ def dbscan(query: Features, gallery: Gallery, *, seed: int, min_samples: int = 5
 
 def nearest_centroid_of_generated(query: Features, gallery: Gallery, *, seed: int, clusters: int = MEMBERSHIP) -> np.ndarray:
     """Minus the Euclidean distance to the nearest centroid of a k-means of the generated images; no labels."""
+    _check_centroids(gallery, clusters)
     generated = flat(stream(gallery, "generated"))
-    at_least("clusters", clusters, 1, len(generated))
     scaler = StandardScaler().fit(generated)
     model = KMeans(clusters, n_init=10, random_state=seed).fit(scaler.transform(generated))  # pyright: ignore[reportArgumentType]
     distances = model.transform(scaler.transform(flat(query)))
@@ -103,30 +101,58 @@ def match(found: np.ndarray, labels: np.ndarray, clusters: int, classes: int) ->
 
 
 def _scores(query: Features, gallery: Gallery, clusters: int, build: Callable) -> np.ndarray:
+    _check(gallery, clusters)
     x, labels, q = _standard(query, gallery)
-    classes = len(np.unique(labels[labels >= 0]))
-    count = clusters or default(classes)
-    if count < (1 if classes == 2 else classes):
-        raise ValueError(f"estimator.clusters={clusters} is less than the {classes} classes: use more, or 0 for the default")
-    if count > len(x):
-        raise ValueError(f"estimator.clusters={clusters}: there are {len(x)} rows to cluster")
+    known = len(np.unique(labels[labels >= 0]))
+    count = clusters or default(known)
     found = build(count).fit_predict(x)
     different = len(np.unique(found))
     if different < count:
-        raise ValueError(f"estimator.clusters={clusters}: the {len(x)} training rows form {different} clusters, not {count}")
+        raise ValueError(f"estimator.clusters={count}: the {len(x)} training rows form {different} clusters, not {count}")
     distances = cdist(q, np.stack([x[found == k].mean(axis=0) for k in range(count)]))
-    if classes == 2:
+    if known == 2:
         return _share(found, labels, distances.argmin(axis=1))
-    owner = match(found, labels, count, classes)
-    return columns(-np.stack([distances[:, owner == k].min(axis=1) for k in range(classes)], axis=1))
+    owner = match(found, labels, count, known)
+    return columns(-np.stack([distances[:, owner == k].min(axis=1) for k in range(known)], axis=1))
+
+
+def _check(gallery: Gallery, clusters: int) -> None:
+    known = len(classes(gallery))
+    count, rows = clusters or default(known), _rows(gallery)
+    if count < (1 if known == 2 else known):
+        raise ValueError(f"estimator.clusters={clusters} is less than the {known} classes: use more, or 0 for the default")
+    if count > rows:
+        raise ValueError(f"estimator.clusters={count}: use 1 to {rows}, the number of images to cluster")
+
+
+def _check_spectral(gallery: Gallery, clusters: int) -> None:
+    _check(gallery, clusters)
+    if _rows(gallery) < NEIGHBOURS:
+        raise ValueError(f"estimator.name='spectral' joins {NEIGHBOURS} neighbours: there are {_rows(gallery)} images to cluster")
+
+
+def _check_dbscan(gallery: Gallery, min_samples: int) -> None:
+    if len(classes(gallery)) != 2:
+        raise ValueError("estimator.name='dbscan' tells two classes apart: use kmeans, gmm, hierarchical or spectral for more")
+    at_least("min_samples", min_samples, 1, _rows(gallery), "images to cluster")
+
+
+def _check_centroids(gallery: Gallery, clusters: int) -> None:
+    at_least("clusters", clusters, 1, len(stream(gallery, "generated").index), "synthetic images")
+
+
+def _rows(gallery: Gallery) -> int:
+    """How many are clustered, see `_standard`."""
+    with_generated = len(classes(gallery)) == 2 and "generated" in gallery
+    return len(gallery["labelled"].index) + (len(gallery["generated"].index) if with_generated else 0)
 
 
 def _standard(query: Features, gallery: Gallery) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Standardised rows to cluster [N,D], their class 0..K-1 or -1 for the generated [N], and the queries [M,D]."""
     labelled = stream(gallery, "labelled")
-    classes, labels = np.unique(labelled.labels, return_inverse=True)
+    known, labels = np.unique(labelled.labels, return_inverse=True)
     x = flat(labelled)
-    if len(classes) == 2 and "generated" in gallery:
+    if len(known) == 2 and "generated" in gallery:
         x = np.concatenate([x, flat(gallery["generated"])])
         labels = np.concatenate([labels, np.full(len(x) - len(labels), -1)])
     scaler = StandardScaler().fit(x)
@@ -139,6 +165,15 @@ def _share(found: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarr
     return np.array([[shares[k]] for k in asked.tolist()], np.float32)
 
 
+CHECKS = {
+    "kmeans": _check,
+    "gmm": _check,
+    "hierarchical": _check,
+    "agglomerative": _check,
+    "spectral": _check_spectral,
+    "dbscan": _check_dbscan,
+    "nearest_centroid_of_generated": _check_centroids,
+}
 ESTIMATORS = {
     "kmeans": kmeans,
     "gmm": gmm,

@@ -48,7 +48,7 @@ def local_match(
     Raises:
         ValueError: options out of range, values that are not square images, a stream that is missing or has fewer than 2 images.
     """
-    _check(query, gallery, patch, stride, radius, top)
+    _check({"query": query, **gallery}, patch, stride, radius, top)
     streams = [stream(gallery, name) for name in ("reference", "generated")]
     size, rng = min(len(known.values) for known in streams), np.random.default_rng(seed)
     reference, generated = (
@@ -170,8 +170,8 @@ def _each_row(query, others, read: Callable[[jax.Array], jax.Array], patch: int,
     return jax.lax.map(row, places)
 
 
-def _check(query: Features, gallery: Gallery, patch: int, stride: int, radius: int, top: float) -> None:
-    shape = query.values.shape[1:]
+def _check(gallery: Gallery, patch: int, stride: int, radius: int, top: float) -> None:
+    shape = gallery.get("query", stream(gallery, "generated")).values.shape[1:]
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"features of shape {shape}: local_match needs square images, as features.name='registered' gives")
     for name in ("generated", "reference"):
@@ -187,4 +187,5 @@ def _check(query: Features, gallery: Gallery, patch: int, stride: int, radius: i
         raise ValueError(f"estimator.top={top}: use a share above 0 and up to 1")
 
 
+CHECKS = {"local_match": _check}
 ESTIMATORS = {"local_match": local_match}

@@ -35,12 +35,13 @@ def gan_leaks(query: Features, gallery: Gallery, *, seed: int, k: int = 1, calib
         k: neighbours, 1 to the images of the smaller set.
         calibrated: whether the reference is compared with.
     """
-    generated = stream(gallery, "generated")
+    _check_gan_leaks(gallery, k, calibrated)
+    generated = gallery["generated"]
     if not calibrated:
         at_least("k", k, 1, int(len(generated.index) - np.isin(query.index, generated.index).max()))
         distances, _ = _nearest(query, generated, k)
         return -distances.mean(axis=1)[:, None]
-    reference = stream(gallery, "reference")
+    reference = gallery["reference"]
     sizes = [len(s.index) - np.isin(query.index, s.index) for s in (generated, reference)]  # without the query itself
     common = np.minimum(*sizes)
     at_least("k", k, 1, int(common.min()))
@@ -97,8 +98,8 @@ def domias(query: Features, gallery: Gallery, *, seed: int, components: int = 16
         seed: of a randomised PCA, for many features and images.
         components: principal components, fewer where there are not so many.
     """
-    at_least("components", components, 1)
-    streams = generated, _ = stream(gallery, "generated"), stream(gallery, "reference")
+    _check_domias(gallery, components)
+    streams = generated, _ = gallery["generated"], gallery["reference"]
     project, dimensions = projection(flat(generated), components, seed)
     points = [np.asarray(project(flat(s))) for s in streams]
     out = []
@@ -139,7 +140,8 @@ def logan_d1(query: Features, gallery: Gallery, *, seed: int, C: float = 1.0) ->
         seed: of the folds.
         C: inverse of the strength of the L2 penalty.
     """
-    generated, reference = stream(gallery, "generated"), stream(gallery, "reference")
+    _check_logan(gallery, C)
+    generated, reference = gallery["generated"], gallery["reference"]
     fold = np.random.default_rng(seed).permutation(len(reference.index)) % FOLDS
     logits = []
     for number in range(FOLDS):
@@ -175,4 +177,28 @@ def _blocks(query: Features):
         yield Features(query.values[rows], query.labels[rows], query.index[rows])
 
 
+def _check_gan_leaks(gallery: Gallery, k: int, calibrated: bool) -> None:
+    least = min(len(stream(gallery, name).index) for name in ("generated", "reference")[: 1 + calibrated])
+    at_least("k", k, 1, least, "images to compare with")
+
+
+def _check_monte_carlo(gallery: Gallery) -> None:
+    stream(gallery, "generated")
+    if "labelled" not in gallery:
+        stream(gallery, "reference")
+
+
+def _check_domias(gallery: Gallery, components: int) -> None:
+    at_least("components", components, 1)
+    stream(gallery, "generated")
+    stream(gallery, "reference")
+
+
+def _check_logan(gallery: Gallery, C: float) -> None:
+    stream(gallery, "generated")
+    if len(stream(gallery, "reference").index) < FOLDS:
+        raise ValueError(f"gallery.reference has {len(gallery['reference'].index)} images: logan_d1 has {FOLDS} folds of them")
+
+
+CHECKS = {"gan_leaks": _check_gan_leaks, "monte_carlo": _check_monte_carlo, "domias": _check_domias, "logan_d1": _check_logan}
 ESTIMATORS = {"gan_leaks": gan_leaks, "monte_carlo": monte_carlo, "domias": domias, "logan_d1": logan_d1}

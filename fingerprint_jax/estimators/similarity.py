@@ -14,7 +14,8 @@ from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fingerprint_jax.estimators import Features, Gallery, at_least, columns, stream
+from fingerprint_jax import names
+from fingerprint_jax.estimators import Features, Gallery, at_least, classes, columns, stream
 
 ROWS = 512  # queries compared at a time
 ELEMENTS = 2**26  # pixels of a block of images on the device
@@ -58,10 +59,7 @@ def ssim(a: np.ndarray, b: np.ndarray, *, window: str = "gaussian", stride: int 
     Raises:
         ValueError: an unknown window, or maps smaller than it.
     """
-    weights = _window(window)
-    at_least("stride", stride, 1)
-    if a.ndim != 3 or min(a.shape[1:]) < len(weights):
-        raise ValueError(f"estimator.measure='ssim' compares maps [N,H,W] of {len(weights)} px or more, not {list(a.shape[1:])}")
+    _check_maps(a, window, stride)
     size = max(1, min(1024, ELEMENTS // a[0].size))
     out = np.empty((len(a), len(b)), np.float32)
     for left in _parts(len(a), size):
@@ -106,12 +104,11 @@ def _ssim(a, b, window, stride):
 
 def _window(name: str) -> np.ndarray:
     """Weights [w,w] of a window, of sum 1."""
+    names.check("estimator.window", name, ("gaussian", "uniform"))
     if name == "uniform":
         return np.full((7, 7), 1 / 49)
-    if name == "gaussian":
-        line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-        return np.outer(line, line) / line.sum() ** 2
-    raise ValueError(f"estimator.window={name!r} is unknown: use gaussian or uniform")
+    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    return np.outer(line, line) / line.sum() ** 2
 
 
 MEASURES = {"cosine": cosine, "euclidean": euclidean, "jaccard": jaccard, "ssim": ssim}
@@ -139,21 +136,17 @@ def similarity(
         k: of knn.
         window, stride: of ssim.
     """
-    if readout not in ("max", "mean", "knn"):
-        raise ValueError(f"estimator.readout={readout!r} is unknown: use max, mean or knn")
+    _check(gallery, measure, readout, k, window, stride)
     compare = _measure(measure, window=window, stride=stride)
-    other = stream(gallery, "generated" if "generated" in gallery else "labelled")
-    same = np.zeros(len(other.index), int) if "generated" in gallery else other.labels
-    classes, counts = np.unique(same, return_counts=True)
-    if readout == "knn":
-        at_least("k", k, 1, int(counts.min()))
+    other, same = _compared(gallery)
+    known = np.unique(same)
 
     def read(pairs):
         if readout == "knn":  # NaN is sorted to the end
             return -np.partition(-pairs, k - 1, axis=1)[:, :k].mean(axis=1)
         return (np.nanmax if readout == "max" else np.nanmean)(pairs, axis=1)
 
-    blocks = [np.stack([read(pairs[:, same == c]) for c in classes], axis=1) for pairs in _pairs(query, other, compare)]
+    blocks = [np.stack([read(pairs[:, same == c]) for c in known], axis=1) for pairs in _pairs(query, other, compare)]
     return columns(np.concatenate(blocks))
 
 
@@ -174,8 +167,7 @@ def similarity_logistic(query: Features, gallery: Gallery, *, seed: int, measure
 
 def _measure(name: str, **options) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A measure with its options set; those that are None keep its own default."""
-    if name not in MEASURES:
-        raise ValueError(f"estimator.measure={name!r} is unknown: use {', '.join(MEASURES)}")
+    names.check("estimator.measure", name, MEASURES)
     options = {option: value for option, value in options.items() if value is not None}
     if options and name != "ssim":
         raise ValueError(f"estimator.{next(iter(options))} is no option of the measure {name}, but of ssim")
@@ -195,4 +187,39 @@ def _vectors(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
+def _compared(gallery: Gallery) -> tuple[Features, np.ndarray]:
+    """The images that queries are compared with, and what each of them is like: all alike, or their labels."""
+    other = stream(gallery, "generated" if "generated" in gallery else "labelled")
+    return other, np.zeros(len(other.index), int) if "generated" in gallery else other.labels
+
+
+def _check(gallery: Gallery, measure: str, readout: str, k: int, window: str | None, stride: int | None) -> None:
+    names.check("estimator.readout", readout, ("max", "mean", "knn"))
+    other, same = _compared(gallery)
+    if readout == "knn":
+        at_least("k", k, 1, int(np.unique(same, return_counts=True)[1].min()), "images to compare with")
+    if "generated" not in gallery:
+        classes(gallery)
+    _check_measure(other, measure, window=window, stride=stride)
+
+
+def _check_logistic(gallery: Gallery, measure: str, C: float) -> None:
+    classes(gallery)
+    _check_measure(stream(gallery, "generated"), measure)
+
+
+def _check_measure(other: Features, name: str, **options) -> None:
+    _measure(name, **options)
+    if name == "ssim":
+        _check_maps(other.values, options.get("window") or "gaussian", options.get("stride") or 1)
+
+
+def _check_maps(values: np.ndarray, window: str, stride: int) -> None:
+    side = len(_window(window))
+    at_least("stride", stride, 1)
+    if values.ndim != 3 or min(values.shape[1:]) < side:
+        raise ValueError(f"estimator.measure='ssim' compares maps [N,H,W] of {side} px or more, not {list(values.shape[1:])}")
+
+
+CHECKS = {"similarity": _check, "similarity_logistic": _check_logistic}
 ESTIMATORS = {"similarity": similarity, "similarity_logistic": similarity_logistic}

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import joblib
 import numpy as np
 
-from fingerprint_jax import distributed
+from fingerprint_jax import distributed, names
 from fingerprint_jax.preemption import SIGNALS
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ def get(name: str, enhance: str | None = None, **options) -> Callable[[np.ndarra
     Raises ValueError with the known names, filters or options.
     """
     return _plan(name, enhance, **options)[0]
+
+
+def registry() -> dict[str, Callable[..., np.ndarray]]:
+    """All features of images by name."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return {feature: function for module in modules for feature, function in getattr(module, "FEATURES", {}).items()}
 
 
 def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, processes: int = 0) -> np.ndarray:
@@ -67,23 +73,19 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
 
 def _plan(name: str, enhance: str | None = None, **options) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:
     """The function, what tells it from others, and whether it is worth processes: it loops over the images in Python."""
-    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    known = {feature: function for module in modules for feature, function in getattr(module, "FEATURES", {}).items()}
-    if name not in known:
-        raise ValueError(f"features.name={name!r} is unknown: use network, or one of {', '.join(sorted(known))}")
+    known = registry()
+    names.check("features.name", name, ["network", *sorted(known)])
     defaults = {p.name: p.default for p in inspect.signature(known[name]).parameters.values() if p.name != "images"}
     options = {option: value for option, value in options.items() if value is not None}
     for option in options:
-        if option not in defaults:
-            raise ValueError(f"features.{option} is no option of {name}: use {', '.join(['enhance', *sorted(defaults)])}")
+        names.check_option("features", option, name, ["enhance", *defaults])
     for option, default in (defaults | options).items():
         if default is inspect.Parameter.empty:
             raise ValueError(f"features.{option} is missing: {name} needs it")
     function = functools.partial(known[name], **options)
     enhance = enhance or "none"
     filters = importlib.import_module(f"{__name__}.enhance").FILTERS
-    if enhance not in filters:
-        raise ValueError(f"features.enhance={enhance!r} is unknown: use one of {', '.join(filters)}")
+    names.check("features.enhance", enhance, filters)
     if enhance != "none":
         function = functools.partial(_enhanced, enhance, function)
     slow = enhance != "none" or known[name].__module__ == f"{__name__}.texture"

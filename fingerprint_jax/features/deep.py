@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fingerprint_jax import names
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.run import Run
@@ -25,9 +26,21 @@ def features(run: Run, rows: Rows, output: str, cache: Path, source: Source, enh
     """
     parts = []
     for name in output.split("+"):
-        layer = "" if name in ("embedding", "logits", "error") else name
-        outputs = gradient.outputs(run, rows, cache, enhance=enhance, layer=layer, source=source)
-        if name not in outputs:
-            raise ValueError(f"features.output={name!r} is not an output of {run.workdir}: it has {', '.join(sorted(outputs))}")
+        outputs = gradient.outputs(run, rows, cache, enhance=enhance, layer=_layer(name), source=source)
+        names.check("features.output", name, outputs)
         parts.append(outputs[name].reshape(len(rows), -1).astype(np.float32))
     return np.concatenate(parts, axis=1)
+
+
+def shape(run: Run, output: str, source: Source) -> tuple[int, ...]:
+    """The shape of `features` for one image of `source`, which raises ValueError alike; nothing is computed."""
+    width = 0
+    for name in output.split("+"):
+        outputs = gradient.shapes(run, source, _layer(name))
+        names.check("features.output", name, outputs)
+        width += int(np.prod(outputs[name]))
+    return (width,)
+
+
+def _layer(name: str) -> str:
+    return "" if name in ("embedding", "logits", "error") else name

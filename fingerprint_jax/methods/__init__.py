@@ -1,5 +1,7 @@
 """Ways to get from a run to a table of predictions. The file name is the registry; each file has
 
+check(run)            raises ValueError where it, or a child, cannot be fitted, as far as config and data tell; writes nothing.
+                      `checks.check` calls it, for children too
 fit(run)              called again it continues, or returns when done
 predict(run, split)   -> Predictions
 state(run)            -> JSON: what `predict` would use (a step, the states of children)
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fingerprint_jax import Config
+from fingerprint_jax import Config, names
 
 if TYPE_CHECKING:
     from fingerprint_jax.run import Run
@@ -21,9 +23,8 @@ if TYPE_CHECKING:
 
 def get(name: str) -> ModuleType:
     """The module of a method; raises ValueError with the known names."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in names:
-        raise ValueError(f"method={name!r} is unknown: use one of {', '.join(names)}")
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    names.check("method", name, known)
     return importlib.import_module(f"{__name__}.{name}")
 
 

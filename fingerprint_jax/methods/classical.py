@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import Config, distributed, estimators, features, methods, tables
+from fingerprint_jax import Config, checks, distributed, estimators, features, methods, names, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
@@ -29,7 +29,7 @@ def encoder(run: Run) -> Run | None:
         return None
     features.get("pixels", enhance=options.enhance)  # an unknown filter is named before anything is trained
     if options.run:
-        source = Run.load(options.run)
+        source = Run.load(options.run, field="features.run")
         if source.config.task == run.config.task:  # a network of another task was trained on data of its own
             source.config.data_dir = run.config.data_dir
         if source.config.method != "gradient":
@@ -58,14 +58,45 @@ def of_images(config: Config) -> dict:
 
 def _check_beside(config: Config) -> None:
     if config.features.beside:
+        names.check("features.beside", config.features.beside, sorted(features.registry()))
         features.get(config.features.beside, config.features.enhance)
+
+
+def check(run: Run) -> None:
+    """Features, reduction and estimator, for as many images as there are; and the network that gives the features."""
+    c = run.config
+    if c.whiten and not c.pca:
+        raise ValueError("whiten=True scales principal components, and there are none: set pca")
+    if c.pca < 0:
+        raise ValueError(f"pca={c.pca}: use a number of principal components, or 0 for none")
+    _estimator(c)
+    _check_beside(c)
+    source, gallery = encoder(run), run.gallery
+    if source is not None and not c.features.run:
+        checks.check(source)
+    if source is not None and c.features.run:
+        _check_views(run, source)
+    width = _shape(run, source)
+    if c.pca:
+        width = (min(c.pca, sum(map(len, gallery.values())), int(np.prod(width))),)
+    one = np.zeros(width, np.float32)
+    alike = {name: Features(np.broadcast_to(one, (len(rows), *width)), rows.labels, rows.index) for name, rows in gallery.items()}
+    estimators.check(alike, **c.estimator.to_dict())
+
+
+def _shape(run: Run, source: Run | None) -> tuple[int, ...]:
+    """The shape of the features of an image: those of one are computed, of a network only their shapes."""
+    c, image = run.config.features, run.source.images(np.array([0]))
+    found = [deep.shape(source, c.output, run.source)] if source else [features.get(**of_images(run.config))(image).shape[1:]]
+    if not c.beside:
+        return found[0]
+    found.append(features.get(c.beside, c.enhance)(image).shape[1:])
+    return (sum(int(np.prod(shape)) for shape in found),)
 
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the features of the gallery."""
-    if run.config.whiten and not run.config.pca:
-        raise ValueError("whiten=True scales principal components, and there are none: set pca")
-    with run.fitting(lambda: (_estimator(run.config), _check_beside(run.config), encoder(run), run.gallery)):
+    with run.fitting():
         source = encoder(run)
         if source is not None:
             if not run.config.features.run:

@@ -9,15 +9,15 @@ from ml_collections import ConfigDict
 from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
-from fingerprint_jax import Config, methods, score_metrics, tables
-from fingerprint_jax.run import PARTS, Predictions, Run
+from fingerprint_jax import Config, checks, config_file, methods, names, score_metrics, tables
+from fingerprint_jax.run import PARTS, Predictions, Run, flat_config
 
 
 def members(run: Run) -> list[tuple[int, Run]]:
     """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out, or nothing."""
     e, data = run.config.ensemble, run.config.data
     if e.runs:
-        return [(-1, Run.load(path, data_dir=run.config.data_dir)) for path in e.runs]
+        return [(-1, Run.load(path, data_dir=run.config.data_dir, field="ensemble.runs")) for path in e.runs]
     whole = _whole(run)
     folds = range(data.folds) if data.folds and data.fold < 0 and not whole else [-1]
     found = []
@@ -78,20 +78,41 @@ def admitted(run: Run) -> list[tuple[int, Run]]:
     return [item for figure, item in zip(figures, found, strict=True) if figure >= least]
 
 
+def check(run: Run) -> None:
+    """How members are combined and admitted, and each member."""
+    e, task = run.config.ensemble, run.config.task
+    names.check("ensemble.combine", e.combine, COMBINE)
+    if e.combine == "vote" and task == "subtask1":
+        raise ValueError("ensemble.combine='vote' needs one score a class; use mean or rank for membership")
+    if not e.runs:
+        _check_variants(run.config)
+    for _, member in members(run):
+        if e.runs and member.config.task != task:
+            raise ValueError(f"ensemble.runs: {member.workdir} is a run of {member.config.task}, not {task}")
+        if e.runs and not member.done:
+            raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
+        if member.config.task != task:
+            raise ValueError(f"member.task={member.config.task!r}: the ensemble is of task={task!r}, its members too")
+        if not e.runs:
+            checks.check(member)
+        if e.admit or e.best_variant:
+            member.rows("valid")
+
+
+def _check_variants(config: Config) -> None:
+    # `update` adds a field that `member` lacks, which nothing reads. Backbones, features and estimators know their own options.
+    known, open_to = flat_config(config.member), {"backbone", "objective", "features", "estimator", "gallery", "streams"}
+    for name, fields in config.ensemble.variants.items():
+        for field in flat_config(fields) if "method" not in fields else ():
+            if field not in known and not open_to & {*field.split(".")}:
+                raise ValueError(f"ensemble.variants.{name}: {config_file.missing_field(config.member, field)}")
+
+
 def fit(run: Run) -> None:
     """Trains every child that is not done."""
-    if run.config.ensemble.combine not in COMBINE:
-        raise ValueError(f"ensemble.combine={run.config.ensemble.combine!r} is unknown: use one of {', '.join(COMBINE)}")
-    variants(run.config)
     with run.fitting():
-        found = members(run)
-        for _, member in found:
-            if not run.config.ensemble.runs:
-                methods.get(member.config.method).fit(member)
-            elif member.config.task != run.config.task:
-                raise ValueError(f"ensemble.runs: {member.workdir} is a run of {member.config.task}, not {run.config.task}")
-            elif not member.done:
-                raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
+        for _, member in members(run) if not run.config.ensemble.runs else ():
+            methods.get(member.config.method).fit(member)
         # Before it is called done, so that a lower threshold can still be allowed.
         tables.write_text(run.workdir / "done", json.dumps({"members": len(admitted(run))}))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fingerprint_jax import Config, checkpoint, distributed, methods, score_metrics, sharding, tables, train
+from fingerprint_jax import Config, checkpoint, checks, distributed, methods, names, score_metrics, sharding, tables, train
 from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.model import State, model_of
@@ -18,11 +18,26 @@ from fingerprint_jax.run import Predictions, Run, config_hash
 _normalize = jax.jit(augment.normalize, static_argnums=1)
 
 
+def check(run: Run) -> None:
+    """The network, its weights, a step of its training, the children before it and what it begins with."""
+    c, stages = run.config, methods.get("pairs")
+    if c.best:
+        if not c.data.valid:
+            raise ValueError(f"config.best={c.best!r} needs a validation split: set data.valid")
+        checkpoint.parse_best(c.best)
+        names.check("config.best", c.best, (f"{mode}:{score_metrics.QUICK[c.task]}" for mode in ("max", "min")))
+    if first := stages.stage(run):
+        checks.check(first)
+    _check_origin(run)
+    if not c.init_from and (source := origin(run)):
+        checks.check(source)
+    _ = run.gallery
+    train.check_fit(run)
+
+
 def fit(run: Run) -> None:
     """Trains to `num_steps`, after the children `pretrain` and `stage1` where there are; returns at once where that is done."""
     validates = bool(run.config.data.valid)
-    if run.config.best and not validates:
-        raise ValueError(f"config.best={run.config.best!r} needs a validation split: set data.valid")
 
     def evaluate(state):
         if not validates:
@@ -32,7 +47,7 @@ def fit(run: Run) -> None:
         return score_metrics.quick(rows.labels, scores, run.config.task)
 
     stages = methods.get("pairs")
-    with run.fitting(lambda: (_check_origin(run), stages.stage(run), train.check_fit(run))):
+    with run.fitting():
         if not run.done:
             source = None
             if not checkpoint.Checkpoints(run.workdir).begun() and (source := origin(run)) and not run.config.init_from:
@@ -50,7 +65,7 @@ def origin(run: Run) -> Run | None:
     """
     c = run.config
     if c.init_from:
-        source = Run.load(c.init_from)
+        source = Run.load(c.init_from, field="init_from")
         if source.config.method != "gradient" or not source.done:
             raise ValueError(f"init_from={c.init_from!r} is no finished run of one network: give that of one of method gradient")
         if source.config.task == c.task:  # a network of another task was trained on data of its own
@@ -179,9 +194,7 @@ def encode(
         source: the data set of the images; None for that of the run. Raises ValueError where they are of another size.
     """
     model, source = model_of(run), source or run.source
-    if source.image_shape != run.source.image_shape:
-        shapes = ["x".join(map(str, shape[:2])) for shape in (run.source.image_shape, source.image_shape)]
-        raise ValueError(f"{run.workdir}: its network takes images of {shapes[0]} pixels, these have {shapes[1]}")
+    _check_size(run, source)
     size = run.config.eval_batch
     sharding.check_batch("eval_batch", size, model.mesh)
     params, rest = model.weights(state)
@@ -202,6 +215,18 @@ def encode(
     if pending:
         parts.append(_to_host(*pending))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def shapes(run: Run, source: Source, layer: str = "") -> dict[str, tuple[int, ...]]:
+    """The shapes of what `encode` gives for one image, without computing it; raises ValueError as it does."""
+    _check_size(run, source)
+    return train.shapes_of_outputs(run, layer)
+
+
+def _check_size(run: Run, source: Source) -> None:
+    if source.image_shape != run.source.image_shape:
+        shapes = ["x".join(map(str, shape[:2])) for shape in (run.source.image_shape, source.image_shape)]
+        raise ValueError(f"{run.workdir}: its network takes images of {shapes[0]} pixels, these have {shapes[1]}")
 
 
 def _to_host(outputs: dict, count: int) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.cluster import spectral_clustering
 
-from fingerprint_jax import Config, distributed, methods, tables
+from fingerprint_jax import Config, checks, distributed, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import search
 from fingerprint_jax.features import deep
@@ -67,12 +67,19 @@ def encoder(run: Run) -> Run:
     return run.shared("encoder", config, run.config.seed)
 
 
-def fit(run: Run) -> None:
-    """Writes the table, after the network of the embeddings; returns at once where that is done."""
+def check(run: Run) -> None:
+    """The numbers, the images, and the network of the embeddings."""
     c = run.config
     if c.candidates < 1 or c.clusters < 1:
         raise ValueError(f"pairs.candidates={c.candidates}, pairs.clusters={c.clusters}: use 1 or more")
-    with run.fitting(lambda: encoder(run)):
+    run.rows("train_generated")
+    checks.check(encoder(run))
+
+
+def fit(run: Run) -> None:
+    """Writes the table, after the network of the embeddings; returns at once where that is done."""
+    c = run.config
+    with run.fitting():
         if run.done and distributed.first(lambda: tables.read_arrays(_path(run)) is not None):
             return
         source = encoder(run)

@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from fingerprint_jax import Config, distributed, methods, score_metrics, tables
+from fingerprint_jax import Config, checks, distributed, methods, score_metrics, tables
 from fingerprint_jax.run import Predictions, Run
 
 log = logging.getLogger(__name__)
@@ -26,13 +26,30 @@ def chosen(run: Run) -> Run:
     return round_of(run, json.loads(distributed.first((run.workdir / "done").read_text))["chosen"])
 
 
+def check(run: Run) -> None:
+    """What the rounds learn from, and the first of them."""
+    data, pseudo = run.config.data, run.config.pseudo
+    if run.config.task == "subtask1":
+        raise ValueError("method='pseudo_label' needs one score a class, subtask1 has one score in all")
+    if data.extra_labels:
+        raise ValueError(f"data.extra_labels={data.extra_labels!r}: method='pseudo_label' writes its own, leave it empty")
+    if data.folds and data.fold < 0:
+        raise ValueError("data.fold=-1: method='pseudo_label' is not cross-fitted, hold out one fold or set data.folds=0")
+    if pseudo.source not in run.source.splits or pseudo.source == run.target:
+        others = [split for split in run.source.splits if split != run.target]
+        raise ValueError(f"pseudo.source={pseudo.source!r}: labelled rows take no pseudo-labels, use one of {', '.join(others)}")
+    for name in ("rounds", "cap"):
+        if pseudo[name] < 0:
+            raise ValueError(f"pseudo.{name}={pseudo[name]}: use 0 or more")
+    checks.check(round_of(run, 0))
+
+
 def fit(run: Run) -> None:
     """Trains the rounds, until the accuracy on `sequestered` falls, then the result is the round before, or until no image joins.
 
     `done` holds the chosen round, why the rounds stopped early ('' where they did not), and of each round the images of each
     class that joined its training, and its accuracy on `sequestered`, null where the run has no such rows.
     """
-    _check(run)
     source, least, last = run.config.pseudo.source, run.config.pseudo.least, run.config.pseudo.rounds
     with run.fitting():
         rounds, accuracies, best, stopped = [], [], 0, ""
@@ -90,16 +107,3 @@ def predict(run: Run, split: str) -> Predictions:
 def reads(config: Config, split: str) -> bool:
     """Always: of a round nothing is known before it."""
     return True
-
-
-def _check(run: Run) -> None:
-    data, source = run.config.data, run.config.pseudo.source
-    if run.config.task == "subtask1":
-        raise ValueError("method='pseudo_label' needs one score a class, subtask1 has one score in all")
-    if data.extra_labels:
-        raise ValueError(f"data.extra_labels={data.extra_labels!r}: method='pseudo_label' writes its own, leave it empty")
-    if data.folds and data.fold < 0:
-        raise ValueError("data.fold=-1: method='pseudo_label' is not cross-fitted, hold out one fold or set data.folds=0")
-    if source not in run.source.splits or source == run.target:
-        others = [split for split in run.source.splits if split != run.target]
-        raise ValueError(f"pseudo.source={source!r}: labelled rows take no pseudo-labels, use one of {', '.join(others)}")

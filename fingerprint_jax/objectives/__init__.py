@@ -18,15 +18,13 @@ import importlib
 import math
 import pkgutil
 
-from fingerprint_jax import Config
+from fingerprint_jax import Config, names
 
 
 def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]):
     """The objective named by `config.objective.name`; raises ValueError with the known names."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     name = config.objective.name
-    if name not in names:
-        raise ValueError(f"objective.name={name!r} is unknown: use one of {', '.join(names)}")
+    names.check("objective.name", name, sorted(module.name for module in pkgutil.iter_modules(__path__)))
     return importlib.import_module(f"{__name__}.{name}").Objective(config, num_classes, image_shape)
 
 
@@ -43,9 +41,9 @@ def no_views(config: Config) -> None:
         raise ValueError(f"{given}: {config.objective.name} has none, use False and 0")
 
 
-def in_range(config: Config, names: tuple[str, ...], least: float, most: float = math.inf) -> None:
+def in_range(config: Config, options: tuple[str, ...], least: float, most: float = math.inf) -> None:
     """Raises ValueError that names the first of some options which is not `least` to `most`."""
-    for name in names:
+    for name in options:
         if not least <= config.objective[name] <= most:
             bound = f"{least} or more" if most == math.inf else f"{least} to {most}"
             raise ValueError(f"objective.{name}={config.objective[name]} is out of range: use {bound}")

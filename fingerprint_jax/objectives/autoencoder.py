@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax import Config, backbones
+from fingerprint_jax import Config, backbones, names
 from fingerprint_jax.backbones.decoder import Decoder
 
 ERRORS = {"mse": jnp.square, "mae": jnp.abs}
@@ -42,8 +42,7 @@ class Objective:
         options = config.objective
         if config.task == "subtask2":
             raise ValueError("objective.name='autoencoder' gives one score, membership; subtask2 asks which of five sets")
-        if options.error not in ERRORS:
-            raise ValueError(f"objective.error={options.error!r} is unknown: use {' or '.join(ERRORS)}")
+        names.check("objective.error", options.error, ERRORS)
         if options.latent < 0 or not options.widths or min(options.widths) < 1:
             raise ValueError(
                 f"objective.latent={options.latent}, objective.widths={options.widths}: use 0 or more, and widths of 1 or more"

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from scipy.spatial.distance import cdist
 
-from fingerprint_jax import Config, backbones, losses
+from fingerprint_jax import Config, backbones, losses, names
 
 BLOCK = 2048  # queries compared at a time, which bounds the memory of `scores`
 
@@ -35,11 +35,9 @@ class Objective:
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
         options = config.objective
-        if options.pairs not in ("sampled", "all"):
-            raise ValueError(f"objective.pairs={options.pairs!r} is unknown: use sampled or all")
-        allowed = ("mean", "min", "knn") if config.task == "subtask1" else ("mean", "centroid")
-        if options.readout not in allowed:
-            raise ValueError(f"objective.readout={options.readout!r} is unknown for {config.task}: use {' or '.join(allowed)}")
+        names.check("objective.pairs", options.pairs, ("sampled", "all"))
+        readouts = ("mean", "min", "knn") if config.task == "subtask1" else ("mean", "centroid")
+        names.check("objective.readout", options.readout, readouts)
 
     def build(self, rngs):
         """The network."""

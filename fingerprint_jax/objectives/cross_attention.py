@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses, objectives
+from fingerprint_jax import Config, backbones, losses, names, objectives
 from fingerprint_jax.backbones.vit import LayerNorm
 from fingerprint_jax.estimators import search
 
@@ -104,8 +104,7 @@ class Objective:
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.image_shape = config, image_shape
         objectives.membership_only(config)
-        if config.objective.readout not in ("mean", "max"):
-            raise ValueError(f"objective.readout={config.objective.readout!r} is unknown: use mean or max")
+        names.check("objective.readout", config.objective.readout, ("mean", "max"))
         objectives.in_range(config, ("hidden",), 1)
         objectives.in_range(config, ("candidates", "angular_weight", "margin"), 0)
         objectives.no_views(config)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses, momentum, objectives
+from fingerprint_jax import Config, backbones, losses, momentum, names, objectives
 from fingerprint_jax.estimators import search
 
 
@@ -45,8 +45,7 @@ class Objective:
         self.config, self.image_shape = config, image_shape
         options = config.objective
         objectives.membership_only(config)
-        if options.positives not in ("none", "pool"):
-            raise ValueError(f"objective.positives={options.positives!r} is unknown: use none or pool")
+        names.check("objective.positives", options.positives, ("none", "pool"))
         objectives.in_range(config, ("momentum", "online"), 0, 1)
         objectives.in_range(config, ("threshold",), -1, 1)
         if min(options.queue, options.width, *options.projection, len(options.projection) - 1) < 1:

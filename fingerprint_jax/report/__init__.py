@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from fingerprint_jax import metrics, score_metrics, tables
+from fingerprint_jax import estimators, metrics, score_metrics, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.report import charts, neighbours, words
 from fingerprint_jax.run import Predictions, Run, flat_config
@@ -85,13 +85,30 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
         compared=[_compare(scored, other) for other in others],
         published=_published(task, found, split) if published else None,
         results=results,
-        config=flat_config(run.config),
+        config=settings(flat_config(run.config), run.source.num_classes),
         document=document,
         made_on=words.made_on(document),
     )
     path = run.workdir / "report" / "index.html"
     tables.write_text(path, page)
     return path
+
+
+def settings(flat: dict, num_classes: int) -> dict[str, str]:
+    """A flat config as it is read: where None stands for a default, that, and nothing of the options that an estimator has not."""
+    shown = {}
+    for field, value in flat.items():
+        section, _, option = field.rpartition(".")
+        chosen = flat.get(f"{section}.name")
+        if section.rpartition(".")[2] == "estimator" and chosen and option != "name":
+            given = {name.rpartition(".")[2]: other for name, other in flat.items() if name.rpartition(".")[0] == section}
+            found = estimators.in_use(num_classes, **given)
+            if option in found:
+                shown[field] = f"{found[option][0]}" + " (default)" * found[option][1]
+        else:
+            learned = "learned" if section.endswith("decision.params") else "default"
+            shown[field] = learned if value is None else str(value)
+    return shown
 
 
 def template(name: str) -> jinja2.Template:

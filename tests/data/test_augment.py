@@ -50,7 +50,7 @@ def test_every_grey_value_comes_back_and_what_lies_beyond_is_cut_off(mode):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="data.normalize='zscore' is unknown: use one of unit, symmetric, imagenet, none"):
+    with pytest.raises(ValueError, match="data.normalize='zscore' is unknown; known: unit, symmetric, imagenet, none"):
         augment.normalize(np.zeros((1, 2, 2, 1), np.uint8), "zscore")
     with pytest.raises(ValueError, match="augment.shift=-1 is out of range: use 0 or more"):
         augment.augment(noise(), jax.random.key(KEY), shift=-1)

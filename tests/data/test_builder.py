@@ -1,10 +1,12 @@
 import functools
+import pathlib
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from fingerprint_jax.data import builder
+from fingerprint_jax.data.source import Source
 
 
 def records(count, offset=0):
@@ -60,3 +62,17 @@ def test_an_error_of_a_record_reaches_the_caller(tmp_path):
 
     with pytest.raises(ValueError, match="^x.png: changed while it was packed$"):
         builder.write(tmp_path, "images", {"train": broken}, (4, 6, 1))
+
+
+def test_the_folder_or_task_that_was_meant_is_named(data_dir, packs, tmp_path):
+    root = pathlib.Path(data_dir)
+    for wrong in (root / "fingerprint", root / "fingerprint" / "subtask1"):
+        with pytest.raises(ValueError, match=f"no packed data for task 'subtask1' .*; did you mean {root}\\?$"):
+            Source(str(wrong), "subtask1")
+    (tmp_path / "below").symlink_to(root)
+    with pytest.raises(ValueError, match=f"; did you mean {tmp_path}/below\\?$"):
+        Source(str(tmp_path), "subtask1")
+    with pytest.raises(ValueError, match="; it has subtask1: give a config of that task, or run fingerprint_jax.pack$"):
+        Source(packs["other"], "subtask2")
+    with pytest.raises(ValueError, match="; there is no such folder; run fingerprint_jax.pack$"):
+        Source(str(tmp_path / "nowhere"), "subtask2")

@@ -90,11 +90,13 @@ def test_each_tells_clouds_apart_and_two_classes_give_the_column_of_class_1(name
 
 
 def test_unknown_names_and_options_are_named_with_those_that_are_known():
-    with pytest.raises(ValueError, match="estimator.name='svm' is unknown: use one of .*hierarchical, kmeans, linear_svm"):
+    with pytest.raises(
+        ValueError, match="estimator.name='svm' is unknown: did you mean 'rbf_svm'. known: .*hierarchical, kmeans, linear_svm"
+    ):
         estimators.get("svm")
-    with pytest.raises(ValueError, match="^estimator.C is no option of kmeans: use clusters$"):
+    with pytest.raises(ValueError, match="^estimator.C is no option of kmeans; known: clusters$"):
         estimators.get("kmeans", C=1.0)
-    with pytest.raises(ValueError, match="^estimator.seed is no option of monte_carlo: use none$"):
+    with pytest.raises(ValueError, match="^estimator.seed is no option of monte_carlo; known: none$"):
         estimators.get("monte_carlo", seed=1)
 
 
@@ -107,7 +109,7 @@ def test_options_that_are_none_are_left_to_the_estimator():
     [
         ("random_forest", {"trees": 0}, "estimator.trees=0: use at least 1"),
         ("nearest_centroid_of_generated", {"clusters": 31}, "estimator.clusters=31: use 1 to 30"),
-        ("kmeans", {"clusters": 51}, "estimator.clusters=51: there are 50 rows to cluster"),
+        ("kmeans", {"clusters": 51}, "estimator.clusters=51: use 1 to 50, the number of images to cluster"),
         ("kmeans", {"clusters": -1}, "estimator.clusters=-1 is less than"),
         ("dbscan", {"min_samples": 0}, "estimator.min_samples=0: use 1 to 50"),
         ("gan_leaks", {"k": 25}, "estimator.k=25: use 1 to 24"),
@@ -115,9 +117,9 @@ def test_options_that_are_none_are_left_to_the_estimator():
         ("domias", {"components": 0}, "estimator.components=0: use at least 1"),
         ("texture_forest", {"textures": 255}, "estimator.textures=255: use 1 to 254"),
         ("texture_forest", {"selected": 48}, "estimator.selected=48: use 1 to 47"),
-        ("similarity", {"measure": "angle"}, "estimator.measure='angle' is unknown: use cosine, euclidean, jaccard, ssim"),
-        ("similarity_logistic", {"measure": "angle"}, "estimator.measure='angle' is unknown: use cosine, euclidean"),
-        ("similarity", {"readout": "min"}, "estimator.readout='min' is unknown: use max, mean or knn"),
+        ("similarity", {"measure": "angle"}, "estimator.measure='angle' is unknown; known: cosine, euclidean, jaccard, ssim"),
+        ("similarity_logistic", {"measure": "angle"}, "estimator.measure='angle' is unknown; known: cosine, euclidean"),
+        ("similarity", {"readout": "min"}, "estimator.readout='min' is unknown; known: max, mean, knn"),
         ("similarity", {"readout": "knn", "k": 31}, "estimator.k=31: use 1 to 30"),
     ],
 )

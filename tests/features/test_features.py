@@ -57,12 +57,12 @@ def test_a_row_is_finite_and_of_its_image_alone(name, height, width):
 
 
 def test_unknown_names_options_and_filters_are_refused_in_a_line():
-    with pytest.raises(ValueError, match="features.name='colour' is unknown: use network, or one of gabor, glcm, images, lbp"):
+    with pytest.raises(ValueError, match="features.name='colour' is unknown; known: network, gabor, glcm, images, lbp"):
         features.get("colour")
-    with pytest.raises(ValueError, match="features.steps is no option of pixels: use enhance, size"):
+    with pytest.raises(ValueError, match="features.steps is no option of pixels; known: enhance, size"):
         features.get("pixels", steps=(1.0,))
     with pytest.raises(
-        ValueError, match="features.enhance='sobel' is unknown: use one of none, gaussian, laplacian, hessian, bilateral"
+        ValueError, match="features.enhance='sobel' is unknown; known: none, gaussian, laplacian, hessian, bilateral"
     ):
         features.get("pixels", enhance="sobel")
     features.get("pixels", steps=None)

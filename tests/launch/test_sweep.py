@@ -63,12 +63,12 @@ def test_commas_in_brackets_and_quotes_do_not_part_values():
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ({"learning_rate": 1}, r"no field 'learning_rate', near it are optimizer.learning_rate"),
+        ({"learning_rate": 1}, r"no field learning_rate: did you mean optimizer.learning_rate"),
         ({"seed": 1.5}, r"seed=1.5: .* has 0 there, which is int"),
         ({"seed": "one"}, r"seed='one': .* has 0 there, which is int"),
         ({"backbone.name": 3}, r"backbone.name=3: .* which is str"),
-        ({"optimizer": "adam"}, r"no field 'optimizer'"),
-        ({"config": "configs/quickstart.py:smok"}, r"variant 'smok' is unknown"),
+        ({"optimizer": "adam"}, r"optimizer is no field but a group of them"),
+        ({"config": "configs/quickstart.py:smok"}, r"variant='smok' is unknown: did you mean 'smoke'"),
         ({"config": ""}, "give --config"),
     ],
 )

@@ -61,7 +61,7 @@ def test_images_pass_through_the_latent_and_the_decoder(latent, normalize):
     ("options", "text"),
     [
         ({"task": "subtask2"}, "objective.name='autoencoder' gives one score, membership"),
-        ({"error": "ssim"}, "objective.error='ssim' is unknown: use mse or mae"),
+        ({"error": "ssim"}, "objective.error='ssim' is unknown; known: mse, mae"),
         ({"latent": -1}, "objective.latent=-1, objective.widths="),
         ({"widths": ()}, r"objective.widths=\(\): use 0 or more, and widths of 1 or more"),
     ],

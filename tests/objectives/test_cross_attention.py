@@ -227,7 +227,7 @@ def test_a_run_reads_its_own_images_normalised(data_dir, tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"task": "subtask2"}, "objective.name='cross_attention' answers membership, not task='subtask2': use subtask1"),
-        ({"readout": "knn"}, "objective.readout='knn' is unknown: use mean or max"),
+        ({"readout": "knn"}, "objective.readout='knn' is unknown; known: mean, max"),
         ({"hidden": 0}, "objective.hidden=0 is out of range: use 1 or more"),
         ({"candidates": -1}, "objective.candidates=-1 is out of range: use 0 or more"),
         ({"margin": -0.5}, "objective.margin=-0.5 is out of range: use 0 or more"),

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from fingerprint_jax import evaluate, methods, metrics, pack, report, score_metrics, significance
-from fingerprint_jax.run import Run
+from fingerprint_jax.run import Run, flat_config
 from tests.conftest import load_config
 from tests.report.conftest import HOSTILE, Elements, pictures
 from tests.report.conftest import report as write
@@ -175,3 +175,30 @@ def test_flags_of_the_page_need_the_page(flag, membership):
 def test_a_page_needs_a_run():
     with pytest.raises(ValueError, match="--report shows a run: give --workdir"):
         run_binary(evaluate, "--task=subtask1", "--report")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "left_out"),
+    [
+        ("subtask1/challengers_cluster", {"clusters": "8 (default)", "name": "kmeans"}, ["C", "trees", "measure"]),
+        ("subtask1/zoq_cnn_ssim", {"measure": "ssim", "window": "gaussian (default)", "stride": "8 (default)"}, ["patch"]),
+        ("subtask1/gan_leaks", {"k": "1 (default)", "calibrated": "True (default)"}, ["window", "clusters"]),
+        ("subtask2/residual_svm", {"C": "3.0 (default)"}, ["k"]),
+    ],
+)
+def test_the_page_shows_what_an_estimator_uses_in_the_place_of_none(path, shown, left_out):
+    flat = flat_config(load_config(f"configs/{path}.py", ""))
+    found = report.settings(flat, 2 if path.startswith("subtask1") else 5)
+    assert not any("None" in value for value in found.values())
+    section = "member.estimator" if "member.estimator.name" in flat else "estimator"
+    assert {option: found[f"{section}.{option}"] for option in shown} == shown
+    assert not [option for option in left_out if f"{section}.{option}" in found]
+
+
+def test_the_page_shows_a_threshold_that_is_learned():
+    found = report.settings(flat_config(load_config("configs/subtask1/zhouyijiang_canet.py", "")), 2)
+    assert found["decision.params.value"] == "learned" and found["decision.params.confidence"] == "0.6"
+    # Of five classes one cluster each, whether that is left out or written as 0; a number that was given is no default.
+    for clusters, text in ((None, "5 (default)"), (0, "5 (default)"), (7, "7")):
+        flat = {"estimator.name": "kmeans", "estimator.clusters": clusters}
+        assert report.settings(flat, 5)["estimator.clusters"] == text

@@ -1,0 +1,31 @@
+"""Names that a user gives: what is none of the known ones is one line with the nearest of them."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def check(field: str, name: object, known: Iterable[str]) -> None:
+    """Raises ValueError with the nearest of the known names, and all of them, for one that is none of them."""
+    known = list(known)
+    if name not in known:
+        raise ValueError(f"{field}={name!r} is unknown{hint(name, known)}known: {', '.join(filter(None, known))}")
+
+
+def check_option(section: str, option: str, of: str, known: Iterable[str]) -> None:
+    """Raises ValueError for a field of a section of the config that is no option `of` what its name chooses."""
+    known = sorted(known)
+    if option not in known:
+        raise ValueError(f"{section}.{option} is no option of {of}{hint(option, known)}known: {', '.join(known) or 'none'}")
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """`: did you mean 'x'? ` where one of the known names is like a name, else `; `."""
+    found = nearest(str(name), known)
+    return f": did you mean {found!r}? " if found else "; "
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like a name, whatever the case; '' where none is."""
+    lower = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(name.lower(), lower, n=1)
+    return lower[found[0]] if found else ""
