@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fingerprint_jax import cli, paths
-from fingerprint_jax.data import builder, checks, images
+from fingerprint_jax.data import builder, images, pack_report
 from fingerprint_jax.data.folders import CLASSES, File, Rejected, attach, class_names, layout, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.tables import normal_form
@@ -168,11 +168,11 @@ def pack(
     if rejected and strict:
         raise ValueError(f"{len(rejected)} files rejected (--strict), the first: {rejected[0][0]}: {rejected[0][1]}")
     try:
-        checks.require_share(folders, kept, rejected, max_rejected)
+        pack_report.require_share(folders, kept, rejected, max_rejected)
     except ValueError:
-        checks.report_rejected(rejected, sys.stderr)
+        pack_report.report_rejected(rejected, sys.stderr)
         raise
-    lost = [] if bits else checks.dark(kept)
+    lost = [] if bits else pack_report.dark(kept)
     if lost and strict:
         raise ValueError(f"{lost[0]} (--strict)")
     for text in lost + join_equal(kept):
@@ -188,7 +188,7 @@ def pack(
             [(f.split, f.id, f.label, f.group, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in kept],
         )
         _csv(made / "rejected.csv", ["file", "reason"], rejected)
-        pairs = [(checks.likeness(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins]
+        pairs = [(pack_report.likeness(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins]
         _csv(
             made / "duplicates.csv",
             ["kind", "split", "label", "id", "other_split", "other_label", "other_id", "correlation"],
@@ -196,7 +196,7 @@ def pack(
         )
         summary |= {"unmatched_ids": unmatched, "rejected": len(rejected)}
         (made / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    checks.report(summary, rejected, twins, target)
+    pack_report.report(summary, rejected, twins, target)
     return summary
 
 
@@ -229,7 +229,7 @@ def _write(work: Path, task: str, kept: list[File], classes: list[str], image_si
     summary = {"version": builder.VERSION, "task": task, "image_shape": [height, width, 1], "bits": bits, "classes": classes}
     summary["splits"] = {}
     for name, members in splits.items():
-        counts = collections.Counter(checks.class_name(task, classes, file) for file in members)
+        counts = collections.Counter(pack_report.class_name(task, classes, file) for file in members)
         summary["splits"][name] = {
             "count": len(members),
             "classes": dict(sorted(counts.items())),

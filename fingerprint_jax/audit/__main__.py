@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from fingerprint_jax import checkpoint, cli, config_file, environment, pack, paths, preemption, tables
 from fingerprint_jax.audit import network, page, stages, verdict
-from fingerprint_jax.data import builder, checks
+from fingerprint_jax.data import builder, pack_report
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.writer import show_log
@@ -157,7 +157,7 @@ def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
     lost: collections.Counter[str] = collections.Counter()
     with open(source.path / "rejected.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            lost_image = checks.is_image(row["file"], row["reason"])
+            lost_image = pack_report.is_image(row["file"], row["reason"])
             inside = [root for root in roots if lost_image and row["file"].removeprefix("'").startswith(root)]
             lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
     splits = source.summary["splits"]
