@@ -76,12 +76,26 @@ def settings(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str,
             raise ValueError(f"{address}={coordinator}: give host:port, for example node1:12345")
         return (coordinator, int(processes), int(process)) if int(processes) > 1 else None
     # Not SLURM_NTASKS: a batch script without `srun` has it too, and is one process.
-    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
+    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) < 2 or _in_terminal(environ):
         return None
     first = re.match(r"([^,\[]+)(?:\[([0-9]+))?", environ["SLURM_STEP_NODELIST"])  # node[07-12,15],other
     assert first
     port = 61440 + (16 * int(environ["SLURM_JOB_ID"]) + int(environ["SLURM_STEP_ID"])) % 4096  # above those that Linux gives away
     return f"{first[1]}{first[2] or ''}:{port}", int(environ["SLURM_STEP_NUM_TASKS"]), int(environ["SLURM_PROCID"])
+
+
+def _in_terminal(environ: Mapping[str, str]) -> bool:
+    """Whether this process runs in a shell that `srun --pty` has started: only the first task of that step has a terminal.
+
+    SLURM_PTY_PORT alone does not say so, since it is handed on to what `srun` starts there.
+    """
+    task = environ.get("SLURM_TASK_PID", "")
+    if "SLURM_PTY_PORT" not in environ or task == str(os.getpid()):
+        return False
+    try:
+        return os.readlink(f"/proc/{task}/fd/0").startswith("/dev/pts/")
+    except OSError:
+        return False
 
 
 def gpus_of_task(environ: Mapping[str, str]) -> list[int] | None:

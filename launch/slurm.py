@@ -1,4 +1,4 @@
-"""Submits the unfinished rows of a sweep to Slurm as one job array; the same command submits what is left.
+"""Submits the unfinished rows of a sweep to Slurm as a job array, or several; the same command submits what is left.
 
 python -m launch.slurm --sweep=sweeps/lr --partition=gpu --gpus=1 --time=4:00:00 --max_parallel=8 --wait=30
 """
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -19,13 +20,27 @@ from fingerprint_jax.preemption import Preempted
 from launch import local, sweep
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
+ARRAY_SIZE = 1001  # Slurm's default of MaxArraySize
+
+# What a session inside an allocation (salloc, srun --pty) has of its job, its step and its tasks, and what would change the answers
+# of squeue. A job would take it for its own: sbatch hands its environment on.
+OUTER = ("SLURM", "SRUN_", "SQUEUE_", "PMI", "FINGERPRINT_COORDINATOR", "FINGERPRINT_PROCESS")
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")  # by these commands find the cluster, and are let in
+DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")  # that Slurm sets in a job
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """That of Slurm's commands, and so of the jobs: without what belongs to a job from which they are called."""
+    outer = [name for name in environ if name.startswith(OUTER) and name not in KEPT]
+    devices = DEVICES if "SLURM_JOB_ID" in environ else ()
+    return {name: value for name, value in environ.items() if name not in outer and name not in devices}
 
 
 def call(*command: str) -> str:
     """What a command of Slurm prints; raises ValueError with the last line of its complaint, or where it is not there."""
     if not shutil.which(command[0]):
         raise ValueError(f"no {command[0]} on the PATH: launch.slurm runs where jobs of Slurm are submitted")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(os.environ))
     if done.returncode:
         raise ValueError((done.stderr.strip() or f"{command[0]}: exit status {done.returncode}").splitlines()[-1])
     return done.stdout
@@ -45,8 +60,20 @@ def queued(output: Path) -> dict[str, str]:
     return {lists[name][int(task)]: state.lower() for name, task, state in tasks}
 
 
-def submit(output: Path, split: str, names: list[str], max_parallel: int, options: list[str]) -> str:
-    """Submits rows as one job array with these options of sbatch; returns the id of the job."""
+def array_size() -> int:
+    """How many tasks the cluster takes in an array; Slurm's default where it does not say."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
+    except ValueError:
+        found = None
+    return max(1, int(found[1])) if found else ARRAY_SIZE
+
+
+def submit(output: Path, split: str, names: list[str], max_parallel: int, options: list[str], after: str = "") -> str:
+    """Submits rows as one job array with these options of sbatch; returns the id of the job.
+
+    With `max_parallel` the array waits for the end of the job `after`, so that the two together keep to it.
+    """
     folder = (output / "slurm").absolute()
     if "\\" in str(folder):
         raise ValueError(f"--sweep={output}: sbatch does not take a backslash in the path of a job's output")
@@ -54,6 +81,8 @@ def submit(output: Path, split: str, names: list[str], max_parallel: int, option
     rows = folder / f"{name}.rows"
     tables.write_text(rows, "\n".join(names))
     array = f"--array=0-{len(names) - 1}" + (f"%{max_parallel}" if max_parallel else "")
+    if max_parallel and after:
+        options = [f"--dependency=afterany:{after}", *options]
     log = str(folder).replace("%", "%%") + "/%A_%a.txt"
     arguments = [os.getcwd(), sys.executable, str(output.absolute()), split, str(rows)]
     found = call("sbatch", "--parsable", f"--job-name={name}", array, f"--output={log}", *options, str(SCRIPT), *arguments)
@@ -116,9 +145,16 @@ def main(values: flags.FlagValues) -> None:
         for name, state in under_way.items():
             print(f"{state:11}{name}")
         left = [row.name for row in rows if row.name not in under_way and not local.finished(output / row.name, values.split)]
-        if left:
-            job = submit(output, values.split, left, values.max_parallel, given)
-            print(f"job {job}: {len(left)} of {len(rows)} rows; what its tasks say is in {output}/slurm/{job}_*.txt", flush=True)
+        size, job = array_size() if left else 1, ""
+        for start in range(0, len(left), size):
+            part = left[start : start + size]
+            try:
+                job = submit(output, values.split, part, values.max_parallel, given, after=job)
+            except ValueError as error:
+                if not start:
+                    raise
+                raise ValueError(f"{error} ({start} of {len(left)} rows are submitted, the same command does the others)") from None
+            print(f"job {job}: {len(part)} of {len(rows)} rows; what its tasks say is in {output}/slurm/{job}_*.txt", flush=True)
     if values.wait:
         _wait(output, values.wait)
     elif left or under_way:

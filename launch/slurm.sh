@@ -7,7 +7,8 @@ row=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$5")
 # Not SLURM_JOB_ID: that of one task is that of the whole array.
 task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
-# Since Slurm 22.05 srun does not take over what sbatch was given.
+# Since Slurm 22.05 srun does not take over what sbatch was given. It is this job's own: launch.slurm hands nothing on of the session
+# that it was called from.
 [ -n "$SLURM_CPUS_PER_TASK" ] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
 "$2" -m launch.local --sweep="$3" --split="$4" --rows="$row" --through='srun --kill-on-bad-exit=0' &

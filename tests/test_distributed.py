@@ -259,6 +259,27 @@ def test_flags_come_before_the_environment_and_that_before_slurm(flags, environ,
     assert distributed.settings(FLAGS | flags, environ) == expected
 
 
+def test_in_a_shell_that_srun_gave_a_terminal_there_is_one_process():
+    """Its step may have more tasks, which have no terminal and do nothing; what srun starts in that shell is told apart."""
+    main, terminal = os.openpty()
+    tasks = {
+        kind: subprocess.Popen(["sleep", "60"], stdin=stdin) for kind, stdin in (("shell", terminal), ("task", subprocess.DEVNULL))
+    }
+    try:
+        ids = {kind: str(process.pid) for kind, process in tasks.items()} | {"this": str(os.getpid()), "gone": "0"}
+        environs = {kind: SLURM | {"SLURM_PTY_PORT": "1", "SLURM_TASK_PID": pid} for kind, pid in ids.items()}
+        found = {kind: distributed.settings(FLAGS, environ) for kind, environ in environs.items()}
+        two = ("gpu007:61632", 2, 1)
+        assert found == {"shell": None, "task": two, "this": two, "gone": two}
+        assert distributed.settings(FLAGS, SLURM | {"SLURM_TASK_PID": ids["shell"]}) == two
+    finally:
+        for process in tasks.values():
+            process.kill()
+            process.wait()
+        os.close(main)
+        os.close(terminal)
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

@@ -40,6 +40,7 @@ ReturnToService=2
 KillWait=60
 NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 Sockets=1 CoresPerSocket=2 ThreadsPerCore=1
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+{more}
 """
 
 
@@ -55,13 +56,15 @@ def _program(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[dict[str, str]]:
+def running(folder: Path, more: str = "") -> Iterator[dict[str, str]]:
     """Starts the daemons, waits for the node, and yields the environment that finds them; ends them and their jobs at the end.
+
+    `more` are further lines of slurm.conf.
 
     A requeued job starts again after five seconds (`cred_expire`), not after Slurm's two minutes.
     """
     host, config = socket.gethostname(), folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, ports=_free_ports(2)))
+    config.write_text(CONFIG.format(host=host, folder=folder, ports=_free_ports(2), more=more))
     (folder / "state").mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)

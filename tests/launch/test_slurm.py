@@ -85,6 +85,7 @@ def test_what_is_neither_finished_nor_queued_is_submitted_once(stand_ins, tmp_pa
     expected += ['--comment=it\'s; "$HOME"', "--mem=16G", str(ROOT / "launch" / "slurm.sh")]
     assert given == [*expected, os.getcwd(), sys.executable, str(output), "heldout", str(rows)]
     assert "job 7: 2 of 3 rows" in capsys.readouterr().out
+    assert calls(stand_ins, "scontrol") == ["show", "config"]
 
     (stand_ins / "squeue.says").write_text(f"{rows.stem}|0|RUNNING\n{rows.stem}|1|PENDING\n")
     run_binary(slurm, f"--sweep={output}")
@@ -153,6 +154,99 @@ def test_what_slurm_refuses_is_one_line(stand_ins, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="no sbatch on the PATH"):
         slurm.submit(tmp_path / "s", "heldout", ["x"], 0, [])
+
+
+def test_more_rows_than_an_array_takes_are_several_arrays(stand_ins, tmp_path, capsys):
+    names = write_sweep(tmp_path / "s", 5)
+    (stand_ins / "scontrol.says").write_text("Configuration data\nMaxArraySize            = 2\nMaxJobCount = 3\n")
+    run_binary(slurm, f"--sweep={tmp_path / 's'}", "--max_parallel=3")
+    given = calls(stand_ins, "sbatch")
+    assert [each for each in given if each.startswith("--array")] == ["--array=0-1%3", "--array=0-1%3", "--array=0-0%3"]
+    assert [each for each in given if each.startswith("--dependency")] == ["--dependency=afterany:7"] * 2  # not the first
+    lists = {path.stem: path.read_text().split() for path in (tmp_path / "s" / "slurm").glob("*.rows")}
+    order = [each.removeprefix("--job-name=") for each in given if each.startswith("--job-name")]
+    assert [row for name in order for row in lists[name]] == names and len(set(order)) == 3
+    assert [line.split(":")[1].split(";")[0] for line in capsys.readouterr().out.splitlines()] == [
+        " 2 of 5 rows",
+        " 2 of 5 rows",
+        " 1 of 5 rows",
+    ]
+    # All but the third row are in the queue, in whichever array.
+    (stand_ins / "squeue.says").write_text(
+        f"{order[0]}|0|RUNNING\n{order[0]}|1|PENDING\n{order[1]}|1|PENDING\n{order[2]}|0|PENDING\n"
+    )
+    run_binary(slurm, f"--sweep={tmp_path / 's'}")
+    new = calls(stand_ins, "sbatch")[len(given) :]
+    assert "--array=0-0" in new and not any(each.startswith("--dependency") for each in new)
+    assert Path(new[-1]).read_text().split() == [names[2]]
+
+
+@pytest.mark.parametrize(
+    ("says", "size"), [("MaxArraySize = 5\n", 5), ("MaxArraySize = 0\n", 1), ("nothing\n", 1001), (None, 1001)]
+)
+def test_how_many_rows_an_array_takes(says, size, stand_ins):
+    if says is None:
+        program(stand_ins / "scontrol", "#!/bin/sh\necho 'slurm_load_ctl_conf error' >&2\nexit 1\n")
+    else:
+        (stand_ins / "scontrol.says").write_text(f"MaxArrayTasks = 9\n{says}")
+    assert slurm.array_size() == size
+
+
+def test_an_array_that_is_refused_leaves_those_before_it_known(stand_ins, tmp_path, capsys):
+    names = write_sweep(tmp_path / "s", 3)
+    (stand_ins / "scontrol.says").write_text("MaxArraySize = 2\n")
+    program(
+        stand_ins / "sbatch",
+        f"#!/bin/sh\n[ -e {stand_ins}/full ] && {{ echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }}\n"
+        f"touch {stand_ins}/full; echo 7\n",
+    )
+    message = r"^sbatch: error: QOSMaxSubmitJobPerUserLimit \(2 of 3 rows are submitted, the same command does the others\)$"
+    with pytest.raises(ValueError, match=message):
+        run_binary(slurm, f"--sweep={tmp_path / 's'}")
+    assert "job 7: 2 of 3 rows" in capsys.readouterr().out
+    (first,) = [path.stem for path in (tmp_path / "s" / "slurm").glob("*.rows") if len(path.read_text().split()) == 2]
+    (stand_ins / "squeue.says").write_text(f"{first}|0|RUNNING\n{first}|1|PENDING\n")
+    assert set(slurm.queued(tmp_path / "s")) == set(names[:2])
+    (stand_ins / "full").unlink()
+    run_binary(slurm, f"--sweep={tmp_path / 's'}")
+    assert "job 7: 1 of 3 rows" in capsys.readouterr().out
+
+
+OUTER = {  # of an interactive session in an allocation, and of a user who filters what squeue shows
+    "SLURM_JOB_ID": "99",
+    "SLURM_CPUS_PER_TASK": "2",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x3",
+    "SLURM_MEM_PER_NODE": "4096",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_EXPORT_ENV": "NONE",
+    "SLURMD_NODENAME": "other",
+    "SRUN_CPUS_PER_TASK": "7",
+    "SQUEUE_STATES": "RUNNING",
+    "PMI_RANK": "1",
+    "PMIX_RANK": "1",
+    "FINGERPRINT_PROCESSES": "2",
+    "CUDA_VISIBLE_DEVICES": "3",
+}
+HANDED_ON = {"SBATCH_COMMENT": "mine", "SLURM_CONF": "slurm.conf", "SLURM_JWT": "token", "MY_SLURM_X": "1", "OMP_NUM_THREADS": "3"}
+
+
+def test_what_belongs_to_an_outer_job_is_not_handed_on():
+    assert slurm.environment(OUTER | HANDED_ON) == HANDED_ON
+    own = {"CUDA_VISIBLE_DEVICES": "3"}  # of a user, outside of any job
+    assert slurm.environment(own) == own
+
+
+def test_every_command_of_slurm_is_called_without_it(stand_ins, tmp_path, monkeypatch):
+    for name, value in (OUTER | HANDED_ON).items():
+        monkeypatch.setenv(name, value)
+    for name in ("sbatch", "squeue", "scontrol"):
+        program(stand_ins / name, f"#!/bin/sh\nenv >> {stand_ins}/{name}.env\n[ {name} = sbatch ] && echo 7\nexit 0\n")
+    write_sweep(tmp_path / "s")
+    run_binary(slurm, f"--sweep={tmp_path / 's'}")
+    slurm.queued(tmp_path / "s")
+    for name in ("sbatch", "squeue", "scontrol"):
+        found = dict(line.split("=", 1) for line in (stand_ins / f"{name}.env").read_text().splitlines())
+        assert not found.keys() & OUTER.keys() and HANDED_ON.items() <= found.items()
 
 
 # In place of Python: a launcher that writes its arguments, says that it is there, and ends as a file tells it to.
@@ -334,6 +428,32 @@ def test_processes_of_a_row_find_each_other_and_save_together(on_cluster, data_d
     starts = json.loads((workdir / "provenance.json").read_text())["starts"]
     assert [start["topology"] for start in starts] == ["2x1 cpu"] * 2 and starts[1]["step"] >= 30
     assert local.finished(workdir, "heldout")
+
+
+def test_arrays_on_a_real_cluster_follow_each_other_and_know_nothing_of_an_outer_job(tmp_path, monkeypatch):
+    """The launcher is a script that writes its environment; a task that comes too early would find the mark of another."""
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    out = tmp_path / "out"
+    out.mkdir()
+    lines = f"mkdir {out}/mark || touch {out}/together", f'env > "{out}/$SLURM_JOB_NAME.$SLURM_ARRAY_TASK_ID"', "sleep 0.3"
+    python = program(tmp_path / "python", "\n".join(["#!/bin/sh", *lines, f"rmdir {out}/mark"]))
+    names = write_sweep(tmp_path / "s", 5)
+    monkeypatch.setattr(slurm.sys, "executable", str(python))
+    with slurm_cluster.running(tmp_path, "MaxArraySize=2") as environment:
+        for name, value in (OUTER | {"OMP_NUM_THREADS": "3"} | environment).items():
+            monkeypatch.setenv(name, value)
+        run_binary(slurm, f"--sweep={tmp_path / 's'}", "--max_parallel=1", "--sbatch=--cpus-per-task=1")
+        assert set(slurm.queued(tmp_path / "s")) == set(names)
+        slurm._wait(tmp_path / "s", 0.1)
+    found = [
+        dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line) for path in out.glob("fingerprint-*")
+    ]
+    assert len(found) == 5 and not (out / "together").exists()
+    for each in found:
+        assert each["SRUN_CPUS_PER_TASK"] == each["SLURM_CPUS_PER_TASK"] == "1" and each["SLURM_JOB_ID"] != "99"
+        assert not each.keys() & (OUTER.keys() - {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK", "SLURMD_NODENAME"})
+        assert each["SLURMD_NODENAME"] != "other" and each["OMP_NUM_THREADS"] == "3"
 
 
 def test_collect_shows_rows_under_way_and_what_failed_of_any_launcher(tmp_path):
