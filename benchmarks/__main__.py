@@ -23,7 +23,7 @@ import jax
 from absl import flags
 
 from benchmarks import rows, table
-from fingerprint_jax import cli, paths, tables
+from fingerprint_jax import cli, distributed, paths, tables
 from fingerprint_jax.writer import show_log
 
 FOLDER = rows.ROOT / "benchmarks" / "results"
@@ -86,6 +86,7 @@ def main(values: flags.FlagValues) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs memory on the same GPU
     if not values.quick:
         jax.config.update("jax_compilation_cache_dir", None)  # what stands beside a rate has its compilation in it
+    distributed.start_devices()
     device = jax.devices()[0].device_kind
     several = f"_x{jax.device_count()}" if jax.device_count() > 1 else ""
     output = Path(values.output or FOLDER / f"{re.sub('[^a-z0-9]+', '_', device.lower())}{several}.json")

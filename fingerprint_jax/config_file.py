@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +18,7 @@ from fingerprint_jax import Config, names
 from fingerprint_jax.run import flat_config
 
 
-def define_flag(name: str, text: str, values: flags.FlagValues, argv: Sequence[str] | None = None) -> None:
+def define_flag(name: str, text: str, values: flags.FlagValues, argv: list[str] | None = None) -> None:
     """A flag `--<name>=FILE:variant`, with `--<name>.<field>=value` for the fields of the config.
 
     Args:
@@ -34,7 +34,7 @@ def define_flag(name: str, text: str, values: flags.FlagValues, argv: Sequence[s
 
 
 class _Parser(flags.ArgumentParser):
-    def __init__(self, name: str, argv: Sequence[str] | None):
+    def __init__(self, name: str, argv: list[str] | None):
         self.name, self._argv = name, argv
 
     def parse(self, argument: str) -> Config:
@@ -42,7 +42,7 @@ class _Parser(flags.ArgumentParser):
             config = read(argument)
         except ValueError as error:
             raise flags.IllegalFlagValueError(f"--{self.name}={argument}: {error}") from None
-        for word in flags.FLAGS.read_flags_from_files(list(self._argv or sys.argv), force_gnu=False)[1:]:
+        for word in flags.FLAGS.read_flags_from_files(self._argv or sys.argv, force_gnu=False)[1:]:
             given = re.match(rf"-{{1,2}}(?:no)?{self.name}\.([^=]+)", word)
             if given and (text := missing_field(config, given[1], f"--{self.name}.")):
                 raise flags.IllegalFlagValueError(f"--{self.name}.{given[1]}: {text}")

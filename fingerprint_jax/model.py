@@ -56,6 +56,7 @@ class Model:
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
         self.abstract = jax.eval_shape(self._init, jax.random.key(0))  # also sets the graph definition
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
+        self.trace = self.step.trace  # the same without computing or compiling anything: what it raises is known before a training
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
         several = self._unrolled if jax.default_backend() == "cpu" else self._scanned
         self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)

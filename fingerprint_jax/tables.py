@@ -67,6 +67,8 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise ValueError(refusal % (file.read() or "another process")) from None
+        if not os.fstat(file.fileno()).st_nlink:  # who held it has removed it: the next file of that name is another lock
+            raise ValueError(refusal % "another process")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()

@@ -109,7 +109,7 @@ def check_fit(run: Run) -> None:
         places = whole, split, whole, whole, whole  # as `train` has them, else the step would be traced once more
         args = [checkpoint.abstract(tree, place) for tree, place in zip(arguments(run), places, strict=True)]
         try:
-            model.step.trace(*args)
+            model.trace(*args)
         except KeyError as error:
             name = error.args[0]
             if name in c.data.streams or run.split_of(name) not in run.source.splits:

@@ -218,7 +218,6 @@ def test_what_a_run_held_out_it_was_not_trained_on(membership, phantoms, tmp_pat
     # Nor was what is made of it, wherever that was put together.
     config = base.ensemble(half.config.member)
     config.data_dir, config.ensemble.runs = data, (str(half.workdir),)
-    config.decision = half.config.decision
     methods.get("ensemble").fit(Run(config, tmp_path / "combined"))
     combined = Run.load(tmp_path / "combined")
     assert combined.same_target and evaluate.in_sample(combined, "train_real") == []
@@ -416,7 +415,7 @@ def test_what_looks_at_the_images_asked_about_says_so(quickstart, membership, ca
     ranks.ensemble.combine = "rank"
     assert evaluate.transductive(base.ensemble(ranks)) == evaluate.transductive(ranks) != []
     pseudo = base.pseudo_label(quickstart.config)
-    pseudo.data_dir = quickstart.config.data_dir
+    pseudo.data_dir, pseudo.data.valid = quickstart.config.data_dir, 0.1
     with Run(pseudo, tmp_path / "pseudo").fitting():
         pass
     combined = base.ensemble(quickstart.config)

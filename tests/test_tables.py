@@ -330,3 +330,15 @@ def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path):
     assert tables.read_journal(path) == [["a", 1], ["b", 2], ["c", 3]]
     path.write_text('["a"')
     assert tables.read_journal(path) == [] and path.read_text() == ""
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path, monkeypatch):
+    path, flock = tmp_path / "lock", tables.fcntl.flock
+
+    def removed(file, how):
+        path.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(tables.fcntl, "flock", removed)
+    with pytest.raises(ValueError, match="^another process is there$"), tables.locked(path, "%s is there"):
+        pytest.fail("two would hold it")
