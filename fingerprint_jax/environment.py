@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,8 @@ def _cases() -> list[tuple]:
 
     # jax issue 39103; this case is first, since the next ends the process where it goes wrong (issues 39257, 40412).
     x, m = drawn(ROWS, 3), drawn(3, 3)
-    cases = [("sums of squares", norms, (x, m), [(exact("ij,kj->ik", x, m) ** 2).sum(axis=1)])]
+    cases: list[tuple[str, Callable[..., tuple], tuple, list]] = []
+    cases.append(("sums of squares", norms, (x, m), [(exact("ij,kj->ik", x, m) ** 2).sum(axis=1)]))
     a, b = drawn(3, 1, 2, 2, 8, 8, 8), drawn(3, 1, 2, 2, 8, 8, 8)
     cases.append(("sums of products", products, (a, b), [(a.astype(np.float64) * b).sum(axis=3)]))
 
