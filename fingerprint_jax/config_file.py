@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from fingerprint_jax import Config, names
+from fingerprint_jax import Config, names, paths
 from fingerprint_jax.run import flat_config
 
 
@@ -56,7 +56,7 @@ class _Parser(flags.ArgumentParser):
 def read(text: str) -> Config:
     """The config of FILE or FILE:variant; raises ValueError that says what is wrong with the file, and where in it."""
     file, *variant = text.split(":", 1)
-    path = Path(file)
+    path = Path(paths.expanded(file))
     if not file:
         raise ValueError("it is empty: name a config, such as configs/quickstart.py")
     if path.is_dir():

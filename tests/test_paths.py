@@ -69,6 +69,20 @@ def _is_text(flag):
     return not isinstance(flag.parser, numbers) and "config" not in type(flag).__name__.lower()
 
 
+@pytest.mark.parametrize(
+    ("module", "flag"), [("fingerprint_jax.main", "config"), ("fingerprint_jax.audit.__main__", "likelihood_ratio")]
+)
+def test_the_file_of_a_config_is_a_path(module, flag, home):
+    (home / "c.py").write_text(
+        "from ml_collections import ConfigDict\n\ndef get_config(variant=''):\n    return ConfigDict({'v': variant})\n"
+    )
+    values = _flags(module)
+    values[flag].parse("~/c.py:a~")
+    assert values[flag].value.v == "a~"
+    with pytest.raises(flags.Error, match="no home directory of nobody-here is known"):
+        values[flag].parse("~nobody-here/c.py")
+
+
 def test_a_home_that_is_not_known_is_one_line(monkeypatch):
     values = _flags("fingerprint_jax.evaluate")
     with pytest.raises(flags.Error, match="'~nobody-here/a': no home directory of nobody-here is known; ./~nobody-here is"):
