@@ -100,11 +100,11 @@ class Run:
             def begin() -> list[bool]:
                 if self.workdir.exists() and not self.workdir.is_dir():
                     raise ValueError(f"--workdir={self.workdir}: a file is there, name a folder")
+                if not (self.workdir / "config.json").exists():
+                    checks.check(self)
                 if self.config.data.extra_labels:
                     _ = self.extra
                 fingerprints = self.fingerprints
-                if not (self.workdir / "config.json").exists():
-                    checks.check(self)
                 made = not self.workdir.exists()
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 held.enter_context(tables.locked(self.workdir / "lock", refusal))
