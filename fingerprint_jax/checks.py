@@ -38,7 +38,8 @@ def _check_parts(run: "Run") -> None:
         classes = run.source.summary["classes"]
         check_folds(run.source.rows(run.target), data.folds, f"data.folds={data.folds}", classes)
     asked = {"heldout": data.folds and (data.fold >= 0 or run.config.method == "ensemble")}
-    asked |= {"valid": data.valid, "sequestered": data.sequester}
+    if not (asked["heldout"] and data.fold < 0):  # of folds, each child has its own
+        asked |= {"valid": data.valid, "sequestered": data.sequester}
     fields = {"heldout": "folds", "valid": "valid", "sequestered": "sequester"}
     for split in (split for split, wanted in asked.items() if wanted):
         rows, field = run.rows(split), f"data.{fields[split]}={data[fields[split]]}"

@@ -101,11 +101,11 @@ class Run:
                     raise ValueError(f"--workdir={self.workdir}: a file is there, name a folder")
                 if network(self.config).method == "gradient":
                     checkpoint.check_place(self.workdir)
+                if not (self.workdir / "config.json").exists():
+                    checks.check(self)
                 if self.config.data.extra_labels:
                     _ = self.extra
                 fingerprints = self.fingerprints
-                if not (self.workdir / "config.json").exists():
-                    checks.check(self)
                 made = not self.workdir.exists()
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 held.enter_context(tables.locked(self.workdir / "lock", refusal))
