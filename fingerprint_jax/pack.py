@@ -94,6 +94,9 @@ def select(files: list[File], reasons: list[str]) -> tuple[list[File], Rejected]
 
 
 def _require_place(target: Path, overwrite: bool) -> None:
+    path = str(target.absolute())  # the writer of records takes text
+    if path.encode(errors="ignore").decode() != path:
+        raise ValueError(f"{target} has bytes that are no UTF-8: give another --data_dir, or a symbolic link to it")
     if target.exists() and not overwrite:
         raise ValueError(f"{target} is there already: give --overwrite to replace it, or another --data_dir")
 

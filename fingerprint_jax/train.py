@@ -274,6 +274,8 @@ def _check_steps(c: Config, mesh: jax.sharding.Mesh) -> None:
     ):
         if value < least:
             raise ValueError(f"{name}={value}: use {least} or more")
+    if not c.optimizer.learning_rate >= 0:  # NaN is not
+        raise ValueError(f"optimizer.learning_rate={c.optimizer.learning_rate}: use a number of 0 or more")
     count = c.steps_per_dispatch
     if count < 1:
         raise ValueError(f"steps_per_dispatch={count}: use 1 or more")

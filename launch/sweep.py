@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from fingerprint_jax import Config, cli, config_file, paths, tables
+from fingerprint_jax import Config, checkpoint, cli, config_file, paths, tables
 from fingerprint_jax.run import flat_config
 
 Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the file of a row
@@ -135,8 +135,10 @@ def rows(config: str, sweep: list[Overrides]) -> list[Row]:
 def write(output: str | Path, data_dir: str, found: list[Row]) -> int:
     """Writes `<output>/sweep.json`, and returns how many of its rows are new.
 
-    Raises ValueError where a sweep that lies there has rows that are not among the new ones.
+    Raises ValueError where a sweep that lies there has rows that are not among the new ones, or where the runs
+    could keep no checkpoints, see `checkpoint.check_place`.
     """
+    checkpoint.check_place(Path(output))
     path = Path(output) / "sweep.json"
     before = [row.name for row in read(output)[1]] if path.exists() else []
     if lost := sorted(set(before) - {row.name for row in found}):

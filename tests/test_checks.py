@@ -66,6 +66,8 @@ def never_trained(monkeypatch):
         ),
         (DEMO, {"steps_per_dispatch": 3}, "eval_every=2 is not a multiple of steps_per_dispatch=3"),
         (DEMO, {"eval_every": 0}, "eval_every=0: use 1 or more"),
+        (DEMO, {"optimizer.learning_rate": -1.0}, "optimizer.learning_rate=-1.0: use a number of 0 or more"),
+        (DEMO, {"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate=nan: use a number of 0 or more"),
         (DEMO, {"num_steps": -1}, "num_steps=-1: use 0 or more"),
         (DEMO, {"data.valid": 0.0}, "config.best='max:accuracy' needs a validation split: set data.valid"),
         (DEMO, {"data.valid": 0.9}, "data.valid=0.9: use a share of 0 to 0.5"),

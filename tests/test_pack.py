@@ -395,6 +395,13 @@ def test_an_existing_data_set_needs_overwrite(tmp_path):
     assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
 
 
+def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):
+    root = classes(tmp_path / "i")
+    with pytest.raises(ValueError, match="has bytes that are no UTF-8: give another --data_dir"):
+        pack.pack("images", tmp_path / os.fsdecode(b"bad\xff"), root)
+    assert os.listdir(tmp_path) == ["i"]
+
+
 def test_a_failure_in_the_middle_leaves_nothing_behind_and_the_old_data_in_place(tmp_path, monkeypatch):
     root, data = classes(tmp_path / "i"), tmp_path / "deep" / "data"
     decode, seen = images.decode, set()

@@ -89,6 +89,12 @@ def test_names_are_safe_bounded_and_differ_where_overrides_differ():
     assert sweep.name("/home/x/subtask1/a.py", {}) == "subtask1.a"
 
 
+def test_a_place_that_keeps_no_checkpoints_is_refused_before_a_sweep_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"lr\[1\]/' has '\[': checkpoints cannot be read again from there"):
+        sweep.write(tmp_path / "lr[1]", "D", sweep.rows(CONFIG, values("seed", 0)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_is_extended_and_never_loses_rows(tmp_path):
     rows = sweep.rows(CONFIG, values("seed", 0, 1, 2))
     assert sweep.write(tmp_path, "D", rows[:2]) == 2
