@@ -286,7 +286,7 @@ def test_bits_of_sixteen_bit_files(tmp_path):
     values = np.array([[0, 1, 8, 9, 2048, 4094, 4095]], np.uint16)
     pixels, info = decode(tmp_path, encode(Image.fromarray(values)), bits=12)
     np.testing.assert_array_equal(pixels, np.rint(values * (255 / 4095)))
-    assert info.deep == (0, 4095)
+    assert info.deep == (0, 4095) and info.common == 4094
     assert (
         refusal(tmp_path, encode(Image.fromarray(values + 1)), bits=12) == "its largest value is 4096, 12 bits hold 4095 (--bits)"
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from pathlib import Path
 
@@ -76,6 +77,18 @@ def test_one_number_of_bits_for_all_folders():
     (line,) = pack_report.dark(kept("/a", 3, (3, 4000)) + kept("/b", 1, (0, 65000)))
     assert line.startswith("/a: ") and "other folders go up to 65000, bring them to one scale" in line
     assert pack_report.dark(kept("/a", 3) + kept("/b", 2, (7, 7)) + kept("/c", 1, (0, 2**15))) == []
+
+
+def test_a_few_pixels_of_padding_hide_no_depth():
+    files = kept("/a", 3, (0, 65535))
+    assert pack_report.dark(files) == []
+    few = [dataclasses.replace(file, info=dataclasses.replace(file.info, common=4000)) for file in files]
+    (line,) = pack_report.dark(few)
+    assert line.startswith(
+        "/a: 99 of 100 values of its 3 16-bit images go from 0 to 4000, a few up to 65535: 17 of 256 grey levels"
+    )
+    many = [dataclasses.replace(file, info=dataclasses.replace(file.info, common=40000)) for file in files]
+    assert pack_report.dark(many) == []
 
 
 def test_likeness_is_by_digest():
