@@ -74,9 +74,11 @@ def load(weights: str, name: str, net: Any) -> None:
         if value is None:
             missing.append(theirs)
             continue
-        value = value.astype(np.float32)  # before the sum of `_layout`
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = value.astype(np.float32)  # before the sum of `_layout`
         if not np.isfinite(value).all():
             infinite.append(theirs)
+            continue
         value = backbones.adapted(ours, _layout(value, ours, old.shape), net)
         if value.shape != old.shape:
             misshapen.append(f"{theirs} for {ours}: {list(value.shape)} in place of {list(old.shape)}")
