@@ -102,6 +102,9 @@ def check_fit(run: Run) -> None:
     """
     c, model, checkpoints = run.config, model_of(run), checkpoint.Checkpoints(run.workdir)
     _check_steps(c, model.mesh)
+    if check := getattr(model.objective, "check", None):  # what it says is clearer than what its loss does
+        sizes = c.data.streams.values()
+        check(sum(map(len, run.streams.values())), sum(sizes) // c.optimizer.accumulate)
     if c.num_steps:
         if not c.data.streams:
             raise ValueError("data.streams is empty: name a stream and its images a step")
@@ -117,9 +120,6 @@ def check_fit(run: Run) -> None:
             given = ", ".join(c.data.streams)
             raise ValueError(f"data.streams has {given}: objective.name={c.objective.name!r} learns from {name!r} too") from error
     shapes_of_outputs(run)
-    if check := getattr(model.objective, "check", None):
-        sizes = c.data.streams.values()
-        check(sum(map(len, run.streams.values())), sum(sizes) // c.optimizer.accumulate)
     if checkpoints.begun():
         checkpoints.compare(checkpoints.resolve("latest"), model.abstract)
     elif c.backbone.weights:

@@ -465,7 +465,8 @@ def keys(value) -> set[str]:
         return set().union(*map(keys, value))
     if not isinstance(value, dict):
         return set()
-    own = {key: v for key, v in value.items() if key not in ("config", "params", "fingerprints", "versions", "splits", "state")}
+    open_to = ("config", "params", "fingerprints", "versions", "settings", "splits", "state")
+    own = {key: v for key, v in value.items() if key not in open_to}
     return value.keys() | set().union(*map(keys, [*own.values(), *value.get("splits", {}).values()]))
 
 

@@ -38,5 +38,5 @@ def test_membership_never_compares_an_image_with_itself(readout, count):
 
 
 def test_an_unknown_readout_names_the_known_ones():
-    with pytest.raises(ValueError, match="mean or min or knn"):
+    with pytest.raises(ValueError, match="objective.readout='centroid' is unknown; known: mean, min, knn"):
         _objective("subtask1", "centroid")
