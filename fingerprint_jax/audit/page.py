@@ -34,11 +34,14 @@ COUNTS = {
     "unmatched_ids": "ids of the table of patients that match no image",
 }
 CONTENT = {
-    "files": "size, palette and metadata of the files",
+    "files": "size, palette and metadata of the files; no part of the excess, since no method sees them",
     "order": "order by the numbers in the names; no part of the excess, since no method sees them",
     "intensity": "moments of the intensity, area of the body",
     "texture": "texture, traces of compression",
     "layout": "where in the frame is what, by principal components",
+    "coarse": "distance to a fifth of the synthetic images less that to a fifth of the reference: where they lie, not what is near",
+    "kernel": "intensity, grain and layout together, by a classifier with a Gaussian kernel",
+    "likeness": "the same, by a classifier of synthetic against reference images that reads no label",
 }
 KINDS = {
     "verbatim": "verbatim",
@@ -289,6 +292,7 @@ def beside(panel: dict, controls: dict) -> charts.Forest | None:
         parts.append(("attacks", panel["methods"]))
     if "reason" not in controls:
         parts.append((f"controls: {controls['replaced_by']} as synthetic", controls["replaced"]))
+        parts.append(("controls: real images alone as synthetic and reference", controls["alone"]))
         parts.append(("controls: content of the real images", controls["content"]))
     if not parts:
         return None
