@@ -307,6 +307,19 @@ class Audit:
             lines.append({"name": name, "auc": score_metrics.auc(labels, found), "interval": interval})
         return lines
 
+    def exact(self) -> list[dict]:
+        """Real images whose pixels are those of a synthetic one, a line each; `reference` images among them."""
+        generated, lines = self.sides["generated"], []
+        known = {image.tobytes(): id for image, id in zip(generated.pixels[::-1], generated.ids[::-1].tolist(), strict=True)}
+        for name in ("real", "unknown", "reference"):
+            side = self.sides[name]
+            for i, image in enumerate(side.pixels):
+                if match := known.get(image.tobytes()):
+                    kind = "reference" if name == "reference" else CLASSES[int(side.labels[i])]
+                    line = {"id": str(side.ids[i]), "class": kind, "group": str(side.groups[i])}
+                    lines.append(line | {"match": match, "distance": 0.0})
+        return sorted(lines, key=lambda line: (line["class"], line["id"]))
+
     def copies(self) -> dict:
         """What copies.py says of all real images, and which patients are concerned."""
         sides, asked = self.sides, self.asked
@@ -444,9 +457,11 @@ class Audit:
         }
         document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}
         real = self.sides["real"]
-        generated, patients = len(self.sides["generated"]), len(np.unique(self.sides["reference"].groups))
+        document["exact"] = self.exact()
+        # Equal images are of one group.
+        generated, patients = (len(np.unique(self.sides[name].groups)) for name in ("generated", "reference"))
         if min(generated, patients) < LEAST:
-            many = f"{generated} synthetic images and {patients} reference patients or images"
+            many = f"{generated} different synthetic images and {patients} reference patients or images"
             short = {"reason": f"{many}: at least {LEAST} of each are needed"}
             return document | dict.fromkeys(("panel", "controls", "copies", "limit"), short)
         by_method = self.stage("panel", self.scores)

@@ -130,6 +130,7 @@ def audit(verdict: str = "no evidence") -> dict:
                 {"name": "not_used", "auc": 0.48, "interval": [0.4, 0.56]},
             ],
         },
+        "exact": [],
         "limit": {
             "pool": 200,
             "used": 100,
