@@ -268,18 +268,20 @@ class Audit:
     def content(self) -> dict[str, list]:
         """{set of facts: scores} of the labelled images by themselves, cross-fitted, and their likeness to the synthetic ones."""
         real = self.sides["real"]
-        facts = folders.read_facts(self.source.path / "files.csv", "train_real")
-        position = {name: i for i, name in enumerate(facts["id"])}
-        order = [position[name] for name in real.ids.tolist()]
-        files = {name: [values[i] for i in order] for name, values in facts.items()}
-        found = content.facts(real.pixels, files)
-        found = content.scores(found, real.labels, real.groups, self.seed)
+        found = content.scores(content.facts(real.pixels, self.files()), real.labels, real.groups, self.seed)
         found["coarse"] = stand_ins.coarse(
             *(panel.views(self.sides[name].pixels)[0] for name in ("real", "generated", "reference"))
         )
         found["kernel"] = stand_ins.kernel(self._seen[0], real.labels, real.groups, self.seed)
         found["likeness"] = self.likeness[0]
         return {name: values.tolist() for name, values in found.items()}
+
+    def files(self) -> dict[str, list]:
+        """What the files of the labelled images say beside their pixels, by column of files.csv."""
+        facts = folders.read_facts(self.source.path / "files.csv", "train_real")
+        position = {name: i for i, name in enumerate(facts["id"])}
+        order = [position[name] for name in self.sides["real"].ids.tolist()]
+        return {name: [values[i] for i in order] for name, values in facts.items()}
 
     @property
     def asked(self) -> Images:
