@@ -277,7 +277,7 @@ def test_too_few_images_and_a_missing_reference(leaking, tmp_path):
     lines = [f"reference,{i:04d},{'p' * (1 + i % 19)}" for i in range(SIZES["reference"])]
     (tmp_path / "groups.csv").write_text("\n".join(["split,id,group", *lines]))
     document = audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "c")
-    many = f"{SIZES['generated']} synthetic images and 19 reference patients or images: at least 20 of each are needed"
+    many = f"{SIZES['generated']} different synthetic images and 19 reference patients or images: at least 20 of each are needed"
     assert document["verdict"]["reasons"] == [many] and not (tmp_path / "c" / "stages").exists()
     without = {name: path for name, path in given.items() if name != "reference"}
     document = audit(without, tmp_path / "b")
