@@ -34,6 +34,7 @@ from fingerprint_jax import (
 from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.data import folders
 from fingerprint_jax.data.source import Rows, open_source
+from fingerprint_jax.report import words
 from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, config_hash
 from fingerprint_jax.writer import show_log
 
@@ -82,13 +83,16 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     return labels
 
 
-def evaluate(run: Run, split: str, submission: dict | None = None, refits: int = 0) -> dict:
+def evaluate(
+    run: Run, split: str, submission: dict | None = None, refits: int = 0, permutations: int = significance.PERMUTATIONS
+) -> dict:
     """Predicts a split, decides, scores it where its labels are known; writes predictions, results.json, the submission.
 
     Args:
         run: a run with a checkpoint, or an ensemble or classical run that is fitted.
         split: `heldout`, `valid`, `sequestered` or a packed split.
         submission: `{path, header, extension, style}`, or None.
+        permutations: of the labels, where the scores do not depend on them.
         refits: permutations for which a run whose scores depend on the labels is fitted anew, to have a p; 0: then it has none.
 
     Returns:
@@ -113,7 +117,7 @@ def evaluate(run: Run, split: str, submission: dict | None = None, refits: int =
     if (rows.labels >= 0).all():
         results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
         try:
-            results["metrics"] |= score(run, rows, predictions, refits if split == "heldout" else 0)
+            results["metrics"] |= score(run, rows, predictions, refits if split == "heldout" else 0, permutations)
             results["metrics"]["cross_fitted"] = significance.cross_fitted(run, split)
         except ValueError as error:
             raise ValueError(f"split {split}: {error}") from None
@@ -201,7 +205,7 @@ def _stands_on(config: Config) -> Iterator[Config]:
         yield from _stands_on(Run.load(path).config)
 
 
-def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0) -> dict:
+def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0, permutations: int = significance.PERMUTATIONS) -> dict:
     """Figures of the scores of rows with known labels: `scores` and `permutation`, as in results.json; empty where there are none.
 
     Raises ValueError where a p is asked of scores that are all equal.
@@ -214,7 +218,7 @@ def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0) -> di
     reason = significance.unavailable(run, rows)
     out["permutation"] = {"p": None, "reason": reason}
     if not reason:
-        found = significance.permutation_p(significance.auc_of(scores[:, 0]), rows.labels, groups)
+        found = significance.permutation_p(significance.auc_of(scores[:, 0]), rows.labels, groups, permutations)
     elif refits and not (unfit := significance.unavailable(run, rows, refitted=True)):
         found = significance.refitted_p(run, refits)
     else:
@@ -242,6 +246,8 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
         raise ValueError(f"{truth}: all {len(true_labels)} labels are {true_labels[0]}, a score needs at least two classes")
     results = {"schema": SCHEMA, "task": task, "environment": environment.code()}
     results["metrics"] = metrics.report(true_labels, labels[order], CLASSES[task])
+    if task == "subtask1":
+        results["metrics"]["labels_p"] = metrics.labels_p(true_labels, labels[order])
     tables.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
     return results
 
@@ -268,7 +274,7 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
 
     def row(name, value, interval):
         text = "" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}"
-        out.add_row(name, "not defined" if value is None else f"{value:.4f}", text)
+        out.add_row(name, "not defined" if value is None else f"{value:.2g}" if 0 < value < 1e-4 else f"{value:.4f}", text)
 
     intervals = report["intervals"]
     row("Cohen's kappa", report["cohen_kappa"], intervals["cohen_kappa"])
@@ -287,6 +293,8 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
         row("Brier score", scores["calibration"]["brier"], None)
         row("calibration error", scores["calibration"]["ece"], None)
     lines = ["confusion matrix (rows: truth)", *(" ".join(f"{v:6d}" for v in r) for r in report["confusion_matrix"])]
+    for name, p in report.get("labels_p", {}).items():
+        row(f"{name.replace('_', ' ')} of the labels (hypergeometric)", p, None)
     if "permutation" in report:
         found = report["permutation"]
         if found["p"] is None:
@@ -325,6 +333,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "refits", 0, "Subtask 1: permutations to fit a cross-fitted run of estimators anew for its p.", 0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "permutations",
+        significance.PERMUTATIONS,
+        "Subtask 1: permutations of the labels; the smallest p is 1 / (1 + this).",
+        19,
+        flag_values=values,
     )
     flags.DEFINE_bool("report", False, "Write the page <workdir>/report/index.html.", flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
@@ -384,7 +399,7 @@ def main(values: flags.FlagValues) -> None:
                 "extension": values.extension,
                 "style": values.style,
             }
-        results = evaluate(run, values.split, submission, values.refits)
+        results = evaluate(run, values.split, submission, values.refits, values.permutations)
         title, place = f"{run.workdir}: {values.split}, {results['n']} images", run.workdir / "results.json"
     elif values.predictions and values.truth and values.task and values.output:
         results = score_files(values.task, values.predictions, values.truth, values.output)
@@ -394,6 +409,8 @@ def main(values: flags.FlagValues) -> None:
     if "metrics" in results:
         reasons = results.get("transductive", ()), results.get("in_sample", ())
         console.print(table(title, results["metrics"], results.get("decision"), *reasons))
+        if not values.workdir:
+            console.print(words.verdict(results["task"], results["metrics"], results["metrics"]["n"]), soft_wrap=True)
     else:
         console.print(f"{title}: labels unknown, nothing to score")
         for reason in results["transductive"]:

@@ -5,7 +5,7 @@ groups are too few for that, an interval is [None, None].
 """
 
 import numpy as np
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, hypergeom, t
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support
 
 from fingerprint_jax import bootstrap
@@ -69,7 +69,10 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
     }
     if num_classes == 2:
         out["positive"] = {name: float(per_class[name][1]) for name in FIGURES}
-    if groups is not None and len(np.unique(groups)) < len(labels):
+    if (predicted == predicted[0]).all():  # every resample would have the same kappa
+        out["intervals"] = {name: [None, None] for name in figures(confusion[None])}
+        out["interval_method"] = "none, since all images were given one class"
+    elif groups is not None and len(np.unique(groups)) < len(labels):
         out["intervals"] = bootstrap_groups(labels, predicted, groups, num_classes, seed=seed)
         out["interval_method"] = "bootstrap over groups"
         if bootstrap.too_few(labels, groups):
@@ -106,6 +109,18 @@ def figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
         if confusion.shape[1] == 2:
             out[f"positive.{name}"] = values[:, 1]
     return out
+
+
+def labels_p(labels, predicted) -> dict[str, float]:
+    """Exact one-sided p-values of decided labels [N] of two classes, 0 and 1, by nothing but the labels.
+
+    Given how many rows are of class 1 and how many were called so, the number of those that are both is hypergeometric where the
+    labels know nothing of each other (Fisher 1935). `p` is the chance of as many, `p_wrong_direction` that of as few. The rows are
+    taken as independent.
+    """
+    labels, predicted = checked_labels(labels, predicted, 2)
+    both, of = int((labels & predicted).sum()), (len(labels), int(labels.sum()), int(predicted.sum()))
+    return {"p": float(hypergeom.sf(both - 1, *of)), "p_wrong_direction": float(hypergeom.cdf(both, *of))}
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> list[float]:

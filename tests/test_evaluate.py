@@ -44,6 +44,23 @@ def test_table_2_comes_out_of_the_binary(row, tmp_path):
     assert low < metrics["cohen_kappa"] < high
 
 
+@pytest.mark.parametrize(
+    ("run", "name", "most", "sentence"),
+    [
+        (1878, "p", 7e-4, "Used and not used images were told apart better than chance on 500 images"),
+        (1776, "p_wrong_direction", 1e-4, "On 500 images the result is worse than chance"),
+    ],
+)
+def test_labels_alone_have_a_p_and_a_sentence(run, name, most, sentence, tmp_path, capsys):
+    row = next(row for row in published.runs("subtask1") if row["run"] == run)
+    predictions, truth = published.write_files(tmp_path, published.confusion(row))
+    run_binary(evaluate, "--task=subtask1", f"--predictions={predictions}", f"--truth={truth}", f"--output={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["labels_p"]
+    assert 0 < found[name] < most
+    text = " ".join(capsys.readouterr().out.split())
+    assert "p of the labels (hypergeometric)" in text and sentence in text
+
+
 def test_files_that_do_not_fit_are_one_line_that_names_both(tmp_path):
     (tmp_path / "t.csv").write_text("a,0\nb,1\n")
     (tmp_path / "p.csv").write_text("a,0\nc,1\n")

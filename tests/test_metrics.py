@@ -354,3 +354,32 @@ def test_decisions_reproduce_table_2_from_scores(row):
     report = metrics.report(labels, called, 2)
     assert called.sum() == 250
     assert report["cohen_kappa"] == pytest.approx(2 * (2 * true_positive / 500) - 1)
+
+
+@pytest.mark.parametrize(("used", "others"), [((151, 99), (114, 136)), ((67, 183), (111, 139)), ((5, 0), (0, 5)), ((3, 4), (2, 9))])
+def test_the_p_of_labels_alone_is_fishers(used, others):
+    """`used`: images that were called used, and not; `others` likewise."""
+    labels = np.repeat([1, 1, 0, 0], [*used, *others])
+    predicted = np.repeat([1, 0, 1, 0], [*used, *others])
+    found = metrics.labels_p(labels, predicted)
+    table = [list(used), list(others)]
+    assert found["p"] == pytest.approx(stats.fisher_exact(table, "greater").pvalue)
+    assert found["p_wrong_direction"] == pytest.approx(stats.fisher_exact(table, "less").pvalue)
+
+
+def test_the_best_and_the_worst_published_run_by_their_labels():
+    """Runs 1878 (kappa 0.148) and 1776 (-0.176) of the task, 250 images a class."""
+    of = np.repeat([1, 1, 0, 0], [151, 99, 114, 136]), np.repeat([1, 0, 1, 0], [151, 99, 114, 136])
+    assert metrics.report(*of, 2)["cohen_kappa"] == pytest.approx(0.148) and metrics.labels_p(*of)["p"] == pytest.approx(
+        6e-4, rel=0.1
+    )
+    of = np.repeat([1, 1, 0, 0], [67, 183, 111, 139]), np.repeat([1, 0, 1, 0], [67, 183, 111, 139])
+    assert metrics.report(*of, 2)["cohen_kappa"] == pytest.approx(-0.176) and metrics.labels_p(*of)["p_wrong_direction"] < 1e-4
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(40) // 2])
+def test_labels_that_are_all_the_same_have_no_interval(groups):
+    found = metrics.report(np.arange(40) % 2, np.ones(40, int), 2, groups)
+    assert found["cohen_kappa"] == 0 and set(map(tuple, found["intervals"].values())) == {(None, None)}
+    assert found["interval_method"] == "none, since all images were given one class"
+    assert metrics.labels_p(np.arange(40) % 2, np.ones(40, int)) == {"p": 1.0, "p_wrong_direction": 1.0}

@@ -2,6 +2,7 @@
 
 panel.py      the fixed panel of label-free scores of the real images
 content.py    what the real images alone tell: the content-only panel
+stand_ins.py  controls that see what the attacks see
 copies.py     copies among the synthetic images
 imprint.py    the detection limit, by spike-in
 verdict.py    the verdict of the parts, in words

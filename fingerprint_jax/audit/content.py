@@ -82,18 +82,18 @@ def intensity(images: np.ndarray) -> np.ndarray:
 def look(images: np.ndarray) -> np.ndarray:
     """What brings images nearer to others or further from them: uint8 [N,H,W] -> float64 [N,40].
 
-    `layout`, and the `_grain` of the texture. Intensity has no part: the distance of copies takes brightness and contrast out.
+    `layout`, and the `grain` of the texture. Intensity has no part: the distance of copies takes brightness and contrast out.
     """
-    parts = [_grain(images[first : first + BLOCK]) for first in range(0, len(images), BLOCK)]
+    parts = [grain(images[first : first + BLOCK]) for first in range(0, len(images), BLOCK)]
     return np.concatenate([layout(images), np.concatenate(parts)], axis=1)
 
 
 def _texture(images: np.ndarray) -> np.ndarray:
     described = [feature(images[..., None]) for feature in (texture.lbp, texture.glcm, texture.otsu)]
-    return np.concatenate([*described, _grain(images)], axis=1).astype(np.float64)
+    return np.concatenate([*described, grain(images)], axis=1).astype(np.float64)
 
 
-def _grain(images: np.ndarray) -> np.ndarray:
+def grain(images: np.ndarray) -> np.ndarray:
     """Noise, blur and compression: energies of the high-pass residuals, and `blockiness`."""
     energies = [np.square(residual.residual(images, weights)).mean(axis=(1, 2)) for weights in residual.FILTERS]
     return np.concatenate([np.log1p(np.stack(energies, axis=1)), blockiness(images)], axis=1)
@@ -155,19 +155,27 @@ def scores(facts: Mapping[str, np.ndarray], labels: np.ndarray, groups: np.ndarr
 
     Raises ValueError where a class has fewer than five groups.
     """
+    found = folds(facts["intensity"] if "intensity" in facts else next(iter(facts.values())), labels, groups, seed)
+    out = {}
+    for name, values in facts.items():
+        x = values[:, np.ptp(values, axis=0) > 0]
+        out[name] = np.zeros(len(labels))
+        for train, held in found if x.shape[1] else ():
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000))
+            out[name][held] = model.fit(x[train], labels[train]).decision_function(x[held])
+    return out
+
+
+def folds(values: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Five stratified folds of whole groups, (train, held) positions each, which depend on the rows' values [N,D] and on no order.
+
+    Raises ValueError where a class has fewer than five groups.
+    """
     for label in (0, 1):
         found = len(np.unique(groups[labels == label]))
         if found < FOLDS:
             raise ValueError(f"labels: class {label} has {found} groups, the content-only panel needs {FOLDS} of each class")
-    rows = np.lexsort((facts["intensity"] if "intensity" in facts else next(iter(facts.values()))).T)
+    rows = np.lexsort(values.T)
     _, first, group = np.unique(groups[rows], return_index=True, return_inverse=True)
-    group, labels = first[group], labels[rows]  # a group goes by its first row
-    folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels, group))
-    out = {}
-    for name, values in facts.items():
-        x = values[rows][:, np.ptp(values, axis=0) > 0]
-        out[name] = np.zeros(len(labels))
-        for train, held in folds if x.shape[1] else ():
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000))
-            out[name][rows[held]] = model.fit(x[train], labels[train]).decision_function(x[held])
-    return out
+    split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)  # a group goes by its first row
+    return [(rows[train], rows[held]) for train, held in split.split(rows, labels[rows], first[group])]

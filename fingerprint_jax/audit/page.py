@@ -34,11 +34,14 @@ COUNTS = {
     "unmatched_ids": "ids of the table of patients that match no image",
 }
 CONTENT = {
-    "files": "size, palette and metadata of the files",
+    "files": "size, palette and metadata of the files; no part of the excess, since no method sees them",
     "order": "order by the numbers in the names; no part of the excess, since no method sees them",
     "intensity": "moments of the intensity, area of the body",
     "texture": "texture, traces of compression",
     "layout": "where in the frame is what, by principal components",
+    "coarse": "distance to a fifth of the synthetic images less that to a fifth of the reference: where they lie, not what is near",
+    "kernel": "intensity, grain and layout together, by a classifier with a Gaussian kernel",
+    "likeness": "the same, by a classifier of synthetic against reference images that reads no label",
 }
 KINDS = {
     "verbatim": "verbatim",
@@ -139,11 +142,14 @@ def _verdict_words(document: dict) -> str:
         )
     if name == verdict.CANNOT_TELL:
         return "These images support no answer, neither that there is a leak nor how large one could be."
+    if name == verdict.COPIES and (exact := document["exact"]):
+        text = f"{_count(len(exact), 'real image')} ({_of_classes(exact)}) stand pixel for pixel among the synthetic images."
+        more = [line for line in copies.get("flagged", ()) if line["id"] not in {each["id"] for each in exact}]
+        return text + (f" Further {_count(len(more), 'real image')} may be copied: see Copies." if more else "")
     if name == verdict.COPIES:
-        of = [(c.replace("_", " "), sum(row["class"] == c for row in copies["flagged"])) for c in ("used", "not_used", "unknown")]
         return (
             f"Copies among the synthetic images were found of {_count(len(copies['flagged']), 'real image')}"
-            f" ({', '.join(f'{count} {c}' for c, count in of if count)}), at a false discovery rate of {copies['fdr']:.0%}."
+            f" ({_of_classes(copies['flagged'])}), at a false discovery rate of {copies['fdr']:.0%}."
         )
     if name == verdict.WRONG_DIRECTION:
         return (
@@ -168,6 +174,11 @@ def _verdict_words(document: dict) -> str:
         alarms = f"without any leak the panel alarmed in {limit['null']['detected']} of {limit['null']['repeats']} repeats"
         return f"{text} How small a leak would have been noticed is not known: {alarms}."
     return " ".join([text, *_limit_in_short(limit), *([WITHOUT] if "likelihood_ratio" in document["plan"]["methods"] else [])])
+
+
+def _of_classes(lines: list[dict]) -> str:
+    of = [(c.replace("_", " "), sum(line["class"] == c for line in lines)) for c in ("used", "not_used", "unknown", "reference")]
+    return ", ".join(f"{count} {c}" for c, count in of if count)
 
 
 def panel_words(panel: dict, alpha: float) -> list[str]:
@@ -289,6 +300,7 @@ def beside(panel: dict, controls: dict) -> charts.Forest | None:
         parts.append(("attacks", panel["methods"]))
     if "reason" not in controls:
         parts.append((f"controls: {controls['replaced_by']} as synthetic", controls["replaced"]))
+        parts.append(("controls: real images alone as synthetic and reference", controls["alone"]))
         parts.append(("controls: content of the real images", controls["content"]))
     if not parts:
         return None

@@ -19,6 +19,8 @@ OPTIONS = {
 SIDE = 64  # of the images that are compared, in pixels
 _BLOCK = 256  # images handled at once
 
+Views = tuple[np.ndarray, np.ndarray]  # of N images: grey levels [N,D], and registered ones [N,S,S]
+
 
 def scores(real: np.ndarray, generated: np.ndarray, reference: np.ndarray, seed: int = 0) -> np.ndarray:
     """Scores of real images by each of `METHODS`, higher is likelier used: float64 [N,4].
@@ -35,16 +37,23 @@ def scores(real: np.ndarray, generated: np.ndarray, reference: np.ndarray, seed:
         seed: of a randomised PCA, and of the parts that `local_match` cuts the larger set into.
     """
     order = canonical(real)
+    found = np.empty((len(real), len(METHODS)))
+    found[order] = compare(*(views(x[canonical(x)]) for x in (real, generated, reference)), seed)
+    return found
+
+
+def compare(real: Views, generated: Views, reference: Views, seed: int) -> np.ndarray:
+    """`scores` of images as `views` gives them, each set in its `canonical` order: float64 [N,4]."""
     streams, first = [], 0
-    for images in (real[order], generated[canonical(generated)], reference[canonical(reference)]):
-        streams.append([estimators.unlabelled(values, first) for values in views(images)])
-        first += len(images)
+    for side in (real, generated, reference):
+        streams.append([estimators.unlabelled(values, first) for values in side])
+        first += len(side[0])
     (pixels, registered), galleries = streams[0], zip(*streams[1:], strict=True)
     by_pixels, by_registered = ({"generated": g, "reference": r} for g, r in galleries)
-    found = np.empty((len(real), len(OPTIONS)))
+    found = np.empty((len(real[0]), len(OPTIONS)))
     for column, (name, options) in enumerate(OPTIONS.items()):
         query, gallery = (registered, by_registered) if name == "local_match" else (pixels, by_pixels)
-        found[order, column] = estimators.get(name, **options)(query, gallery, seed=seed)[:, 0]
+        found[:, column] = estimators.get(name, **options)(query, gallery, seed=seed)[:, 0]
     return with_average(found)
 
 
@@ -64,7 +73,7 @@ def as_they_come(names: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[found]
 
 
-def views(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def views(images: np.ndarray) -> Views:
     """What the attacks see of images uint8 [N,H,W]: grey levels float32 [N,D], and registered ones float32 [N,64,64], in 0..1.
 
     Larger images than 64 px are averaged down to it before their pixels are compared: 7,000 of 256 px would be 1.8 GB of numbers,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fingerprint_jax import Config, environment, score_metrics, significance, tables
-from fingerprint_jax.audit import content, copies, imprint, network, panel, verdict
+from fingerprint_jax.audit import content, copies, imprint, network, panel, stand_ins, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.run import identity
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SHOWN = 8  # pairs of pictures
 LEAST = imprint.LEAST  # images, and groups, of each kind that anything is said about
 ALPHA, FDR = 0.05, 0.05
+APART = "files", "order"  # controls that stand beside the others: no attack sees a file or a name, so that they explain no score
 CLASSES = {1: "used", 0: "not_used", -1: "unknown"}
 REFERENCE_FROM = "given", "half of not_used"
 
@@ -167,8 +168,13 @@ class Audit:
             "permutations": significance.PERMUTATIONS,
             "seed": self.seed,
             "reference_from": REFERENCE_FROM["reference" not in self.source.splits],
-            "controls": ["the methods with other images in place of the synthetic ones", *content.KINDS],
-            "excess": "the largest AUC of the methods less that of the controls but order, or 0.5",
+            "controls": [
+                "the methods with the half of the reference most like the synthetic images in place of them, or phantoms",
+                *content.KINDS,
+                *stand_ins.KINDS,
+                "the methods with the used images of other folds as synthetic and their not used ones as reference",
+            ],
+            "excess": f"the largest AUC of the methods less that of the controls but {' and '.join(APART)}, or 0.5",
             "reference_control": "layout and grain of each class of real images against the reference; no part of the excess",
             "verdict": verdict.RULES,
             "fdr": FDR,
@@ -223,13 +229,13 @@ class Audit:
     def replaced(self) -> dict:
         """The panel again on the labelled images, with what no generator made in place of the synthetic ones.
 
-        Its methods compare one set with another. Here both are halves of one, so that the AUC is about 0.5 whatever the content:
-        what is far from it is a defect of a method. What bounds the content is `content`.
+        These are the half of the reference that is most like the synthetic images by `stand_ins.likeness`, compared with the other
+        half: what is drawn to the generator's content without its images is a difference of content.
         """
         real, reference = self.sides["real"], self.sides["reference"]
-        half = halved(reference.pixels, reference.groups, self.seed)
+        half = stand_ins.most_alike(self.likeness[1], reference.units)
         if min(half.sum(), (~half).sum()) >= LEAST:
-            by, generated, rest = "reference images", reference.pixels[half], reference.pixels[~half]
+            by, generated, rest = "the reference images most like them", reference.pixels[half], reference.pixels[~half]
         else:
             height, width = self.source.image_shape[:2]
             if height != width or height < 24:
@@ -241,16 +247,41 @@ class Audit:
             found = network.joined(found, self._network("replaced", real.pixels, generated, rest))
         return {"replaced_by": by, "scores": dict(zip(self.methods, found.T.tolist(), strict=True))}
 
-    def content(self) -> dict[str, list]:
-        """{set of facts: scores} of the labelled images by themselves, cross-fitted."""
+    @functools.cached_property
+    def _seen(self) -> list[np.ndarray]:
+        """What the classifiers see of the labelled, synthetic and reference images, by `stand_ins.sight` of all of them."""
+        sides = [self.sides[name] for name in ("real", "generated", "reference")]
+        seen = stand_ins.sight(np.concatenate([side.pixels for side in sides]))
+        return np.split(seen, np.cumsum([len(side) for side in sides])[:-1])
+
+    @functools.cached_property
+    def likeness(self) -> tuple[np.ndarray, np.ndarray]:
+        """`stand_ins.likeness` of the labelled and of the reference images."""
+        return stand_ins.likeness(*self._seen, self.seed)
+
+    def alone(self) -> dict[str, list]:
+        """{method: scores} of the labelled images beside other real images in place of synthetic ones and reference."""
         real = self.sides["real"]
+        found = stand_ins.alone(panel.views(real.pixels), real.labels, real.groups, self.seed)
+        return dict(zip(panel.METHODS, found.T.tolist(), strict=True))
+
+    def content(self) -> dict[str, list]:
+        """{set of facts: scores} of the labelled images by themselves, cross-fitted, and their likeness to the synthetic ones."""
+        real = self.sides["real"]
+        found = content.scores(content.facts(real.pixels, self.files()), real.labels, real.groups, self.seed)
+        found["coarse"] = stand_ins.coarse(
+            *(panel.views(self.sides[name].pixels)[0] for name in ("real", "generated", "reference"))
+        )
+        found["kernel"] = stand_ins.kernel(self._seen[0], real.labels, real.groups, self.seed)
+        found["likeness"] = self.likeness[0]
+        return {name: values.tolist() for name, values in found.items()}
+
+    def files(self) -> dict[str, list]:
+        """What the files of the labelled images say beside their pixels, by column of files.csv."""
         facts = folders.read_facts(self.source.path / "files.csv", "train_real")
         position = {name: i for i, name in enumerate(facts["id"])}
-        order = [position[name] for name in real.ids.tolist()]
-        files = {name: [values[i] for i in order] for name, values in facts.items()}
-        found = content.facts(real.pixels, files)
-        found = content.scores(found, real.labels, real.groups, self.seed)
-        return {name: values.tolist() for name, values in found.items()}
+        order = [position[name] for name in self.sides["real"].ids.tolist()]
+        return {name: [values[i] for i in order] for name, values in facts.items()}
 
     @property
     def asked(self) -> Images:
@@ -277,6 +308,19 @@ class Audit:
             interval = score_metrics.auc_interval(labels, found, units[rows])
             lines.append({"name": name, "auc": score_metrics.auc(labels, found), "interval": interval})
         return lines
+
+    def exact(self) -> list[dict]:
+        """Real images whose pixels are those of a synthetic one, a line each; `reference` images among them."""
+        generated, lines = self.sides["generated"], []
+        known = {image.tobytes(): id for image, id in zip(generated.pixels[::-1], generated.ids[::-1].tolist(), strict=True)}
+        for name in ("real", "unknown", "reference"):
+            side = self.sides[name]
+            for i, image in enumerate(side.pixels):
+                if match := known.get(image.tobytes()):
+                    kind = "reference" if name == "reference" else CLASSES[int(side.labels[i])]
+                    line = {"id": str(side.ids[i]), "class": kind, "group": str(side.groups[i])}
+                    lines.append(line | {"match": match, "distance": 0.0})
+        return sorted(lines, key=lambda line: (line["class"], line["id"]))
 
     def copies(self) -> dict:
         """What copies.py says of all real images, and which patients are concerned."""
@@ -361,7 +405,7 @@ class Audit:
         kept = {name: found[name] for name in ("permutations", "split_groups")}
         return {"methods": lines, "p": found["family_wise"], "p_wrong_direction": wrong} | kept
 
-    def control_figures(self, replaced: dict, of_content: dict[str, list]) -> dict:
+    def control_figures(self, replaced: dict, of_content: dict[str, list], alone: dict[str, list]) -> dict:
         """AUCs of the controls, beside each other."""
         if "reason" in replaced:
             return replaced
@@ -371,14 +415,15 @@ class Audit:
             interval = score_metrics.auc_interval(real.labels, scores, real.units)
             return {"name": name, "auc": score_metrics.auc(real.labels, scores), "interval": interval}
 
-        of_replaced = [figure(*item) for item in replaced["scores"].items()]
-        found = {"content": [figure(*item) for item in of_content.items()], "replaced": of_replaced}
+        parts = {"content": of_content, "replaced": replaced["scores"], "alone": alone}
+        found = {name: [figure(*item) for item in scores.items()] for name, scores in parts.items()}
         return found | {"replaced_by": replaced["replaced_by"]}
 
-    def excess(self, scores: np.ndarray, replaced: dict, of_content: dict[str, list]) -> dict:
-        """How far the best method is above the largest control. No method sees a name: what names tell explains no score."""
-        against = {f"{name}, replaced": values for name, values in replaced["scores"].items()} | of_content
-        against.pop("order")
+    def excess(self, scores: np.ndarray, replaced: dict, of_content: dict[str, list], alone: dict[str, list]) -> dict:
+        """How far the best method is above the largest control but `APART`, of which no method sees anything."""
+        against = {f"{name}, replaced": values for name, values in replaced["scores"].items()}
+        against |= {f"{name}, real images alone": values for name, values in alone.items()}
+        against |= {name: values for name, values in of_content.items() if name not in APART}
         against["chance"] = [0.0] * len(self.sides["real"])  # AUC 0.5: controls may all be below it
         real, names, against = self.sides["real"], list(against), np.array(list(against.values())).T
         found = score_metrics.excess_auc(real.labels, scores, against, real.units, self.seed)
@@ -414,9 +459,11 @@ class Audit:
         }
         document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}
         real = self.sides["real"]
-        generated, patients = len(self.sides["generated"]), len(np.unique(self.sides["reference"].groups))
+        document["exact"] = self.exact()
+        # Equal images are of one group.
+        generated, patients = (len(np.unique(self.sides[name].groups)) for name in ("generated", "reference"))
         if min(generated, patients) < LEAST:
-            many = f"{generated} synthetic images and {patients} reference patients or images"
+            many = f"{generated} different synthetic images and {patients} reference patients or images"
             short = {"reason": f"{many}: at least {LEAST} of each are needed"}
             return document | dict.fromkeys(("panel", "controls", "copies", "limit"), short)
         by_method = self.stage("panel", self.scores)
@@ -427,10 +474,11 @@ class Audit:
         if "reason" in document["panel"]:
             return document | dict.fromkeys(("controls", "limit"), document["panel"])
         replaced, of_content = self.stage("replaced", self.replaced), self.stage("content", self.content)
-        document["controls"] = self.stage("controls", lambda: self.control_figures(replaced, of_content))
+        controls = replaced, of_content, self.stage("alone", self.alone)
+        document["controls"] = self.stage("controls", lambda: self.control_figures(*controls))
         document["copies"]["against_reference"] = self.stage("reference", self.against_reference)
         if "reason" not in replaced:
-            document["excess"] = self.stage("excess", lambda: self.excess(scores[: len(real)], replaced, of_content))
+            document["excess"] = self.stage("excess", lambda: self.excess(scores[: len(real)], *controls))
         document["limit"] = self.stage("limit", self.limit)
         return document
 

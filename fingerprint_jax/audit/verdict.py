@@ -1,5 +1,7 @@
 """One verdict of six, by rules that were fixed before the data were seen."""
 
+import collections
+
 CANNOT_TELL = "cannot tell"
 COPIES = "copies found"
 WRONG_DIRECTION = "significant in the wrong direction"
@@ -23,7 +25,8 @@ RULES = {
         " by a reference that is no measure of it"
     ),
     COPIES: (
-        "images that the conformal p-values flag at the false discovery rate, of classes none of which is told from the reference"
+        "a real image that stands pixel for pixel among the synthetic ones, whatever else could be had; or images that the"
+        " conformal p-values flag at the false discovery rate, of classes none of which is told from the reference"
         f" with an AUC whose interval is above {APART}: else the reference is no measure of how near an image comes by chance"
     ),
     WRONG_DIRECTION: "the family-wise p of the smallest AUC is at most alpha",
@@ -36,6 +39,10 @@ RULES = {
 def decide(document: dict) -> tuple[str, list[str]]:
     """The verdict of an audit's parts, as stages.py makes them, by RULES, and the reasons for it."""
     alpha, panel = document["plan"]["alpha"], document["panel"]
+    if exact := document["exact"]:
+        kinds = collections.Counter(line["class"].replace("_", " ") for line in exact)
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        return COPIES, [f"pixel for pixel among the synthetic images: {listed}", *missing(document)]
     if reasons := missing(document):
         return CANNOT_TELL, reasons
     found, doubt = document["copies"], []

@@ -37,7 +37,7 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
     side = against_chance(metrics)
     if side == 0:
         text = f"On {n} images the result cannot be told from chance: {kappa if task == 'subtask1' else accuracy}."
-        scores, p = metrics.get("scores", {}), metrics.get("permutation", {}).get("p")
+        scores, p = metrics.get("scores", {}), _p(metrics)
         low, high = scores.get("auc_interval") or (None, None)
         if low is not None and low > 0.5 and (p is None or p <= SMALL):
             return f"{text} Yet the scores do order the images: AUC {number(scores['auc'])} ({number(low)} to {number(high)})."
@@ -97,13 +97,18 @@ def against_chance(metrics: dict) -> int:
     """
     if unsaid(metrics):
         return 0
-    p = metrics.get("permutation", {}).get("p")
+    p = _p(metrics)
     low, high = metrics["intervals"]["cohen_kappa"]
     chance = chance_agreement(metrics["confusion_matrix"])
     wilson_low, wilson_high = metrics["accuracy_wilson"]
     if low > 0 and wilson_low > chance and (p is None or p <= SMALL):
         return 1
     return -1 if high < 0 and wilson_high < chance and (p is None or p >= 1 - SMALL) else 0
+
+
+def _p(metrics: dict) -> float | None:
+    """That of a permutation of the labels, or of labels alone the hypergeometric one."""
+    return metrics.get("permutation", metrics.get("labels_p", {})).get("p")
 
 
 def chance_agreement(confusion: list[list[int]]) -> float:

@@ -97,6 +97,9 @@ def audit(verdict: str = "no evidence") -> dict:
                 {"name": "intensity", "auc": 0.6, "interval": [0.52, 0.68]},
                 {"name": "texture", "auc": 0.55, "interval": [0.47, 0.63]},
                 {"name": "layout", "auc": 0.52, "interval": [0.44, 0.6]},
+                {"name": "coarse", "auc": 0.54, "interval": [0.46, 0.62]},
+                {"name": "kernel", "auc": 0.51, "interval": [0.43, 0.59]},
+                {"name": "likeness", "auc": 0.53, "interval": [0.45, 0.61]},
             ],
             "replaced": [
                 {"name": "gan_leaks", "auc": 0.485, "interval": [0.408, 0.567]},
@@ -104,7 +107,13 @@ def audit(verdict: str = "no evidence") -> dict:
                 {"name": "local_match", "auc": 0.558, "interval": [0.475, 0.636]},
                 {"name": "rank_average", "auc": 0.51, "interval": [0.43, 0.59]},
             ],
-            "replaced_by": "reference images",
+            "alone": [
+                {"name": "gan_leaks", "auc": 0.53, "interval": [0.45, 0.61]},
+                {"name": "domias", "auc": 0.52, "interval": [0.44, 0.6]},
+                {"name": "local_match", "auc": 0.47, "interval": [0.39, 0.55]},
+                {"name": "rank_average", "auc": 0.51, "interval": [0.43, 0.59]},
+            ],
+            "replaced_by": "the reference images most like them",
         },
         "excess": {"value": value, "interval": span, "attack": "local_match", "control": "intensity"},
         "copies": {
@@ -121,6 +130,7 @@ def audit(verdict: str = "no evidence") -> dict:
                 {"name": "not_used", "auc": 0.48, "interval": [0.4, 0.56]},
             ],
         },
+        "exact": [],
         "limit": {
             "pool": 200,
             "used": 100,

@@ -11,6 +11,7 @@ PARTS = {
     "panel": {"p": 0.4, "p_wrong_direction": 0.6},
     "controls": {"content": [], "replaced": []},
     "excess": {"value": 0.12, "interval": [0.03, 0.2], "attack": "local_match", "control": "intensity"},
+    "exact": [],
     "copies": {"fdr": 0.05, "flagged": [], "against_reference": [{"name": "used", "auc": 0.7, "interval": [0.6, 0.8]}]},
 }
 
@@ -79,6 +80,13 @@ def test_only_the_classes_with_flagged_images_have_to_look_like_the_reference():
     for name, expected in (("used", verdict.COPIES), ("not_used", verdict.COPIES), ("unknown", verdict.CANNOT_TELL)):
         found = {"copies__flagged": [{"id": "a", "class": name}], "copies__against_reference": unlike}
         assert verdict.decide(parts(**found))[0] == expected
+
+
+def test_an_equal_image_needs_no_p_and_no_other_part():
+    exact = [{"id": "a", "class": "used"}, {"id": "b", "class": "not_used"}, {"id": "c", "class": "used"}]
+    told = "pixel for pixel among the synthetic images: 2 used, 1 not used"
+    assert verdict.decide(parts(exact=exact)) == (verdict.COPIES, [told])
+    assert verdict.decide(parts(exact=exact, panel={"reason": "19 patients"})) == (verdict.COPIES, [told, "19 patients"])
 
 
 @pytest.mark.parametrize("part", ["panel", "controls", "copies"])
