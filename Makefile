@@ -41,6 +41,7 @@ full: .venv/ready
 # How often the permutation tests are significant where nothing is there.
 null: .venv/ready
 	$(BIN)/python -m tests.null_simulations
+	$(BIN)/python -m tests.audit.content_differences $(if $(FINGERPRINT_DATA),--radiographs=$(FINGERPRINT_DATA)/chest64/reference)
 
 clean:
 	rm -rf .venv .jax_cache demo

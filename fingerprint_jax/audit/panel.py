@@ -38,7 +38,7 @@ def scores(real: np.ndarray, generated: np.ndarray, reference: np.ndarray, seed:
     """
     order = canonical(real)
     found = np.empty((len(real), len(METHODS)))
-    found[order] = compare(*(views(x[canonical(x)]) for x in (real, generated, reference)), seed)
+    found[order] = compare(views(real[order]), views(generated[canonical(generated)]), views(reference[canonical(reference)]), seed)
     return found
 
 

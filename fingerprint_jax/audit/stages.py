@@ -257,7 +257,8 @@ class Audit:
     @functools.cached_property
     def likeness(self) -> tuple[np.ndarray, np.ndarray]:
         """`stand_ins.likeness` of the labelled and of the reference images."""
-        return stand_ins.likeness(*self._seen, self.seed)
+        real, generated, reference = self._seen
+        return stand_ins.likeness(real, generated, reference, self.seed)
 
     def alone(self) -> dict[str, list]:
         """{method: scores} of the labelled images beside other real images in place of synthetic ones and reference."""
