@@ -299,8 +299,8 @@ def beside(panel: dict, controls: dict) -> charts.Forest | None:
     if "reason" not in panel:
         parts.append(("attacks", panel["methods"]))
     if "reason" not in controls:
-        parts.append((f"controls: {controls['replaced_by']} as synthetic", controls["replaced"]))
-        parts.append(("controls: real images alone as synthetic and reference", controls["alone"]))
+        parts.append((f"controls: {controls['replaced_by']}", controls["replaced"]))
+        parts.append(("controls: real images alone", controls["alone"]))
         parts.append(("controls: content of the real images", controls["content"]))
     if not parts:
         return None

@@ -235,7 +235,7 @@ class Audit:
         real, reference = self.sides["real"], self.sides["reference"]
         half = stand_ins.most_alike(self.likeness[1], reference.units)
         if min(half.sum(), (~half).sum()) >= LEAST:
-            by, generated, rest = "the reference images most like them", reference.pixels[half], reference.pixels[~half]
+            by, generated, rest = "matched reference images", reference.pixels[half], reference.pixels[~half]
         else:
             height, width = self.source.image_shape[:2]
             if height != width or height < 24:

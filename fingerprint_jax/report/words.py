@@ -30,6 +30,9 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
         )
     kappa = f"Cohen's kappa {_figure(metrics, 'cohen_kappa')}, where 0 is chance"
     accuracy = f"accuracy {_figure(metrics, 'accuracy')}, by chance {number(chance_agreement(metrics['confusion_matrix']))}"
+    if sum(map(any, zip(*metrics["confusion_matrix"], strict=True))) == 1:
+        figure = kappa if task == "subtask1" else accuracy
+        return f"On {n} images the result cannot be told from chance: all were given one class, {figure}."
     if reason := unsaid(metrics):
         return (
             f"On {n} images: {kappa if task == 'subtask1' else accuracy}. Whether that is more than chance is not said: {reason}."

@@ -113,7 +113,7 @@ def audit(verdict: str = "no evidence") -> dict:
                 {"name": "local_match", "auc": 0.47, "interval": [0.39, 0.55]},
                 {"name": "rank_average", "auc": 0.51, "interval": [0.43, 0.59]},
             ],
-            "replaced_by": "the reference images most like them",
+            "replaced_by": "matched reference images",
         },
         "excess": {"value": value, "interval": span, "attack": "local_match", "control": "intensity"},
         "copies": {
