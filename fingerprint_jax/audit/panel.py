@@ -64,7 +64,7 @@ def with_average(found: np.ndarray) -> np.ndarray:
 
 def canonical(images: np.ndarray) -> np.ndarray:
     """The order [N] of images by a digest of their pixels: what is drawn by position then depends on no order of files."""
-    return np.array(sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest()))
+    return np.array(sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest()), np.int64)
 
 
 def as_they_come(names: np.ndarray) -> np.ndarray:

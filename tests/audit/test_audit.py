@@ -285,6 +285,21 @@ def test_too_few_images_and_a_missing_reference(leaking, tmp_path):
     assert document["reference_from"] == "half of not_used" and "reason" not in document["panel"]
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_many_copies_of_one_image_are_no_synthetic_set(flat, leaking, tmp_path):
+    given, _, _ = leaking
+    image = np.full((SIZES["size"],) * 2, 128, np.uint8)
+    if not flat:
+        image[8:20, 8:24] = np.random.default_rng(0).integers(0, 255, (12, 16), dtype=np.uint8)
+    (tmp_path / "one").mkdir()
+    for i in range(60):
+        Image.fromarray(image).save(tmp_path / "one" / f"{i}.png")
+    document = audit(given | {"generated": tmp_path / "one"}, tmp_path / "audit")
+    assert document["verdict"]["name"] == verdict.CANNOT_TELL
+    (reason,) = document["verdict"]["reasons"]
+    assert reason.startswith(f"{0 if flat else 1} different synthetic images and {SIZES['reference']} reference")
+
+
 def test_files_that_cannot_be_used_are_counted_by_folder(leaking, tmp_path):
     given, _, _ = leaking
     shutil.copytree(given["used"], tmp_path / "used")
