@@ -125,8 +125,7 @@ def pack(
     flags; `mapped` is {NAME: DIR}.
 
     Raises ValueError for missing or empty folders, a folder that lost more than `max_rejected` of its images, a CSV that cannot be
-    used, a data set that is there already, another pack that is writing it, and with `strict` for any rejected file and for 16-bit
-    images whose grey levels would be lost.
+    used, a data set that is there already, another pack that is writing it, and with `strict` for any rejected file.
     """
     target = builder.dataset_dir(data_dir, task)
     _require_place(target, overwrite)
@@ -175,10 +174,7 @@ def pack(
     except ValueError:
         pack_report.report_rejected(rejected, sys.stderr)
         raise
-    lost = [] if bits else pack_report.dark(kept)
-    if lost and strict:
-        raise ValueError(f"{lost[0]} (--strict)")
-    for text in lost + join_equal(kept):
+    for text in ([] if bits else pack_report.dark(kept)) + join_equal(kept):
         warn(text)
     with _replacing(target, task, overwrite) as work:
         summary = _write(work, task, kept, classes, image_size, max_pixels, bits)
@@ -331,7 +327,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("max_pixels", images.MAX_PIXELS, "Refuse larger images.", lower_bound=1, flag_values=values)
     define_image_flags(values)
-    flags.DEFINE_bool("strict", False, "Any rejected file is fatal, and so are too dark 16-bit images.", flag_values=values)
+    flags.DEFINE_bool("strict", False, "Any rejected file is fatal.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace a data set that is there.", flag_values=values)
     flags.mark_flags_as_required(["task", "train_dir", "data_dir"], flag_values=values)
 
