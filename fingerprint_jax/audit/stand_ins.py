@@ -23,7 +23,6 @@ from fingerprint_jax.audit import content, panel
 KINDS = ("coarse", "kernel", "likeness")
 SHARE = 0.2  # of the smaller set, whose mean distance is `coarse`
 MOST = 1000  # synthetic, and reference images that a classifier learns from
-BLOCK = 64  # images measured at once
 
 
 def sight(images: np.ndarray) -> np.ndarray:
@@ -31,7 +30,7 @@ def sight(images: np.ndarray) -> np.ndarray:
 
     Intensity, grain and layout of content.py, each column standardised and each of the three with the same weight.
     """
-    blocks = [images[first : first + BLOCK] for first in range(0, len(images), BLOCK)]
+    blocks = [images[first : first + content.BLOCK] for first in range(0, len(images), content.BLOCK)]
     parts = [np.concatenate([measure(block) for block in blocks]) for measure in (content.intensity, content.grain)]
     out = []
     for part in (*parts, content.layout(images)):
