@@ -57,6 +57,12 @@ def percentiles(values: np.ndarray, confidence: float = 0.95) -> list:
     return np.percentile(finite, [tail, 100 - tail]).tolist() if len(finite) else [None, None]
 
 
+def as_they_come(names) -> np.ndarray:
+    """Numbers int [N] of names [N], from 0, in the order of their first appearance: what is drawn by number knows no name."""
+    _, first, found = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[found]
+
+
 def holding(labels, groups=None) -> np.ndarray:
     """How many groups (without groups: rows) hold each class that occurs in labels [N]: [C]."""
     return _holds(np.asarray(labels), groups)[1].sum(axis=0)
@@ -75,7 +81,7 @@ def too_few(labels, groups) -> bool:
 
 def _holds(labels: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
     """The group [N] of each row, and whether a group holds a class that occurs: bool [G,C]."""
-    group = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    group = np.arange(len(labels)) if groups is None else as_they_come(groups)
     classes, column = np.unique(labels, return_inverse=True)
     holds = np.zeros((group.max() + 1, len(classes)), bool)
     holds[group, column] = True

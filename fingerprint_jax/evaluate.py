@@ -137,7 +137,8 @@ def evaluate(
     document["splits"][split] = results
     tables.write_text(path, json.dumps(document, indent=1))
     if submission:
-        tables.write_submission(ids=predictions.ids, labels=labels, **submission)
+        order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
+        tables.write_submission(ids=predictions.ids[order], labels=labels[order], **submission)
     return results
 
 

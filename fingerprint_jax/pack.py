@@ -177,14 +177,15 @@ def pack(
     for text in ([] if bits else pack_report.dark(kept)) + join_equal(kept):
         warn(text)
     with _replacing(target, task, overwrite) as work:
-        summary = _write(work, task, kept, classes, image_size, max_pixels, bits)
+        ordered = sorted(kept, key=lambda file: (file.split, file.digest, file.id))
+        summary = _write(work, task, ordered, classes, image_size, max_pixels, bits)
         seen = [file for file in kept if not file.constant]
         twins = [(seen[i], seen[j], correlation) for i, j, correlation in _twins(seen)]
         made = builder.dataset_dir(work, task)
         _csv(
             made / "files.csv",
             ["split", "id", "label", "group", "bytes", "mode", "metadata_bytes", "order"],
-            [(f.split, f.id, f.label, f.group, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in kept],
+            [(f.split, f.id, f.label, f.group, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in ordered],
         )
         _csv(made / "rejected.csv", ["file", "reason"], rejected)
         pairs = [(pack_report.likeness(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins]

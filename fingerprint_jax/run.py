@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, checkpoint, checks, distributed, environment, methods, names, paths, tables
+from fingerprint_jax import Config, bootstrap, checkpoint, checks, distributed, environment, methods, names, paths, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -471,7 +471,8 @@ def fold_of(rows: Rows, folds: int, seed: int) -> np.ndarray:
     """Stratified folds of whole groups: [N] int in 0..folds-1."""
     whole = len(np.unique(rows.groups)) < len(rows)
     if whole:
-        splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows.labels, rows.labels, rows.groups)
+        groups = bootstrap.as_they_come(rows.groups)
+        splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows.labels, rows.labels, groups)
     else:
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows.labels, rows.labels)
     fold = np.empty(len(rows), np.int64)

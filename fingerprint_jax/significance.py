@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import mannwhitneyu, rankdata
 
-from fingerprint_jax import methods
+from fingerprint_jax import bootstrap, methods
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.run import Run
 
@@ -48,7 +48,7 @@ def permutation_p(
     labels = np.asarray(labels)
     if np.unique(labels).tolist() != [0, 1]:
         raise ValueError(f"a permutation needs rows labelled 0 and 1, these have {np.unique(labels).tolist()}")
-    _, group = np.unique(np.arange(len(labels)) if groups is None else groups, return_inverse=True)
+    group = bootstrap.as_they_come(np.arange(len(labels)) if groups is None else groups)
     units, first, unit = np.unique(2 * group + labels, return_index=True, return_inverse=True)
     unit_labels = labels[first]
     rng = np.random.default_rng(seed)
@@ -82,9 +82,7 @@ def refitted_p(run: Run, permutations: int) -> dict:
         scores = Run(run.config, run.workdir, run.step, labels=labels).predict("heldout").scores[:, 0]
         return auc_of(scores)(labels) if np.ptp(scores) else np.array([0.5])
 
-    # In the order of groups, else of ids, as all runs on these images have them: they share their permutations.
-    groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else rows.ids
-    return permutation_p(statistic, rows.labels, groups, permutations)
+    return permutation_p(statistic, rows.labels, rows.groups, permutations)
 
 
 def auc_of(scores) -> Callable[[np.ndarray], np.ndarray]:

@@ -287,7 +287,8 @@ def test_a_cross_fitted_run_is_fitted_anew_to_permuted_labels(crossed):
     x = crossed.source.images(rows.index).reshape(len(rows), -1) / np.float32(255)
     folds = StratifiedGroupKFold(4, shuffle=True, random_state=crossed.config.data.split_seed)
     expected = np.empty(len(rows))
-    for seen, held in folds.split(x, permuted, rows.groups):
+    numbers = [list(dict.fromkeys(rows.groups)).index(group) for group in rows.groups]
+    for seen, held in folds.split(x, permuted, numbers):
         model = make_pipeline(StandardScaler(), PCA(2, random_state=0)).fit(x[seen])
         known, asked = (model.transform(x[part]).astype(np.float32) for part in (seen, held))
         labelled = estimators.Features(known, permuted[seen], seen)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.metrics.pairwise import euclidean_distances
 
-from fingerprint_jax import metrics
+from fingerprint_jax import bootstrap, metrics
 from fingerprint_jax.audit import panel
 from fingerprint_jax.audit.copies import SHIFT
 from fingerprint_jax.estimators import search, unlabelled
@@ -210,7 +210,7 @@ def limit(
     """
     order = panel.canonical(reference)
     reference, generated = reference[order], generated[panel.canonical(generated)]
-    group = panel.as_they_come(np.asarray(reference_groups)[order])
+    group = bootstrap.as_they_come(np.asarray(reference_groups)[order])
     held = _held_out(group, min(n_used + n_not_used, len(reference) // 2, MOST), seed)
     pool, left, group = reference[held], reference[~held], group[held]
     share = n_used / max(1, n_used + n_not_used)

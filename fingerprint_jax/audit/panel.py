@@ -67,12 +67,6 @@ def canonical(images: np.ndarray) -> np.ndarray:
     return np.array(sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest()), np.int64)
 
 
-def as_they_come(names: np.ndarray) -> np.ndarray:
-    """Numbers int [N] of names [N], from 0, in the order of their first appearance."""
-    _, first, found = np.unique(names, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[found]
-
-
 def views(images: np.ndarray) -> Views:
     """What the attacks see of images uint8 [N,H,W]: grey levels float32 [N,D], and registered ones float32 [N,64,64], in 0..1.
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fingerprint_jax import Config, environment, score_metrics, significance, tables
+from fingerprint_jax import Config, bootstrap, environment, score_metrics, significance, tables
 from fingerprint_jax.audit import content, copies, imprint, network, panel, stand_ins, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
@@ -58,7 +58,7 @@ class Images:
     @property
     def units(self) -> np.ndarray:
         """The group of each, int [N], numbered as they come: where groups are drawn, their names have no say."""
-        return panel.as_they_come(self.groups)
+        return bootstrap.as_they_come(self.groups)
 
 
 class Audit:
