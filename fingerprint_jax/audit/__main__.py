@@ -107,7 +107,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     document |= parts.run() | {"rejected": _rejected(source, values)}
     document["groups"] = document["copies"].get("groups", [])
     name, reasons = verdict.decide(document)
-    document["verdict"] = {"name": name, "reasons": reasons, "sentence": ""}
+    document["verdict"] = {"name": name, "reasons": reasons, "sentence": "", "patients": page.patients_words(document["counts"])}
     document["verdict"]["sentence"] = page.verdict_words(document)
     document["seconds"] = sum(json.loads((output / "seconds.json").read_text(encoding="utf-8")).values())
     tables.write_text(output / "audit.json", json.dumps(document, indent=1))
@@ -190,6 +190,8 @@ def main(values: flags.FlagValues) -> None:
         print(json.dumps(document, indent=1))
         sys.exit(verdict.EXIT_STATUS[document["verdict"]["name"]])
     print(f"verdict: {document['verdict']['name']}. {document['verdict']['sentence']}")
+    if found := document["verdict"]["patients"]:
+        print(f"patients: {found}")
     print(f"page: {Path(values.output) / 'index.html'}   results: {Path(values.output) / 'audit.json'}")
 
 

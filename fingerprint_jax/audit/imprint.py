@@ -108,6 +108,10 @@ class Background:
         columns = self._gan_leaks(near, chosen), self._domias(near, chosen), self._local_match(near, chosen, places)
         return panel.with_average(np.column_stack(columns))
 
+    def relative(self, near: Near) -> float:
+        """How far an imprint of a held-out image is from it, as a share of how far the nearest synthetic image is; the median."""
+        return float(np.median(np.diag(near.pixels) / np.maximum(self._near[:, 0], 1e-9)))
+
     def _weights(self, imprints: int) -> list[np.ndarray]:
         sizes = self._sizes[0] + imprints, self._sizes[1]
         return [subset_weights(size, min(sizes), 1) for size in sizes]
@@ -201,10 +205,12 @@ def limit(
     Returns:
         pool, used, not_used, reference: images held out, of these in either role (in the mean, where groups differ), and left.
         null: {detected, repeats, power, interval} without imprints, where the power is the share of false alarms.
-        kinds: [{kind, strength, points: [{rate, images, detected, repeats, power, interval}], smallest}]: `images` are imprinted,
-            `interval` is that of Clopper & Pearson 1934, 95%. `smallest` is {rate, one_in, interval} of the smallest rate whose
-            power is at least `POWER` there and at all higher rates, or None: one in so many used images, and the smallest rates
-            whose upper and (there and at all higher rates) lower bound reach it, None where none does.
+        used_patients: groups that play used.
+        kinds: [{kind, strength, points: [{rate, images, patients, distance, detected, repeats, power, interval}], smallest}].
+            `images`, of `patients` in the mean, are imprinted; `interval` is that of Clopper & Pearson 1934, 95%. `distance` is
+            `Background.relative` of the kind. `smallest` is {rate, one_in, interval} of the smallest rate whose power is at least
+            `POWER` there and at all higher rates, or None: one in so many used images, and the smallest rates whose upper and
+            (there and at all higher rates) lower bound reach it, None where none does.
 
     Raises TooFew for too few images or groups, ValueError for too few permutations and for rates out of order.
     """
@@ -220,7 +226,10 @@ def limit(
             f"reference: of {len(reference)} images {used} could play used and {len(pool) - used} not used, in the proportion of"
             f" the {n_used} and {n_not_used} asked about: the detection limit needs {LEAST} of each, and as many that stay"
         )
-    _check(len(np.unique(group)), rates, permutations, alpha)
+    patients = len(np.unique(group))
+    _check(patients, rates, permutations, alpha)
+    # So many groups, not images: then the labels of groups can be exchanged, as the permutations do.
+    used_patients = int(np.clip(round(share * patients), 1, patients - 1))
 
     points, background = dict(done or {}), None
     # Of few images the lowest rates are the same number: the first of them stands for it.
@@ -236,14 +245,16 @@ def limit(
                 continue
             background = background or Background(pool, generated, left, max(counts), seed)
             near = background.near(imprints(*kind, pool, generated[background.nearest], seed)) if kind else None
+            of_kind = {"distance": background.relative(near)} if near else {}
             for key in missing:
-                detected = 0
+                detected = patients = 0
                 for repeat in range(many):
                     # The rates of a kind share their draws, and a lower one's imprints are among a higher one's.
                     rng = np.random.default_rng([seed, number, repeat])
-                    detected += _detected(background, near, group, share, sizes[key], rng, permutations, alpha)
+                    alarm, imprinted = _repeat(background, near, group, used_patients, sizes[key], rng, permutations, alpha)
+                    detected, patients = detected + alarm, patients + imprinted
                     advance()
-                points[key] = _point(detected, many)
+                points[key] = _point(detected, many) | {"patients": patients / many} | of_kind
                 if save:
                     save(key, points[key])
     kinds = []
@@ -253,6 +264,7 @@ def limit(
         ]
         kinds.append({"kind": kind, "strength": strength, "points": found, "smallest": _smallest(found, used)})
     sizes = {"pool": len(pool), "used": used, "not_used": len(pool) - used, "reference": len(left)}
+    sizes["used_patients"] = used_patients
     return sizes | {"null": points["null"], "kinds": kinds}
 
 
@@ -265,17 +277,15 @@ def _held_out(group: np.ndarray, most: int, seed: int) -> np.ndarray:
     return held[group]
 
 
-def _detected(background, near, group, share: float, size: int, rng, permutations: int, alpha: float) -> bool:
-    """Whether imprints of `size` images that play used are detected. Their groups are drawn, a `share` of all."""
-    numbers = np.unique(group)
-    # So many groups, not images: then the labels of groups can be exchanged, as the permutations do.
-    drawn = rng.permutation(numbers)[: np.clip(round(share * len(numbers)), 1, len(numbers) - 1)]
-    labels = np.isin(group, drawn).astype(int)
+def _repeat(background, near, group, patients: int, size: int, rng, permutations: int, alpha: float) -> tuple[bool, int]:
+    """Whether imprints of `size` images of the groups that play used, so many `patients`, are detected; and their groups."""
+    labels = np.isin(group, rng.permutation(np.unique(group))[:patients]).astype(int)
     of_permutations = int(rng.integers(2**31))
     chosen = rng.permutation(np.flatnonzero(labels))[:size]
     places = rng.integers(background.generated, size=len(chosen))
     scores = background.scores(near, chosen, places)
-    return permutation_p(auc_of(scores), labels, group, permutations, of_permutations)["family_wise"] <= alpha
+    p = permutation_p(auc_of(scores), labels, group, permutations, of_permutations)["family_wise"]
+    return p <= alpha, len(np.unique(group[chosen]))
 
 
 def _key(kind: str, strength: float | None, rate: float) -> str:

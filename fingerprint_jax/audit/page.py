@@ -17,6 +17,10 @@ NOTICED = (
     "Noticed means a family-wise p of at most {}, not that the verdict would have been evidence of use: neither the controls nor"
     " the search for copies has a say in it."
 )
+PLANTED = (
+    "These imprints were planted. What a generator keeps of an image is often fainter, and of a fainter leak this limit promises"
+    " nothing, even where every used image left one."
+)
 WITHOUT = "These are repeats of the panel without the networks."
 FIXED = "This audit cannot show the absence of leakage."
 LOUD = (verdict.COPIES, verdict.EVIDENCE, verdict.WRONG_DIRECTION)
@@ -80,6 +84,8 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
         power=None if "reason" in limit else power(limit),
         null=None if "reason" in limit else null_words(limit, alpha),
         limit=[] if "reason" in limit else limit_words(limit),
+        limit_in_short=[] if "reason" in limit else limit_in_short(limit),
+        nearness=None if "reason" in limit else nearness_words(limit),
         one_in=None if "reason" in limit else one_in(limit),
         label=label,
         noticed=NOTICED.format(alpha),
@@ -92,6 +98,19 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
     path = Path(folder) / "index.html"
     tables.write_text(path, page)
     return path
+
+
+def patients_words(counts: dict) -> str:
+    """What it does to the p that patients are not known; nothing where all are."""
+    real, without = counts["real"], counts["without_patient"]
+    if not without:
+        return ""
+    who = "every real image was" if without == real else f"each of {without:,} of the {real:,} real images was"
+    given = "No table of patients was given (--groups)" if without == real else "The table of patients (--groups) lacks images"
+    return (
+        f"{given}: {who} taken for a patient of its own. Images of one patient are alike: where some patients have several, the p"
+        " is too small, the intervals are too narrow and the detection limit is too good."
+    )
 
 
 def refused_words(rejected: dict[str, list[int]]) -> list[str]:
@@ -173,7 +192,7 @@ def _verdict_words(document: dict) -> str:
     if not trusted(limit, document["plan"]["alpha"]):
         alarms = f"without any leak the panel alarmed in {limit['null']['detected']} of {limit['null']['repeats']} repeats"
         return f"{text} How small a leak would have been noticed is not known: {alarms}."
-    return " ".join([text, *_limit_in_short(limit), *([WITHOUT] if "likelihood_ratio" in document["plan"]["methods"] else [])])
+    return " ".join([text, *limit_in_short(limit), *([WITHOUT] if "likelihood_ratio" in document["plan"]["methods"] else [])])
 
 
 def _of_classes(lines: list[dict]) -> str:
@@ -222,26 +241,39 @@ def limit_words(limit: dict) -> list[str]:
     """What would have been noticed, a kind of imprint a line."""
     share, lines = one_in(limit), []
     for kind in limit["kinds"]:
+        noticed = _noticed(kind, limit)
+        noticed = noticed[0].upper() + noticed[1:]
         if not kind["smallest"]:
-            lines.append(f"{_noticed(kind, limit)}. Even at this largest share the power stayed below {POWER:.0%}.")
+            lines.append(f"{noticed}. Even at this largest share the power stayed below {POWER:.0%}.")
             continue
         low, high = kind["smallest"]["interval"]
         span = f"between {share[low]} and {share[high]}" if high else f"from {share[low]} on; no share tried is surely enough"
-        lines.append(f"{_noticed(kind, limit)}. A power of {POWER:.0%} is reached {span} (95% interval).")
+        lines.append(f"{noticed}. A power of {POWER:.0%} is reached {span} (95% interval).")
     return lines
 
 
-def _limit_in_short(limit: dict) -> list[str]:
-    """The easiest and the hardest kind of imprint that were noticed, and those that were not."""
+def limit_in_short(limit: dict) -> list[str]:
+    """The easiest kind of imprint that was noticed, the hardest, those that were not, and what none of them can promise."""
     found = [kind for kind in limit["kinds"] if kind["smallest"]]
-    if not found:
-        return [f"Nor was any of the imprints that were tried noticed with a power of {POWER:.0%}."]
     found.sort(key=lambda kind: kind["smallest"]["rate"])
-    ends = [(found[0], "the easiest kind"), (found[-1], "the hardest that was noticed")][: len(found)]
-    lines = [f"{_noticed(kind, limit)}, {text}." for kind, text in ends]
-    if missed := [label(kind) for kind in limit["kinds"] if not kind["smallest"]]:
+    lines = [f"Detection limit: none of the imprints that were tried was noticed with a power of {POWER:.0%}."]
+    if found:
+        lines = [f"Detection limit: {_noticed(found[0], limit)}, the easiest kind."]
+    if found[1:]:
+        hardest = _noticed(found[-1], limit)
+        lines.append(f"{hardest[0].upper()}{hardest[1:]}, the hardest that was noticed.")
+    if found and (missed := [label(kind) for kind in limit["kinds"] if not kind["smallest"]]):
         lines.append(f"Not noticed with a power of {POWER:.0%}, even at the largest share that was tried: {', '.join(missed)}.")
-    return lines
+    return [*lines, PLANTED]
+
+
+def nearness_words(limit: dict) -> str:
+    """How easy each kind of imprint is."""
+    told = ", ".join(f"{label(kind)} {kind['points'][0]['distance']:.2f}" for kind in limit["kinds"])
+    return (
+        "How far an imprint lies from its image, as a share of how far the nearest synthetic image does (pixels, median):"
+        f" {told}. The smaller the share, the easier the kind; a generator's own images have 1."
+    )
 
 
 def trusted(limit: dict, alpha: float) -> bool:
@@ -329,9 +361,10 @@ def _noticed(kind: dict, limit: dict) -> str:
     rate = (kind["smallest"] or kind["points"][-1])["rate"]
     point = next(point for point in kind["points"] if point["rate"] == rate)
     low, high = point["interval"]
+    patients = f"{point['patients']:.0f} of {limit['used_patients']} used patients"
     return (
-        f"Imprints of {one_in(limit)[rate]} used images ({kind_words(kind)}) were noticed in {point['detected']} of"
-        f" {point['repeats']} repeats (power {low:.2f} to {high:.2f})"
+        f"imprints of {patients} ({one_in(limit)[rate]} used images, {kind_words(kind)}) were noticed in {point['detected']} of"
+        f" {point['repeats']} repeats (95% interval of the power {low:.2f} to {high:.2f})"
     )
 
 

@@ -117,11 +117,13 @@ class Audit:
 
     @property
     def left_out(self) -> dict:
-        """What of the folders and of --groups has no part, or no patient; packed before this was counted: nothing."""
-        splits, real = self.source.summary["splits"], ("train_real", "test_real", "reference")
+        """Real images in all, and what of the folders and of --groups has no part, or no patient; 0 where pack did not count it."""
+        splits = self.source.summary["splits"]
+        real = [splits[name] for name in ("train_real", "test_real", "reference") if name in splits]
         return {
             "constant": sum(split.get("constant", 0) for split in splits.values()),
-            "without_patient": sum(splits[name].get("without_patient", 0) for name in real if name in splits),
+            "real": sum(split["count"] for split in real),
+            "without_patient": sum(split.get("without_patient", 0) for split in real),
             "unmatched_ids": self.source.summary.get("unmatched_ids", 0),
         }
 

@@ -15,7 +15,16 @@ def interval(detected: int, repeats: int) -> list[float]:
 
 def kind(name: str, strength: float | None, detected: list[int], smallest: dict | None) -> dict:
     points = [
-        {"rate": rate, "images": images, "detected": k, "repeats": 20, "power": k / 20, "interval": interval(k, 20)}
+        {
+            "rate": rate,
+            "images": images,
+            "patients": images / 2,
+            "distance": 0.25,
+            "detected": k,
+            "repeats": 20,
+            "power": k / 20,
+            "interval": interval(k, 20),
+        }
         for (rate, images), k in zip(RATES.items(), detected, strict=True)
     ]
     return {"kind": name, "strength": strength, "points": points, "smallest": smallest}
@@ -71,13 +80,19 @@ def audit(verdict: str = "no evidence") -> dict:
             "groups": 180,
             "duplicates": 3,
             "constant": 4,
+            "real": 2200,
             "without_patient": 5,
             "unmatched_ids": 6,
         },
         "image_size": [64, 64],
         "rejected": {"used": [2, 102], "generated": [300, 3800]},
         "reference_from": "given",
-        "verdict": {"name": verdict, "sentence": "", "reasons": ["18 used images are too few"] if verdict == "cannot tell" else []},
+        "verdict": {
+            "name": verdict,
+            "sentence": "",
+            "patients": "Every image was taken for a patient.",
+            "reasons": ["18 used images are too few"] if verdict == "cannot tell" else [],
+        },
         "panel": {
             "methods": [
                 {"name": "gan_leaks", "auc": 0.625, "interval": [0.542, 0.7], "p": 0.005},
@@ -136,6 +151,7 @@ def audit(verdict: str = "no evidence") -> dict:
             "used": 100,
             "not_used": 100,
             "reference": 1800,
+            "used_patients": 50,
             "null": {"detected": 5, "repeats": 100, "power": 0.05, "interval": interval(5, 100)},
             "kinds": [
                 kind("verbatim", None, [4, 17, 20, 20, 20], {"rate": 0.05, "one_in": 20, "interval": [0.05, 0.1]}),

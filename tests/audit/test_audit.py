@@ -383,6 +383,10 @@ def test_images_without_a_patient_and_ids_without_an_image_are_counted(leaking, 
     found = audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "audit")
     real = sum(document["counts"][name] for name in ("used", "not_used", "unknown", "reference"))
     assert found["counts"]["unmatched_ids"] == 2 and found["counts"]["without_patient"] == real - 10
+    lacks = f"each of {real - 10:,} of the {real:,} real images was taken for a patient of its own"
+    assert lacks in found["verdict"]["patients"] and lacks in (tmp_path / "audit" / "index.html").read_text()
+    none = "No table of patients was given (--groups): every real image was taken for a patient of its own."
+    assert document["verdict"]["patients"].startswith(none)
     page = (tmp_path / "audit" / "index.html").read_text()
     assert "ids of the table of patients that match no image" in page and "real images whose patient is not known" in page
 

@@ -26,10 +26,13 @@ VERDICTS = {
         " this."
     ),
     "no evidence": (
-        "Used and not used images were not told apart (family-wise p = 0.412). Imprints of 1 in 20 used images (verbatim) were"
-        " noticed in 17 of 20 repeats (power 0.62 to 0.97), the easiest kind. Imprints of 1 in 2 used images (at strength 0.5,"
-        " blended with the nearest synthetic image) were noticed in 16 of 20 repeats (power 0.56 to 0.94), the hardest that was"
-        " noticed. Not noticed with a power of 80%, even at the largest share that was tried: blend 0.25, patch."
+        "Used and not used images were not told apart (family-wise p = 0.412). Detection limit: imprints of 2 of 50 used"
+        " patients (1 in 20 used images, verbatim) were noticed in 17 of 20 repeats (95% interval of the power 0.62 to 0.97), the"
+        " easiest kind. Imprints of 25 of 50 used patients (1 in 2 used images, at strength 0.5, blended with the nearest synthetic"
+        " image) were noticed in 16 of 20 repeats (95% interval of the power 0.56 to 0.94), the hardest that was noticed. Not"
+        " noticed with a power of 80%, even at the largest share that was tried: blend 0.25, patch. These imprints were planted."
+        " What a generator keeps of an image is often fainter, and of a fainter leak this limit promises nothing, even where every"
+        " used image left one."
     ),
     "significant in the wrong direction": (
         "The images given as not used have the higher scores (family-wise p = 0.002). Check labels and split."
@@ -69,6 +72,7 @@ def test_every_verdict_is_said_in_these_words(verdict, tmp_path):
     assert document["verdict"]["sentence"] == VERDICTS[verdict]
     text = written(tmp_path, document)
     found = Elements(text)
+    assert "Every image was taken for a patient." in found.text
     assert VERDICTS[verdict] in found.text and "This audit cannot show the absence of leakage." in found.text
     assert not re.search(r"\b(safe|private|compliant)\b", text, re.IGNORECASE)
     assert [a["id"] for a in found.all("h2")] == (
@@ -144,7 +148,8 @@ def test_nothing_at_all_has_a_page(tmp_path):
 def test_no_evidence_without_a_limit_says_so():
     document = audit()
     document["limit"]["kinds"] = document["limit"]["kinds"][-2:]
-    assert page.verdict_words(document).endswith("Nor was any of the imprints that were tried noticed with a power of 80%.")
+    expected = f"Detection limit: none of the imprints that were tried was noticed with a power of 80%. {page.PLANTED}"
+    assert page.verdict_words(document).endswith(expected)
     document["limit"] = {"reason": "30 reference images are too few"}
     assert page.verdict_words(document).endswith(
         "How small a leak would have been noticed is not known: 30 reference images are too few."
@@ -185,26 +190,56 @@ def test_the_excess_is_judged_by_its_interval(low, high, expected):
 def test_the_limit_in_words():
     blend = "blended with the nearest synthetic image)"
     least = "Even at this largest share the power stayed below 80%."
+    of_power = "(95% interval of the power"
     assert page.limit_words(audit()["limit"]) == [
-        "Imprints of 1 in 20 used images (verbatim) were noticed in 17 of 20 repeats (power 0.62 to 0.97). A power of 80% is"
-        " reached between 1 in 20 and 1 in 10 (95% interval).",
-        "Imprints of 1 in 10 used images (shifted by up to 2 px) were noticed in 18 of 20 repeats (power 0.68 to 0.99). A power of"
-        " 80% is reached between 1 in 20 and 1 in 5 (95% interval).",
-        f"Imprints of 1 in 10 used images (at strength 0.75, {blend} were noticed in 17 of 20 repeats (power 0.62 to 0.97). A"
-        " power of 80% is reached between 1 in 10 and 1 in 2 (95% interval).",
-        f"Imprints of 1 in 2 used images (at strength 0.5, {blend} were noticed in 16 of 20 repeats (power 0.56 to 0.94). A"
-        " power of 80% is reached from 1 in 5 on; no share tried is surely enough (95% interval).",
-        f"Imprints of 1 in 2 used images (at strength 0.25, {blend} were noticed in 7 of 20 repeats (power 0.15 to 0.59). {least}",
-        "Imprints of 1 in 2 used images (one patch, pasted into the nearest synthetic image) were noticed in 15 of 20 repeats"
-        f" (power 0.51 to 0.91). {least}",
+        f"Imprints of 2 of 50 used patients (1 in 20 used images, verbatim) were noticed in 17 of 20 repeats {of_power} 0.62 to"
+        " 0.97). A power of 80% is reached between 1 in 20 and 1 in 10 (95% interval).",
+        f"Imprints of 5 of 50 used patients (1 in 10 used images, shifted by up to 2 px) were noticed in 18 of 20 repeats"
+        f" {of_power} 0.68 to 0.99). A power of 80% is reached between 1 in 20 and 1 in 5 (95% interval).",
+        f"Imprints of 5 of 50 used patients (1 in 10 used images, at strength 0.75, {blend} were noticed in 17 of 20 repeats"
+        f" {of_power} 0.62 to 0.97). A power of 80% is reached between 1 in 10 and 1 in 2 (95% interval).",
+        f"Imprints of 25 of 50 used patients (1 in 2 used images, at strength 0.5, {blend} were noticed in 16 of 20 repeats"
+        f" {of_power} 0.56 to 0.94). A power of 80% is reached from 1 in 5 on; no share tried is surely enough (95% interval).",
+        f"Imprints of 25 of 50 used patients (1 in 2 used images, at strength 0.25, {blend} were noticed in 7 of 20 repeats"
+        f" {of_power} 0.15 to 0.59). {least}",
+        "Imprints of 25 of 50 used patients (1 in 2 used images, one patch, pasted into the nearest synthetic image) were noticed"
+        f" in 15 of 20 repeats {of_power} 0.51 to 0.91). {least}",
     ]
+
+
+def test_the_limit_comes_first_with_patients_repeats_interval_and_what_it_cannot_promise():
+    limit = audit()["limit"]
+    first, *rest, last = page.limit_in_short(limit)
+    assert first == (
+        "Detection limit: imprints of 2 of 50 used patients (1 in 20 used images, verbatim) were noticed in 17 of 20 repeats (95%"
+        " interval of the power 0.62 to 0.97), the easiest kind."
+    )
+    assert rest[0].endswith("(95% interval of the power 0.56 to 0.94), the hardest that was noticed.")
+    assert rest[1].endswith("even at the largest share that was tried: blend 0.25, patch.") and last == page.PLANTED
+    for kind in limit["kinds"]:
+        kind["smallest"] = None
+    text = "Detection limit: none of the imprints that were tried was noticed with a power of 80%."
+    assert page.limit_in_short(limit) == [text, page.PLANTED]
+    assert "verbatim 0.25, shifted 0.25, blend 0.75 0.25" in page.nearness_words(limit)
+
+
+def test_what_unknown_patients_do_to_the_p_is_said():
+    counts = audit()["counts"]
+    partly, none = page.patients_words(counts), page.patients_words(counts | {"without_patient": 2200})
+    assert partly.startswith(
+        "The table of patients (--groups) lacks images: each of 5 of the 2,200 real images was taken for a patient"
+    )
+    assert none.startswith("No table of patients was given (--groups): every real image was taken for a patient of its own.")
+    assert "the p is too small" in none and partly.endswith(none[none.index("Images of one patient") :])
+    assert page.patients_words(counts | {"without_patient": 0}) == ""
 
 
 def test_one_kind_that_was_noticed_is_not_the_hardest_too():
     document = audit()
     document["limit"]["kinds"] = document["limit"]["kinds"][:1]
     sentence = page.verdict_words(document)
-    assert sentence.endswith("were noticed in 17 of 20 repeats (power 0.62 to 0.97), the easiest kind.")
+    noticed = "were noticed in 17 of 20 repeats (95% interval of the power 0.62 to 0.97), the easiest kind."
+    assert sentence.endswith(f"{noticed} {page.PLANTED}")
     document["plan"]["methods"] += ["likelihood_ratio", "combined"]
     assert page.verdict_words(document) == f"{sentence} These are repeats of the panel without the networks."
 
