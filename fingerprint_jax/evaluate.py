@@ -119,6 +119,7 @@ def evaluate(
         try:
             results["metrics"] |= score(run, rows, predictions, refits if split == "heldout" else 0, permutations)
             results["metrics"]["cross_fitted"] = significance.cross_fitted(run, split)
+            results["runs_beside"] = distributed.first(lambda: runs_beside(run, split))
         except ValueError as error:
             raise ValueError(f"split {split}: {error}") from None
     path = run.workdir / "results.json"
@@ -140,6 +141,21 @@ def evaluate(
         order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
         tables.write_submission(ids=predictions.ids[order], labels=labels[order], **submission)
     return results
+
+
+def runs_beside(run: Run, split: str) -> int:
+    """How many other runs in the folder of a run have figures of this split of the same data."""
+    base = split.partition(":")[0]
+    packed = run.target if base in PARTS else base
+    count = 0
+    for path in run.workdir.parent.glob("*/results.json"):
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))
+            same = other["fingerprints"][packed] == run.fingerprints[packed] and "metrics" in other["splits"][split]
+        except (OSError, ValueError, KeyError, TypeError):  # no results of ours, or of other data
+            continue
+        count += same and not path.parent.samefile(run.workdir)
+    return count
 
 
 def transductive(config: Config) -> list[str]:
@@ -218,6 +234,8 @@ def score(run: Run, rows: Rows, predictions: Predictions, refits: int = 0, permu
     out = {"scores": score_metrics.score_report(rows.labels, scores[:, 0], predictions.probabilities, groups)}
     reason = significance.unavailable(run, rows)
     out["permutation"] = {"p": None, "reason": reason}
+    if not methods.reads_synthetic(run.config):
+        out["permutation"]["note"] = significance.NOTHING_SYNTHETIC
     if not reason:
         found = significance.permutation_p(significance.auc_of(scores[:, 0]), rows.labels, groups, permutations)
     elif refits and not (unfit := significance.unavailable(run, rows, refitted=True)):
@@ -304,6 +322,8 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
             row(f"p of the AUC ({'refits' if 'null' in found else 'permutation'})", found["p"], None)
             if found["split_groups"]:
                 lines.append(f"p: {found['split_groups']} groups hold both labels and were permuted as two")
+        if "note" in found:
+            lines.append(f"AUC and p: {found['note']}")
     if report.get("cross_fitted"):
         lines.append(f"cross-fitted: {significance.CONDITIONAL}")
     if None in intervals["accuracy"]:
@@ -410,6 +430,8 @@ def main(values: flags.FlagValues) -> None:
     if "metrics" in results:
         reasons = results.get("transductive", ()), results.get("in_sample", ())
         console.print(table(title, results["metrics"], results.get("decision"), *reasons))
+        if results.get("runs_beside"):
+            console.print(words.several(results["runs_beside"], values.split), soft_wrap=True)
         if not values.workdir:
             console.print(words.verdict(results["task"], results["metrics"], results["metrics"]["n"]), soft_wrap=True)
     else:

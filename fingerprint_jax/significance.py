@@ -61,6 +61,9 @@ def permutation_p(
     return p_of(observed, null) | {"permutations": permutations, "split_groups": len(units) - len(np.unique(group)), "null": null}
 
 
+NOTHING_SYNTHETIC = "a difference between the real images; no synthetic image was read"
+
+
 def p_of(observed: np.ndarray, null: np.ndarray) -> dict:
     """`p` and `family_wise` as `permutation_p` gives them, of statistics [M] and those after each permutation [B,M]."""
     reached = 1 + (null >= observed).sum(axis=0), 1 + (null.max(axis=1) >= observed.max()).sum()

@@ -1,6 +1,9 @@
 """One table and one picture of a sweep: mean and interval over seeds, failed rows shown, paired differences to a baseline.
 
-python -m launch.collect --sweep=sweeps/lr --baseline=quickstart --figure=accuracy
+    python -m launch.collect --sweep=sweeps/lr --baseline=quickstart --figure=accuracy
+    python -m launch.collect --sweep=runs --figure=auc --family
+
+A folder of runs that no sweep wrote is a sweep too, each run a group of its own.
 """
 
 import csv
@@ -17,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fingerprint_jax import cli, evaluate, metrics, paths, score_metrics, tables
+from fingerprint_jax import cli, evaluate, metrics, paths, score_metrics, significance, tables
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.run import Run
 from launch import local, sweep
@@ -26,13 +29,13 @@ BOUNDS = {"accuracy": (0, 1), "cohen_kappa": (-1, 1), "auc": (0, 1)}  # of the f
 ERROR = 200  # characters shown of why a row failed; failed.json has all
 COLUMNS = (
     *("group", "seeds", "values", "mean", "low", "high", "interval_of"),
-    *("difference", "difference_low", "difference_high", "difference_of", "note"),
+    *("difference", "difference_low", "difference_high", "difference_of", "p", "family_wise_p", "note"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A finished row on one split, its N images in the order of their ids."""
+    """A finished row on one split, its N images in the order of their records."""
 
     ids: np.ndarray  # [N] str
     labels: np.ndarray  # [N] int
@@ -48,16 +51,9 @@ class Scored:
         rows, predictions = run.rows(split), run.predict(split)
         if (rows.labels < 0).any():
             raise ValueError(f"split {split} of {workdir} has unknown labels: there is nothing to score")
-        order = np.argsort(rows.ids)
-        whole = len(np.unique(rows.groups)) < len(rows)
-        return Scored(
-            rows.ids[order],
-            rows.labels[order],
-            evaluate.decide(run, split, predictions)[order],
-            predictions.scores[order],
-            rows.groups[order] if whole else None,
-            run.source.num_classes,
-        )
+        groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
+        decided = evaluate.decide(run, split, predictions)
+        return Scored(rows.ids, rows.labels, decided, predictions.scores, groups, run.source.num_classes)
 
     def figure(self, name: str) -> tuple[float | None, list]:
         """A figure and its bootstrap interval over the images of this one run; None where it is not defined."""
@@ -80,30 +76,104 @@ class Scored:
         return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
 
 
-def collect(output: Path, split: str, figure: str, baseline: str = "") -> list[dict]:
+def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
+    """The p of each group of runs, and that of the best of all that are about the same images.
+
+    The statistic of a group is its mean AUC over the runs with a p: all where no label of the images was read, by 999 permutations;
+    else those that `evaluate --refits` fitted to permuted labels. All groups see the same permutations.
+
+    Args:
+        groups: the runs of each, with what `evaluate` says of their p (`permutation` of results.json).
+
+    Returns:
+        p: {group: p}.
+        shuffled: {group: {mean, interval}} of the AUCs after the permutations.
+        family_wise: the p of the best of these groups; None where there is none.
+        permutations: those that all groups have, which `family_wise` rests on.
+    """
+    aucs, refitted, aligned = {}, {}, []
+    for name, members in groups.items():
+        known = [(run, of) for run, of in members if of["p"] is not None]
+        runs = [run for run, _ in known]
+        aligned = aligned or runs
+        if not runs or not all(run.same_images(aligned[0]) for run in runs):
+            continue
+        aucs[name] = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
+        if all("null" in of for _, of in known):
+            refitted[name] = np.mean([of["null"] for _, of in known], axis=0)
+    if not aucs:
+        return {"p": {}, "shuffled": {}, "family_wise": None, "permutations": None}
+    first, fixed = aligned[0], [name for name in aucs if name not in refitted]
+    mean = lambda labels, names: np.array([aucs[name](labels).mean() for name in names])  # noqa: E731
+    null = dict(refitted)
+    if fixed:
+        drawn = significance.permutation_p(lambda labels: mean(labels, fixed), first.labels, first.groups)["null"]
+        null |= dict(zip(fixed, drawn.T, strict=True))
+    observed = dict(zip(aucs, mean(first.labels, aucs), strict=True))
+    shared = min(map(len, null.values()))
+    together = np.stack([null[name][:shared] for name in observed], axis=1)
+    shuffled = {name: {"mean": float(x.mean()), "interval": np.percentile(x, [2.5, 97.5]).tolist()} for name, x in null.items()}
+    p = {name: significance.p_of(observed[name], draws[:, None])["p"][0] for name, draws in null.items()}
+    best = significance.p_of(np.array(list(observed.values())), together)["family_wise"]
+    return {"p": p, "shuffled": shuffled, "family_wise": best, "permutations": shared}
+
+
+def permutation(workdir: Path, split: str) -> dict:
+    """What `evaluate` says of the p of a run; raises ValueError where the task has none."""
+    found = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["splits"][split]["metrics"]
+    if "permutation" not in found:
+        raise ValueError(f"--family is of AUCs of membership, subtask 1: {workdir} has no p on {split}")
+    return found["permutation"]
+
+
+def grouped(output: Path, split: str) -> dict[str, list[sweep.Row]]:
+    """The rows of a sweep by group; of a folder without sweep.json the runs in it that are finished, each a group of its own."""
+    if not (output / "sweep.json").exists():
+        found = sorted(path.parent.name for path in output.glob("*/results.json") if local.finished(path.parent, split))
+        if not found:
+            raise ValueError(f"{output}: neither a sweep nor a folder of runs that are evaluated on {split}")
+        return {name: [sweep.Row(name, "", {})] for name in found}
+    groups: dict[str, list[sweep.Row]] = {}
+    for row in sweep.read(output)[1]:
+        groups.setdefault(row.group, []).append(row)
+    return groups
+
+
+def collect(output: Path, split: str, figure: str, baseline: str = "", with_family: bool = False) -> list[dict]:
     """One dict of COLUMNS a group, in the order of the sweep; what is not there is None.
 
     With several seeds the interval is Student's t for the mean over them, and differences are paired seed by seed. With one, or
     where all seeds are equal, it is the bootstrap over the images of the first, which holds the trained network fixed;
-    `interval_of` and `difference_of` say which.
+    `interval_of` and `difference_of` say which. `with_family` adds the p of each group, and that of the best of all.
     """
-    rows = sweep.read(output)[1]
-    groups: dict[str, list[sweep.Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
+    groups = grouped(output, split)
     if baseline:
-        baseline = next((row.group for row in rows if baseline in (row.name, row.group)), baseline)
+        of_name = (group for group, rows in groups.items() if baseline in (group, *(row.name for row in rows)))
+        baseline = next(of_name, baseline)
         if baseline not in groups:
             raise ValueError(f"--baseline={baseline}: no such row or group, the groups are {', '.join(groups)}")
     load = functools.cache(lambda name: Scored.load(output / name, split))
+    finished_row = lambda row: local.finished(output / row.name, split)  # noqa: E731
     finished = {
-        group: {row.overrides.get("seed"): load(row.name) for row in members if local.finished(output / row.name, split)}
+        group: {row.overrides.get("seed"): load(row.name) for row in members if finished_row(row)}
         for group, members in groups.items()
     }
+    known: dict = {"p": {}}
+    if with_family:
+        known = family(
+            {
+                group: [(load(row.name), permutation(output / row.name, split)) for row in members if finished_row(row)]
+                for group, members in groups.items()
+            }
+        )
     out = []
     for group, members in groups.items():
         line = dict.fromkeys(COLUMNS) | {"group": group, "seeds": f"{len(finished[group])}/{len(members)}"}
         notes = [_state(output, row, split) for row in members]
+        if group in known["p"]:
+            line |= {"p": known["p"][group], "family_wise_p": known["family_wise"]}
+        elif with_family and finished[group]:
+            notes.append("no p, or other images than the groups before: no part in the family-wise p")
         line |= _summary(finished[group], figure)
         if baseline and group != baseline:
             found, note = _compare(finished[group], finished[baseline], figure)
@@ -165,6 +235,14 @@ def _compare(a: dict[int | None, Scored], b: dict[int | None, Scored], figure: s
     return {"difference": over["mean"], "difference_low": low, "difference_high": high, "difference_of": what}, ""
 
 
+def best_of(lines: list[dict]) -> str:
+    """The family-wise p of lines of the table, in words."""
+    having = [line for line in lines if line["p"] is not None]
+    if not having:
+        return "family-wise p: none of the groups has a p"
+    return f"family-wise p of the best of {len(having)} groups: {having[0]['family_wise_p']:.3g}"
+
+
 def number(value: float | None) -> str:
     """Four digits; nothing for None."""
     return "" if value is None else f"{value:.4f}"
@@ -188,6 +266,7 @@ def shown(line: dict, figure: str) -> dict[str, str]:
         "difference": number(line["difference"]),
         "its 95% interval": interval(line["difference_low"], line["difference_high"]),
         "from": line["difference_of"] or "",
+        "p of the AUC": "" if line["p"] is None else f"{line['p']:.3g}",
         "note": printable(line["note"]),
     }
 
@@ -222,7 +301,10 @@ def markdown(lines: list[dict[str, str]]) -> str:
 def write(output: Path, lines: list[dict], figure: str, title: str) -> None:
     """table.csv (numbers in full), table.md and table.png."""
     write_csv(output / "table.csv", COLUMNS, lines)
-    tables.write_text(output / "table.md", f"{escape(title)}\n\n{markdown([shown(line, figure) for line in lines])}")
+    texts, under = [shown(line, figure) for line in lines], f"\n\n{best_of(lines)}"
+    if all(line["p"] is None for line in lines):
+        texts, under = [{name: text for name, text in row.items() if name != "p of the AUC"} for row in texts], ""
+    tables.write_text(output / "table.md", f"{escape(title)}\n\n{markdown(texts)}{under}")
     with tables.replacing(output / "table.png") as temporary:
         picture(lines, figure, title).savefig(temporary, format="png", dpi=150)
 
@@ -257,21 +339,23 @@ def picture(lines: list[dict], figure: str, title: str) -> Figure:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
-    paths.define("sweep", None, "The directory that launch.sweep wrote.", required=True, flag_values=values)
+    paths.define("sweep", None, "The directory that launch.sweep wrote, or a folder of runs.", required=True, flag_values=values)
     flags.DEFINE_string("split", "heldout", "heldout, valid or a packed split.", flag_values=values)
     flags.DEFINE_enum("figure", "accuracy", list(BOUNDS), "What is compared.", flag_values=values)
     flags.DEFINE_string("baseline", "", "A row or group that the others are compared with.", flag_values=values)
+    text = "Subtask 1: the p of each group, and of the best of all groups that are about the same images."
+    flags.DEFINE_bool("family", False, text, flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes table.csv, table.md and table.png beside sweep.json."""
     output = Path(values.sweep)
-    lines = collect(output, values.split, values.figure, values.baseline)
+    lines = collect(output, values.split, values.figure, values.baseline, values.family)
     title = f"{output.name}: {values.figure} on {values.split}" + (f", baseline {values.baseline}" if values.baseline else "")
     write(output, lines, values.figure, title)
     table = Table(title=Text(title), title_justify="left", caption_justify="left")
     kept = ("group", "seeds", "mean", "95% interval", "difference", "its 95% interval")
-    for column in kept if values.baseline else kept[:4]:
+    for column in (*(kept if values.baseline else kept[:4]), *(["p of the AUC"] * values.family)):
         table.add_column(column, no_wrap=True)
     for line in lines:
         text = shown(line, values.figure)
@@ -283,6 +367,8 @@ def main(values: flags.FlagValues) -> None:
     console = Console()
     console.width = max(console.width, 250)  # a narrow terminal breaks lines, nothing is cut
     console.print(table)
+    if values.family:
+        console.print(best_of(lines), soft_wrap=True)
     for line in lines:
         if line["note"]:
             console.print(Text(f"{printable(line['group'])}: {printable(line['note'])}"), soft_wrap=True)

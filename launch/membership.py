@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fingerprint_jax import metrics, score_metrics, significance
-from launch import lines
+from fingerprint_jax import metrics, score_metrics
+from launch import collect, lines
 from launch.collect import Scored, number
 from launch.systems import Comparison, Row, read
 
@@ -77,44 +77,10 @@ def _figures(scored: dict[int, Scored]) -> dict:
 
 
 def family(c: Comparison, data: str) -> dict:
-    """The rows on a data set with a p, all about the same images, together.
-
-    The statistic of a row is its mean AUC over the seeds with a p: all where it read no label of the images, by 999 permutations;
-    else the first, by those that `evaluate --refits` fitted it to. All rows see the same permutations.
-
-    Returns:
-        p: {row: p}.
-        shuffled: {row: {mean, interval}} of the AUCs after the permutations.
-        family_wise: the p of the best of these rows; None where there is none.
-        permutations: those that all rows have, which `family_wise` rests on.
-    """
-    aucs, refitted, aligned = {}, {}, []
-    for row in c.rows:
-        scored = c.scored(data, row)
-        found = {seed: _permutation(c, data, row, seed) for seed in scored}
-        found = {seed: one for seed, one in found.items() if one["p"] is not None}
-        runs = [scored[seed] for seed in found]
-        aligned = aligned or runs
-        if not runs or not all(run.same_images(aligned[0]) for run in runs):
-            continue
-        aucs[row.name] = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
-        if all("null" in one for one in found.values()):
-            refitted[row.name] = np.mean([one["null"] for one in found.values()], axis=0)
-    if not aucs:
-        return {"p": {}, "shuffled": {}, "family_wise": None, "permutations": None}
-    first, fixed = aligned[0], [name for name in aucs if name not in refitted]
-    mean = lambda labels, names: np.array([aucs[name](labels).mean() for name in names])  # noqa: E731
-    null = dict(refitted)
-    if fixed:
-        drawn = significance.permutation_p(lambda labels: mean(labels, fixed), first.labels, first.groups)["null"]
-        null |= dict(zip(fixed, drawn.T, strict=True))
-    observed = dict(zip(aucs, mean(first.labels, aucs), strict=True))
-    shared = min(map(len, null.values()))
-    together = np.stack([null[name][:shared] for name in observed], axis=1)
-    shuffled = {name: {"mean": float(x.mean()), "interval": np.percentile(x, [2.5, 97.5]).tolist()} for name, x in null.items()}
-    p = {name: significance.p_of(observed[name], draws[:, None])["p"][0] for name, draws in null.items()}
-    best = significance.p_of(np.array(list(observed.values())), together)["family_wise"]
-    return {"p": p, "shuffled": shuffled, "family_wise": best, "permutations": shared}
+    """`collect.family` of the rows on a data set, each with its seeds."""
+    return collect.family(
+        {row.name: [(run, _permutation(c, data, row, seed)) for seed, run in c.scored(data, row).items()] for row in c.rows}
+    )
 
 
 def _permutation(c: Comparison, data: str, row: Row, seed: int) -> dict:

@@ -370,6 +370,24 @@ def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, cap
     assert found["splits"]["heldout"]["metrics"]["cross_fitted"] and significance.CONDITIONAL in printed
 
 
+def test_runs_that_were_scored_on_the_same_images_are_counted(membership, data_dir, packs, tmp_path, capsys):
+    fit("configs/subtask1/gan_leaks.py", data_dir, tmp_path / "first")
+    fit("configs/subtask1/domias.py", data_dir, tmp_path / "second")
+    fit("configs/subtask1/monte_carlo.py", packs["other"], tmp_path / "other")
+    for name, broken in (("x", "no JSON"), ("y", "[]"), ("z", '{"fingerprints": 1}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(broken)
+    counted = []
+    for name in ("first", "other", "second", "first"):
+        counted.append(evaluate.evaluate(Run.load(tmp_path / name), "heldout")["runs_beside"])
+    assert counted == [0, 0, 1, 1]
+    capsys.readouterr()
+    run_binary(evaluate, f"--workdir={tmp_path / 'first'}", "--report")
+    told = words.several(1, "heldout")
+    assert told.startswith("1 other run in the same folder was scored on heldout") and told in capsys.readouterr().out
+    assert told in (tmp_path / "first" / "report" / "index.html").read_text()
+
+
 def test_a_fixed_half_has_a_p(membership, capsys):
     _, run = membership
     run_binary(evaluate, f"--workdir={run.workdir}")

@@ -311,7 +311,10 @@ def test_the_p_of_refits_is_of_the_run_as_it_stands(crossed):
     significance.permutation_p(lambda y: (seen.append(y), y[:1])[1], rows.labels, rows.groups, 19)
     fitted = Run(crossed.config, crossed.workdir, labels=seen[7]).predict("heldout")
     assert score_metrics.auc(seen[7], fitted.scores[:, 0]) == pytest.approx(found["null"][6])
-    assert "p not available" not in str(evaluate.table("", results).caption)
+    # It has a gallery of labelled real images alone.
+    caption = str(evaluate.table("", results).caption)
+    assert found["note"] == significance.NOTHING_SYNTHETIC and f"AUC and p: {found['note']}" in caption
+    assert "p not available" not in caption
 
 
 def test_folds_of_what_reads_labels_are_cross_fitted(crossed, half, data_dir, packs, tmp_path):
@@ -324,6 +327,7 @@ def test_folds_of_what_reads_labels_are_cross_fitted(crossed, half, data_dir, pa
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
     assert config.data.folds and not significance.cross_fitted(run, "heldout")
+    assert "note" not in evaluate.evaluate(run, "heldout")["metrics"]["permutation"]
     # Other splits may be packed anew.
     run, again = Run.load(run.workdir, data_dir=packs["moved"]), Run.load(crossed.workdir, data_dir=packs["moved"])
     assert run.source.fingerprints.keys() != run.provenance["fingerprints"].keys()

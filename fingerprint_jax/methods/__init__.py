@@ -33,6 +33,11 @@ def gallery_reads(config: Config, split: str) -> bool:
     return any(entry.partition(":")[0] == split for entries in config.gallery.values() for entry in entries)
 
 
+def reads_synthetic(config: Config) -> bool:
+    """Whether anything of a synthetic image is in the scores of a run of this config, as far as its method can say."""
+    return any(get(config.method).reads(config, split) for split in ("train_generated", "test_generated"))
+
+
 def seen(run: "Run", source: "Run") -> int:
     """Images that a run holds out and another one of its task does not: trained on them, it makes figures look better.
 

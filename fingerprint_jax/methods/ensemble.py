@@ -10,7 +10,7 @@ from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
 from fingerprint_jax import Config, checks, config_file, methods, names, score_metrics, tables
-from fingerprint_jax.run import PARTS, Predictions, Run, flat_config
+from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, flat_config
 
 
 def members(run: Run) -> list[tuple[int, Run]]:
@@ -126,7 +126,8 @@ def reads(config: Config, split: str) -> bool:
     """Whether a member reads rows of a split, or is chosen by them."""
     e = config.ensemble
     configs = [Run.load(path).config for path in e.runs] or variants(config).values()
-    return bool(e.admit or e.best_variant) or any(methods.get(c.method).reads(c, split) for c in configs)
+    chosen = bool(e.admit or e.best_variant) and split in (TARGET[config.task], *PARTS)
+    return chosen or any(methods.get(c.method).reads(c, split) for c in configs)
 
 
 def predict(run: Run, split: str) -> Predictions:

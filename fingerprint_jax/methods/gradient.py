@@ -13,7 +13,7 @@ from fingerprint_jax import Config, checkpoint, checks, distributed, methods, na
 from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.model import State, model_of
-from fingerprint_jax.run import Predictions, Run, config_hash
+from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, config_hash
 
 _normalize = jax.jit(augment.normalize, static_argnums=1)
 
@@ -111,7 +111,8 @@ def reads(config: Config, split: str) -> bool:
     What another run has read, that of `init_from`, is not looked up: it may be gone.
     """
     streams = config.data.streams if config.num_steps else ()
-    own = bool(config.best) or any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
+    own = any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
+    own = own or bool(config.best and split in (TARGET[config.task], *PARTS))
     if own or config.init_from or "pretrain" not in config or not config.pretrain.num_steps:
         return own or bool(config.init_from)
     return config.pretrain.task == config.task and reads(config.pretrain, split)

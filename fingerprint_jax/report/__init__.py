@@ -143,7 +143,8 @@ def _headline(task: str, found: dict, names: list[str]) -> list[tuple[str, float
         name = f"true positive rate at a false positive rate of {point['fpr']}"
         rows.append((name, point["tpr"], point["interval"], str(point["fpr"])))
     if (p := found.get("permutation", {}).get("p")) is not None:
-        rows.append(("p of the AUC, by permutation of the labels", p, None, "evenly between 0 and 1"))
+        note = found["permutation"].get("note")
+        rows.append((f"p of the AUC, by permutation of the labels{f': {note}' if note else ''}", p, None, "evenly between 0 and 1"))
     return rows
 
 

@@ -48,6 +48,8 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
     if side < 0:
         return f"On {n} images the result is worse than chance: {kappa}. The decisions are wrong more often than a guess would be."
     if task == "subtask1":
+        if note := metrics.get("permutation", {}).get("note"):
+            return f"Used and not used images were told apart better than chance on {n} images: {kappa}. This is {note}."
         return (
             f"Used and not used images were told apart better than chance on {n} images: {kappa} and 1 is perfect."
             " Another content of the two sets of images gives the same, so that this alone is no proof of use."
@@ -144,6 +146,11 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
     own = document["fingerprints"].get(base, trained_on[target]) in trained_on.values()  # heldout and the like are of the target
     if not own and not results["in_sample"]:
         notes.append("These images are of another data set than the one the run was trained on.")
+    if results.get("runs_beside"):
+        notes.append(several(results["runs_beside"], results["split"]))
+    found = results.get("metrics", {}).get("permutation", {})
+    if "note" in found:
+        notes.append(f"What the scores show is {found['note']}.")
     if document["task"] == "subtask1":
         notes.append(
             "No content control is part of this page: the same attack with the generator's images replaced by unrelated ones."
@@ -153,9 +160,18 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
         notes.append(
             f"Cross-fitted (each image was scored by what learned from the labels of the others): {significance.CONDITIONAL}."
         )
-    if results.get("metrics", {}).get("permutation", {}).get("reason"):
-        notes.append(f"No permutation test: {results['metrics']['permutation']['reason']}.")
+    if found.get("reason"):
+        notes.append(f"No permutation test: {found['reason']}.")
     return notes
+
+
+def several(count: int, split: str) -> str:
+    """What other runs that were scored on the same images do to the figures of one."""
+    runs = f"{count} other run{'s' if count > 1 else ''} in the same folder {'were' if count > 1 else 'was'}"
+    return (
+        f"{runs} scored on {split} of these data too: the p and the interval of the best of several are too good."
+        " launch.collect --family gives the p of the best of a folder."
+    )
 
 
 def placed(value: float, interval: list[float], published: list[float]) -> str:

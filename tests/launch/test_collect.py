@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fingerprint_jax import evaluate, methods
+from fingerprint_jax import evaluate, methods, significance
 from fingerprint_jax.run import Run
 from launch import collect, sweep
 from launch.collect import Scored
 from launch.sweep import product, values
+from tests.conftest import fit
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
@@ -119,6 +120,28 @@ def test_an_interval_that_is_not_there_has_no_mark(tmp_path, capsys, monkeypatch
         assert ("*" in capsys.readouterr().out) == marked
 
 
+def test_a_folder_of_runs_has_a_family_wise_p(data_dir, tmp_path, capsys):
+    runs = {}
+    for name in ("gan_leaks", "domias", "monte_carlo"):
+        run = fit(f"configs/subtask1/{name}.py", data_dir, tmp_path / f"0.{name}")
+        runs[run.workdir.name] = run
+        evaluate.evaluate(run, "heldout")
+    rows = run.rows("heldout")
+    scores = np.concatenate([runs[name].predict("heldout").scores for name in sorted(runs)], axis=1)
+    expected = significance.permutation_p(significance.auc_of(scores), rows.labels, rows.groups)
+    lines = collect.collect(tmp_path, "heldout", "auc", "0.domias", True)
+    assert [line["group"] for line in lines] == sorted(runs)
+    assert [line["p"] for line in lines] == expected["p"]
+    assert {line["family_wise_p"] for line in lines} == {expected["family_wise"]} and expected["family_wise"] >= min(expected["p"])
+    run_binary(collect, f"--sweep={tmp_path}", "--figure=auc", "--family")
+    told = f"family-wise p of the best of 3 groups: {expected['family_wise']:.3g}"
+    assert told in capsys.readouterr().out and told in (tmp_path / "table.md").read_text()
+    lines = collect.collect(tmp_path, "heldout", "auc")
+    assert {line["p"] for line in lines} == {None}
+    with pytest.raises(ValueError, match="neither a sweep nor a folder of runs that are evaluated on test_real"):
+        collect.collect(tmp_path, "test_real", "auc")
+
+
 def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
     # 30 steps: after the two of the smoke config every image is given one class, which has no interval
     rows = sweep.rows(CONFIG, product(values("num_steps", 30), values("optimizer.learning_rate", 1e-2, 3e-3), values("seed", 0, 1)))
@@ -149,3 +172,5 @@ def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
         run_binary(collect, f"--sweep={tmp_path}", "--baseline=nothing")
     with pytest.raises(ValueError, match="two classes, this task has 5"):
         run_binary(collect, f"--sweep={tmp_path}", "--figure=auc")
+    with pytest.raises(ValueError, match="--family is of AUCs of membership, subtask 1"):
+        run_binary(collect, f"--sweep={tmp_path}", "--family")
