@@ -373,7 +373,9 @@ def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, cap
 def test_runs_that_were_scored_on_the_same_images_are_counted(membership, data_dir, packs, tmp_path, capsys):
     fit("configs/subtask1/gan_leaks.py", data_dir, tmp_path / "first")
     fit("configs/subtask1/domias.py", data_dir, tmp_path / "second")
-    fit("configs/subtask1/monte_carlo.py", packs["other"], tmp_path / "other")
+    config = load_config("configs/subtask1/gan_leaks.py")
+    config.data_dir, config.member.gallery.reference = packs["other"], ("train_generated",)
+    methods.get("ensemble").fit(Run(config, tmp_path / "other"))
     for name, broken in (("x", "no JSON"), ("y", "[]"), ("z", '{"fingerprints": 1}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(broken)
