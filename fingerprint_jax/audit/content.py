@@ -27,7 +27,7 @@ QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 BLOCK = 64  # images measured at once
 
 
-def facts(images: np.ndarray, files: Mapping[str, Sequence | np.ndarray]) -> dict[str, np.ndarray]:
+def facts(images: np.ndarray, views: panel.Views, files: Mapping[str, Sequence | np.ndarray]) -> dict[str, np.ndarray]:
     """What the images [N,H,W] uint8 and their files say, by kind: {name: float64 [N,D]}.
 
     files: logarithm of the bytes, the mode (one column each), logarithm of 1 + the bytes of metadata.
@@ -39,6 +39,7 @@ def facts(images: np.ndarray, files: Mapping[str, Sequence | np.ndarray]) -> dic
 
     Args:
         images: the real images that are labelled.
+        views: of them, by `panel.views`.
         files: the columns `id`, `bytes`, `mode` and `metadata_bytes` of files.csv for these images.
     """
     modes = np.asarray(files["mode"])
@@ -60,7 +61,7 @@ def facts(images: np.ndarray, files: Mapping[str, Sequence | np.ndarray]) -> dic
                 advance()
     intensities, textures = zip(*parts, strict=True)
     measured = {"intensity": np.concatenate(intensities), "texture": np.concatenate(textures)}
-    return out | measured | {"layout": layout(images)}
+    return out | measured | {"layout": layout(images, views)}
 
 
 def intensity(images: np.ndarray) -> np.ndarray:
@@ -79,13 +80,13 @@ def intensity(images: np.ndarray) -> np.ndarray:
     return np.concatenate([texture.moments(images[..., None]), quantiles, rest], axis=1).astype(np.float64)
 
 
-def look(images: np.ndarray) -> np.ndarray:
-    """What brings images nearer to others or further from them: uint8 [N,H,W] -> float64 [N,40].
+def look(images: np.ndarray, views: panel.Views) -> np.ndarray:
+    """What brings images nearer to others or further from them: uint8 [N,H,W], and their views -> float64 [N,40].
 
     `layout`, and the `grain` of the texture. Intensity has no part: the distance of copies takes brightness and contrast out.
     """
     parts = [grain(images[first : first + BLOCK]) for first in range(0, len(images), BLOCK)]
-    return np.concatenate([layout(images), np.concatenate(parts)], axis=1)
+    return np.concatenate([layout(images, views), np.concatenate(parts)], axis=1)
 
 
 def _texture(images: np.ndarray) -> np.ndarray:
@@ -99,16 +100,16 @@ def grain(images: np.ndarray) -> np.ndarray:
     return np.concatenate([np.log1p(np.stack(energies, axis=1)), blockiness(images)], axis=1)
 
 
-def layout(images: np.ndarray) -> np.ndarray:
-    """Where in the frame is what: uint8 [N,H,W] -> float64 [N,32], fewer columns of fewer than 16 images.
+def layout(images: np.ndarray, views: panel.Views) -> np.ndarray:
+    """Where in the frame is what: uint8 [N,H,W], and their views -> float64 [N,32], fewer columns of fewer than 16 images.
 
     The first 16 principal components of the images as the attacks see them, by pixels and registered (panel.views). All images have
     a part in them and no label has, so that labels can be exchanged.
     """
     rows = panel.canonical(images)  # the decomposition is randomised
     out = []
-    for view in panel.views(images[rows]):
-        centred = view.reshape(len(images), -1).astype(np.float64)
+    for view in views:
+        centred = view[rows].reshape(len(images), -1).astype(np.float64)
         centred -= centred.mean(axis=0)
         left, deviations, _ = randomized_svd(centred, min(COMPONENTS, *centred.shape), random_state=0)
         out.append(left * deviations)

@@ -57,6 +57,17 @@ def compare(real: Views, generated: Views, reference: Views, seed: int) -> np.nd
     return with_average(found)
 
 
+def some(views: Views, rows: np.ndarray) -> Views:
+    """The views of some of the images."""
+    return views[0][rows], views[1][rows]
+
+
+def joined(*parts: Views) -> Views:
+    """The views of several sets of images as those of one."""
+    pixels, registered = zip(*parts, strict=True)
+    return np.concatenate(pixels), np.concatenate(registered)
+
+
 def with_average(found: np.ndarray) -> np.ndarray:
     """The scores of the three methods, and their rank average behind them: [N,3] -> float64 [N,4]."""
     return np.column_stack([found, rankdata(found, axis=0).mean(axis=1)])

@@ -53,7 +53,29 @@ class Images:
 
     def take(self, selection: np.ndarray) -> "Images":
         """Some of them, or all in another order."""
-        return Images(*(getattr(self, field.name)[selection] for field in dataclasses.fields(self)))
+        taken = Images(*(getattr(self, field.name)[selection] for field in dataclasses.fields(self)))
+        if "views" in self.__dict__:
+            taken.__dict__["views"] = panel.some(self.views, selection)
+        return taken
+
+    @staticmethod
+    def unnamed(pixels: np.ndarray) -> "Images":
+        """Images of which only the pixels matter."""
+        names = np.arange(len(pixels)).astype(str)
+        return Images(names, pixels, np.full(len(pixels), -1), names)
+
+    @staticmethod
+    def joined(*parts: "Images") -> "Images":
+        """Those of all parts, in order."""
+        both = Images(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(Images)))
+        if full := [part.views for part in parts if len(part)]:
+            both.__dict__["views"] = panel.joined(*full)
+        return both
+
+    @functools.cached_property
+    def views(self) -> panel.Views:
+        """What the attacks see of them, computed once: registering is the slow part of reading."""
+        return panel.views(self.pixels)
 
     @property
     def units(self) -> np.ndarray:
@@ -215,13 +237,14 @@ class Audit:
 
     def scores(self) -> dict[str, list]:
         """{method: scores} of the labelled images and then the unknown ones, ranks taken within each. No label is read."""
-        real, unknown = self.sides["real"], self.sides["unknown"]
-        asked = np.concatenate([real.pixels, unknown.pixels])
-        pixels = asked, self.sides["generated"].pixels, self.sides["reference"].pixels
-        found = panel.scores(*pixels, self.seed)
+        real, asked = self.sides["real"], self.asked
+        generated, reference = self.sides["generated"], self.sides["reference"]
+        rows = panel.canonical(asked.pixels)
+        found = np.empty((len(asked), len(panel.METHODS)))
+        found[rows] = panel.compare(asked.take(rows).views, generated.views, reference.views, self.seed)
         parts = [panel.with_average(part[:, :-1]) for part in np.split(found, [len(real)]) if len(part)]
         if self.joins is not None:
-            of_network = np.split(self._network("panel", *pixels), [len(real)])
+            of_network = np.split(self._network("panel", asked.pixels, generated.pixels, reference.pixels), [len(real)])
             parts = [network.joined(part, each) for part, each in zip(parts, of_network, strict=False)]
         return dict(zip(self.methods, np.concatenate(parts).T.tolist(), strict=True))
 
@@ -237,23 +260,24 @@ class Audit:
         real, reference = self.sides["real"], self.sides["reference"]
         half = stand_ins.most_alike(self.likeness[1], reference.units)
         if min(half.sum(), (~half).sum()) >= LEAST:
-            by, generated, rest = "matched reference images", reference.pixels[half], reference.pixels[~half]
+            by, given, rest = "matched reference images", reference.take(half), reference.take(~half)
         else:
             height, width = self.source.image_shape[:2]
             if height != width or height < 24:
                 return {"reason": f"{len(reference)} reference images are too few to replace the synthetic ones"}
-            made = phantom.subtask1(self.seed, height, leak=0.0, **controls.FOREIGN)
-            by, generated, rest = "phantoms", made["train_generated"].images, reference.pixels
-        found = panel.scores(real.pixels, generated, rest, self.seed)
+            made = phantom.subtask1(self.seed, height, leak=0.0, **controls.FOREIGN)["train_generated"].images
+            by, given, rest = "phantoms", Images.unnamed(made[panel.canonical(made)]), reference
+        found = panel.compare(real.views, given.views, rest.views, self.seed)
         if self.joins is not None:
-            found = network.joined(found, self._network("replaced", real.pixels, generated, rest))
+            found = network.joined(found, self._network("replaced", real.pixels, given.pixels, rest.pixels))
         return {"replaced_by": by, "scores": dict(zip(self.methods, found.T.tolist(), strict=True))}
 
     @functools.cached_property
     def _seen(self) -> list[np.ndarray]:
         """What the classifiers see of the labelled, synthetic and reference images, by `stand_ins.sight` of all of them."""
         sides = [self.sides[name] for name in ("real", "generated", "reference")]
-        seen = stand_ins.sight(np.concatenate([side.pixels for side in sides]))
+        all_of_them = Images.joined(*sides)
+        seen = stand_ins.sight(all_of_them.pixels, all_of_them.views)
         return np.split(seen, np.cumsum([len(side) for side in sides])[:-1])
 
     @functools.cached_property
@@ -265,16 +289,14 @@ class Audit:
     def alone(self) -> dict[str, list]:
         """{method: scores} of the labelled images beside other real images in place of synthetic ones and reference."""
         real = self.sides["real"]
-        found = stand_ins.alone(panel.views(real.pixels), real.labels, real.groups, self.seed)
+        found = stand_ins.alone(real.views, real.labels, real.groups, self.seed)
         return dict(zip(panel.METHODS, found.T.tolist(), strict=True))
 
     def content(self) -> dict[str, list]:
         """{set of facts: scores} of the labelled images by themselves, cross-fitted, and their likeness to the synthetic ones."""
         real = self.sides["real"]
-        found = content.scores(content.facts(real.pixels, self.files()), real.labels, real.groups, self.seed)
-        found["coarse"] = stand_ins.coarse(
-            *(panel.views(self.sides[name].pixels)[0] for name in ("real", "generated", "reference"))
-        )
+        found = content.scores(content.facts(real.pixels, real.views, self.files()), real.labels, real.groups, self.seed)
+        found["coarse"] = stand_ins.coarse(*(self.sides[name].views[0] for name in ("real", "generated", "reference")))
         found["kernel"] = stand_ins.kernel(self._seen[0], real.labels, real.groups, self.seed)
         found["likeness"] = self.likeness[0]
         return {name: values.tolist() for name, values in found.items()}
@@ -286,11 +308,10 @@ class Audit:
         order = [position[name] for name in self.sides["real"].ids.tolist()]
         return {name: [values[i] for i in order] for name, values in facts.items()}
 
-    @property
+    @functools.cached_property
     def asked(self) -> Images:
         """The real images asked about: the labelled ones, and then the unknown ones."""
-        both = self.sides["real"], self.sides["unknown"]
-        return Images(*(np.concatenate([getattr(side, field.name) for side in both]) for field in dataclasses.fields(Images)))
+        return Images.joined(self.sides["real"], self.sides["unknown"])
 
     def against_reference(self) -> list[dict]:
         """AUC of a cross-fitted classifier of each class of real images against the reference: are these exchangeable?
@@ -298,7 +319,8 @@ class Audit:
         A class of fewer than LEAST patients is left out: its interval would be of no use.
         """
         asked, reference = self.asked, self.sides["reference"]
-        seen, units, lines = content.look(np.concatenate([asked.pixels, reference.pixels])), asked.units, []
+        both, units, lines = Images.joined(asked, reference), asked.units, []
+        seen = content.look(both.pixels, both.views)
         # No patient is of both sides, and the names of images without one may be.
         units = np.concatenate([units, reference.units + units.max() + 1])
         for label, name in CLASSES.items():

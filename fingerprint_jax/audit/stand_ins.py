@@ -25,15 +25,15 @@ SHARE = 0.2  # of the smaller set, whose mean distance is `coarse`
 MOST = 1000  # synthetic, and reference images that a classifier learns from
 
 
-def sight(images: np.ndarray) -> np.ndarray:
-    """What the classifiers see of all images that are compared: uint8 [N,H,W] -> float64 [N,58], no label has a part in it.
+def sight(images: np.ndarray, views: panel.Views) -> np.ndarray:
+    """What classifiers see of all images that are compared: uint8 [N,H,W], and their views -> float64 [N,58]; no label has a part.
 
     Intensity, grain and layout of content.py, each column standardised and each of the three with the same weight.
     """
     blocks = [images[first : first + content.BLOCK] for first in range(0, len(images), content.BLOCK)]
     parts = [np.concatenate([measure(block) for block in blocks]) for measure in (content.intensity, content.grain)]
     out = []
-    for part in (*parts, content.layout(images)):
+    for part in (*parts, content.layout(images, views)):
         centred = part - part.mean(axis=0)
         deviation = centred.std(axis=0)
         out.append(centred / np.where(deviation > 0, deviation, 1) / np.sqrt(part.shape[1]))
@@ -89,14 +89,12 @@ def alone(views: panel.Views, labels: np.ndarray, groups: np.ndarray, seed: int)
         seed: of the panel and of the folds.
     """
 
-    def some(rows: np.ndarray) -> panel.Views:
-        return views[0][rows], views[1][rows]
-
     out = np.empty((len(labels), len(panel.METHODS)))
     for train, held in content.folds(views[0], labels, groups, seed):
         train, held = np.sort(train), np.sort(held)
         used, others = train[labels[train] == 1], train[labels[train] == 0]
-        out[held] = panel.compare(some(held), some(used), some(others), seed)
+        of_held, of_used, of_others = (panel.some(views, rows) for rows in (held, used, others))
+        out[held] = panel.compare(of_held, of_used, of_others, seed)
     return out
 
 

@@ -437,3 +437,17 @@ def test_a_config_that_reads_labels_joins_no_panel(leaking, tmp_path):
         audit(leaking[0], tmp_path / "audit[1]", likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
     assert not (tmp_path / "audit[1]").exists()
     assert not (tmp_path / "audit").exists()
+
+
+def test_files_that_stand_in_their_folder_four_times_are_one_observation(tmp_path):
+    small = SIZES | {"real": 25, "unknown": 2}
+
+    def four_times(name, images):
+        return np.repeat(images, 4, axis=0) if name in ("used", "not_used") else images
+
+    once = audit(folders(tmp_path / "once", sizes=small), tmp_path / "a")
+    more = audit(folders(tmp_path / "more", sizes=small, change=four_times), tmp_path / "b")
+    assert (once["counts"]["used"], more["counts"]["used"]) == (25, 100) and more["counts"]["groups"] == once["counts"]["groups"]
+    assert 0.05 < once["panel"]["p"] == more["panel"]["p"]
+    for a, b in zip(once["panel"]["methods"], more["panel"]["methods"], strict=True):
+        assert b["auc"] == pytest.approx(a["auc"], abs=1e-9) and b["interval"] == pytest.approx(a["interval"], abs=0.03)

@@ -34,6 +34,10 @@ def _jpeg(image, quality):
     return np.asarray(Image.open(file))
 
 
+def _facts(images, files):
+    return content.facts(images, panel.views(images), files)
+
+
 def _aucs(facts, labels, seed=0):
     found = content.scores(facts, labels, np.arange(len(labels)), seed)
     return {name: roc_auc_score(labels, values) for name, values in found.items()}
@@ -45,31 +49,31 @@ def _normal(count=200, columns=10, seed=0):
 
 def test_four_grey_levels_tell_used_from_not_used(split):
     images = np.clip(split.images + 4 * split.labels[:, None, None], 0, 255).astype(np.uint8)
-    aucs = _aucs(content.facts(images, _files(40)), split.labels)
+    aucs = _aucs(_facts(images, _files(40)), split.labels)
     assert aucs["intensity"] > 0.98 and aucs["texture"] < 0.8 and aucs["files"] == 0.5
 
 
 def test_compression_of_the_used_images_shows_in_the_texture(split):
     images = np.stack([_jpeg(x, 75) if used else x for x, used in zip(split.images, split.labels, strict=True)])
-    aucs = _aucs(content.facts(images, _files(40)), split.labels)
+    aucs = _aucs(_facts(images, _files(40)), split.labels)
     assert aucs["texture"] > 0.9 and aucs["files"] == 0.5
 
 
 def test_mirrored_images_lie_otherwise_and_no_other_kind_sees_it(split):
     images = np.where(split.labels[:, None, None] == 1, split.images[..., ::-1], split.images)
-    aucs = _aucs(content.facts(images, _files(40)), split.labels)
+    aucs = _aucs(_facts(images, _files(40)), split.labels)
     assert aucs["layout"] > 0.98 and aucs["intensity"] < 0.7 and aucs["texture"] < 0.7
 
 
 def test_the_layout_is_the_principal_components_of_what_the_attacks_see(split):
-    found = content.layout(split.images)
+    found = content.layout(split.images, panel.views(split.images))
     assert found.shape == (40, 32)
     for columns, view in zip((found[:, :16], found[:, 16:]), panel.views(split.images), strict=True):
         expected = PCA(16, svd_solver="full").fit_transform(view.reshape(40, -1).astype(float))
         signs = np.sign((columns * expected).sum(axis=0))
         # The last ones are close to the next, which a randomised decomposition tells less well.
         np.testing.assert_allclose((columns * signs)[:, :8], expected[:, :8], atol=0.01)
-    assert content.layout(split.images[:6]).shape == (6, 12)
+    assert content.layout(split.images[:6], panel.views(split.images[:6])).shape == (6, 12)
 
 
 def test_alike_images_have_an_auc_of_a_half():
@@ -85,7 +89,7 @@ def test_a_palette_more_bytes_or_metadata_show_in_the_files():
         {"bytes": 900 + 100 * labels},
         {"metadata_bytes": 30 * labels},
     ):
-        facts = content.facts(images, _files(12, **change))
+        facts = _facts(images, _files(12, **change))
         assert tuple(facts) == content.KINDS
         aucs = _aucs(facts, labels)
         assert aucs["files"] == 1 and aucs["intensity"] == aucs["texture"] == 0.5  # constant images are all alike
@@ -93,18 +97,18 @@ def test_a_palette_more_bytes_or_metadata_show_in_the_files():
 
 def test_order_is_the_rank_of_the_numbers_in_the_names():
     images = np.zeros((4, 16, 16), np.uint8)
-    facts = content.facts(images, _files(4, id=["b/p9/s2", "a/p10/s1", "c/p9/s1", "a/p009/s10"]))
+    facts = _facts(images, _files(4, id=["b/p9/s2", "a/p10/s1", "c/p9/s1", "a/p009/s10"]))
     assert facts["order"][:, 0].tolist() == [0.375, 0.875, 0.125, 0.625]
     labels = np.arange(20) % 2
     images = np.zeros((20, 16, 16), np.uint8)
-    together = content.facts(images, _files(20, id=[f"x{k + 20 * used}" for k, used in enumerate(labels)]))
+    together = _facts(images, _files(20, id=[f"x{k + 20 * used}" for k, used in enumerate(labels)]))
     assert _aucs(together, labels)["order"] > 0.95
 
 
 def test_numbers_that_each_class_begins_anew_say_nothing():
     labels = np.array([1] * 5 + [0] * 15)
     ids = [f"real_used/used_{k}" for k in range(5)] + [f"real_not_used/not_used_{k}" for k in range(15)]
-    facts = content.facts(np.zeros((20, 16, 16), np.uint8), _files(20, id=ids))
+    facts = _facts(np.zeros((20, 16, 16), np.uint8), _files(20, id=ids))
     assert _aucs(facts, labels)["order"] == 0.5
 
 
@@ -113,11 +117,11 @@ def test_new_names_and_another_order_change_nothing_but_the_order(split):
     files = _files(40, bytes=rng.integers(500, 900, 40))
     patient = np.arange(40) // 2
     groups, renamed = (np.array([f"patient {k}" for k in names])[patient] for names in (range(20), rng.permutation(20)))
-    before = content.facts(split.images, files)
+    before = _facts(split.images, files)
     expected = content.scores(before, split.labels, groups, seed=0)
     rows = rng.permutation(40)
     moved = {"bytes": files["bytes"][rows], "id": [f"new {k}" for k in rng.permutation(40)]}
-    after = content.facts(split.images[rows], _files(40, **moved))
+    after = _facts(split.images[rows], _files(40, **moved))
     found = content.scores(after, split.labels[rows], renamed[rows], seed=0)
     np.testing.assert_allclose(found["layout"], expected["layout"][rows], atol=1e-6)
     for name in ("files", "intensity", "texture"):
@@ -138,7 +142,7 @@ def test_intensities_are_those_of_numpy_and_scipy():
 
 def test_textures_are_those_of_the_features_and_the_residual(split):
     images = split.images[:3]
-    found = content.facts(images, _files(3))["texture"]
+    found = _facts(images, _files(3))["texture"]
     for first, last, name in ((0, 10, "lbp"), (10, 26, "glcm"), (26, 28, "otsu")):
         np.testing.assert_array_equal(found[:, first:last], features.get(name)(images[..., None]))
     x = images.astype(float)

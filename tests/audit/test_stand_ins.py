@@ -71,7 +71,7 @@ def test_half_of_whole_groups_is_most_alike():
 
 def test_sight_gives_each_kind_the_same_weight_and_no_column_more(splits):
     images = splits["train_real"].images
-    seen = stand_ins.sight(images)
+    seen = stand_ins.sight(images, panel.views(images))
     assert seen.shape == (80, 18 + 8 + 32)
     varies = seen.std(axis=0) > 0
     np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-9)
