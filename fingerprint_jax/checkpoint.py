@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fingerprint_jax import distributed, tables
+from fingerprint_jax import distributed, files
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,8 @@ class Checkpoints:
             if distributed.index():
                 self._pending = None
                 return
-            files = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
-            _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": files})
+            digests = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
+            _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": digests})
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error)
         self._pending = None
@@ -181,10 +181,10 @@ class Checkpoints:
 
     def damage(self, step: int) -> str:
         """Names the first file that does not match the manifest; '' where all do."""
-        files = _read_manifest(self._path(step))["files"]
-        if files is None:
+        digests = _read_manifest(self._path(step))["files"]
+        if digests is None:
             return f"{self._path(step)} is missing or damaged"
-        for name, digest in files.items():
+        for name, digest in digests.items():
             path = self._directory / str(step) / name
             try:
                 found = _digest(path)
@@ -192,7 +192,7 @@ class Checkpoints:
                 return f"{path} is missing"
             if found != digest:
                 return f"{path} is damaged (its digest differs)"
-        extra = sorted(set(self._files(step)) - files.keys())
+        extra = sorted(set(self._files(step)) - digests.keys())
         return f"{self._directory / str(step) / extra[0]} is not part of the checkpoint" if extra else ""
 
     def resolve(self, which: str) -> int:
@@ -333,7 +333,7 @@ def _digest(path: Path) -> str:
 
 
 def _write_manifest(path: Path, content: dict) -> None:
-    tables.write_text(path, json.dumps(content | {"sha256": _seal(content)}, indent=1))
+    files.write_text(path, json.dumps(content | {"sha256": _seal(content)}, indent=1))
 
 
 def _read_manifest(path: Path) -> dict:

@@ -21,6 +21,7 @@ from fingerprint_jax import (
     decisions,
     distributed,
     environment,
+    files,
     methods,
     metrics,
     paths,
@@ -136,7 +137,7 @@ def evaluate(
         "changes": run.provenance["changes"],
     }
     document["splits"][split] = results
-    tables.write_text(path, json.dumps(document, indent=1))
+    files.write_text(path, json.dumps(document, indent=1))
     if submission:
         order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
         tables.write_submission(ids=predictions.ids[order], labels=labels[order], **submission)
@@ -267,7 +268,7 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     results["metrics"] = metrics.report(true_labels, labels[order], CLASSES[task])
     if task == "subtask1":
         results["metrics"]["labels_p"] = metrics.labels_p(true_labels, labels[order])
-    tables.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
+    files.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
     return results
 
 

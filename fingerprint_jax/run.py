@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, bootstrap, checkpoint, checks, distributed, environment, methods, names, paths, tables
+from fingerprint_jax import Config, bootstrap, checkpoint, checks, distributed, environment, files, methods, names, paths, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Run:
                 fingerprints = self.fingerprints
                 made = not self.workdir.exists()
                 self.workdir.mkdir(parents=True, exist_ok=True)
-                held.enter_context(tables.locked(self.workdir / "lock", refusal))
+                held.enter_context(files.locked(self.workdir / "lock", refusal))
                 return [self._write_or_check(fingerprints), made]
 
             first, made = distributed.first(begin)
@@ -142,7 +142,7 @@ class Run:
         start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
-            tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return True
         known = self.provenance
         before = identity(Run.load(self.workdir).config) | {"data": known["fingerprints"]}
@@ -174,7 +174,7 @@ class Run:
         self._write_provenance(known | {"fingerprints": fingerprints})
         if changed:
             (self.workdir / "done").unlink(missing_ok=True)
-            tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
         return False
 
     @property
@@ -188,7 +188,7 @@ class Run:
         return _read_json(self.workdir / "provenance.json")
 
     def _write_provenance(self, content: dict) -> None:
-        tables.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
+        files.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
 
     @property
     def moved(self) -> list[str]:

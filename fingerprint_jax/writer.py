@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import image, scalar
 
-from fingerprint_jax import distributed, tables
+from fingerprint_jax import distributed, files
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def keep_lines(path: Path, last: float = math.inf) -> int:
     if not path.exists():
         return -1
     lines = [line for line in path.read_text().splitlines(True) if _step(line) <= last]
-    with tables.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_text("".join(lines))
     return int(_step(lines[-1])) if lines else -1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import Config, checks, distributed, estimators, features, methods, names, tables
+from fingerprint_jax import Config, checks, distributed, estimators, features, files, methods, names
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
@@ -104,7 +104,7 @@ def fit(run: Run) -> None:
             _check_views(run, source)
         for rows in run.gallery.values():
             _features(run, rows)
-        tables.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None}))
+        files.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None}))
 
 
 def state(run: Run) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fingerprint_jax import Config, checkpoint, checks, distributed, methods, names, score_metrics, sharding, tables, train
+from fingerprint_jax import Config, checkpoint, checks, distributed, files, methods, names, score_metrics, sharding, train
 from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.model import State, model_of
@@ -55,7 +55,7 @@ def fit(run: Run) -> None:
             if first := stages.stage(run):
                 stages.fit(first)
             train.train(run, evaluate, source)
-            tables.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
+            files.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
 
 
 def origin(run: Run) -> Run | None:

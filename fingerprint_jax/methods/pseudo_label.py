@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from fingerprint_jax import Config, checks, distributed, methods, score_metrics, tables
+from fingerprint_jax import Config, checks, distributed, files, methods, score_metrics, tables
 from fingerprint_jax.run import Predictions, Run
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def fit(run: Run) -> None:
             tables.write_extra_labels(round_of(run, number + 1).config.data.extra_labels, source, rows.ids[sure], labels)
         if stopped:
             log.info("%s: %s; the result is round %d", run.workdir, stopped, best)
-        tables.write_text(run.workdir / "done", json.dumps({"chosen": best, "stopped": stopped, "rounds": rounds}))
+        files.write_text(run.workdir / "done", json.dumps({"chosen": best, "stopped": stopped, "rounds": rounds}))
 
 
 def select(ids: np.ndarray, scores: np.ndarray, least: float, cap: int) -> np.ndarray:
