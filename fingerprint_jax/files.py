@@ -6,6 +6,7 @@ device without end, text where a number should be. Nothing here follows a link t
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -147,6 +148,12 @@ def read_json(path: str | Path, fields: Mapping[str, type | tuple[type, ...]], r
         reason = str(error).removeprefix(f"{path}: ") if not isinstance(error, RecursionError) else "nested too deeply"
         raise ValueError(f"{path} cannot be used ({reason}): {remedy}") from None
     return found
+
+
+def seal(content: dict) -> str:
+    """SHA-256 of a JSON object without its fields `seal` and `sha256`: it shows damage, and anybody can make it anew."""
+    bare = {name: value for name, value in content.items() if name not in ("seal", "sha256")}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 
 def _named(kind: type) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import re
@@ -9,6 +10,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -93,9 +95,23 @@ def _read_lines(path: str | Path) -> list[tuple[int, list[str]]]:
     """(line number, cells) of the lines of a CSV that are not empty."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            return [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            return _lines(path, file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def _lines(path: str | Path, file: IO[str]) -> list[tuple[int, list[str]]]:
+    try:
+        reader = csv.reader(file)
+        return [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return files.read_bytes(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
 
@@ -111,7 +127,8 @@ def read_extra_labels(path: str | Path, classes: int, task: str) -> dict[str, di
     repeated row, a file without labels or one that is not UTF-8 CSV.
     """
     labels: dict[str, dict[str, int]] = {}
-    for position, (line, row) in enumerate(_read_lines(path)):
+    # A config names it, which may be somebody else's: not what is no file.
+    for position, (line, row) in enumerate(_lines(path, io.StringIO(_text(path), newline=""))):
         if position == 0:
             if [cell.strip() for cell in row] != EXTRA_LABELS:
                 raise ValueError(f"{path}: the header is {','.join(row)[:80]!r}, expected {','.join(EXTRA_LABELS)}")
@@ -255,11 +272,10 @@ def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     path = Path(path)
     described = path.with_name(path.name + ".json")
     try:
-        meta = json.loads(described.read_text(encoding="utf-8"))
-        if hashlib.sha256(path.read_bytes()).hexdigest() != meta.pop("sha256"):
+        meta, content = json.loads(files.read_text(described)), files.read_bytes(path)
+        if hashlib.sha256(content).hexdigest() != meta.pop("sha256"):
             raise ValueError("its digest differs")
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
         ids = np.array([row[0] for row in rows], dtype=str)
         scores = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), len(header) - 1)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OSError, csv.Error) as error:

@@ -364,7 +364,7 @@ def main(values: flags.FlagValues) -> None:
         table.add_row(*(Text(text[str(column.header)]) for column in table.columns))
     if any(str(cell).endswith(" *") for column in table.columns for cell in column.cells):
         table.caption = "* one seed, or equal ones: over the images of one run, its network held fixed; without *: over seeds"
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.width = max(console.width, 250)  # a narrow terminal breaks lines, nothing is cut
     console.print(table)
     if values.family:
@@ -372,7 +372,7 @@ def main(values: flags.FlagValues) -> None:
     for line in lines:
         if line["note"]:
             console.print(Text(f"{printable(line['group'])}: {printable(line['note'])}"), soft_wrap=True)
-    console.print(f"table: {output}/table.csv, table.md, table.png", soft_wrap=True, markup=False)
+    console.print(f"table: {output}/table.csv, table.md, table.png", soft_wrap=True)
 
 
 if __name__ == "__main__":

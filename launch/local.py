@@ -122,8 +122,8 @@ def last_line(path: Path) -> str:
 def finished(workdir: Path, split: str) -> bool:
     """Whether a run is trained to its end and the split is evaluated."""
     try:
-        splits = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["splits"]
-    except (OSError, ValueError, KeyError):
+        splits = files.read_json(workdir / "results.json", {"splits": dict}, "")["splits"]
+    except (OSError, ValueError):
         return False
     return split in splits and (workdir / "done").exists() and not (workdir / "failed.json").exists()
 

@@ -13,6 +13,16 @@ from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
 from fingerprint_jax.run import Predictions, Run
 
+FIELDS = {
+    "features": dict,
+    "features.name": str,
+    "features.run": str,
+    "features.output": str,
+    "estimator": dict,
+    "estimator.name": str,
+}
+FIELDS |= {"gallery": dict, "pca": int, "whiten": bool}
+
 
 def encoder(run: Run) -> Run | None:
     """The run whose network gives the features: a finished one, or the child `encoder`; None for features without a network.

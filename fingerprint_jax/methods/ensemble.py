@@ -12,6 +12,9 @@ from scipy.stats import rankdata
 from fingerprint_jax import Config, checks, config_file, files, methods, names, score_metrics, tables
 from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, flat_config
 
+FIELDS = {"ensemble": dict, "ensemble.runs": (tuple, list), "ensemble.variants": dict, "member": dict}
+FIELDS |= {"ensemble.seeds": int, "ensemble.combine": str}
+
 
 def members(run: Run) -> list[tuple[int, Run]]:
     """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out, or nothing."""

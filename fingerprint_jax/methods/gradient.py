@@ -17,6 +17,11 @@ from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, config_hash
 
 _normalize = jax.jit(augment.normalize, static_argnums=1)
 
+FIELDS = dict.fromkeys(("data.streams", "augment", "views", "backbone", "objective", "optimizer", "gallery"), dict)
+FIELDS |= dict.fromkeys(("num_steps", "eval_every", "checkpoint_every", "log_every", "steps_per_dispatch", "eval_batch"), int)
+FIELDS |= dict.fromkeys(("best", "init_from", "backbone.name", "objective.name", "data.cache", "data.normalize"), str)
+FIELDS |= {"data.balanced": bool, "data.workers": int}
+
 
 def check(run: Run) -> None:
     """The network, its weights, a step of its training, the children before it and what it begins with."""

@@ -21,6 +21,8 @@ from fingerprint_jax.estimators import search
 from fingerprint_jax.features import deep
 from fingerprint_jax.run import Predictions, Run
 
+FIELDS = {"candidates": int, "clusters": int, "member": dict}
+
 
 def stage(run: Run) -> Run | None:
     """The child `stage1` of a run of method gradient, which sees what that is trained on; None where it samples from no pairs.

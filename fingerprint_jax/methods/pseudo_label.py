@@ -10,6 +10,8 @@ from fingerprint_jax.run import Predictions, Run
 
 log = logging.getLogger(__name__)
 
+FIELDS = {"pseudo": dict, "pseudo.source": str, "member": dict}
+
 
 def round_of(run: Run, number: int) -> Run:
     """The child of a round. Round 0 learns from no pseudo-labels, every other from those of the round before."""
@@ -23,7 +25,8 @@ def chosen(run: Run) -> Run:
     """The child whose predictions are the result; raises ValueError where the rounds are not done."""
     if not run.done:
         raise ValueError(f"{run.workdir} is not finished, no round is chosen yet: the command that trains it goes on")
-    return round_of(run, json.loads(distributed.first((run.workdir / "done").read_text))["chosen"])
+    remedy = "remove it, and the command that trains the run writes it anew"
+    return round_of(run, distributed.first(lambda: files.read_json(run.workdir / "done", {"chosen": int}, remedy))["chosen"])
 
 
 def check(run: Run) -> None:
