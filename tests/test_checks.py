@@ -72,7 +72,7 @@ def never_trained(monkeypatch):
         (DEMO, {"data.valid": 0.0}, "config.best='max:accuracy' needs a validation split: set data.valid"),
         (DEMO, {"data.valid": 0.9}, "data.valid=0.9: use a share of 0 to 0.5"),
         (DEMO, {"data.valid": 0.01}, "data.valid=0.01, one of 100 parts: class 't1' has 16 images, at most 16 folds"),
-        (DEMO, {"data.sequester": 0.01}, "data.sequester=0.01, one of 100 parts: class 't1' has .* images, at most"),
+        (DEMO, {"data.sequester": 0.01}, "data.sequester=0.01, one of 100 parts: class 't.' has .* images, at most"),
         (DEMO, {"data.folds": 30}, "data.folds=30: class 't1' has 20 images, at most 20 folds"),
         (DEMO, {"best": "max:acuracy"}, "config.best='max:acuracy' is unknown: did you mean 'max:accuracy'"),
         (DEMO, {"best": "accuracy"}, "config.best='accuracy': use max:<metric> or min:<metric>"),
