@@ -32,7 +32,7 @@ def factors(config: Config, paths: Iterable[str]) -> dict[str, float]:
     paths = sorted(paths)
     if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in config.rates):
         raise ValueError(f"optimizer.rates={config.rates!r} must be pairs, for example (('^backbone/', 0.1),)")
-    for pattern, factor in config.rates:
+    for pattern, _ in config.rates:
         try:
             found = any(re.search(pattern, name) for name in paths)
         except re.error as error:

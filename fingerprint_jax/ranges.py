@@ -123,6 +123,5 @@ def parts_of(name: str, share: float) -> tuple[int, int]:
             return near.numerator, near.denominator
     several = [Fraction(p, q) for q in range(1, MOST_PARTS + 1) for p in range(1, q // 2 + 1)]
     near = max(f for f in (*several, *ones) if f < exact), min(f for f in (*several, *ones) if f > exact)
-    raise ValueError(
-        f"{name}={share}: whole parts are taken, use {' or '.join(f'{float(f):.6g} ({f.numerator} of {f.denominator})' for f in near)}"
-    )
+    use = " or ".join(f"{float(f):.6g} ({f.numerator} of {f.denominator})" for f in near)
+    raise ValueError(f"{name}={share}: whole parts are taken, use {use}")

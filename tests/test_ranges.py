@@ -53,7 +53,9 @@ def test_every_numeric_option_has_a_range():
             number = any(True for _ in ranges.numbers_of(default)) or option.annotation in (int, float, float | None, int | None)
             if number and option.name not in NOT_OPTIONS:
                 asked.add(f"{section}.{option.name}")
-    asked |= {f"backbone.{name}" for _, fixed in backbones.variants().values() for name in fixed if any(ranges.numbers_of(fixed[name]))}
+    asked |= {
+        f"backbone.{name}" for _, fixed in backbones.variants().values() for name in fixed if any(ranges.numbers_of(fixed[name]))
+    }
     assert {"backbone.depths", "features.radius", "estimator.C", "decision.params.fraction", "augment.flip", "views.shift"} <= asked
     assert not [field for field in sorted(asked) if not ranges.interval_of(field)]
 

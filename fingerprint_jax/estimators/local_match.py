@@ -46,7 +46,8 @@ def local_match(
         top: share of the patches, those of the highest log ratios, whose mean is the score; 1: all.
 
     Raises:
-        ValueError: a patch larger than the images, values that are not square images, a stream that is missing or has fewer than 2 images.
+        ValueError: a patch larger than the images, values that are not square images, a stream that is missing or has fewer than 2
+            images.
     """
     _check({"query": query, **gallery}, patch, stride, radius, top)
     streams = [stream(gallery, name) for name in ("reference", "generated")]

@@ -67,7 +67,7 @@ class Objective:
         low, high = options.sigmas
         if low > high or not options.scored:
             raise ValueError(
-                f"objective.sigmas={options.sigmas}, objective.scored={options.scored}: use two deviations, sorted, and at least one"
+                f"objective.sigmas={options.sigmas}, objective.scored={options.scored}: use two, sorted, and at least one"
             )
         self.shape = (options.size, options.size, image_shape[2])
 
