@@ -23,7 +23,7 @@ import jax
 from absl import flags
 
 from benchmarks import rows, table
-from fingerprint_jax import cli, distributed, paths, tables
+from fingerprint_jax import cli, distributed, files, paths
 from fingerprint_jax.writer import show_log
 
 FOLDER = rows.ROOT / "benchmarks" / "results"
@@ -113,7 +113,7 @@ def main(values: flags.FlagValues) -> None:
         for name in rows.ROWS:
             if name in wanted:
                 results["rows"][name] = rows.ROWS[name].run(bench) | {"load": busy}
-                tables.write_text(output, json.dumps(results, indent=1))
+                files.write_text(output, json.dumps(results, indent=1))
                 if output.resolve().parent == FOLDER:
                     table.render(DOCS, FOLDER)
             print("\n".join(table.row(name, results)), flush=True)

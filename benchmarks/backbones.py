@@ -28,7 +28,7 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.timing import Peer, ratios, rounds, shown, spread, turns
-from fingerprint_jax import backbones, cli, paths, tables
+from fingerprint_jax import backbones, cli, files, paths
 from fingerprint_jax.writer import show_log
 
 NAMES = [
@@ -156,7 +156,7 @@ def main(values: flags.FlagValues) -> None:
             text += f"   ratio {shown(row['ratio'])}"
         print(text, flush=True)
         if values.output:
-            tables.write_text(values.output, json.dumps(results, indent=1))
+            files.write_text(values.output, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.rows import ROWS
 from benchmarks.timing import shown
-from fingerprint_jax import tables
+from fingerprint_jax import files
 
 HEADER = "| row | side | rate, or seconds | ratio | beside |\n|---|---|---|---|---|"
 QUIET = 0.5  # load a core, by others, above which a row says so
@@ -74,4 +74,4 @@ def render(docs: Path, folder: Path) -> None:
     """Puts the tables of a folder of results in the place between the two marks of a page."""
     before, rest = docs.read_text().split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    tables.write_text(docs, f"{before}{MARKS[0]}\n{sections(folder)}\n{MARKS[1]}{after}".removesuffix("\n"))
+    files.write_text(docs, f"{before}{MARKS[0]}\n{sections(folder)}\n{MARKS[1]}{after}".removesuffix("\n"))

@@ -8,16 +8,19 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fingerprint_jax import distributed, tables
+from fingerprint_jax import distributed, files
 
 log = logging.getLogger(__name__)
+
+_UNCOMMITTED = r"[0-9]+\.orbax-checkpoint-tmp.*"  # what Orbax writes to before it renames it; nothing else is removed
 
 # Orbax looks for what it wrote by a pattern that begins with the whole path, and takes some beginnings for buckets in a cloud;
 # TensorStore reads a backslash as a slash.
@@ -68,6 +71,7 @@ class Checkpoints:
     def _rank(self, metrics: dict) -> float:
         # A step without the metric, or with NaN, never counts as the best.
         value = metrics.get(self.metric, math.nan)
+        value = value if isinstance(value, (int, float)) else math.nan
         value = value if self.mode == "max" else -value
         return value if math.isfinite(value) else -math.inf
 
@@ -122,8 +126,8 @@ class Checkpoints:
             if distributed.index():
                 self._pending = None
                 return
-            files = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
-            _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": files})
+            digests = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
+            _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": digests})
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error)
         self._pending = None
@@ -169,15 +173,14 @@ class Checkpoints:
 
     def _files(self, step: int) -> list[str]:
         root = self._directory / str(step)
-        return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+        return sorted(str(p.relative_to(root)) for p in root.rglob("*") if not p.is_dir() and not files.litter(p.name))
 
     def _committed(self) -> set[int]:
         return {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
 
     def manifests(self) -> dict[int, dict]:
         """Checkpoints by step, oldest first; a manifest that is damaged itself has no `files`."""
-        found = {int(path.stem): _read_manifest(path) for path in self._digests.glob("*.json") if path.stem.isdigit()}
-        return dict(sorted(found.items()))
+        return {step: _read_manifest(self._path(step)) for step in steps(self._workdir)}
 
     def begun(self) -> bool:
         """Whether there is a checkpoint."""
@@ -185,18 +188,20 @@ class Checkpoints:
 
     def damage(self, step: int) -> str:
         """Names the first file that does not match the manifest; '' where all do."""
-        files = _read_manifest(self._path(step))["files"]
-        if files is None:
+        digests = _read_manifest(self._path(step))["files"]
+        if digests is None:
             return f"{self._path(step)} is missing or damaged"
-        for name, digest in files.items():
+        for name, digest in digests.items():
             path = self._directory / str(step) / name
             try:
                 found = _digest(path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return f"{path} is missing"
+            except ValueError as error:
+                return str(error)
             if found != digest:
                 return f"{path} is damaged (its digest differs)"
-        extra = sorted(set(self._files(step)) - files.keys())
+        extra = sorted(set(self._files(step)) - digests.keys())
         return f"{self._directory / str(step) / extra[0]} is not part of the checkpoint" if extra else ""
 
     def resolve(self, which: str) -> int:
@@ -315,7 +320,7 @@ class Checkpoints:
         """
         self._end_removals()
         for path in sorted(self._directory.glob("*")):
-            if not path.name.isdigit():
+            if re.fullmatch(_UNCOMMITTED, path.name):
                 log.warning("%s was not written to its end and is removed", path)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for step in sorted(self._committed() | self.manifests().keys()):
@@ -346,23 +351,29 @@ def abstract(tree: dict, sharding: jax.sharding.Sharding) -> dict:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with files.opened(path, os.O_RDONLY, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def _write_manifest(path: Path, content: dict) -> None:
-    tables.write_text(path, json.dumps(content | {"sha256": _seal(content)}, indent=1))
+    files.write_text(path, json.dumps(content | {"sha256": files.seal(content)}, indent=1))
 
 
 def _read_manifest(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("sha256") == _seal(content) and content["step"] == int(path.stem):
+    fields = {"sha256": str, "step": int, "metrics": dict, "arrays": dict, "files": dict}
+    with contextlib.suppress(OSError, ValueError):
+        content = files.read_json(path, fields, "")
+        inside = all(_inside(name) for name in content["files"])
+        if content.pop("sha256") == files.seal(content) and content["step"] == int(path.stem) and inside:
             return content
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        pass
     return {"metrics": {}, "arrays": {}, "files": None}
 
 
-def _seal(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _inside(name: str) -> bool:
+    """Whether a name in a manifest is that of a file below the checkpoint."""
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps of a workdir that have a manifest, ascending."""
+    return sorted(int(path.stem) for path in (workdir / "digests").glob("*.json") if re.fullmatch("[0-9]{1,18}", path.stem))

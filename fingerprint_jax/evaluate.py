@@ -21,6 +21,7 @@ from fingerprint_jax import (
     decisions,
     distributed,
     environment,
+    files,
     methods,
     metrics,
     paths,
@@ -83,6 +84,40 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     return labels
 
 
+def figures(workdir: Path) -> dict:
+    """The content of results.json; empty where there is none, or that of another version, whose splits would be read wrongly."""
+    path, remedy = workdir / "results.json", "move it away, and evaluate writes it anew"
+    try:
+        document = files.read_json(path, {}, remedy)
+        if document.get("schema") == SCHEMA:
+            document = files.read_json(path, {"splits": dict}, remedy)
+    except FileNotFoundError:
+        return {}
+    if document.get("schema") != SCHEMA:
+        return {}
+    if any(not isinstance(found, dict) for found in document["splits"].values()):
+        raise ValueError(f"{path} cannot be used (a split is no object): {remedy}")
+    return document
+
+
+@distributed.by_first
+def _record(run: Run, split: str, results: dict) -> None:
+    """Puts the results of a split into results.json, beside those of others; another evaluation of the run waits meanwhile."""
+    with files.locked(run.workdir / "results.lock"):
+        document = figures(run.workdir) or {"schema": SCHEMA, "splits": {}}
+        document |= {
+            "task": run.config.task,
+            "config": run.config.to_dict(),
+            "config_hash": config_hash(run.config),
+            "fingerprints": run.fingerprints,
+            "versions": environment.libraries(),
+            "environment": environment.record(),
+            "changes": run.provenance["changes"],
+        }
+        document["splits"][split] = results
+        files.write_text(run.workdir / "results.json", json.dumps(document, indent=1))
+
+
 def evaluate(
     run: Run, split: str, submission: dict | None = None, refits: int = 0, permutations: int = significance.PERMUTATIONS
 ) -> dict:
@@ -103,6 +138,11 @@ def evaluate(
     rows = run.rows(split)
     if not len(rows):
         raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
+    distributed.first(run.refuse_links)
+    if distributed.first(lambda: "metrics" not in figures(run.workdir).get("splits", {}).get(split, {})):
+        # The first figure of a split: whatever lies there was not made by what is about to be said of it.
+        distributed.first(run.source.verify)
+        run.forget(split)
     predictions = run.predict(split)
     labels = decide(run, split, predictions)
     results = {
@@ -122,21 +162,7 @@ def evaluate(
             results["runs_beside"] = distributed.first(lambda: runs_beside(run, split))
         except ValueError as error:
             raise ValueError(f"split {split}: {error}") from None
-    path = run.workdir / "results.json"
-    document = json.loads(path.read_text()) if path.exists() else {}
-    if document.get("schema") != SCHEMA:  # the splits of another version would be read wrongly
-        document = {"schema": SCHEMA, "splits": {}}
-    document |= {
-        "task": run.config.task,
-        "config": run.config.to_dict(),
-        "config_hash": config_hash(run.config),
-        "fingerprints": run.fingerprints,
-        "versions": environment.libraries(),
-        "environment": environment.record(),
-        "changes": run.provenance["changes"],
-    }
-    document["splits"][split] = results
-    tables.write_text(path, json.dumps(document, indent=1))
+    _record(run, split, results)
     if submission:
         order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
         tables.write_submission(ids=predictions.ids[order], labels=labels[order], **submission)
@@ -150,7 +176,7 @@ def runs_beside(run: Run, split: str) -> int:
     count = 0
     for path in run.workdir.parent.glob("*/results.json"):
         try:
-            other = json.loads(path.read_text(encoding="utf-8"))
+            other = figures(path.parent)
             same = other["fingerprints"][packed] == run.fingerprints[packed] and "metrics" in other["splits"][split]
         except (OSError, ValueError, KeyError, TypeError):  # no results of ours, or of other data
             continue
@@ -267,7 +293,7 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     results["metrics"] = metrics.report(true_labels, labels[order], CLASSES[task])
     if task == "subtask1":
         results["metrics"]["labels_p"] = metrics.labels_p(true_labels, labels[order])
-    tables.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
+    files.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
     return results
 
 
@@ -362,6 +388,9 @@ def define_flags(values: flags.FlagValues) -> None:
         19,
         flag_values=values,
     )
+    flags.DEFINE_bool("verify", False, "Compare the content of the packed data with its fingerprints first.", flag_values=values)
+    text = "Compute predictions anew, and all that the run keeps of networks and images on the way."
+    flags.DEFINE_bool("recompute", False, text, flag_values=values)
     flags.DEFINE_bool("report", False, "Write the page <workdir>/report/index.html.", flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
     paths.define_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
@@ -391,7 +420,7 @@ def main(values: flags.FlagValues) -> None:
     show_log()
     distributed.initialize("evaluate", values)
     preemption.stop_at_once()
-    console = Console(quiet=distributed.index() > 0)
+    console = Console(quiet=distributed.index() > 0, markup=False, highlight=False)  # brackets in paths are no markup
     needs_report = [name for name in ("redact", "compare", "published") if values[name].value]
     if needs_report and not values.report:
         raise ValueError(f"--{needs_report[0]} is about the page: add --report")
@@ -410,6 +439,10 @@ def main(values: flags.FlagValues) -> None:
             run = watch.watch(Path(values.workdir), values.split, values.watch, evaluate, values.data_dir)
         else:
             run = Run.load(values.workdir, values.step, values.data_dir)
+        if values.verify:
+            distributed.first(run.source.verify)
+        if values.recompute:
+            run.forget()
         if not run.done and (run.config.method != "gradient" or not Checkpoints(run.workdir).begun()):
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None

@@ -30,6 +30,7 @@ from fingerprint_jax import cli, paths
 from fingerprint_jax.data import builder, images, pack_report
 from fingerprint_jax.data.folders import CLASSES, File, Rejected, attach, class_names, layout, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
+from fingerprint_jax.files import seal
 from fingerprint_jax.tables import normal_form
 
 BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
@@ -59,14 +60,9 @@ def inspect(file: File, image_size: int, max_pixels: int, bits: int) -> str:
         pixels, file.info = images.decode(file.path, image_size, max_pixels, bits)
     except ValueError as error:
         return str(error)
-    file.shape, file.digest, file.thumbnail = pixels.shape, digest(pixels), images.thumbnail(pixels)
+    file.shape, file.digest, file.thumbnail = pixels.shape, images.digest(pixels), images.thumbnail(pixels)
     file.constant = bool((pixels == pixels.flat[0]).all())
     return ""
-
-
-def digest(pixels: np.ndarray) -> str:
-    """SHA-256 of shape and pixels."""
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def select(files: list[File], reasons: list[str]) -> tuple[list[File], Rejected]:
@@ -195,6 +191,8 @@ def pack(
             pairs + [("constant", f.split, f.label, f.id, "", "", "", "") for f in kept if f.constant],
         )
         summary |= {"unmatched_ids": unmatched, "rejected": len(rejected)}
+        summary["files"] = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
+        summary["seal"] = seal(summary)
         (made / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     pack_report.report(summary, rejected, twins, target)
     return summary
@@ -218,9 +216,9 @@ def _write(work: Path, task: str, kept: list[File], classes: list[str], image_si
     def records(name: str) -> Iterator[dict]:
         for file in splits[name]:
             pixels, _ = images.decode(file.path, image_size, max_pixels, bits or 16)
-            if digest(pixels) != file.digest:
+            if images.digest(pixels) != file.digest:
                 raise ValueError(f"{file.path}: changed while it was packed")
-            content[name].update(json.dumps([file.id, file.label, file.group, file.digest]).encode())
+            content[name].update(images.described(file.id, file.label, file.group, file.digest))
             yield {"id": file.id, "image": pixels[..., None], "label": file.label, "group": file.group}
             advance()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from fingerprint_jax import tables
+from fingerprint_jax import files
 from fingerprint_jax.run import Run
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Profiler:
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            tables.write_text(folder / "summary.md", self._page())
+            files.write_text(folder / "summary.md", self._page())
             log.info("profile: %s", folder / "summary.md")
 
     def _page(self) -> str:

@@ -6,6 +6,8 @@ import functools
 import hashlib
 import json
 import logging
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, bootstrap, checkpoint, checks, distributed, environment, methods, names, paths, tables
+from fingerprint_jax import Config, bootstrap, checkpoint, checks, distributed, environment, files, methods, names, paths, tables
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,17 @@ TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "tr
 PARTS = {"valid": 1, "heldout": 2, "sequestered": 3}  # of the target split; 0 is the rest, which a run learns from
 # What moves images between them, where it changes; an `extra_labels` that changed is a change of `data`.
 MOVING = ("data", *(f"data.{name}" for name in ("folds", "fold", "valid", "sequester", "split_seed", "max_damaged")))
+
+# What every config has; `FIELDS` of a method has the rest.
+FIELDS: dict = dict.fromkeys(("data", "decision", "decision.params"), dict)
+FIELDS |= dict.fromkeys(("method", "task", "data_dir", "data.extra_labels", "decision.name", "decision.known"), str)
+FIELDS |= dict.fromkeys(("seed", "data.folds", "data.fold", "data.max_damaged", "data.split_seed"), int)
+FIELDS |= dict.fromkeys(("data.valid", "data.sequester"), (int, float))
+_ANEW = "train this run anew in another folder"
+# What can lie in a work directory before its config does: what the launcher writes, logs, and what a kill has left.
+_BEGUN = re.compile(
+    r"lock|provenance\.json|failed\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +87,10 @@ class Run:
             near = names.nearest(str(workdir), [str(other.parent) for other in others])
             hint = f": did you mean {near!r}?" if near else ""
             raise ValueError(f"{field}={str(workdir)!r}: no run there ({path} is missing){hint}")
-        config: Config = ConfigDict(_read_json(path, _lists_to_tuples))
+        fields = _tuples(files.read_json(path, {}, _ANEW))
+        if wrong := wrong_field(fields):
+            raise ValueError(f"{path} cannot be used ({wrong}): {_ANEW}")
+        config: Config = ConfigDict(fields)
         if data_dir:
             config.data_dir = data_dir
         return Run(config, workdir, step)
@@ -99,6 +115,8 @@ class Run:
             def begin() -> list[bool]:
                 if self.workdir.exists() and not self.workdir.is_dir():
                     raise ValueError(f"--workdir={self.workdir}: a file is there, name a folder")
+                self.refuse_links()
+                self._refuse_foreign()
                 if network(self.config).method == "gradient":
                     checkpoint.check_place(self.workdir)
                 if not (self.workdir / "config.json").exists():
@@ -108,7 +126,7 @@ class Run:
                 fingerprints = self.fingerprints
                 made = not self.workdir.exists()
                 self.workdir.mkdir(parents=True, exist_ok=True)
-                held.enter_context(tables.locked(self.workdir / "lock", refusal))
+                held.enter_context(files.locked(self.workdir / "lock", refusal))
                 return [self._write_or_check(fingerprints), made]
 
             first, made = distributed.first(begin)
@@ -118,6 +136,28 @@ class Run:
                 if first:
                     self._withdraw(made)
                 raise
+
+    def refuse_links(self) -> None:
+        """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through."""
+        for folder in (self.workdir, *(path.parent for path in self.workdir.glob("**/children/*/config.json"))):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.is_symlink():
+                    raise ValueError(f"{path} is a link, and a run writes through none: put what it names in its place")
+
+    def _refuse_foreign(self) -> None:
+        """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
+
+        What makes it a run is that it has both files that `_write_or_check` writes: what lies beside them is then ours to remove.
+        """
+        if not self.workdir.is_dir() or all((self.workdir / name).exists() for name in ("config.json", "provenance.json")):
+            return
+        for path in sorted(self.workdir.iterdir()):
+            if not (path.is_file() and _BEGUN.fullmatch(path.name)) and not files.litter(path.name):
+                raise ValueError(
+                    f"--workdir={self.workdir} is no run, and {path.name!r} is in it: name an empty folder, or a new one"
+                )
+        if (path := self.workdir / "provenance.json").exists():  # all that a kill has left: it has to be ours
+            files.read_json(path, {"fingerprints": dict, "starts": list, "changes": list}, "name another --workdir")
 
     @distributed.by_first
     def _withdraw(self, made: bool) -> None:
@@ -135,14 +175,14 @@ class Run:
     def _write_or_check(self, fingerprints: dict[str, str]) -> bool:
         """Writes the config of a first start, which is True, or compares that of a later one."""
         path = self.workdir / "config.json"
-        start: dict = {"step": max([int(p.stem) for p in self.workdir.glob("digests/*.json")], default=0)}
+        start: dict = {"step": max(checkpoint.steps(self.workdir), default=0)}
         start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
         if (count := self.config.get("steps_per_dispatch", 1)) > 1:
             start["topology"] += f", {count} steps a dispatch"
         start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
-            tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return True
         known = self.provenance
         before = identity(Run.load(self.workdir).config) | {"data": known["fingerprints"]}
@@ -174,7 +214,7 @@ class Run:
         self._write_provenance(known | {"fingerprints": fingerprints})
         if changed:
             (self.workdir / "done").unlink(missing_ok=True)
-            tables.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
         return False
 
     @property
@@ -185,10 +225,19 @@ class Run:
     @property
     def provenance(self) -> dict:
         """`fingerprints` of the data, `starts` and `changes` of this run."""
-        return _read_json(self.workdir / "provenance.json")
+        path, fields = self.workdir / "provenance.json", {"fingerprints": dict, "starts": list, "changes": list}
+        try:
+            found = files.read_json(path, fields, _ANEW)
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing: {_ANEW}") from None
+        known = all(isinstance(start, dict) and isinstance(start.get("topology"), str) for start in found["starts"])
+        whole = all(isinstance(change, dict) and {"step", "field", "from", "to"} <= change.keys() for change in found["changes"])
+        if not (found["starts"] and known and whole):
+            raise ValueError(f"{path} cannot be used (a start or a change lacks a field): {_ANEW}")
+        return found
 
     def _write_provenance(self, content: dict) -> None:
-        tables.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
+        files.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
 
     @property
     def moved(self) -> list[str]:
@@ -245,7 +294,7 @@ class Run:
     def fingerprints(self) -> dict[str, str]:
         """Digest of the content of every split, and of the file `data.extra_labels` where there is one."""
         path = self.config.data.extra_labels
-        return self.source.fingerprints | ({"extra_labels": hashlib.sha256(Path(path).read_bytes()).hexdigest()} if path else {})
+        return self.source.fingerprints | ({"extra_labels": hashlib.sha256(files.read_bytes(path)).hexdigest()} if path else {})
 
     def rows(self, split: str) -> Rows:
         """What this run sees of a split: a packed split, `heldout`, `valid`, `sequestered`, or any of them as `split:label`.
@@ -430,6 +479,21 @@ class Run:
             path = path.parent.parent
         return path
 
+    @distributed.by_first
+    def forget(self, split: str = "") -> None:
+        """Removes tables of predictions, of the run and its children, so that they are computed again.
+
+        Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
+        images on the way.
+        """
+        tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
+        for folder in (self.workdir, *(path.parent for path in self.workdir.glob("**/children/*/config.json"))):
+            for name in tables_of:
+                (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
+            for name in () if split else ("predictions", "outputs", "features"):
+                if not (folder / name).is_symlink():
+                    shutil.rmtree(folder / name, ignore_errors=True)
+
     def predict(self, split: str) -> Predictions:
         """The table of a split: read where it stands, computed and written where it is missing or stale."""
         if self.labels is not None:
@@ -448,6 +512,10 @@ class Run:
                 try:
                     ids, scores, known = tables.read_predictions(path)
                     if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
+                        if not np.array_equal(ids, self.rows(split).ids):
+                            raise ValueError(f"{path}: its ids are not those of the split")
+                        if not np.isfinite(scores).all() or not isinstance(known.get("probabilities"), bool):
+                            raise ValueError(f"{path}: not scores")
                         return {"ids": ids, "scores": scores, "probabilities": known["probabilities"]}
                 except ValueError as error:
                     log.warning("%s; it is computed again", error)
@@ -481,6 +549,30 @@ def fold_of(rows: Rows, folds: int, seed: int) -> np.ndarray:
     return fold
 
 
+def wrong_field(fields: dict, prefix: str = "") -> str:
+    """What of a config as JSON, or of one in it, is missing or of another kind; nothing where all is as its method wants it."""
+    found = flat_fields(fields)
+    known = FIELDS
+    if isinstance(method := fields.get("method"), str):
+        known = FIELDS | methods.get(method).FIELDS
+    for name, kind in known.items():
+        value = found.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return f"field {prefix + name!r} is {'missing' if name not in found else f'of another kind: {str(value)[:40]!r}'}"
+    inner = [name for name in ("member", "pretrain", "pairs") if isinstance(fields.get(name), dict)]
+    return next(filter(None, (wrong_field(fields[name], f"{prefix}{name}.") for name in inner)), "")
+
+
+def flat_fields(fields: dict, prefix: str = "") -> dict:
+    """`{'data': {...}, 'data.fold': 0, ...}` of nested fields."""
+    found = {}
+    for name, value in fields.items():
+        found[prefix + name] = value
+        if isinstance(value, dict):
+            found |= flat_fields(value, f"{prefix}{name}.")
+    return found
+
+
 def network(config: Config) -> Config:
     """The config of the networks that a config uses, however deep its members lie; where it uses none, that of the estimator."""
     imaged = config.method == "classical" and config.features.name != "network"
@@ -512,16 +604,12 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read_json(path: Path, hook=None) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_hook=hook)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+def _tuples(fields: dict) -> dict:
+    """JSON as it is in a config: lists are tuples."""
 
+    def converted(value):
+        if isinstance(value, dict):
+            return _tuples(value)
+        return tuple(map(converted, value)) if isinstance(value, list) else value
 
-def _lists_to_tuples(fields: dict) -> dict:
-    return {key: _to_tuple(value) for key, value in fields.items()}
-
-
-def _to_tuple(value):
-    return tuple(map(_to_tuple, value)) if isinstance(value, list) else value
+    return {name: converted(value) for name, value in fields.items()}

@@ -1,23 +1,20 @@
 """The tables on disk: `id,label` files, predictions, submissions. Every write is complete or not there, and by process 0."""
 
-import contextlib
 import csv
-import fcntl
 import hashlib
+import io
 import json
 import logging
-import os
-import platform
 import re
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from fingerprint_jax import distributed
+from fingerprint_jax import distributed, files
 
 log = logging.getLogger(__name__)
 
@@ -40,59 +37,6 @@ def normal_form(text: str) -> str:
 def without_extension(text: str) -> str:
     """The normal form of a text from which one image extension is cut off: .png, .jpg or .jpeg."""
     return normal_form(_EXTENSION.sub("", normal_form(text)))
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def locked(path: Path, refusal: str) -> Iterator[None]:
-    """The block that only this process is in; the lock goes with the process, however it ends.
-
-    Raises ValueError where another one is: `refusal`, in which %s stands for it.
-    """
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(refusal % (file.read() or "another process")) from None
-        if not os.fstat(file.fileno()).st_nlink:  # who held it has removed it: the next file of that name is another lock
-            raise ValueError(refusal % "another process")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
-@distributed.by_first
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_journal(path: str | Path) -> list:
-    """The values of a file of one JSON value a line, to which lines are appended one by one; [] where there is none.
-
-    What a kill has left of a last line is cut off, so that the next one begins a line.
-    """
-    path = Path(path)
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def styles(task: str) -> list[str]:
@@ -151,9 +95,23 @@ def _read_lines(path: str | Path) -> list[tuple[int, list[str]]]:
     """(line number, cells) of the lines of a CSV that are not empty."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            return [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            return _lines(path, file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def _lines(path: str | Path, file: IO[str]) -> list[tuple[int, list[str]]]:
+    try:
+        reader = csv.reader(file)
+        return [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return files.read_bytes(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
 
@@ -169,7 +127,8 @@ def read_extra_labels(path: str | Path, classes: int, task: str) -> dict[str, di
     repeated row, a file without labels or one that is not UTF-8 CSV.
     """
     labels: dict[str, dict[str, int]] = {}
-    for position, (line, row) in enumerate(_read_lines(path)):
+    # A config names it, which may be somebody else's: not what is no file.
+    for position, (line, row) in enumerate(_lines(path, io.StringIO(_text(path), newline=""))):
         if position == 0:
             if [cell.strip() for cell in row] != EXTRA_LABELS:
                 raise ValueError(f"{path}: the header is {','.join(row)[:80]!r}, expected {','.join(EXTRA_LABELS)}")
@@ -191,7 +150,7 @@ def read_extra_labels(path: str | Path, classes: int, task: str) -> dict[str, di
 @distributed.by_first
 def write_extra_labels(path: str | Path, split: str, ids: np.ndarray, labels: np.ndarray) -> None:
     """Writes labels [N] of rows of one split by their ids [N], whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(EXTRA_LABELS)
         writer.writerows([split, name, label] for name, label in zip(ids.tolist(), labels.tolist(), strict=True))
@@ -280,7 +239,7 @@ def write_submission(path: str | Path, ids, labels, header: bool = False, extens
     except ValueError as error:
         raise ValueError(f"extension={extension!r}: {error}; leave it out") from None
     render = {"int": str, "t": lambda k: f"t{k + 1}", "gen_t": lambda k: f"gen_t{k + 1}"}[style]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if header:
             writer.writerow(["id", "label"])
@@ -297,12 +256,12 @@ def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, met
     described = path.with_name(path.name + ".json")
     described.unlink(missing_ok=True)  # a table without its description counts as stale
     scores = np.asarray(scores, np.float32)
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", *(f"score_{k}" for k in range(scores.shape[1]))])
         # str of a numpy float32 is the shortest text that reads back as the same float32.
         writer.writerows([name, *map(str, row)] for name, row in zip(ids.tolist(), scores, strict=True))
-    write_text(described, json.dumps(meta | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=1))
+    files.write_text(described, json.dumps(meta | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=1))
 
 
 def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
@@ -313,11 +272,10 @@ def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
     path = Path(path)
     described = path.with_name(path.name + ".json")
     try:
-        meta = json.loads(described.read_text(encoding="utf-8"))
-        if hashlib.sha256(path.read_bytes()).hexdigest() != meta.pop("sha256"):
+        meta, content = json.loads(files.read_text(described)), files.read_bytes(path)
+        if hashlib.sha256(content).hexdigest() != meta.pop("sha256"):
             raise ValueError("its digest differs")
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
         ids = np.array([row[0] for row in rows], dtype=str)
         scores = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), len(header) - 1)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OSError, csv.Error) as error:
@@ -340,5 +298,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 @distributed.by_first
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an npz file, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]

@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import image, scalar
 
-from fingerprint_jax import distributed, tables
+from fingerprint_jax import distributed, files
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Writer:
     @distributed.by_first
     def __init__(self, workdir: Path, name: str, start: int, stop: int):
         keep_lines(workdir / "metrics.jsonl", start)
-        self._file = (workdir / "metrics.jsonl").open("a")
+        self._file = files.appending(workdir / "metrics.jsonl")
         # Not SummaryWriter: it writes from a thread, where a full disk ends in a traceback, and holds semaphores that a kill leaks.
         (workdir / "tensorboard").mkdir(exist_ok=True)
         self._board, self._flushed = EventsWriter(str(workdir / "tensorboard" / "events")), time.perf_counter()
@@ -117,8 +117,8 @@ def keep_lines(path: Path, last: float = math.inf) -> int:
     """Drops the lines of steps past `last`, and one that a kill has cut short; the step of the last line kept, -1 for none."""
     if not path.exists():
         return -1
-    lines = [line for line in path.read_text().splitlines(True) if _step(line) <= last]
-    with tables.replacing(path) as temporary:
+    lines = [line for line in files.read_text(path).splitlines(True) if _step(line) <= last]
+    with files.replacing(path) as temporary:
         temporary.write_text("".join(lines))
     return int(_step(lines[-1])) if lines else -1
 

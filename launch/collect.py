@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fingerprint_jax import cli, evaluate, metrics, paths, score_metrics, significance, tables
+from fingerprint_jax import cli, evaluate, files, metrics, paths, score_metrics, significance
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.run import Run
 from launch import local, sweep
@@ -281,7 +281,7 @@ def write_csv(path: Path, columns: Sequence[str], lines: list[dict]) -> None:
             return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
         return "" if value is None else repr(value)
 
-    with tables.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([cell(line[column]) for column in columns] for line in lines)
@@ -304,8 +304,8 @@ def write(output: Path, lines: list[dict], figure: str, title: str) -> None:
     texts, under = [shown(line, figure) for line in lines], f"\n\n{best_of(lines)}"
     if all(line["p"] is None for line in lines):
         texts, under = [{name: text for name, text in row.items() if name != "p of the AUC"} for row in texts], ""
-    tables.write_text(output / "table.md", f"{escape(title)}\n\n{markdown(texts)}{under}")
-    with tables.replacing(output / "table.png") as temporary:
+    files.write_text(output / "table.md", f"{escape(title)}\n\n{markdown(texts)}{under}")
+    with files.replacing(output / "table.png") as temporary:
         picture(lines, figure, title).savefig(temporary, format="png", dpi=150)
 
 
@@ -364,7 +364,7 @@ def main(values: flags.FlagValues) -> None:
         table.add_row(*(Text(text[str(column.header)]) for column in table.columns))
     if any(str(cell).endswith(" *") for column in table.columns for cell in column.cells):
         table.caption = "* one seed, or equal ones: over the images of one run, its network held fixed; without *: over seeds"
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.width = max(console.width, 250)  # a narrow terminal breaks lines, nothing is cut
     console.print(table)
     if values.family:
@@ -372,7 +372,7 @@ def main(values: flags.FlagValues) -> None:
     for line in lines:
         if line["note"]:
             console.print(Text(f"{printable(line['group'])}: {printable(line['note'])}"), soft_wrap=True)
-    console.print(f"table: {output}/table.csv, table.md, table.png", soft_wrap=True, markup=False)
+    console.print(f"table: {output}/table.csv, table.md, table.png", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax import cli, paths, tables
+from fingerprint_jax import cli, files, paths
 from fingerprint_jax.preemption import RUN_AGAIN, SIGNALS, Preempted
 from launch import sweep
 
@@ -74,7 +74,7 @@ class Launcher:
                 error = ended_by(status) or last_line(self.log(workdir))
                 failure = {"command": ["python", "-m", *command], "status": status, "error": error}
                 if self.process == 0:
-                    tables.write_text(workdir / "failed.json", json.dumps(failure, indent=1))
+                    files.write_text(workdir / "failed.json", json.dumps(failure, indent=1))
                 print(f"failed    {row.name}: {error}", flush=True)
                 return "failed"
         print(f"finished  {row.name}", flush=True)
@@ -122,8 +122,8 @@ def last_line(path: Path) -> str:
 def finished(workdir: Path, split: str) -> bool:
     """Whether a run is trained to its end and the split is evaluated."""
     try:
-        splits = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["splits"]
-    except (OSError, ValueError, KeyError):
+        splits = files.read_json(workdir / "results.json", {"splits": dict}, "")["splits"]
+    except (OSError, ValueError):
         return False
     return split in splits and (workdir / "done").exists() and not (workdir / "failed.json").exists()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import Config, cli, environment, features, metrics, paths, significance, tables
+from fingerprint_jax import Config, cli, environment, features, files, metrics, paths, significance
 from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, unlabelled
 from fingerprint_jax.methods import classical
@@ -134,7 +134,7 @@ def main(values: flags.FlagValues) -> None:
     settings["size"] = values.image_size
     path = Path(values.output) / "draws.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = tables.read_journal(path)
+    lines = files.read_journal(path)
     with path.open("a", encoding="utf-8") as file:
         for line in draws(attacks, leaks, values.draws, lines, settings):
             lines.append(line)
@@ -146,7 +146,7 @@ def main(values: flags.FlagValues) -> None:
     hashes = {name: config_hash(config) for name, config in attacks.items()}
     own = [line for line in lines if line["settings"] == settings and line["config"] == hashes.get(line["row"])]
     text = markdown(table([line for line in own if line["draw"] < values.draws], attacks, leaks))
-    tables.write_text(path.parent / "power.md", text)
+    files.write_text(path.parent / "power.md", text)
     print(text)
 
 

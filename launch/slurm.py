@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax import cli, paths, preemption, tables
+from fingerprint_jax import cli, files, paths, preemption
 from fingerprint_jax.preemption import Preempted
 from launch import local, sweep
 
@@ -79,7 +79,7 @@ def submit(output: Path, split: str, names: list[str], max_parallel: int, option
         raise ValueError(f"--sweep={output}: sbatch does not take a backslash in the path of a job's output")
     name = f"fingerprint-{secrets.token_hex(4)}"
     rows = folder / f"{name}.rows"
-    tables.write_text(rows, "\n".join(names))
+    files.write_text(rows, "\n".join(names))
     array = f"--array=0-{len(names) - 1}" + (f"%{max_parallel}" if max_parallel else "")
     if max_parallel and after:
         options = [f"--dependency=afterany:{after}", *options]
@@ -140,7 +140,7 @@ def main(values: flags.FlagValues) -> None:
     output, given = Path(values.sweep), options(values)
     rows = sweep.read(output)[1]
     (output / "slurm").mkdir(exist_ok=True)
-    with tables.locked(output / "slurm" / "lock", f"{output}: %s is submitting this sweep; wait for it"):
+    with files.locked(output / "slurm" / "lock", f"{output}: %s is submitting this sweep; wait for it"):
         under_way = queued(output)  # before the look at what is finished: a row that ends in between is
         for name, state in under_way.items():
             print(f"{state:11}{name}")

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from fingerprint_jax import Config, checkpoint, cli, config_file, paths, tables
+from fingerprint_jax import Config, checkpoint, cli, config_file, files, paths
 from fingerprint_jax.run import flat_config
 
 Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the file of a row
@@ -146,7 +146,7 @@ def write(output: str | Path, data_dir: str, found: list[Row]) -> int:
             f"{path} has {len(lost)} rows that the new sweep lacks (first: {lost[0]}): add rows only, or use another --output"
         )
     document = {"schema": 1, "data_dir": data_dir, "rows": [dataclasses.asdict(row) for row in found]}
-    tables.write_text(path, json.dumps(document, indent=1))
+    files.write_text(path, json.dumps(document, indent=1))
     return len(found) - len(before)
 
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, evaluate, methods, score_metrics, sharding, tables, train
+from fingerprint_jax import Config, evaluate, files, methods, score_metrics, sharding, train
 from fingerprint_jax.data import builder, controls
 from fingerprint_jax.model import forget_programs, model_of
 from fingerprint_jax.run import Run, network
@@ -176,7 +176,7 @@ class Comparison:
                 found = {"network": run.config.backbone.name, "parameters": parameters, "processor_s": spent}
             else:
                 found = {"network": run.config.features.name, "parameters": None, "processor_s": None}
-            tables.write_text(path, json.dumps(found))
+            files.write_text(path, json.dumps(found))
         return read(path)
 
     def steps(self, data: str, row: Row) -> int:
@@ -204,7 +204,7 @@ class Comparison:
         finally:
             if not finished:
                 spent = read(workdir / "cost.json").get("processor_s", 0.0) + time.process_time() - begin
-                tables.write_text(workdir / "cost.json", json.dumps({"processor_s": spent}))
+                files.write_text(workdir / "cost.json", json.dumps({"processor_s": spent}))
         return workdir
 
     def choose(self, data: str, row: Row) -> float | None:
@@ -233,7 +233,7 @@ class Comparison:
             if not valid:
                 raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")
             chosen = max(valid, key=lambda rate: valid[rate])
-        tables.write_text(path, json.dumps({"learning_rate": chosen, "valid": {f"{r:g}": value for r, value in valid.items()}}))
+        files.write_text(path, json.dumps({"learning_rate": chosen, "valid": {f"{r:g}": value for r, value in valid.items()}}))
         return chosen
 
     def scored(self, data: str, row: Row, split: str = "heldout", other: str = "") -> dict[int, Scored]:
@@ -257,7 +257,7 @@ class Comparison:
         trains = any(row.networks for row in self.rows)
         if trains and (known := read(path).get("minutes", self.minutes)) != self.minutes:
             raise ValueError(f"--minutes={self.minutes:g}: {path} says {known:g}; give that, or another --output")
-        tables.write_text(path, json.dumps({"minutes": self.minutes}))
+        files.write_text(path, json.dumps({"minutes": self.minutes}))
         todo = [(name, row) for name in data for row in rows]
         if self.kinds and self.first in data:
             self._make_controls()
@@ -272,7 +272,7 @@ class Comparison:
                 self._run(name, row, finished)
             except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
                 text = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                tables.write_text(path, json.dumps({"error": text}))
+                files.write_text(path, json.dumps({"error": text}))
                 print(f"failed    {name}/{row.name}: {text}", flush=True)
                 failed.append(f"{name}/{row.name}")
                 finished()

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from fingerprint_jax import cli, environment, paths, preemption, tables
+from fingerprint_jax import cli, environment, files, paths, preemption
 from fingerprint_jax.writer import show_log
 from launch import attribution, membership, sweep
 from launch.collect import escape, markdown, write_csv
@@ -26,7 +26,7 @@ def write(c: Comparison, baseline: str = "") -> None:
     table = TABLES[c.task]
     found = {data: table.table(c, data, baseline) for data in c.data}
     lines = [line for of_data, _ in found.values() for line in of_data]
-    tables.write_text(c.output / "table.json", json.dumps(lines, indent=1))
+    files.write_text(c.output / "table.json", json.dumps(lines, indent=1))
     write_csv(c.output / "table.csv", table.COLUMNS, lines)
     rates, seeds = (", ".join(f"{value:g}" for value in values) for values in (c.rates, c.seeds))
     head = f"{table.FIGURE} on `heldout`, mean over seeds {seeds}; 95% intervals over the images."
@@ -39,7 +39,7 @@ def write(c: Comparison, baseline: str = "") -> None:
         kept = [column for column in texts[0] if any(text[column] for text in texts)]
         parts.append(f"## {escape(data)}\n\n" + markdown([{column: text[column] for column in kept} for text in texts]))
         parts += [under] * bool(under)
-    tables.write_text(c.output / "table.md", "\n\n".join(parts))
+    files.write_text(c.output / "table.md", "\n\n".join(parts))
 
 
 def _among(flag: str, chosen: list[str], known: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from fingerprint_jax import distributed, methods, preemption, tables
+from fingerprint_jax import distributed, files, methods, preemption, tables
 from fingerprint_jax.preemption import RUN_AGAIN
 from fingerprint_jax.run import Run
 from tests.conftest import ROOT, load_config
@@ -220,7 +220,7 @@ def test_a_process_that_is_killed_ends_the_other(started):
 
 
 def test_what_process_0_refuses_ends_all_with_its_line(config, data_dir, tmp_path):
-    with tables.locked(tmp_path / "lock", "%s"):
+    with files.locked(tmp_path / "lock", "%s"):
         flags = (f"--config={config}:one", f"--config.data_dir={data_dir}", f"--workdir={tmp_path}")
         for status, text in Processes("main", *flags).wait():
             assert status == 1 and "Traceback" not in text

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from fingerprint_jax import checks, methods, pack
+from fingerprint_jax import checks, files, methods, pack
 from fingerprint_jax.data import builder
 from fingerprint_jax.run import Run, network
 from tests.conftest import CONFIGS, fit, load_config
@@ -219,7 +219,7 @@ def test_other_data_is_refused_and_data_that_moved_is_not(data_dir, tmp_path):
     content = json.loads(summary.read_text())
     before = content["splits"]["train_real"]["fingerprint"]
     content["splits"]["train_real"]["fingerprint"] = "0" * 64
-    summary.write_text(json.dumps(content))
+    summary.write_text(json.dumps(content | {"seal": files.seal(content)}))
     shutil.copytree(tmp_path / "moved", tmp_path / "other")
     config.data_dir = str(tmp_path / "other")
     with pytest.raises(ValueError, match=f"is train_real 000000000000, .* with train_real {before[:12]} .--allow_change=data "):
@@ -262,7 +262,7 @@ def test_a_change_that_the_checkpoint_does_not_fit_is_not_written(data_dir, tmp_
 def test_a_damaged_config_is_named(data_dir, tmp_path):
     _start(_config(data_dir), tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json cannot be read"):
+    with pytest.raises(ValueError, match="config.json cannot be used .Expecting property name"):
         Run.load(tmp_path)
 
 

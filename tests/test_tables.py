@@ -318,27 +318,3 @@ def test_a_changed_score_is_noticed(tmp_path):
     (tmp_path / "p.csv").write_text("id,score_0\na,0.625\n")
     with pytest.raises(ValueError, match="p.csv: not a table of predictions .its digest differs"):
         tables.read_predictions(tmp_path / "p.csv")
-
-
-def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    assert tables.read_journal(path) == []
-    path.write_text('["a", 1]\n["b", 2]\n["c"')
-    assert tables.read_journal(path) == [["a", 1], ["b", 2]]
-    with path.open("a") as file:
-        file.write('["c", 3]\n')
-    assert tables.read_journal(path) == [["a", 1], ["b", 2], ["c", 3]]
-    path.write_text('["a"')
-    assert tables.read_journal(path) == [] and path.read_text() == ""
-
-
-def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path, monkeypatch):
-    path, flock = tmp_path / "lock", tables.fcntl.flock
-
-    def removed(file, how):
-        path.unlink()
-        flock(file, how)
-
-    monkeypatch.setattr(tables.fcntl, "flock", removed)
-    with pytest.raises(ValueError, match="^another process is there$"), tables.locked(path, "%s is there"):
-        pytest.fail("two would hold it")

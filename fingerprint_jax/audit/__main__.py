@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import checkpoint, cli, config_file, environment, pack, paths, preemption, tables
+from fingerprint_jax import checkpoint, cli, config_file, environment, files, pack, paths, preemption
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder, pack_report
 from fingerprint_jax.data.images import printable
@@ -81,7 +81,7 @@ def audit(values: flags.FlagValues) -> dict:
         checkpoint.check_place(output)
     given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
-    with tables.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
+    with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
 
 
@@ -92,7 +92,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
         _check_same(known, given)
     if not planned or not (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
         # Without a plan nothing binds: what was refused may have been mended, and the images are packed anew.
-        tables.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
+        files.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
         mapped = {"generated": values.generated, "real_used": values.used, "real_not_used": values.not_used}
         mapped |= {"real_unknown": values.unknown} if values.unknown else {}
         options = {"image_size": values.image_size, "bits": values.bits, "max_rejected": values.max_rejected}
@@ -110,7 +110,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     document["verdict"] = {"name": name, "reasons": reasons, "sentence": "", "patients": page.patients_words(document["counts"])}
     document["verdict"]["sentence"] = page.verdict_words(document)
     document["seconds"] = sum(json.loads((output / "seconds.json").read_text(encoding="utf-8")).values())
-    tables.write_text(output / "audit.json", json.dumps(document, indent=1))
+    files.write_text(output / "audit.json", json.dumps(document, indent=1))
     page.write(output, document, parts.pictures(document["copies"]) if "reason" not in document["copies"] else [], values.redact)
     return document
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import report, tables
+from fingerprint_jax import files, report
 from fingerprint_jax.audit import verdict
 from fingerprint_jax.audit.imprint import POWER
 from fingerprint_jax.report import charts, neighbours, words
@@ -96,7 +96,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
         plan=json.dumps(document["plan"], indent=1),
     )
     path = Path(folder) / "index.html"
-    tables.write_text(path, page)
+    files.write_text(path, page)
     return path
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fingerprint_jax import Config, bootstrap, environment, score_metrics, significance, tables
+from fingerprint_jax import Config, bootstrap, environment, files, score_metrics, significance
 from fingerprint_jax.audit import content, copies, imprint, network, panel, stand_ins, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
@@ -167,8 +167,8 @@ class Audit:
         shared = np.isin(reference.groups, np.concatenate(patients)) & (reference.groups != reference.ids)
         if shared.any():
             first = str(reference.groups[shared][0])
-            files = self.source.path / "files.csv"
-            many = f"{shared.sum()} images of patients that are asked about (first: {first!r}; {files} has the patients)"
+            table = self.source.path / "files.csv"
+            many = f"{shared.sum()} images of patients that are asked about (first: {first!r}; {table} has the patients)"
             raise ValueError(f"reference: leave out {many}")
 
     @functools.cached_property
@@ -221,7 +221,7 @@ class Audit:
             differ = [name for name in plan.keys() | known.keys() if plan.get(name) != known.get(name)]
             raise ValueError(f"{path} is the plan of another audit ({', '.join(sorted(differ))} differ): give another --output")
         if not path.exists():
-            tables.write_text(path, text)
+            files.write_text(path, text)
         return plan, hashlib.sha256(path.read_bytes()).hexdigest()
 
     def stage(self, name: str, compute: Callable[[], Any]) -> Any:
@@ -232,7 +232,7 @@ class Audit:
             path.parent.mkdir(exist_ok=True)
             with timed(self.output, name):
                 found = compute()
-            tables.write_text(path, json.dumps(found))
+            files.write_text(path, json.dumps(found))
         return json.loads(path.read_text(encoding="utf-8"))
 
     def scores(self) -> dict[str, list]:
@@ -388,7 +388,7 @@ class Audit:
             return {"reason": "left out, --repeats=0"}
         counts, reference = self.counts, self.sides["reference"]
         path = self.output / "stages" / "limit_points.jsonl"
-        done = dict(tables.read_journal(path))
+        done = dict(files.read_journal(path))
         with path.open("a", encoding="utf-8") as file:
 
             def save(key: str, point: dict) -> None:
@@ -510,7 +510,7 @@ class Audit:
     def _write_scores(self, scores: np.ndarray) -> None:
         ids = np.concatenate([self.sides["real"].ids, self.sides["unknown"].ids])
         order = np.argsort(ids, kind="stable")
-        with tables.replacing(self.output / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with files.replacing(self.output / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", *self.methods])
             writer.writerows([name, *map("{:.9g}".format, row)] for name, row in zip(ids[order], scores[order], strict=True))
@@ -525,7 +525,7 @@ def timed(output: Path, name: str) -> Iterator[None]:
     finally:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known[name] = known.get(name, 0.0) + time.monotonic() - begin
-        tables.write_text(path, json.dumps(known))
+        files.write_text(path, json.dumps(known))
 
 
 def halved(pixels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

@@ -2,19 +2,32 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fingerprint_jax import files
+
 VERSION = "1.0.0"
 TASKS = ("subtask1", "subtask2", "images")
+REMEDY = "pack the data again"
+NAME, TEMPLATE = "fingerprint", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+CLASSES = {  # of the features, by their names; "" is all of them
+    "": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "id": "tensorflow_datasets.core.features.text_feature.Text",
+    "image": "tensorflow_datasets.core.features.tensor_feature.Tensor",
+    "label": "tensorflow_datasets.core.features.scalar.Scalar",
+    "group": "tensorflow_datasets.core.features.text_feature.Text",
+}
 
 
 def dataset_dir(data_dir: str | Path, task: str) -> Path:
     """Where the data set of a task lies below `data_dir`."""
-    return Path(data_dir) / "fingerprint" / task / VERSION
+    return Path(data_dir) / NAME / task / VERSION
 
 
 def remedy(data_dir: str | Path, task: str) -> str:
@@ -73,6 +86,43 @@ class Fingerprint(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self):
         raise NotImplementedError("splits bring their own generators")
+
+
+def opened(path: Path, task: str, image_shape: tuple[int, int, int]) -> Any:
+    """The builder of a data set that `write` wrote to `path`, to read from.
+
+    Its features are those of this file. TFDS would otherwise import the classes that the data set's features.json names, and open
+    the files that its dataset_info.json describes: so both are compared with what `write` writes first.
+
+    Raises ValueError that names file and field where they say anything else.
+    """
+    info = files.read_json(path / "dataset_info.json", {"splits": list}, REMEDY)
+    known = {"configName": task, "disableShuffling": True, "fileFormat": "array_record", "name": NAME, "version": VERSION}
+    for field, value in info.items():
+        if field not in (*known, "splits", "moduleName") or value != known.get(field, value):
+            raise ValueError(f"{path / 'dataset_info.json'}: {field} is {str(value)[:80]!r}: {REMEDY}")
+    for split in info["splits"]:
+        name = str(split.get("name")) if isinstance(split, dict) else ""
+        template = split.get("filepathTemplate") if isinstance(split, dict) else None
+        if not re.fullmatch(r"[a-z0-9_]{1,64}", name) or template != TEMPLATE:
+            raise ValueError(f"{path / 'dataset_info.json'}: split {str(split)[:80]!r} is not ours: {REMEDY}")
+        for file in path.glob(f"{NAME}-{name}.*"):
+            if not file.is_file():
+                raise ValueError(f"{file}: no file: {REMEDY}")
+    features = files.read_json(path / "features.json", {"featuresDict": dict}, REMEDY)
+    for field, value in _classes(features):
+        if field not in CLASSES or value != CLASSES[field]:
+            raise ValueError(f"{path / 'features.json'}: unexpected feature {field[:40]!r} of class {str(value)[:120]!r}: {REMEDY}")
+    return Fingerprint(data_dir=str(path.parents[2]), config=task, splits={}, image_shape=image_shape)
+
+
+def _classes(features: dict, name: str = "") -> Iterator[tuple[str, object]]:
+    """(name, class) of a feature and of those in it, wherever a class is named."""
+    for key, value in features.items():
+        if key == "pythonClassName":
+            yield name, value
+        elif isinstance(value, dict):
+            yield from _classes(value, name if key in ("featuresDict", "features") else key)
 
 
 def write(root: Path, task: str, splits: dict[str, Callable[[], Iterator[dict]]], image_shape: tuple[int, int, int]) -> None:

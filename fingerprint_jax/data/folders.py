@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import itertools
 import os
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fingerprint_jax.data import images
+from fingerprint_jax.files import read_text
 from fingerprint_jax.tables import normal_form
 
 CLASSES = {"subtask1": ["not_used", "used"], "subtask2": ["t1", "t2", "t3", "t4", "t5"]}
@@ -361,7 +363,7 @@ def _packed_files(path: str | Path, columns: dict[str, type]) -> list[dict]:
     """Columns of files.csv, each of a type, a dict a row."""
     found = []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with io.StringIO(read_text(path), newline="") as file:
             for row in csv.DictReader(file):
                 if None in row.values():
                     raise ValueError("a line is cut short")
@@ -369,5 +371,6 @@ def _packed_files(path: str | Path, columns: dict[str, type]) -> list[dict]:
     except KeyError as error:
         raise ValueError(f"{path}: no column {error}; pack the data again") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: not the table of packed files: {error}") from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: not the table of packed files: {reason}") from None
     return found

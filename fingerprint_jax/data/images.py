@@ -1,7 +1,9 @@
 """Files of strangers -> grey 8-bit pixels, and which of them look alike. Only PNG and JPEG are ever decoded."""
 
 import dataclasses
+import hashlib
 import io
+import json
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -120,6 +122,16 @@ def _inside(path: Path) -> str:
         return ""
     kind = next((kind for kind, start in _OTHERS.items() if re.match(start, head, re.DOTALL)), "")
     return f": a {kind} inside" if kind else ""
+
+
+def digest(pixels: np.ndarray) -> str:
+    """SHA-256 of shape and pixels [H,W]."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def described(id: str, label: int, group: str, digest: str) -> bytes:
+    """What of a record the fingerprint of its split is made of."""
+    return json.dumps([id, label, group, digest]).encode()
 
 
 def printable(text: str) -> str:

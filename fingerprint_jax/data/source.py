@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-import json
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format  # comes with tensorflow-datasets, which lets its errors through
 
-from fingerprint_jax import distributed, tables
-from fingerprint_jax.data import builder, folders
+from fingerprint_jax import distributed, files, tables
+from fingerprint_jax.data import builder, folders, images
 
 log = logging.getLogger(__name__)
+
+_BLOCK = 1024  # records that are verified at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,19 +59,24 @@ class Source:
         self.path = path
         self.damaged: set[int] = set()
         try:
-            self.summary = json.loads((path / "summary.json").read_text())
+            self.summary = _summary(path, task)
             self.image_shape: tuple[int, int, int] = tuple(self.summary["image_shape"])
             self.splits = sorted(self.summary["splits"])
-            tfds_builder: Any = tfds.builder_from_directory(str(path))
+            tfds_builder: Any = builder.opened(path, task, self.image_shape)
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             self._sources = [tfds_builder.as_data_source(split, deserialize_method=raw) for split in self.splits]
             # Of a record only what is asked for is decoded: at 64 px all four features would take 1.6 times as long as the image.
             self._image = _features(tfds_builder, "image")
             self._facts = _features(tfds_builder, "id", "label", "group")
+            self._all = _features(tfds_builder, "image", "id", "label", "group")
             self._offsets = np.concatenate([[0], np.cumsum([len(s) for s in self._sources])])
-        except (ValueError, KeyError, OSError, RuntimeError, json_format.Error) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{path} is damaged ({reason}): pack the data again") from None
+            for split, records in zip(self.splits, self._sources, strict=True):
+                if len(records) != (count := self.summary["splits"][split]["count"]):
+                    raise ValueError(f"{split} has {len(records)} records, summary.json says {count}")
+        except (ValueError, KeyError, OSError, RuntimeError, AssertionError, TypeError, json_format.Error) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(f": {builder.REMEDY}")
+            raise ValueError(f"{path} is damaged ({reason}): {builder.REMEDY}") from None
+        self._verified: set[str] = set()
 
     @property
     def num_classes(self) -> int:
@@ -98,10 +105,10 @@ class Source:
         position = self._position(split)
         start, stop = self.span(split)
         records = self._read(position, np.arange(stop - start), self._facts)
-        files = folders.read_files(self.path / "files.csv")[split] if None in records else []
+        known = folders.read_files(self.path / "files.csv")[split] if None in records else []
         for i, record in enumerate(records):
             if record is None:
-                id, label, group = files[i]
+                id, label, group = known[i]
                 records[i] = {"id": id, "label": label, "group": group}
                 self.damaged.add(start + i)
         rows = Rows(
@@ -110,9 +117,39 @@ class Source:
             groups=np.array([_text(r["group"]) for r in records], dtype=str),
             index=np.arange(start, stop),
         )
-        if files:
+        for name in itertools.chain(rows.ids.tolist(), rows.groups.tolist()):
+            if not name or (reason := folders.unfit(name)):
+                raise ValueError(f"{self.path}: {split} has an id or a group {name[:80]!r} that {reason if name else 'is empty'}")
+        if known:
             log.warning("%s: damaged records in %s: %s", self.path, split, self.damaged_ids(rows))
         return rows
+
+    def verify(self) -> None:
+        """Reads every record and compares the content of each split with its fingerprint; a second call does nothing.
+
+        A split with damaged records, which have no content, is left out: they are named where they are met.
+
+        Raises ValueError that names the split.
+        """
+        for position, split in enumerate(self.splits):
+            if split in self._verified:
+                continue
+            content, (start, stop) = hashlib.sha256(), self.span(split)
+            whole = True
+            for first in range(0, stop - start, _BLOCK):
+                where = np.arange(first, min(first + _BLOCK, stop - start))
+                for record in self._read(position, where, self._all):
+                    if record is None:
+                        whole = False
+                        continue
+                    digest = images.digest(record["image"][..., 0])
+                    content.update(images.described(_text(record["id"]), int(record["label"]), _text(record["group"]), digest))
+            if whole and content.hexdigest() != self.fingerprints[split]:
+                raise ValueError(
+                    f"{self.path}: the records of {split} are not those that summary.json describes, as after a copy that was"
+                    f" interrupted: {builder.REMEDY}, or copy it anew"
+                )
+            self._verified.add(split)
 
     def damaged_ids(self, rows: Rows) -> str:
         """Ids of the damaged among some rows, at most ten of them written out; '' for none."""
@@ -125,7 +162,7 @@ class Source:
             return []
         try:
             return [features.deserialize_example_np(record) for record in self._sources[position].__getitems__(where.tolist())]
-        except RuntimeError:  # it names no record: read them one by one
+        except (RuntimeError, ValueError, KeyError, TypeError, IndexError):  # it names no record: read them one by one
             return [self._read(position, part, features)[0] for part in np.split(where, len(where))] if len(where) > 1 else [None]
 
     def images(self, index: np.ndarray) -> np.ndarray:
@@ -165,6 +202,32 @@ class Source:
                 if record is not None:
                     return record["image"]
         raise ValueError(f"{self.path}: every record like {rows.ids[own]!r} is damaged; pack the data again")
+
+
+def _summary(path: Path, task: str) -> dict:
+    """summary.json, whose seal and sizes of files hold; data sets that were packed before there were any have neither."""
+    fields = {"task": str, "image_shape": list, "classes": list, "splits": dict}
+    found = files.read_json(path / "summary.json", fields, builder.REMEDY)
+    if found["task"] != task:
+        raise ValueError(f"summary.json is of the task {found['task']!r}")
+    shape = found["image_shape"]
+    if len(shape) != 3 or any(type(n) is not int or not 0 < n <= 2**15 for n in shape) or shape[2] != 1:
+        raise ValueError(f"summary.json: image_shape is {str(shape)[:80]}")
+    if not found["classes"] or not all(isinstance(name, str) for name in found["classes"]):
+        raise ValueError("summary.json: classes are no names")
+    for name, split in found["splits"].items():
+        kinds = {"count": int, "groups": int, "fingerprint": str, "classes": dict}
+        if not isinstance(split, dict) or any(not isinstance(split.get(field), kind) for field, kind in kinds.items()):
+            raise ValueError(f"summary.json: split {name[:40]!r} lacks one of {', '.join(kinds)}")
+    if "seal" in found and found["seal"] != files.seal(found):
+        raise ValueError("summary.json was changed after it was packed")
+    sizes = found.get("files", {})
+    for name, size in sizes.items() if isinstance(sizes, dict) else ():
+        file = path / Path(name).name
+        if not file.is_file() or file.stat().st_size != size:
+            there = f"{file.stat().st_size:,} bytes" if file.is_file() else "no file"
+            raise ValueError(f"{file.name}: {there}, {size:,} bytes were packed")
+    return found
 
 
 def _features(tfds_builder: Any, *names: str) -> tfds.features.FeaturesDict:

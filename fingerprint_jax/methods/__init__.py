@@ -1,5 +1,6 @@
 """Ways to get from a run to a table of predictions. The file name is the registry; each file has
 
+FIELDS                {field: type} that a config of it has, beside those of run.FIELDS; of a section `dict`
 check(run)            raises ValueError where it, or a child, cannot be fitted, as far as config and data tell; writes nothing.
                       `checks.check` calls it, for children too
 fit(run)              called again it continues, or returns when done

@@ -7,11 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import Config, checks, distributed, estimators, features, methods, names, tables
+from fingerprint_jax import Config, checks, distributed, estimators, features, files, methods, names
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.features import deep
 from fingerprint_jax.run import Predictions, Run
+
+FIELDS = {
+    "features": dict,
+    "features.name": str,
+    "features.run": str,
+    "features.output": str,
+    "estimator": dict,
+    "estimator.name": str,
+}
+FIELDS |= {"gallery": dict, "pca": int, "whiten": bool}
 
 
 def encoder(run: Run) -> Run | None:
@@ -104,7 +114,7 @@ def fit(run: Run) -> None:
             _check_views(run, source)
         for rows in run.gallery.values():
             _features(run, rows)
-        tables.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None}))
+        files.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None}))
 
 
 def state(run: Run) -> dict:

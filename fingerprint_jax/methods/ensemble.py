@@ -9,8 +9,11 @@ from ml_collections import ConfigDict
 from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
-from fingerprint_jax import Config, checks, config_file, methods, names, score_metrics, tables
+from fingerprint_jax import Config, checks, config_file, files, methods, names, score_metrics, tables
 from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, flat_config
+
+FIELDS = {"ensemble": dict, "ensemble.runs": (tuple, list), "ensemble.variants": dict, "member": dict}
+FIELDS |= {"ensemble.seeds": int, "ensemble.combine": str}
 
 
 def members(run: Run) -> list[tuple[int, Run]]:
@@ -114,7 +117,7 @@ def fit(run: Run) -> None:
         for _, member in members(run) if not run.config.ensemble.runs else ():
             methods.get(member.config.method).fit(member)
         # Before it is called done, so that a lower threshold can still be allowed.
-        tables.write_text(run.workdir / "done", json.dumps({"members": len(admitted(run))}))
+        files.write_text(run.workdir / "done", json.dumps({"members": len(admitted(run))}))
 
 
 def state(run: Run) -> dict:

@@ -9,13 +9,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fingerprint_jax import Config, checkpoint, checks, distributed, methods, names, score_metrics, sharding, tables, train
+from fingerprint_jax import Config, checkpoint, checks, distributed, files, methods, names, score_metrics, sharding, train
 from fingerprint_jax.data import augment
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.model import State, model_of
 from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, config_hash
 
 _normalize = jax.jit(augment.normalize, static_argnums=1)
+
+FIELDS = dict.fromkeys(("data.streams", "augment", "views", "backbone", "objective", "optimizer", "gallery"), dict)
+FIELDS |= dict.fromkeys(("num_steps", "eval_every", "checkpoint_every", "log_every", "steps_per_dispatch", "eval_batch"), int)
+FIELDS |= dict.fromkeys(("best", "init_from", "backbone.name", "objective.name", "data.cache", "data.normalize"), str)
+FIELDS |= {"data.balanced": bool, "data.workers": int}
 
 
 def check(run: Run) -> None:
@@ -55,7 +60,7 @@ def fit(run: Run) -> None:
             if first := stages.stage(run):
                 stages.fit(first)
             train.train(run, evaluate, source)
-            tables.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
+            files.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
 
 
 def origin(run: Run) -> Run | None:

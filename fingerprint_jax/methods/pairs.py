@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.cluster import spectral_clustering
 
-from fingerprint_jax import Config, checks, distributed, methods, tables
+from fingerprint_jax import Config, checks, distributed, files, methods, tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import search
 from fingerprint_jax.features import deep
 from fingerprint_jax.run import Predictions, Run
+
+FIELDS = {"candidates": int, "clusters": int, "member": dict}
 
 
 def stage(run: Run) -> Run | None:
@@ -98,7 +100,7 @@ def fit(run: Run) -> None:
 
         row, position = distributed.first(pairs).T
         tables.write_arrays(_path(run), {"real": real.index[position], "generated": generated.index[row]})
-        tables.write_text(run.workdir / "done", json.dumps({"pairs": len(row), "encoder": str(source.workdir)}))
+        files.write_text(run.workdir / "done", json.dumps({"pairs": len(row), "encoder": str(source.workdir)}))
 
 
 def _embedding(run: Run, source: Run, rows: Rows) -> np.ndarray:

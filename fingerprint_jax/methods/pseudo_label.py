@@ -5,10 +5,12 @@ import logging
 
 import numpy as np
 
-from fingerprint_jax import Config, checks, distributed, methods, score_metrics, tables
+from fingerprint_jax import Config, checks, distributed, files, methods, score_metrics, tables
 from fingerprint_jax.run import Predictions, Run
 
 log = logging.getLogger(__name__)
+
+FIELDS = {"pseudo": dict, "pseudo.source": str, "member": dict}
 
 
 def round_of(run: Run, number: int) -> Run:
@@ -23,7 +25,8 @@ def chosen(run: Run) -> Run:
     """The child whose predictions are the result; raises ValueError where the rounds are not done."""
     if not run.done:
         raise ValueError(f"{run.workdir} is not finished, no round is chosen yet: the command that trains it goes on")
-    return round_of(run, json.loads(distributed.first((run.workdir / "done").read_text))["chosen"])
+    remedy = "remove it, and the command that trains the run writes it anew"
+    return round_of(run, distributed.first(lambda: files.read_json(run.workdir / "done", {"chosen": int}, remedy))["chosen"])
 
 
 def check(run: Run) -> None:
@@ -78,7 +81,7 @@ def fit(run: Run) -> None:
             tables.write_extra_labels(round_of(run, number + 1).config.data.extra_labels, source, rows.ids[sure], labels)
         if stopped:
             log.info("%s: %s; the result is round %d", run.workdir, stopped, best)
-        tables.write_text(run.workdir / "done", json.dumps({"chosen": best, "stopped": stopped, "rounds": rounds}))
+        files.write_text(run.workdir / "done", json.dumps({"chosen": best, "stopped": stopped, "rounds": rounds}))
 
 
 def select(ids: np.ndarray, scores: np.ndarray, least: float, cap: int) -> np.ndarray:

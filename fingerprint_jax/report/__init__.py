@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from fingerprint_jax import estimators, metrics, score_metrics, tables
+from fingerprint_jax import estimators, files, metrics, score_metrics
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.report import charts, neighbours, words
 from fingerprint_jax.run import Predictions, Run, flat_config
@@ -90,7 +90,7 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
         made_on=words.made_on(document),
     )
     path = run.workdir / "report" / "index.html"
-    tables.write_text(path, page)
+    files.write_text(path, page)
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 from absl import flags
 
-from fingerprint_jax import paths, tables
+from fingerprint_jax import files, paths
 from fingerprint_jax.preemption import RUN_AGAIN
 from launch import local, sweep
 
@@ -166,5 +166,5 @@ def main(values: flags.FlagValues) -> None:
     if not values.output:
         print(text, end="")
         return
-    tables.write_text(values.output, text.removesuffix("\n"))
+    files.write_text(values.output, text.removesuffix("\n"))
     print(f"{len(left)} of {len(rows)} rows: kubectl apply -f {values.output}")

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.cluster import KMeans
 
-from fingerprint_jax import environment, tables
+from fingerprint_jax import environment, files
 from fingerprint_jax.audit import panel, stages, verdict
 from fingerprint_jax.data import phantom
 
@@ -168,7 +168,7 @@ def table(lines: list[dict]) -> str:
 def run(radiographs: str, output: str, count: int) -> list[dict]:
     """All draws, those of `output` not again."""
     environment.self_test()
-    lines = tables.read_journal(output) if output else []
+    lines = files.read_journal(output) if output else []
     done = {(line["pool"], line["kind"], line["draw"]) for line in lines}
     phantoms = phantom.subtask1(SEED, 32, 0.0, 2, 2, unknown=2, reference=1400, slices=1)["reference"].images
     parts = [draws("phantoms", phantoms, count, done), leaks(count, done)]

@@ -282,7 +282,7 @@ def test_a_table_that_is_not_there(tmp_path):
         ("split,id,label\ntrain,1,0\n", "no column 'group'; pack the data again"),
         ("split,id,label,group\ntrain,1,x,g\n", "not the table of packed files: invalid literal"),
         ("split,id,label,group,bytes\ntrain,1,0,g\n", "not the table of packed files: a line is cut short"),
-        (b"split,id,label,group\ntrain,1,0,\xff\n", "not the table of packed files: 'utf-8' codec"),
+        (b"split,id,label,group\ntrain,1,0,\xff\n", "not the table of packed files: not UTF-8"),
     ],
 )
 def test_a_table_of_packed_files_that_cannot_be_used(tmp_path, text, message):

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.cluster import SpectralClustering
 
-from fingerprint_jax import methods, tables, train
+from fingerprint_jax import files, methods, train
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.methods import gradient, pairs
 from fingerprint_jax.run import Run, network
@@ -191,7 +191,7 @@ def test_a_table_of_other_data_or_scores_of_it_are_refused(fitted):
         stage.predict("heldout")
     path = stage.workdir / "provenance.json"
     content = path.read_text()
-    tables.write_text(path, content.replace(run.fingerprints["train_real"], "other"))
+    files.write_text(path, content.replace(run.fingerprints["train_real"], "other"))
     with pytest.raises(ValueError, match="its table of pairs is of other data"):
         pairs.table(run)
     path.write_text(content)

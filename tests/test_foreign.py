@@ -1,0 +1,346 @@
+"""Data sets and runs of strangers, and of the unlucky: one line that names the file, and nothing of ours is lost."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from fingerprint_jax import evaluate, files, methods, pack
+from fingerprint_jax import main as binary
+from fingerprint_jax.data import builder, phantom
+from fingerprint_jax.data.source import Source, open_source
+from fingerprint_jax.run import Run
+from tests.conftest import load_config
+from tests.test_evaluate import run_binary
+
+CONFIG = "configs/quickstart.py"
+DATA = f"fingerprint/subtask2/{builder.VERSION}"
+
+
+@pytest.fixture(autouse=True)
+def _ends():
+    """A read that never ends fails the test, and not the suite."""
+
+    def late(*_):
+        raise TimeoutError("waits for ever")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    open_source.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """A finished run that was scored."""
+    config = load_config(CONFIG)
+    config.data_dir = data_dir
+    run = Run(config, tmp_path_factory.mktemp("trained") / "run")
+    methods.get(config.method).fit(run)
+    evaluate.evaluate(Run.load(run.workdir), "heldout")
+    return run.workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def data(data_dir, tmp_path):
+    """A copy of the packed data, and the folder with its files."""
+    shutil.copytree(data_dir, tmp_path / "data")
+    return tmp_path / "data", tmp_path / "data" / DATA
+
+
+def fit(workdir, data_dir):
+    config = load_config(CONFIG)
+    config.data_dir = str(data_dir)
+    methods.get(config.method).fit(Run(config, workdir))
+
+
+# Data sets
+
+
+def test_a_class_that_a_data_set_names_is_never_imported(data, tmp_path, monkeypatch):
+    root, folder = data
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Tensor: pass\n")
+    whole = (folder / "features.json").read_text()
+    for name in ("tensor_feature.Tensor", "features_dict.FeaturesDict", "scalar.Scalar", "text_feature.Text"):
+        changed = whole.replace(f"tensorflow_datasets.core.features.{name}", "evil.Tensor")
+        assert changed != whole
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["files"]["features.json"] = len(changed)
+        (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+        (folder / "features.json").write_text(changed)
+        with pytest.raises(ValueError, match=r"is damaged \(.*features.json: unexpected feature .* of class 'evil.Tensor'"):
+            Source(str(root), "subtask2")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fileFormat": "tfrecord"}, "fileFormat is 'tfrecord'"),
+        ({"name": "../other"}, "name is '../other'"),
+        ({"alternativeFileFormats": ["x"]}, "alternativeFileFormats is"),
+        ({"splits": [{"name": "train_real", "filepathTemplate": "../../{SPLIT}"}]}, "split .* is not ours"),
+        ({"splits": [{"name": "../x"}]}, "split .* is not ours"),
+        ({"splits": ["x"]}, "split 'x' is not ours"),
+        ({"splits": {}}, "field 'splits' is an object, expected a list"),
+    ],
+)
+def test_what_a_data_set_says_of_its_files_is_checked(change, said, data):
+    root, folder = data
+    content = json.loads((folder / "dataset_info.json").read_text()) | change
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["files"].pop("dataset_info.json")
+    (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+    (folder / "dataset_info.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"is damaged .*{said}.*: pack the data again"):
+        Source(str(root), "subtask2")
+
+
+def test_records_of_another_pack_under_an_old_summary_are_noticed(data, workdir, tmp_path):
+    root, folder = data
+    images = phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=20, unknown=20)
+    phantom.write(tmp_path / "other", "subtask2", images, seed=9)
+    pack.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
+    for file in (tmp_path / "packed" / DATA).glob("*train_generated*"):
+        shutil.copy(file, folder)  # as of a copy that was interrupted
+    (workdir / "results.json").unlink()
+    old = json.loads((folder / "summary.json").read_text())
+    for summary in (old | {"files": {}}, {name: value for name, value in old.items() if name not in ("files", "seal")}):
+        if "seal" in summary:
+            summary["seal"] = files.seal(summary)
+        (folder / "summary.json").write_text(json.dumps(summary))
+        with pytest.raises(ValueError, match="the records of train_generated are not those that summary.json describes"):
+            evaluate.evaluate(Run.load(workdir, data_dir=str(root)), "heldout")
+        with pytest.raises(ValueError, match="the records of train_generated are not those"):
+            run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", "--verify", "--split=valid")
+        open_source.cache_clear()
+    assert not (workdir / "results.json").exists()
+
+
+def test_a_summary_that_was_changed_and_files_of_other_sizes_are_refused(data):
+    root, folder = data
+    Source(str(root), "subtask2").verify()
+    whole = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(whole.replace('"task": "subtask2"', '"task": "subtask2", "more": 1'))
+    with pytest.raises(ValueError, match="summary.json was changed after it was packed"):
+        Source(str(root), "subtask2")
+    (folder / "summary.json").write_text(whole)
+    record = next(folder.glob("*train_real*"))
+    os.truncate(record, record.stat().st_size - 1)
+    with pytest.raises(ValueError, match=f"{record.name}: [0-9,]+ bytes, [0-9,]+ bytes were packed"):
+        Source(str(root), "subtask2")
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(ValueError, match=f"{record.name}: no file"):
+        Source(str(root), "subtask2")
+
+
+# Work directories
+
+
+def test_a_folder_with_files_of_something_else_is_no_run(data_dir, tmp_path):
+    project = tmp_path / "project"
+    (project / "checkpoints" / "run7").mkdir(parents=True)
+    (project / "checkpoints" / "model_v1.pt").write_text("weeks of training")
+    (project / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    for name in ("config.json", "provenance.json"):
+        with pytest.raises(ValueError, match="is no run, and 'checkpoints' is in it: name an empty folder"):
+            fit(project, data_dir)
+        (project / name).write_text("{}")  # many kinds of project have such files
+    with pytest.raises(ValueError, match="provenance.json cannot be used"):
+        fit(project, data_dir)
+    assert (project / "checkpoints" / "model_v1.pt").exists() and (project / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+    # What the launcher, a kill and a system leave is in no way.
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("log.txt", "failed.json", "lock", ".config.json.123.tmp", ".DS_Store", "train.out"):
+        (begun / name).write_text("")
+    fit(begun, data_dir)
+    assert (begun / "done").exists()
+
+
+def test_only_what_orbax_left_is_removed_from_checkpoints(workdir, data_dir):
+    (workdir / "done").unlink()
+    (workdir / "checkpoints" / "notes").mkdir()
+    (workdir / "checkpoints" / "99.orbax-checkpoint-tmp-1").mkdir()
+    fit(workdir, data_dir)
+    assert (workdir / "checkpoints" / "notes").is_dir() and not list(workdir.glob("checkpoints/*tmp*"))
+
+
+@pytest.mark.parametrize("name", ["lock", "metrics.jsonl", "predictions", "results.json", "results.lock", "checkpoints"])
+def test_links_in_a_work_directory_are_not_written_through(name, workdir, data_dir, tmp_path):
+    target = tmp_path / "mine"
+    if (workdir / name).is_dir():
+        shutil.move(workdir / name, target)
+    else:
+        (workdir / name).unlink(missing_ok=True)
+        target.write_text("my keys")
+    before = sorted(target.rglob("*")) if target.is_dir() else target.read_text()
+    (workdir / name).symlink_to(target)
+    (workdir / "done").unlink()
+    for act in (lambda: fit(workdir, data_dir), lambda: evaluate.evaluate(Run.load(workdir), "heldout")):
+        with pytest.raises(ValueError, match=f"{name} is a link, and a run writes through none"):
+            act()
+    assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
+
+
+def test_what_a_system_leaves_in_folders_is_passed_over(workdir, data_dir, caplog):
+    step = Run.load(workdir).predict("heldout")
+    state = methods.get("gradient").state(Run.load(workdir))
+    (workdir / "digests" / f"._{state}.json").write_text("x")
+    for place in (workdir, workdir / "checkpoints", workdir / "checkpoints" / str(state), workdir / "predictions"):
+        (place / ".DS_Store").write_text("x")
+    (workdir / "done").unlink()
+    fit(workdir, data_dir)
+    assert methods.get("gradient").state(Run.load(workdir)) == state and "damaged" not in caplog.text
+    assert (Run.load(workdir).predict("heldout").scores == step.scores).all()
+
+
+def test_a_manifest_that_names_files_elsewhere_is_damaged(workdir, tmp_path):
+    state = methods.get("gradient").state(Run.load(workdir))
+    path = workdir / "digests" / f"{state}.json"
+    for other in (workdir / "digests").glob("*.json"):
+        if other != path:
+            other.unlink()
+    whole = json.loads(path.read_text())
+    (workdir / "predictions" / "heldout.csv").unlink()
+    for name in ("/dev/zero", "../../../x"):
+        content = whole | {"files": whole["files"] | {name: "0" * 64}}
+        path.write_text(json.dumps(content | {"sha256": files.seal(content)}))
+        with pytest.raises(ValueError, match="no usable checkpoint"):
+            Run.load(workdir).predict("heldout")
+    # A pipe in place of one of its files.
+    path.write_text(json.dumps(whole))
+    file = workdir / "checkpoints" / str(state) / next(iter(whole["files"]))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="no usable checkpoint"):
+        Run.load(workdir).predict("heldout")
+
+
+def test_a_config_that_names_a_device_is_refused(workdir):
+    content = json.loads((workdir / "config.json").read_text())
+    content["data"]["extra_labels"] = "/dev/zero"
+    (workdir / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="/dev/zero: no regular file, expected a file"):
+        evaluate.evaluate(Run.load(workdir), "heldout")
+
+
+def test_predictions_of_other_images_are_computed_again(workdir, tmp_path):
+    path = workdir / "predictions" / "heldout.csv"
+    before, scores = path.read_bytes(), evaluate.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"]
+
+    def forge(change):
+        rows = list(csv.reader(before.decode().splitlines()))
+        change(rows)
+        with path.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        described = path.with_name("heldout.csv.json")
+        meta = json.loads(described.read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        described.write_text(json.dumps(meta))
+
+    def rename(rows):
+        for row, name in zip(rows[1:], ("=cmd|' /C calc'!A0", "a\nb", "../../x"), strict=False):
+            row[0] = name
+
+    def all_right(rows):
+        for row in rows[1:]:
+            row[1:] = ["1" if k == int(row[0][5]) - 1 else "0" for k in range(5)]
+
+    forge(rename)
+    found = evaluate.evaluate(
+        Run.load(workdir), "heldout", {"path": tmp_path / "s.csv", "header": False, "extension": "", "style": "int"}
+    )
+    assert path.read_bytes() == before and found["metrics"]["accuracy"] == scores and "=" not in (tmp_path / "s.csv").read_text()
+    # Scores alone: no digest shows it, anybody can make one. They are computed again where it is asked, and before a first figure.
+    forge(all_right)
+    assert evaluate.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == 1
+    run_binary(evaluate, f"--workdir={workdir}", "--recompute")
+    assert path.read_bytes() == before and evaluate.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"] == scores
+    forge(all_right)
+    (workdir / "results.json").unlink()
+    assert evaluate.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == scores
+
+
+def mutations(content: dict):
+    """JSON that is wrong in one way each, and the field that is."""
+    for name in content:
+        for value in (None, [], {}, "x", -1, 1e999, True, [[]], {"a": None}):
+            if type(value) is not type(content[name]):
+                yield name, json.dumps(content | {name: value})
+        yield name, json.dumps({other: value for other, value in content.items() if other != name})
+    for text in ("", "{", "[]", "null", "3", '"x"', "[" * 100_000, "\ud800", json.dumps(content)[:-20]):
+        yield "", text
+
+
+JSON = ("config.json", "provenance.json", "results.json", "done", "predictions/heldout.csv.json", "digests/STEP.json")
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_json_of_a_run_that_is_not_ours_is_one_line_or_made_again(name, workdir, data_dir):
+    name = name.replace("STEP", str(methods.get("gradient").state(Run.load(workdir))))
+    path = workdir / name
+    before = path.read_text()
+    content = json.loads(before)
+    seal = "sha256" in content and name.startswith("digests")
+    for field, text in mutations(content):
+        if seal and field:
+            found = json.loads(text)
+            text = json.dumps(found | {"sha256": files.seal(found)} if field != "sha256" else found)
+        for act in (lambda: evaluate.evaluate(Run.load(workdir), "heldout"), lambda: fit(workdir, data_dir)):
+            path.write_bytes(text.encode("utf-8", "surrogatepass"))
+            try:
+                act()
+            except (ValueError, OSError) as error:
+                assert "\n" not in str(error).strip(), (field, text[:100])
+            finally:
+                path.write_text(before)
+    os.unlink(path)
+    os.mkfifo(path)
+    with contextlib.suppress(ValueError, OSError):
+        evaluate.evaluate(Run.load(workdir), "heldout")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "dataset_info.json", "features.json"])
+def test_json_of_a_data_set_that_is_not_ours_is_one_line(name, data):
+    root, folder = data
+    whole = json.loads((folder / "summary.json").read_text())
+    content = json.loads((folder / name).read_text())
+    for field, text in mutations(content):
+        (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+        if name == "summary.json" and field:
+            found = json.loads(text)
+            (folder / name).write_text(json.dumps(found | {"seal": files.seal(found)} if field != "seal" else found))
+        else:
+            summary = whole | {"files": {}}
+            (folder / "summary.json").write_text(
+                json.dumps(summary | {"seal": files.seal(summary)})
+            ) if name != "summary.json" else None
+        try:
+            source = Source(str(root), "subtask2")
+            for split in source.splits:
+                source.rows(split)
+        except ValueError as error:
+            assert str(folder) in str(error) and "\n" not in str(error), (field, text[:100])
+
+
+def test_names_in_brackets_are_printed_as_they_are(trained, tmp_path, capsys):
+    for place in ("[old]", "x[", "[bold red]"):
+        shutil.copytree(trained, tmp_path / place / "run")
+        run_binary(evaluate, f"--workdir={tmp_path / place / 'run'}", f"--submission={tmp_path / place / 's.csv'}")
+        out = capsys.readouterr().out
+        assert f"results: {tmp_path / place / 'run' / 'results.json'}" in out and f"submission: {tmp_path / place / 's.csv'}" in out
+    assert binary  # the binary of a training prints with `print`
