@@ -257,7 +257,9 @@ def twins(
                 if copies[i] >= 0:
                     yield i, copies[i], 1.0
                 elif closest[i] >= 0:
-                    yield i, int(closest[i]), float(correlation[i])
+                    first = equal[digests[closest[i]]][0]  # its copies are as close as it is
+                    usable = cells[i] != b or groups[i] != groups[first]
+                    yield i, first if usable else int(closest[i]), float(correlation[i])
 
 
 def _shorten(thumbnails: np.ndarray) -> np.ndarray:
