@@ -15,7 +15,7 @@ def common(task: str, method: str) -> ConfigDict:
     c.data = ConfigDict()
     c.data.folds = 0  # cut the labelled target rows into this many folds (0: none) ...
     c.data.fold = -1  # ... and hold this one out as the split `heldout` (-1: none)
-    c.data.valid = 0.0  # share of the remaining labelled target rows that becomes the split `valid`
+    c.data.valid = 0.0  # share, up to a half, of the remaining labelled target rows that becomes the split `valid`
     c.data.sequester = 0.0  # share of what is left that becomes the split `sequestered`, which no training and no `best` sees
     c.data.extra_labels = ""  # a CSV `split,id,label` of rows of other splits that join the labelled target rows in training
     c.data.max_damaged = 0  # damaged records of the data set to go on with, each replaced by its neighbour; one more is an error

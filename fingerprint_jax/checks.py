@@ -31,9 +31,6 @@ def check(run: "Run") -> None:
 def _check_parts(run: "Run") -> None:
     """The held-out fold, `valid` and `sequestered` can be drawn, are not empty and, of membership, hold both classes."""
     data = run.config.data
-    for name in ("valid", "sequester"):
-        if not 0 <= data[name] <= 0.5:
-            raise ValueError(f"data.{name}={data[name]}: use a share of 0 to 0.5")
     if data.folds:
         classes = run.source.summary["classes"]
         check_folds(run.source.rows(run.target), data.folds, f"data.folds={data.folds}", classes)

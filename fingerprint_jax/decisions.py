@@ -56,11 +56,7 @@ def top_fraction(scores, known_scores=None, known_labels=None, *, fraction: floa
     """1 for the round(fraction * N) highest scores (round half to even), ties to the earlier rows.
 
     This uses the class balance of the split and depends on its other rows: a result that rests on it must say so.
-
-    Raises ValueError for a fraction outside 0..1.
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"decision.params.fraction={fraction} is outside 0..1")
     column = _checked(scores)[:, 0]
     labels = np.zeros(len(column), np.int64)
     labels[np.argsort(-column, kind="stable")[: round(fraction * len(column))]] = 1

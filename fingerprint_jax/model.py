@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, backbones, objectives, optim, sharding
+from fingerprint_jax import Config, backbones, distributed, objectives, optim, sharding
 from fingerprint_jax.backbones import pretrained
 from fingerprint_jax.backbones.layers import record
 from fingerprint_jax.data import augment
@@ -60,6 +60,7 @@ class Model:
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
         several = self._unrolled if jax.default_backend() == "cpu" else self._scanned
         self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)
+        self._finite = jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=replicated)
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=sharding.readable(self.mesh))
         shows = hasattr(self.objective, "pictures")
         self.pictures = jax.jit(self._pictures, out_shardings=replicated) if shows else None
@@ -110,7 +111,7 @@ class Model:
             known: parameters and statistics of the other by path.
             origin: whose they are, for the log, which names the others.
 
-        Raises ValueError where nothing is taken.
+        Raises ValueError where nothing is taken, or an array of the other is not finite.
         """
         net: Any = self.merge(state["params"], state["rest"])
         taken, missing, misshapen = {}, [], []
@@ -119,6 +120,8 @@ class Model:
                 missing.append(name)
                 continue
             value = np.asarray(jax.device_get(known[name]))
+            if not np.isfinite(value).all():
+                raise ValueError(f"{origin}: {name} is not finite, nothing can begin with it")
             if name.startswith("backbone/"):
                 value = backbones.adapted(name.removeprefix("backbone/"), value, net.backbone)
             if value.shape != old.shape:
@@ -134,6 +137,16 @@ class Model:
         new = {part: {name: taken.get(name, value) for name, value in state[part].items()} for part in ("params", "rest")}
         state = state | new
         return state | self._average(state)
+
+    def not_finite(self, state: State) -> str:
+        """The first array of a state that holds NaN or infinity, parameters first, '' for none; the same on all processes.
+
+        The optimizer's are left out: NaN among them is NaN in the parameters of the same step.
+        """
+        arrays = [(f"{part}/{name}", x) for part in ("params", "rest", "ema") for name, x in state.get(part, {}).items()]
+        finite = [self._finite(x) for _, x in arrays]  # a program a shape: one of all arrays takes seconds to compile
+        named = zip(arrays, finite, strict=True)
+        return distributed.first(lambda: next((name for (name, _), good in named if not jax.device_get(good)), ""))
 
     def _own(self, state: State) -> dict:
         """Parameters and BatchNorm statistics by path."""

@@ -16,9 +16,6 @@ def direction(config: Config) -> optax.GradientTransformation:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     names.check("optimizer.name", config.name, ("adam", "sgd"))
     if config.name == "adam":
-        for name in ("beta1", "beta2"):
-            if not 0 <= config[name] < 1:
-                raise ValueError(f"optimizer.{name}={config[name]} is out of range: use 0 or more, less than 1")
         parts.append(optax.scale_by_adam(config.beta1, config.beta2))
     else:
         parts.append(optax.trace(decay=0.9))
@@ -35,15 +32,13 @@ def factors(config: Config, paths: Iterable[str]) -> dict[str, float]:
     paths = sorted(paths)
     if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in config.rates):
         raise ValueError(f"optimizer.rates={config.rates!r} must be pairs, for example (('^backbone/', 0.1),)")
-    for pattern, factor in config.rates:
+    for pattern, _ in config.rates:
         try:
             found = any(re.search(pattern, name) for name in paths)
         except re.error as error:
             raise ValueError(f"optimizer.rates: {pattern!r} is no regular expression: {error}") from error
         if not found:
             raise ValueError(f"optimizer.rates: {pattern!r} is found in no parameter's path, such as {paths[0]} or {paths[-1]}")
-        if factor < 0:
-            raise ValueError(f"optimizer.rates: the factor of {pattern!r} is {factor}, use 0 (frozen) or more")
     found = {name: next((factor for pattern, factor in config.rates if re.search(pattern, name)), 1.0) for name in paths}
     if not any(found.values()):
         raise ValueError("optimizer.rates freezes every parameter")

@@ -16,7 +16,20 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from fingerprint_jax import Config, bootstrap, checkpoint, checks, distributed, environment, files, methods, names, paths, tables
+from fingerprint_jax import (
+    Config,
+    bootstrap,
+    checkpoint,
+    checks,
+    distributed,
+    environment,
+    files,
+    methods,
+    names,
+    paths,
+    ranges,
+    tables,
+)
 from fingerprint_jax.data.source import Rows, Source, open_source
 
 log = logging.getLogger(__name__)
@@ -58,6 +71,8 @@ class Run:
         allow_change: fields that may differ from those the run was started with; `data` stands for the content of the data set.
         labels: of all rows of the target split, in place of their own: what `predict` gives had the labels been these. Nothing is
             read from or written to the tables of the run then.
+
+    Raises ValueError for a number in the config that is out of its range, see ranges.py: there is no run with one.
     """
 
     def __init__(
@@ -68,6 +83,7 @@ class Run:
         allow_change: tuple[str, ...] = (),
         labels: np.ndarray | None = None,
     ):
+        ranges.check(config)
         paths.expand_fields(config)
         self.config = config
         self.labels = labels
@@ -79,7 +95,7 @@ class Run:
     def load(workdir: str | Path, step: str = "best", data_dir: str = "", field: str = "workdir") -> "Run":
         """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
 
-        Raises ValueError that names the `field` where no run is there.
+        Raises ValueError that names the `field` where no run is there, and the file where its config cannot be.
         """
         path = Path(workdir) / "config.json"
         if not path.exists():
@@ -93,7 +109,10 @@ class Run:
         config: Config = ConfigDict(fields)
         if data_dir:
             config.data_dir = data_dir
-        return Run(config, workdir, step)
+        try:
+            return Run(config, workdir, step)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used ({error}): {_ANEW}") from None
 
     @contextlib.contextmanager
     def fitting(self) -> Iterator[None]:
@@ -426,7 +445,7 @@ class Run:
         if not self.same_target:
             return part
         if data.folds:
-            if data.fold >= data.folds or data.fold < -1:
+            if data.fold >= data.folds:
                 raise ValueError(f"data.fold={data.fold} is outside the data.folds={data.folds} folds")
             if data.fold >= 0:
                 checks.check_folds(rows, data.folds, f"data.folds={data.folds}", self.source.summary["classes"])
@@ -437,10 +456,10 @@ class Run:
         for draw, (number, name) in enumerate(((1, "valid"), (3, "sequester")), 1):
             left, share = np.flatnonzero(part == 0), data[name]
             if share and len(left):
-                folds = max(2, round(1 / share))
-                field = f"data.{name}={share}, one of {folds} parts"
+                taken, folds = ranges.parts_of(f"data.{name}", share)
+                field = f"data.{name}={share}, {taken if taken > 1 else 'one'} of {folds} parts"
                 checks.check_folds(rows.take(left), folds, field, self.source.summary["classes"])
-                part[left[fold_of(rows.take(left), folds, data.split_seed + draw) == 0]] = number
+                part[left[fold_of(rows.take(left), folds, data.split_seed + draw) < taken]] = number
         return part
 
     def folds(self, rows: Rows) -> np.ndarray:

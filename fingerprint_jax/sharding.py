@@ -63,8 +63,6 @@ def parts(batch: dict, count: int, mesh: Mesh) -> dict:
 
 def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1) -> None:
     """Raises ValueError where a batch, or each of its `parts` of gradient accumulation, cannot be divided over the devices."""
-    if size < 1:
-        raise ValueError(f"{name}={size}: use 1 or more")
-    if parts < 1 or size % (mesh.size * parts):
+    if size % (mesh.size * parts):
         what = f"{mesh.size} devices" + (f" times optimizer.accumulate={parts}" if parts != 1 else "")
         raise ValueError(f"{name}={size} is not a multiple of the {what}")

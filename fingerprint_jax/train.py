@@ -145,8 +145,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     """Trains a run to `num_steps`, from its latest checkpoint where there is one; with none to take, the beginning is saved.
 
     The order within a step: dispatch step k; read the metrics of step k-1, which must be finite; at an interval read those of
-    step k too, show pictures, evaluate, and only then save; send the batch after the next while step k runs. With
-    `steps_per_dispatch` all this is of so many steps at once, whose metrics are still those of each.
+    step k too, see that the new parameters are finite, show pictures, evaluate, and only then save; send the batch after the
+    next while step k runs. With `steps_per_dispatch` all this is of so many steps at once, whose metrics are still those of each.
 
     Args:
         run: the run; its config is already written.
@@ -156,7 +156,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     Raises:
         Preempted: SIGTERM, SIGINT or SIGUSR1 came, to whichever process; the step it was at is saved, on all the same.
         OSError: a checkpoint cannot be written, or not be read back; those before it stay.
-        FloatingPointError: the loss, a gradient or the learning rate is not finite; names the step and the records.
+        FloatingPointError: the loss, a gradient or the learning rate is not finite; names the step and the records. Or what would
+            be saved is not: names the step and the first such array.
     """
     c = run.config
     model = model_of(run)
@@ -198,6 +199,14 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             found[step + 1] = values
         return found
 
+    def check(step: int) -> None:
+        # Loss and gradients are those of the parameters before the step: what it made of them nothing has seen yet.
+        if name := model.not_finite(state):
+            raise FloatingPointError(
+                f"{run.workdir}: after step {step} {name} is not finite; this is not saved, the checkpoints before it are kept."
+                " Lower optimizer.learning_rate or optimizer.weight_decay"
+            )
+
     def save(step: int, scores: dict[str, float], last: bool) -> None:
         if scores:
             writer.write(step, {f"valid_{name}": value for name, value in scores.items()})
@@ -209,6 +218,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         stack.callback(checkpoints.close)
         signalled = distributed.agreed(stack.enter_context(preemption.deferred()), model.mesh)
         if c.num_steps == 0 and not checkpoints.begun():
+            check(0)
             save(0, evaluate(state), last=True)
         clock = tick = time.perf_counter()
         waited, timed_from = 0.0, start
@@ -248,6 +258,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                         writer.write(k, values)
                 pending = None
                 profiler.read(between=True)
+                check(step)
                 evaluates = last or step % c.eval_every == 0
                 if evaluates and model.pictures:
                     writer.pictures(step, jax.device_get(model.pictures(*model.weights(state), batch, cache)))
@@ -267,18 +278,7 @@ def _check_steps(c: Config, mesh: jax.sharding.Mesh) -> None:
         sharding.check_batch(f"data.streams.{name}", size, mesh, c.optimizer.accumulate)
     sharding.check_batch("eval_batch", c.eval_batch, mesh)
     names.check("data.cache", c.data.cache, ("none", "device"))
-    for name, value, least in (
-        *((name, c[name], 1) for name in ("eval_every", "checkpoint_every", "log_every")),
-        ("num_steps", c.num_steps, 0),
-        ("data.workers", c.data.workers, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value}: use {least} or more")
-    if not c.optimizer.learning_rate >= 0:  # NaN is not
-        raise ValueError(f"optimizer.learning_rate={c.optimizer.learning_rate}: use a number of 0 or more")
     count = c.steps_per_dispatch
-    if count < 1:
-        raise ValueError(f"steps_per_dispatch={count}: use 1 or more")
     for name in ("eval_every", "checkpoint_every", "num_steps"):
         if c[name] % count:
             raise ValueError(f"{name}={c[name]} is not a multiple of steps_per_dispatch={count}")

@@ -110,11 +110,6 @@ def test_top_fraction_ties_go_to_the_earlier_rows():
     assert np.flatnonzero(labels).tolist() == list(range(1, 500, 2))
 
 
-def test_top_fraction_refuses_a_percentage():
-    with pytest.raises(ValueError, match=r"fraction=50 is outside 0\.\.1"):
-        decisions.top_fraction(column(1, 2), fraction=50)
-
-
 @pytest.mark.parametrize("name", decisions.DECISIONS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_every_decision_refuses_scores_that_are_not_finite(name, bad):

@@ -74,6 +74,22 @@ def test_what_is_not_finite_changes_nothing(data_dir, tmp_path):
     assert metrics["finite"]
 
 
+def test_the_first_array_that_is_not_finite_is_named_parameters_first(data_dir, tmp_path):
+    run = Run(tiny_config(data_dir), tmp_path)
+    run.config.optimizer.ema_decay = 0.9
+    model = model_of(run)
+    state = model.init(jax.random.key(0))
+    assert model.not_finite(state) == ""
+    state["opt"] = jax.tree.map(lambda x: np.nan * x, state["opt"])  # not asked for
+    assert model.not_finite(state) == ""
+    (mean, *_), (bias, *_) = (
+        [name for name in state[part] if name.endswith(end)] for part, end in (("rest", "/mean"), ("params", "bias"))
+    )
+    for part, name, value in (("ema", mean, np.nan), ("rest", mean, -np.inf), ("params", bias, np.inf)):
+        state[part][name] = state[part][name].at[-1].set(value)
+        assert model.not_finite(state) == f"{part}/{name}"
+
+
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch_in_less_memory(data_dir, tmp_path):
     found, memory, loops = [], [], []
     for accumulate in (1, 4):  # without BatchNorm the mean over the parts is the mean over the batch

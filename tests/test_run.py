@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
 from fingerprint_jax import checks, files, methods, pack
 from fingerprint_jax.data import builder
@@ -34,6 +35,26 @@ def test_folds_and_valid_share_no_image_or_group_and_cover_everything(data_dir, 
         held.append(set(parts["heldout"].ids))
     assert set.union(*held) == set(run.source.rows("train_real").ids)
     assert sum(map(len, held)) == 40
+
+
+def test_a_share_of_several_parts_is_the_first_folds_and_one_of_one_part_as_ever(data_dir, tmp_path):
+    total = len(Run(_config(data_dir), tmp_path).source.rows("train_generated"))  # 20 a class, each a group
+
+    def valid(share):
+        run = Run(_config(data_dir, folds=0, fold=-1, valid=share, sequester=0.3), tmp_path)
+        held, apart = (set(run.rows(split).ids) for split in ("valid", "sequestered"))
+        assert not held & apart and abs(len(apart) - 0.3 * (total - len(held))) < 5  # of five classes, less than one each
+        return held
+
+    for share in (0.1, 0.25, 0.35, 0.4, 0.45):
+        assert len(valid(share)) == round(share * total)
+    assert valid(0.2) < valid(0.4)
+    rows = Run(_config(data_dir), tmp_path).source.rows("train_generated")
+    split = StratifiedKFold(4, shuffle=True, random_state=1).split(rows.labels, rows.labels)
+    assert valid(0.25) == set(rows.ids[next(split)[1]])
+    for share, text in ((0.33, "whole parts are taken, use 0.315789"), (0.9, "use 0 to 0.5"), (7.0, "use 0 to 0.5"), (-0.2, "use")):
+        with pytest.raises(ValueError, match=f"^data.valid={share}: {text}"):
+            Run(_config(data_dir, valid=share), tmp_path)
 
 
 def test_rows_by_label(data_dir, tmp_path):

@@ -273,12 +273,41 @@ def test_a_training_that_is_not_finite_stops_and_keeps_the_checkpoint_before(dat
     whole = Run(config, tmp_path / "run")
     methods.get("gradient").fit(whole)
     kept = last_state(whole)
-    config.num_steps, config.optimizer.learning_rate = 9, float("inf")
+    config.num_steps, config.optimizer.learning_rate = 9, 1e30
     allowed = Run(config, tmp_path / "run", allow_change=("num_steps", "optimizer.learning_rate"))
-    with pytest.raises(FloatingPointError, match=r"step 7 is not finite .*t1/\d+"):
+    with pytest.raises(FloatingPointError, match=r"step 8 is not finite .*t1/\d+"):
         methods.get("gradient").fit(allowed)
     assert max(checkpoint.Checkpoints(tmp_path / "run").manifests()) == 6
     same_bytes(kept, last_state(allowed))
+
+
+def test_parameters_that_the_last_step_ruined_are_not_saved(data_dir, tmp_path):
+    # Its loss and gradients are those of the parameters before it, and finite.
+    config = tiny_config(data_dir, num_steps=4)
+    config.optimizer.update(weight_decay=1e-4, ema_decay=0.5)
+    allowed = ("num_steps", "optimizer.learning_rate", "optimizer.weight_decay")
+    begun = Run(config, tmp_path / "run", allow_change=allowed)
+    methods.get("gradient").fit(begun)
+    kept, rate = last_state(begun), config.optimizer.learning_rate
+    config.num_steps, config.optimizer.learning_rate, config.optimizer.weight_decay = 5, 1e38, 1e10
+    with pytest.raises(FloatingPointError, match=r"after step 5 params/\S+/kernel is not finite; this is not saved, .*[^\n]*$"):
+        methods.get("gradient").fit(begun)
+    assert max(checkpoint.Checkpoints(tmp_path / "run").manifests()) == 4 and not begun.done
+    same_bytes(kept, last_state(begun))
+    config.optimizer.learning_rate, config.optimizer.weight_decay = rate, 1e-4
+    methods.get("gradient").fit(begun)
+    assert int(last_state(begun)["step"]) == 5 and begun.done
+
+
+def test_weights_that_are_not_finite_leave_no_run_without_steps_either(data_dir, tmp_path):
+    tensors = test_pretrained.tensors("resnet_tiny", (48, 48))
+    tensors["bn1.running_mean"][1] = np.nan
+    save_file(tensors, tmp_path / "weights.safetensors")
+    config = tiny_config(data_dir, num_steps=0, best="")
+    config.backbone.update(weights=str(tmp_path / "weights.safetensors"), stem="imagenet")
+    with pytest.raises(ValueError, match="^backbone.weights='.*/weights.safetensors': not finite: bn1.running_mean; "):
+        methods.get("gradient").fit(Run(config, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_pretrained_weights_begin_the_training_and_a_resume_needs_them_no_more(data_dir, tmp_path):

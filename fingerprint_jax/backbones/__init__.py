@@ -85,8 +85,6 @@ def build(
     for option in options:
         names.check_option("backbone", option, name, accepted)
     names.check("backbone.norm", norm, NORMS)
-    if norm_groups < 1:
-        raise ValueError(f"backbone.norm_groups={norm_groups} must be at least 1")
     names.check("backbone.dtype", options.get("dtype", "float32"), DTYPES)
     names.check("backbone.stem", options.get("stem", "imagenet"), STEMS)
     if min(image_size) < backbone.min_size:

@@ -64,9 +64,11 @@ def load(weights: str, name: str, net: Any) -> None:
         if name != "tf_efficientnet_lite0":
             raise ValueError(f"backbone.weights={weights!r} are of backbone.name='tf_efficientnet_lite0', not {name!r}")
         table = efficientnet.LITE0
-    tensors = read(weights)
+    tensors = {tensor: _float32(value) for tensor, value in read(weights).items()}  # before the sum of `_layout`
+    if infinite := [tensor for tensor, value in tensors.items() if not np.isfinite(value).all()]:  # the classifier's, too
+        raise ValueError(f"backbone.weights={weights!r}: not finite: {some(infinite)}; a file with NaN or infinities is not used")
     state = nnx.to_flat_state(nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat)))
-    missing, misshapen, infinite, new = [], [], [], []
+    missing, misshapen, new = [], [], []
     for path, variable in state:
         ours = "/".join(map(str, path))
         theirs = rename(ours, table)
@@ -74,18 +76,13 @@ def load(weights: str, name: str, net: Any) -> None:
         if value is None:
             missing.append(theirs)
             continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = value.astype(np.float32)  # before the sum of `_layout`
-        if not np.isfinite(value).all():
-            infinite.append(theirs)
-            continue
         value = backbones.adapted(ours, _layout(value, ours, old.shape), net)
         if value.shape != old.shape:
             misshapen.append(f"{theirs} for {ours}: {list(value.shape)} in place of {list(old.shape)}")
             continue
         new.append((path, variable.replace(jax.device_put(value.astype(old.dtype), old.sharding))))
     extra = [tensor for tensor in tensors if not IGNORED.match(tensor)]
-    problems = {"it lacks": missing, "it has more": extra, "of another shape": misshapen, "not finite": infinite}
+    problems = {"it lacks": missing, "it has more": extra, "of another shape": misshapen}
     if any(problems.values()):
         text = "; ".join(f"{what}: {some(names)}" for what, names in problems.items() if names)
         raise ValueError(f"backbone.weights={weights!r} does not fit backbone.name={name!r}; {text}")
@@ -132,6 +129,11 @@ def read(weights: str) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise ValueError(f"backbone.weights={weights!r} is no safetensors file: {error}") from error
     return tensors
+
+
+def _float32(value: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite
+        return value.astype(np.float32)
 
 
 def _download(weights: str) -> Path:

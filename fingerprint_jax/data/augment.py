@@ -153,16 +153,9 @@ def augment(
         mask: share of the patches that is set to zero, see `masked`.
         crop: least share of the area of a random part that is enlarged to the image, see `part`; sides from 3:4 to 4:3 of the
             image's, as torchvision's RandomResizedCrop.
-
-    Raises:
-        ValueError: a negative number, or a probability or share above 1.
     """
     options = {"flip": flip, "shift": shift, "brightness": brightness, "contrast": contrast, "rotate": rotate, "scale": scale}
     options |= {"erase": erase, "gabor": gabor, "mask": mask, "crop": crop}
-    for name, value in options.items():
-        share = name in ("flip", "scale", "erase", "mask", "crop")
-        if value < 0 or (share and value > 1):
-            raise ValueError(f"augment.{name}={value} is out of range: use {'0 to 1' if share else '0 or more'}")
     if not any(options.values()):
         return images
 
@@ -207,12 +200,7 @@ def views(images: jax.Array, *, flip: bool = False, shift: int = 0) -> Iterator[
         images: normalised.
         flip: the mirror, horizontal, of each other view too.
         shift: four more, by so many whole pixels up, down, left and right; the border is repeated.
-
-    Raises:
-        ValueError: a negative shift.
     """
-    if shift < 0:
-        raise ValueError(f"views.shift={shift} is out of range: use 0 or more")
     height, width = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
     places = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)] if shift else [(0, 0)]

@@ -92,8 +92,6 @@ def check(gallery: Gallery, name: str, **options) -> None:
     accepted = defaults(name)
     get(name, **options)
     options = accepted | {option: value for option, value in options.items() if value is not None}
-    if options.get("C") is not None and not options["C"] > 0:
-        raise ValueError(f"estimator.C={options['C']}: use more than 0")
     if checked := registry("CHECKS").get(name):
         checked(gallery, **options)
 
@@ -126,8 +124,7 @@ def columns(scores: np.ndarray) -> np.ndarray:
     return np.asarray(scores[:, 1:] - scores[:, :1] if scores.shape[1] == 2 else scores, np.float32)
 
 
-def at_least(option: str, value: float, least: float, most: float = np.inf, of: str = "") -> None:
+def at_least(option: str, value: float, least: float, most: float, of: str = "") -> None:
     """Raises ValueError that names `estimator.<option>` where its value is outside least..most; `of`: what there are so many of."""
     if not least <= value <= most:
-        bound = f"at least {least}" if most == np.inf else f"{least} to {most}"
-        raise ValueError(f"estimator.{option}={value}: use {bound}" + (f", the number of {of}" if of else ""))
+        raise ValueError(f"estimator.{option}={value}: use {least} to {most}" + (f", the number of {of}" if of else ""))

@@ -89,7 +89,6 @@ def _check_labelled(gallery: Gallery, C: float = 1.0) -> None:
 
 
 def _check_forest(gallery: Gallery, trees: int) -> None:
-    at_least("trees", trees, 1)
     classes(gallery)
 
 

@@ -119,7 +119,7 @@ def _scores(query: Features, gallery: Gallery, clusters: int, build: Callable) -
 def _check(gallery: Gallery, clusters: int) -> None:
     known = len(classes(gallery))
     count, rows = clusters or default(known), _rows(gallery)
-    if count < (1 if known == 2 else known):
+    if known > 2 and count < known:
         raise ValueError(f"estimator.clusters={clusters} is less than the {known} classes: use more, or 0 for the default")
     if count > rows:
         raise ValueError(f"estimator.clusters={count}: use 1 to {rows}, the number of images to cluster")

@@ -46,7 +46,8 @@ def local_match(
         top: share of the patches, those of the highest log ratios, whose mean is the score; 1: all.
 
     Raises:
-        ValueError: options out of range, values that are not square images, a stream that is missing or has fewer than 2 images.
+        ValueError: a patch larger than the images, values that are not square images, a stream that is missing or has fewer than 2
+            images.
     """
     _check({"query": query, **gallery}, patch, stride, radius, top)
     streams = [stream(gallery, name) for name in ("reference", "generated")]
@@ -177,14 +178,8 @@ def _check(gallery: Gallery, patch: int, stride: int, radius: int, top: float) -
     for name in ("generated", "reference"):
         if len(stream(gallery, name).values) < 2:
             raise ValueError(f"gallery.{name} has {len(gallery[name].values)} images: local_match needs at least 2")
-    if not 2 <= patch <= shape[0]:
+    if patch > shape[0]:
         raise ValueError(f"estimator.patch={patch}: use 2 to {shape[0]}, the side of the images")
-    if stride < 1:
-        raise ValueError(f"estimator.stride={stride}: use at least 1 pixel")
-    if radius < 0:
-        raise ValueError(f"estimator.radius={radius}: use 0 or more pixels")
-    if not 0 < top <= 1:
-        raise ValueError(f"estimator.top={top}: use a share above 0 and up to 1")
 
 
 CHECKS = {"local_match": _check}

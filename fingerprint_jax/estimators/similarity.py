@@ -59,7 +59,7 @@ def ssim(a: np.ndarray, b: np.ndarray, *, window: str = "gaussian", stride: int 
     Raises:
         ValueError: an unknown window, or maps smaller than it.
     """
-    _check_maps(a, window, stride)
+    _check_maps(a, window)
     size = max(1, min(1024, ELEMENTS // a[0].size))
     out = np.empty((len(a), len(b)), np.float32)
     for left in _parts(len(a), size):
@@ -211,12 +211,11 @@ def _check_logistic(gallery: Gallery, measure: str, C: float) -> None:
 def _check_measure(other: Features, name: str, **options) -> None:
     _measure(name, **options)
     if name == "ssim":
-        _check_maps(other.values, options.get("window") or "gaussian", options.get("stride") or 1)
+        _check_maps(other.values, options.get("window") or "gaussian")
 
 
-def _check_maps(values: np.ndarray, window: str, stride: int) -> None:
+def _check_maps(values: np.ndarray, window: str) -> None:
     side = len(_window(window))
-    at_least("stride", stride, 1)
     if values.ndim != 3 or min(values.shape[1:]) < side:
         raise ValueError(f"estimator.measure='ssim' compares maps [N,H,W] of {side} px or more, not {list(values.shape[1:])}")
 

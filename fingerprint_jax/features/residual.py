@@ -24,7 +24,7 @@ BLOCK = 2**20  # pixels handled at once
 def features(images: np.ndarray, *, steps: tuple[float, ...] = (2.0, 4.0, 8.0), levels: int = 3) -> np.ndarray:
     """`cooccurrence` at each of the steps, side by side: uint8 [N,H,W,1] -> float32 [N, len(steps) * D].
 
-    Raises ValueError where there is no step, or for those that `cooccurrence` refuses.
+    Raises ValueError where there is no step.
     """
     if not steps:
         raise ValueError("features.steps=(): use at least one step, in grey levels")
@@ -50,12 +50,7 @@ def cooccurrence(images: np.ndarray, *, step: float, levels: int) -> np.ndarray:
         images: of one size, 4 pixels a side or more.
         step: of the quantisation, in grey levels.
         levels: residuals of more steps than this count as this many.
-
-    Raises:
-        ValueError: a step or a number of levels that is not positive.
     """
-    if step <= 0 or levels < 1:
-        raise ValueError(f"features.step={step}, features.levels={levels}: use a step above 0 and at least 1 level")
     size = max(1, BLOCK // (images.shape[1] * images.shape[2]))
     return np.concatenate([_block(images[i : i + size, ..., 0], step, levels) for i in range(0, len(images), size)])
 

@@ -22,11 +22,7 @@ def lbp(images: np.ndarray, *, points: int = 8, radius: float = 1.0) -> np.ndarr
 
     Ojala, Pietikainen & Maenpaa 2002, IEEE Transactions on Pattern Analysis and Machine Intelligence 24:971. Entry k is the share
     of pixels with k neighbours at least as bright, in one run; the last one that of all other patterns.
-
-    Raises ValueError for points or a radius that are not positive.
     """
-    if points < 1 or radius <= 0:
-        raise ValueError(f"features.points={points}, features.radius={radius}: use at least 1 point and a radius above 0")
 
     def histogram(image):
         codes = local_binary_pattern(image, points, radius, "uniform").astype(np.int64)

@@ -77,8 +77,6 @@ def check(run: Run) -> None:
     c = run.config
     if c.whiten and not c.pca:
         raise ValueError("whiten=True scales principal components, and there are none: set pca")
-    if c.pca < 0:
-        raise ValueError(f"pca={c.pca}: use a number of principal components, or 0 for none")
     _estimator(c)
     _check_beside(c)
     source, gallery = encoder(run), run.gallery

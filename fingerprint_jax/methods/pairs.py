@@ -72,8 +72,8 @@ def encoder(run: Run) -> Run:
 def check(run: Run) -> None:
     """The numbers, the images, and the network of the embeddings."""
     c = run.config
-    if c.candidates < 1 or c.clusters < 1:
-        raise ValueError(f"pairs.candidates={c.candidates}, pairs.clusters={c.clusters}: use 1 or more")
+    if not c.candidates:
+        raise ValueError("candidates=0 makes no pairs: use 1 or more")
     run.rows("train_generated")
     checks.check(encoder(run))
 

@@ -41,9 +41,6 @@ def check(run: Run) -> None:
     if pseudo.source not in run.source.splits or pseudo.source == run.target:
         others = [split for split in run.source.splits if split != run.target]
         raise ValueError(f"pseudo.source={pseudo.source!r}: labelled rows take no pseudo-labels, use one of {', '.join(others)}")
-    for name in ("rounds", "cap"):
-        if pseudo[name] < 0:
-            raise ValueError(f"pseudo.{name}={pseudo[name]}: use 0 or more")
     checks.check(round_of(run, 0))
 
 

@@ -15,7 +15,6 @@ check(images, batch)             optional; raises ValueError where so many image
 """
 
 import importlib
-import math
 import pkgutil
 
 from fingerprint_jax import Config, names
@@ -39,11 +38,3 @@ def no_views(config: Config) -> None:
     if config.views.flip or config.views.shift:
         given = f"views.flip={config.views.flip}, views.shift={config.views.shift}"
         raise ValueError(f"{given}: {config.objective.name} has none, use False and 0")
-
-
-def in_range(config: Config, options: tuple[str, ...], least: float, most: float = math.inf) -> None:
-    """Raises ValueError that names the first of some options which is not `least` to `most`."""
-    for name in options:
-        if not least <= config.objective[name] <= most:
-            bound = f"{least} or more" if most == math.inf else f"{least} to {most}"
-            raise ValueError(f"objective.{name}={config.objective[name]} is out of range: use {bound}")

@@ -43,10 +43,8 @@ class Objective:
         if config.task == "subtask2":
             raise ValueError("objective.name='autoencoder' gives one score, membership; subtask2 asks which of five sets")
         names.check("objective.error", options.error, ERRORS)
-        if options.latent < 0 or not options.widths or min(options.widths) < 1:
-            raise ValueError(
-                f"objective.latent={options.latent}, objective.widths={options.widths}: use 0 or more, and widths of 1 or more"
-            )
+        if not options.widths:
+            raise ValueError("objective.widths=(): use at least one width")
 
     def build(self, rngs):
         """The network."""

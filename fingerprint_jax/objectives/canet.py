@@ -96,9 +96,6 @@ class Objective:
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, self.image_shape = config, image_shape
         objectives.membership_only(config)
-        objectives.in_range(config, ("features",), 1)
-        objectives.in_range(config, ("candidates", "contrast"), 0)
-        objectives.in_range(config, ("temperature",), 1e-6)
         objectives.no_views(config)
 
     def build(self, rngs):

@@ -105,8 +105,8 @@ class Objective:
         self.config, self.image_shape = config, image_shape
         objectives.membership_only(config)
         names.check("objective.readout", config.objective.readout, ("mean", "max"))
-        objectives.in_range(config, ("hidden",), 1)
-        objectives.in_range(config, ("candidates", "angular_weight", "margin"), 0)
+        if not config.objective.hidden:
+            raise ValueError("objective.hidden=0: cross_attention needs a layer of 1 unit or more")
         objectives.no_views(config)
 
     def build(self, rngs):

@@ -62,15 +62,13 @@ class Objective:
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, options = config, config.objective
         objectives.membership_only(config)
-        if not 0 < options.size <= min(image_shape[:2]):
+        if options.size > min(image_shape[:2]):
             raise ValueError(f"objective.size={options.size}: use 1 to {min(image_shape[:2])}, the side of the images")
         low, high = options.sigmas
-        if not 0 < low <= high or min(options.scored, default=0) <= 0:
+        if low > high or not options.scored:
             raise ValueError(
-                f"objective.sigmas={options.sigmas}, objective.scored={options.scored}: use deviations above 0, sorted"
+                f"objective.sigmas={options.sigmas}, objective.scored={options.scored}: use two, sorted, and at least one"
             )
-        objectives.in_range(config, ("draws",), 1)
-        objectives.in_range(config, ("deviation",), 1e-6)
         self.shape = (options.size, options.size, image_shape[2])
 
     def build(self, rngs):

@@ -46,13 +46,8 @@ class Objective:
         options = config.objective
         objectives.membership_only(config)
         names.check("objective.positives", options.positives, ("none", "pool"))
-        objectives.in_range(config, ("momentum", "online"), 0, 1)
-        objectives.in_range(config, ("threshold",), -1, 1)
-        if min(options.queue, options.width, *options.projection, len(options.projection) - 1) < 1:
-            raise ValueError(
-                f"objective.queue={options.queue}, objective.width={options.width}, objective.projection={options.projection}:"
-                " use 1 or more, and two layers or more"
-            )
+        if len(options.projection) < 2:
+            raise ValueError(f"objective.projection={options.projection}: use two layers or more")
 
     def check(self, images: int, batch: int) -> None:
         """Raises ValueError for a queue that the batch does not divide, or that is longer than the images trained on."""

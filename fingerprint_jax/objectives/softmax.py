@@ -47,13 +47,7 @@ class Objective:
         if self.real_class and config.task != "subtask2":
             raise ValueError(f"objective.real_class is of subtask2, where synthetic images are classified, not of {config.task}")
         self.contrast, self.temperature = config.objective.contrast, config.objective.temperature
-        if self.contrast < 0 or self.temperature <= 0:
-            raise ValueError(
-                f"objective.contrast={self.contrast}, objective.temperature={self.temperature}: use 0 or more, and more than 0"
-            )
         self.hidden, self.dropout = config.objective.hidden, config.objective.dropout
-        if self.hidden < 0 or not 0 <= self.dropout < 1:
-            raise ValueError(f"objective.hidden={self.hidden}, objective.dropout={self.dropout}: use 0 or more, and 0 to below 1")
 
     def build(self, rngs):
         """The network."""

@@ -347,5 +347,11 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     found = tensors("resnet_tiny")
     found["bn1.bias"][0], found["layer1.0.conv1.weight"][0] = np.nan, np.inf
     save_file(found, path)
-    with pytest.raises(ValueError, match="; not finite: (bn1.bias, layer1.0.conv1.weight|layer1.0.conv1.weight, bn1.bias)$"):
+    both = "(bn1.bias, layer1.0.conv1.weight|layer1.0.conv1.weight, bn1.bias)"
+    with pytest.raises(ValueError, match=f"^backbone.weights='{path}': not finite: {both}; a file"):
+        pretrained.load(str(path), "resnet_tiny", build())
+    found = tensors("resnet_tiny")
+    found["fc.weight"] = np.full((2, 16), np.nan, np.float32)  # not read into the network: a damaged file all the same
+    save_file(found, path)
+    with pytest.raises(ValueError, match=f"^backbone.weights='{path}': not finite: fc.weight; a file"):
         pretrained.load(str(path), "resnet_tiny", build())

@@ -107,14 +107,11 @@ def test_options_that_are_none_are_left_to_the_estimator():
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("random_forest", {"trees": 0}, "estimator.trees=0: use at least 1"),
         ("nearest_centroid_of_generated", {"clusters": 31}, "estimator.clusters=31: use 1 to 30"),
         ("kmeans", {"clusters": 51}, "estimator.clusters=51: use 1 to 50, the number of images to cluster"),
-        ("kmeans", {"clusters": -1}, "estimator.clusters=-1 is less than"),
         ("dbscan", {"min_samples": 0}, "estimator.min_samples=0: use 1 to 50"),
         ("gan_leaks", {"k": 25}, "estimator.k=25: use 1 to 24"),
         ("gan_leaks", {"k": 31, "calibrated": False}, "estimator.k=31: use 1 to 30"),
-        ("domias", {"components": 0}, "estimator.components=0: use at least 1"),
         ("texture_forest", {"textures": 255}, "estimator.textures=255: use 1 to 254"),
         ("texture_forest", {"selected": 48}, "estimator.selected=48: use 1 to 47"),
         ("similarity", {"measure": "angle"}, "estimator.measure='angle' is unknown; known: cosine, euclidean, jaccard, ssim"),

@@ -137,8 +137,8 @@ def test_processes_are_spawned_without_jax_where_they_are_worth_it(run, tmp_path
 
 def test_an_error_in_a_process_is_the_same_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "BLOCK", 8)
-    with pytest.raises(ValueError, match="features.points=0, features.radius=1.0: use at least 1 point"):
-        features.extract(run, run.rows("heldout"), "lbp", {"points": 0}, tmp_path, 2)
+    with pytest.raises(ValueError, match="features.bins=99: use at most 24 for images of 48x48 pixels"):
+        features.extract(run, run.rows("heldout"), "radial_spectrum", {"bins": 99, "enhance": "gaussian"}, tmp_path, 2)
     assert not list(tmp_path.glob("*.npz"))
 
 

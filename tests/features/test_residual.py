@@ -58,12 +58,6 @@ def test_an_image_is_scored_alone_however_many_are_handled_at_once(monkeypatch):
     np.testing.assert_array_equal(residual.cooccurrence(images, step=4.0, levels=LEVELS), whole)
 
 
-@pytest.mark.parametrize(("step", "levels"), [(0.0, 3), (-1.0, 3), (2.0, 0)])
-def test_a_step_or_levels_that_are_not_positive_are_refused(step, levels):
-    with pytest.raises(ValueError, match=f"features.step={step}, features.levels={levels}"):
-        residual.cooccurrence(np.zeros((1, 8, 8, 1), np.uint8), step=step, levels=levels)
-
-
 def test_steps_stand_side_by_side():
     images = np.random.default_rng(2).integers(0, 255, (3, 8, 8, 1)).astype(np.uint8)
     expected = [residual.cooccurrence(images, step=step, levels=LEVELS) for step in (2.0, 4.0)]

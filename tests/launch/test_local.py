@@ -46,7 +46,7 @@ def stand_in(tmp_path, monkeypatch):
 
 def test_with_the_real_binaries_a_failing_row_is_named_and_the_other_is_done(data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    rows = sweep.rows(CONFIG, sweep.values("optimizer.learning_rate", float("inf"), 1e-3))
+    rows = sweep.rows(CONFIG, sweep.values("optimizer.learning_rate", 1e30, 1e-3))
     sweep.write(tmp_path, data_dir, rows)
     with pytest.raises(ValueError, match=rf"1 of 2 rows failed: {rows[0].name}; each has a log.txt"):
         run_binary(local, f"--sweep={tmp_path}", "--jobs=2")

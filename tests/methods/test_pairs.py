@@ -174,7 +174,7 @@ def test_reader_blocks_of_two_processes_are_aligned(fitted):
     [
         ({"pairs.method": "gradient"}, "pairs.method='gradient' makes no table of pairs: use pairs"),
         ({"data.streams.real": 4}, "pairs are of subtask1, real and generated, as many of each: not subtask1 with"),
-        ({"pairs.clusters": 0}, "pairs.candidates=4, pairs.clusters=0: use 1 or more"),
+        ({"pairs.clusters": 0}, "pairs.clusters=0: use 1 or more"),
         ({"pairs.member.num_steps": 2, "pairs.member.data.streams": ConfigDict({"real": 8})}, "trained on no row of train_real"),
     ],
 )

@@ -240,3 +240,17 @@ def test_a_network_reads_what_the_one_before_it_read():
     assert not gradient.reads(config, "train_real")
     config.init_from = "runs/gone"
     assert gradient.reads(config, "train_real")
+
+
+def test_a_run_whose_arrays_are_not_finite_is_nothing_to_begin_with(source, data_dir, tmp_path):
+    path = tmp_path / "source"
+    shutil.copytree(source.workdir, path)
+    checkpoints = checkpoint.Checkpoints(path)
+    step, state = train.restore(Run.load(path), checkpoints, "latest")
+    name = next(name for name in state["params"] if name.startswith("backbone/"))
+    state["params"][name] = state["params"][name] * np.float32(np.nan)
+    checkpoints.save(step + 1, state, {}, last=True)
+    checkpoints.close()
+    with pytest.raises(ValueError, match=f"^{path}: {name} is not finite, nothing can begin with it$"):
+        _fit(_autoencoder(data_dir, num_steps=0, init_from=str(path)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -263,10 +263,6 @@ def test_a_training_watches_the_auc_of_the_similarity(data_dir, tmp_path):
     ("options", "message"),
     [
         ({"task": "subtask2"}, "objective.name='canet' answers membership, not task='subtask2': use subtask1"),
-        ({"features": 0}, "objective.features=0 is out of range: use 1 or more"),
-        ({"candidates": -1}, "objective.candidates=-1 is out of range: use 0 or more"),
-        ({"contrast": -1.0}, "objective.contrast=-1.0 is out of range: use 0 or more"),
-        ({"temperature": 0.0}, "objective.temperature=0.0 is out of range"),
         ({"views": {"flip": True}}, "views.flip=True, views.shift=0: canet has none, use False and 0"),
         ({"layers": (0, 1)}, r"objective.layers=\(0, 1\): vit_tiny has the layers 1 to 2"),
         ({"layers": (6, 12, 18)}, r"objective.layers=\(6, 12, 18\): vit_tiny has the layers 1 to 2"),

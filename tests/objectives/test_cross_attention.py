@@ -228,10 +228,7 @@ def test_a_run_reads_its_own_images_normalised(data_dir, tmp_path, monkeypatch):
     [
         ({"task": "subtask2"}, "objective.name='cross_attention' answers membership, not task='subtask2': use subtask1"),
         ({"readout": "knn"}, "objective.readout='knn' is unknown; known: mean, max"),
-        ({"hidden": 0}, "objective.hidden=0 is out of range: use 1 or more"),
-        ({"candidates": -1}, "objective.candidates=-1 is out of range: use 0 or more"),
-        ({"margin": -0.5}, "objective.margin=-0.5 is out of range: use 0 or more"),
-        ({"angular_weight": -1.0}, "objective.angular_weight=-1.0 is out of range: use 0 or more"),
+        ({"hidden": 0}, "objective.hidden=0: cross_attention needs a layer of 1 unit or more"),
         ({"views": {"flip": True}}, "views.flip=True, views.shift=0: cross_attention has none, use False and 0"),
     ],
 )

@@ -188,11 +188,8 @@ def test_pictures_show_an_image_above_its_translation(net):
     ("options", "text"),
     [
         ({"task": "subtask2"}, "answers membership, not task='subtask2'"),
-        ({"widths": ()}, r"objective.widths=\(\): use widths of 1 or more"),
+        ({"widths": ()}, r"objective.widths=\(\): use at least one width"),
         ({"widths": (4, 4, 4, 4)}, "and images of 16 pixels or more"),
-        ({"nce_weight": -1.0}, "objective.nce_weight=-1.0 is out of range: use 0 or more"),
-        ({"temperature": 0.0}, "objective.temperature=0.0 is out of range"),
-        ({"num_patches": 1}, "objective.num_patches=1 is out of range: use 2 or more"),
     ],
 )
 def test_options_out_of_range_are_named(options, text):

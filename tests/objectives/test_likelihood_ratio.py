@@ -125,9 +125,8 @@ def test_every_level_of_noise_counts_alike_at_the_start():
     ("options", "text"),
     [
         ({"size": 17}, "objective.size=17: use 1 to 16"),
-        ({"sigmas": (0.5, 0.1)}, "use deviations above 0"),
-        ({"scored": ()}, "use deviations above 0"),
-        ({"draws": 0}, "objective.draws=0 is out of range: use 1 or more"),
+        ({"sigmas": (0.5, 0.1)}, "use two, sorted, and at least one"),
+        ({"scored": ()}, "use two, sorted, and at least one"),
         ({"task": "subtask2"}, "answers membership, not task='subtask2'"),
     ],
 )

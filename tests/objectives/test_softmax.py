@@ -62,9 +62,6 @@ def test_the_contrastive_loss_of_the_projection_joins_the_cross_entropy():
 
 def test_the_projection_is_there_for_the_contrastive_loss_alone():
     assert Net(_Pixels(), 5, nnx.Rngs(0)).projection is None
-    for options in ({"contrast": -1.0}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="use 0 or more, and more than 0"):
-            _objective(False, **options)
 
 
 def test_a_real_class_is_of_attribution():
@@ -84,9 +81,3 @@ def test_the_head_has_a_hidden_layer_where_asked_for():
     first, again, other = (net(images, train=True, rngs=nnx.Rngs(dropout=seed))[1] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other) and not np.array_equal(first, logits)
-
-
-@pytest.mark.parametrize("options", [{"hidden": -1}, {"dropout": 1.0}])
-def test_a_head_that_cannot_be_is_refused(options):
-    with pytest.raises(ValueError, match="use 0 or more, and 0 to below 1"):
-        _objective(False, **options)
