@@ -1,9 +1,11 @@
 """What the user can mend is one line."""
 
+import errno
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -172,3 +174,19 @@ def test_a_missing_flag_is_named_with_what_it_is():
     done = subprocess.run([sys.executable, "-m", "fingerprint_jax.main"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.startswith("main: error: missing: --config (The experiment; FILE:smoke shrinks it to seconds.); --workdir (")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_named_where_the_error_does_not_say_it(tmp_path, monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", str(tmp_path / "run" / "a"), "", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "", flag_values=values)
+    values(["main"])
+    monkeypatch.setattr(cli.flags, "FLAGS", values)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(cli.shutil, "disk_usage", lambda path: usage._replace(free=10 if path == tmp_path else 2**30))
+    with pytest.raises(OSError, match="No space") as raised, open("/dev/full", "w") as file:
+        file.write("x")
+    assert cli._line(raised.value) == f"[Errno 28] No space left on device; {tmp_path} is full"
+    named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/b")
+    assert cli._line(named) == "[Errno 28] No space left on device: '/a/b'"
+    assert cli._line(OSError(errno.EIO, "broken")) == "[Errno 5] broken"
