@@ -190,6 +190,8 @@ def main(values: flags.FlagValues) -> None:
         print(json.dumps(document, indent=1))
         sys.exit(verdict.EXIT_STATUS[document["verdict"]["name"]])
     print(f"verdict: {document['verdict']['name']}. {document['verdict']['sentence']}")
+    for reason in document["verdict"]["reasons"]:
+        print(f"reason: {reason}")
     if found := document["verdict"]["patients"]:
         print(f"patients: {found}")
     print(f"page: {Path(values.output) / 'index.html'}   results: {Path(values.output) / 'audit.json'}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.fft import dctn
+from scipy.stats import binomtest
 from skimage.filters import threshold_otsu
 from skimage.measure import shannon_entropy
 from sklearn.linear_model import LogisticRegression
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.extmath import randomized_svd
 
 from fingerprint_jax.audit import panel
+from fingerprint_jax.estimators import search
 from fingerprint_jax.features import register, residual, texture
 from fingerprint_jax.pack import progress
 
@@ -25,6 +27,21 @@ FOLDS = 5
 COMPONENTS = 16  # of each view of the pictures
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 BLOCK = 64  # images measured at once
+LEVELS, SHOWN = 2, 0.01  # grey levels off the median, and the share of the pixels that has to be
+ASKED, KNOWN = 200, 2000  # synthetic and real images by which it is seen how the former lie
+NEARER = 0.6  # of the synthetic images; where half of them are mirrored, as by augmentation, about half are nearer
+_TURNS = {
+    "": lambda x: x,
+    "mirrored": lambda x: x[:, :, ::-1],
+    "turned upside down": lambda x: x[:, ::-1],
+    "turned by 90 degrees": lambda x: np.rot90(x, 1, (1, 2)),
+    "turned by 180 degrees": lambda x: x[:, ::-1, ::-1],
+    "turned by 270 degrees": lambda x: np.rot90(x, 3, (1, 2)),
+    "mirrored along one diagonal": lambda x: np.swapaxes(x, 1, 2),
+    "mirrored along the other diagonal": lambda x: np.swapaxes(x[:, ::-1, ::-1], 1, 2),
+}
+CHANGES = {name: turn for name, turn in _TURNS.items() if name}  # of images in 0..1
+CHANGES |= {f"{name} and inverted" if name else "inverted": lambda x, turn=turn: 1 - turn(x) for name, turn in _TURNS.items()}
 
 
 def facts(images: np.ndarray, views: panel.Views, files: Mapping[str, Sequence | np.ndarray]) -> dict[str, np.ndarray]:
@@ -78,6 +95,43 @@ def intensity(images: np.ndarray) -> np.ndarray:
         body = (image > threshold_otsu(image)).mean(), (bottom - top) / image.shape[0], (right - left) / image.shape[1]
         rest.append([shannon_entropy(image), len(np.unique(image)) / 256, *body])
     return np.concatenate([texture.moments(images[..., None]), quantiles, rest], axis=1).astype(np.float64)
+
+
+def shown(images: np.ndarray) -> np.ndarray:
+    """Which images show anything: uint8 [N,H,W] -> bool [N]. Of the others 99% of the pixels are within two levels of the median.
+
+    The ends of a volume are such images: a copy of one of them is no copy of a patient.
+    """
+    flat = images.reshape(len(images), -1).astype(np.int16)
+    return (np.abs(flat - np.median(flat, axis=1, keepdims=True)) > LEVELS).mean(axis=1) >= SHOWN
+
+
+def turned(generated: np.ndarray, known: np.ndarray) -> dict | None:
+    """How synthetic images have to be mirrored, turned or inverted to lie nearer to real ones; None where they lie as those do.
+
+    Of `ASKED` synthetic images the distance to the nearest of `KNOWN` real ones is compared, grey levels of at most 64 px a side.
+    The change with the smallest mean makes it smaller for more than `NEARER` of them, and for more than chance gives with so many
+    changes.
+
+    Args:
+        generated: uint8 [G,H,W].
+        known: uint8 [N,H,W] real images.
+
+    Returns:
+        {change: its name, share: of the synthetic images that it brings nearer, images: how many were asked}.
+    """
+    frame = panel.frame(*generated.shape[1:])
+    asked, known = (panel.views(x[panel.canonical(x)][:most])[0] for x, most in ((generated, ASKED), (known, KNOWN)))
+    pictures = asked.reshape(-1, *frame)
+    changed = {name: change(pictures) for name, change in CHANGES.items()}
+    changed = {name: x.reshape(asked.shape) for name, x in changed.items() if x.shape == pictures.shape}  # not turned if not square
+    found = search.nearest(np.concatenate([asked, *changed.values()]), known, 1)[0].reshape(-1, len(asked))
+    best = int(found[1:].mean(axis=1).argmin())
+    nearer = found[1 + best] < found[0]
+    p = binomtest(int(nearer.sum()), len(nearer), alternative="greater").pvalue
+    if nearer.mean() <= NEARER or p * len(changed) > 0.001:
+        return None
+    return {"change": list(changed)[best], "share": float(nearer.mean()), "images": len(nearer)}
 
 
 def look(images: np.ndarray, views: panel.Views) -> np.ndarray:

@@ -33,7 +33,7 @@ COUNTS = {
     "reference": "reference images, known not to be used",
     "groups": "groups (patients) of the real images",
     "duplicates": "images with the same pixels as one of another kind",
-    "constant": "constant images, which have no content and are left out",
+    "blank": "images that show nothing, as at the ends of a volume, which are left out",
     "without_patient": "real images whose patient is not known: each is a group of its own",
     "unmatched_ids": "ids of the table of patients that match no image",
 }
@@ -43,6 +43,8 @@ CONTENT = {
     "intensity": "moments of the intensity, area of the body",
     "texture": "texture, traces of compression",
     "layout": "where in the frame is what, by principal components",
+    "reference": "distance to the nearest reference image; no synthetic image is read",
+    "reference_local": "the same of local anatomy",
     "coarse": "distance to a fifth of the synthetic images less that to a fifth of the reference: where they lie, not what is near",
     "kernel": "intensity, grain and layout together, by a classifier with a Gaussian kernel",
     "likeness": "the same, by a classifier of synthetic against reference images that reads no label",
@@ -102,7 +104,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
 
 def patients_words(counts: dict) -> str:
     """What it does to the p that patients are not known; nothing where all are."""
-    real, without = counts["real"], counts["without_patient"]
+    real, without, within = counts["real"], counts["without_patient"], counts["within"]
     if not without:
         return ""
     who = "every real image was" if without == real else f"each of {without:,} of the {real:,} real images was"
@@ -110,6 +112,7 @@ def patients_words(counts: dict) -> str:
     return (
         f"{given}: {who} taken for a patient of its own. Images of one patient are alike: where some patients have several, the p"
         " is too small, the intervals are too narrow and the detection limit is too good."
+        + (f" {within:,} of them have a near duplicate in their own folder." if within else "")
     )
 
 
@@ -162,13 +165,17 @@ def _verdict_words(document: dict) -> str:
     if name == verdict.CANNOT_TELL:
         return "These images support no answer, neither that there is a leak nor how large one could be."
     if name == verdict.COPIES and (exact := document["exact"]):
-        text = f"{_count(len(exact), 'real image')} ({_of_classes(exact)}) stand pixel for pixel among the synthetic images."
+        verb = "stands" if len(exact) == 1 else "stand"
+        text = f"{_count(len(exact), 'real image')} ({_of_classes(exact)}) {verb} pixel for pixel among the synthetic images."
+        if {line["class"] for line in exact} == {"reference"}:
+            text += " The reference is said not to have been used: look where it comes from, and at each pair."
         more = [line for line in copies.get("flagged", ()) if line["id"] not in {each["id"] for each in exact}]
         return text + (f" Further {_count(len(more), 'real image')} may be copied: see Copies." if more else "")
     if name == verdict.COPIES:
         return (
             f"Copies among the synthetic images were found of {_count(len(copies['flagged']), 'real image')}"
-            f" ({_of_classes(copies['flagged'])}), at a false discovery rate of {copies['fdr']:.0%}."
+            f" ({_of_classes(copies['flagged'])}), at a false discovery rate of {copies['fdr']:.0%}. What was copied can be another"
+            " image of the same patient."
         )
     if name == verdict.WRONG_DIRECTION:
         return (
@@ -179,7 +186,8 @@ def _verdict_words(document: dict) -> str:
     if name == verdict.EVIDENCE:
         return (
             f"Used and not used images were {told}, and better than any control tells them apart: excess of the AUC"
-            f" {_figure(excess)}. A difference of content that no control here sees would look the same."
+            f" {_figure(excess)}. A difference of content that no control here sees would look the same, as of more groups of like"
+            " images than images were given; and so would labels that were chosen with the synthetic images in sight."
         )
     if name == verdict.CONTENT:
         return (

@@ -78,14 +78,20 @@ def canonical(images: np.ndarray) -> np.ndarray:
     return np.array(sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest()), np.int64)
 
 
+def frame(height: int, width: int) -> tuple[int, int]:
+    """Height and width in which the pixels of images of this size are compared."""
+    side = min(SIDE, height, width)
+    return (side, side) if height * width > SIDE**2 else (height, width)
+
+
 def views(images: np.ndarray) -> Views:
     """What the attacks see of images uint8 [N,H,W]: grey levels float32 [N,D], and registered ones float32 [N,64,64], in 0..1.
 
     Larger images than 64 px are averaged down to it before their pixels are compared: 7,000 of 256 px would be 1.8 GB of numbers,
     and distances of whole images lie in the coarse structure anyway.
     """
-    _, height, width = images.shape
-    size = min(SIDE, height, width) if height * width > SIDE**2 else 0
+    height, width = images.shape[1:]
+    size = 0 if frame(height, width) == (height, width) else frame(height, width)[0]
     pixels, registered = features.get("pixels", size=size), features.get("registered", size=SIDE)
     blocks = [images[i : i + _BLOCK, :, :, None] for i in range(0, len(images), _BLOCK)]
     return np.concatenate([pixels(block) for block in blocks]), np.concatenate([registered(block) for block in blocks])

@@ -97,9 +97,10 @@ class Audit:
     def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20, joins: Config | None = None):
         self.output, self.source, self.seed, self.repeats, self.joins = output, source, seed, repeats, joins
         self.methods = panel.METHODS + (network.METHODS if joins is not None else ())
+        self._blank: dict[str, int] = {}  # images of each split that show nothing
 
     def images(self, split: str) -> Images:
-        """The images of a packed split but for constant ones, which have no content; empty where it is not there."""
+        """The images of a packed split but for those that show nothing (`content.shown`); empty where it is not there."""
         if split not in self.source.splits:
             none = np.array([], str)
             return Images(none, np.empty((0, *self.source.image_shape[:2]), np.uint8), np.empty(0, np.int64), none)
@@ -107,7 +108,8 @@ class Audit:
         if damaged := self.source.damaged_ids(rows):
             raise ValueError(f"{self.source.path}: damaged records ({damaged}): remove it to pack the folders again")
         found = Images(rows.ids, self.source.images(rows.index)[..., 0], rows.labels, rows.groups)
-        found = found.take(np.ptp(found.pixels, axis=(1, 2)) > 0)
+        shown = content.shown(found.pixels)
+        self._blank[split], found = int((~shown).sum()), found.take(shown)
         return found.take(panel.canonical(found.pixels))
 
     @functools.cached_property
@@ -143,7 +145,7 @@ class Audit:
         splits = self.source.summary["splits"]
         real = [splits[name] for name in ("train_real", "test_real", "reference") if name in splits]
         return {
-            "constant": sum(split.get("constant", 0) for split in splits.values()),
+            "blank": sum(self._blank.values()),
             "real": sum(split["count"] for split in real),
             "without_patient": sum(split.get("without_patient", 0) for split in real),
             "unmatched_ids": self.source.summary.get("unmatched_ids", 0),
@@ -172,11 +174,39 @@ class Audit:
             raise ValueError(f"reference: leave out {many}")
 
     @functools.cached_property
-    def _duplicates(self) -> list[dict[str, str]]:
-        """Equal images of two splits or classes; constant ones have another kind."""
+    def _pairs(self) -> list[dict[str, str]]:
+        """Equal and near images, of one folder and of two; constant ones have another kind."""
         with open(self.source.path / "duplicates.csv", newline="", encoding="utf-8") as file:
-            exact = [row for row in csv.DictReader(file) if row["kind"] == "exact"]
+            return [row for row in csv.DictReader(file) if row["kind"] in ("exact", "near")]
+
+    @property
+    def _duplicates(self) -> list[dict[str, str]]:
+        """Equal images of two splits or classes."""
+        exact = [row for row in self._pairs if row["kind"] == "exact"]
         return [row for row in exact if (row["split"], row["label"]) != (row["other_split"], row["other_label"])]
+
+    def near(self) -> dict[str, int]:
+        """Used and not used images that have a near duplicate in the other of the two folders or in the reference.
+
+        And, as `within`, labelled images without a patient that have one in their own folder. Such images are one image that was
+        saved anew, or neighbours in one patient: the classes cannot differ by those, and these count as several patients.
+        """
+        real = self.sides["real"]
+        alone = set(real.ids[real.ids == real.groups].tolist())
+        found: dict[str, set[str]] = {"used": set(), "not_used": set(), "within": set()}
+        for row in self._pairs:
+            if row["kind"] == "near" and row["split"] == "train_real":
+                own = (row["other_split"], row["other_label"]) == (row["split"], row["label"])
+                if own and row["id"] in alone:
+                    found["within"].add(row["id"])
+                elif not own and row["other_split"] in ("train_real", "reference"):
+                    found[CLASSES[int(row["label"])]].add(row["id"])
+        return {name: len(ids) for name, ids in found.items()}
+
+    def turned(self) -> dict | None:
+        """How the synthetic images lie nearer to the real ones than as they were given, see `content.turned`."""
+        known = np.concatenate([self.sides[name].pixels for name in ("real", "reference")])
+        return content.turned(self.sides["generated"].pixels, known)
 
     def plan(self) -> tuple[dict, str]:
         """What is going to be done and the SHA-256 of its file; written on the first call, and afterwards the same or refused.
@@ -297,6 +327,7 @@ class Audit:
         real = self.sides["real"]
         found = content.scores(content.facts(real.pixels, real.views, self.files()), real.labels, real.groups, self.seed)
         found["coarse"] = stand_ins.coarse(*(self.sides[name].views[0] for name in ("real", "generated", "reference")))
+        found |= stand_ins.apart(real.views, self.sides["reference"].views)
         found["kernel"] = stand_ins.kernel(self._seen[0], real.labels, real.groups, self.seed)
         found["likeness"] = self.likeness[0]
         return {name: values.tolist() for name, values in found.items()}
@@ -484,13 +515,15 @@ class Audit:
         }
         document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}
         real = self.sides["real"]
-        document["exact"] = self.exact()
+        document["exact"], document["near"] = self.exact(), self.near()
+        document["counts"]["within"] = document["near"]["within"]
         # Equal images are of one group.
         generated, patients = (len(np.unique(self.sides[name].groups)) for name in ("generated", "reference"))
         if min(generated, patients) < LEAST:
             many = f"{generated} different synthetic images and {patients} reference patients or images"
             short = {"reason": f"{many}: at least {LEAST} of each are needed"}
             return document | dict.fromkeys(("panel", "controls", "copies", "limit"), short)
+        document["turned"] = self.stage("turned", self.turned)
         by_method = self.stage("panel", self.scores)
         scores = np.array(list(by_method.values())).T
         self._write_scores(scores)

@@ -6,6 +6,8 @@ what knows the content alone:
 
 coarse: the distance to a fifth of the synthetic images less that to a fifth of the reference. A kept image shows in the few
     synthetic images nearest to it, a difference of content in all of them. It reads no label.
+reference, reference_local: the attacks' distances to the reference alone, of whole images and of local anatomy. Where relatives of
+    the images not used stand in the reference the used ones are further from it, whatever the generator kept.
 kernel: a classifier with a Gaussian kernel of used against not used images, cross-fitted.
 likeness: a classifier with a Gaussian kernel of synthetic against reference images, asked of the real ones. It reads no label.
 alone: the attacks themselves with the used images of other folds as synthetic ones, and the not used ones as the reference.
@@ -19,8 +21,9 @@ from sklearn.svm import SVC
 
 from fingerprint_jax import estimators
 from fingerprint_jax.audit import content, panel
+from fingerprint_jax.estimators import local_match
 
-KINDS = ("coarse", "kernel", "likeness")
+KINDS = ("coarse", "reference", "reference_local", "kernel", "likeness")
 SHARE = 0.2  # of the smaller set, whose mean distance is `coarse`
 MOST = 1000  # synthetic, and reference images that a classifier learns from
 
@@ -49,6 +52,20 @@ def coarse(real: np.ndarray, generated: np.ndarray, reference: np.ndarray) -> np
     query, *gallery = streams
     near = estimators.get("gan_leaks", k=max(1, round(SHARE * min(len(generated), len(reference)))), calibrated=True)
     return near(query, dict(zip(("generated", "reference"), gallery, strict=True)), seed=0)[:, 0].astype(np.float64)
+
+
+def apart(real: panel.Views, reference: panel.Views) -> dict[str, np.ndarray]:
+    """How far real images are from the nearest of the reference, as attacks see it: {reference, reference_local: float64 [N]}."""
+    query, known = (
+        [estimators.unlabelled(values, first) for values in views] for views, first in ((real, 0), (reference, len(real[0])))
+    )
+    near = estimators.get("gan_leaks", k=1, calibrated=False)(query[0], {"generated": known[0]}, seed=0)[:, 0]
+    options = panel.OPTIONS["local_match"]
+    grid = options["patch"], options["stride"], options["radius"]
+    local = local_match.part_distances(query[1], known[1], [np.arange(len(reference[1]))], *grid)
+    weight = local_match.weights(real[1], *grid[:2])
+    far = local_match.log_ratio(weight, local, np.ones_like(local), options["top"])
+    return {"reference": -near.astype(np.float64), "reference_local": far.astype(np.float64)}
 
 
 def kernel(seen: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

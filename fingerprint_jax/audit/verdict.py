@@ -18,11 +18,16 @@ EXIT_STATUS = {CANNOT_TELL: 15, COPIES: 14, WRONG_DIRECTION: 13, EVIDENCE: 12, C
 # most 17%, and beyond that it means little.
 APART = 0.6
 
+# Of the used or the not used images, that have a near duplicate in the other folder or in the reference: more of them say nothing.
+NEAR = 0.05
+
 # The first that applies; in the plan, and what `decide` does.
 RULES = {
     CANNOT_TELL: (
-        "the panel, a control or the search for copies could not be had; or no rule below applies, and images are flagged as copies"
-        " by a reference that is no measure of it"
+        "the panel, a control or the search for copies could not be had; or there are no copies, and more than"
+        f" {NEAR:.0%} of the used or the not used images have a near duplicate in the other folder or in the reference; or there is"
+        " no evidence, and the synthetic images lie nearer to the real ones mirrored, turned or inverted; or no rule below applies,"
+        " and images are flagged as copies by a reference that is no measure of it"
     ),
     COPIES: (
         "a real image that stands pixel for pixel among the synthetic ones, whatever else could be had; or images that the"
@@ -55,6 +60,11 @@ def decide(document: dict) -> tuple[str, list[str]]:
             f"{many} flagged as copied, but the reference images look different from those given as {told}: look-alikes are then"
             " flagged as well, look at each pair"
         ]
+    if reasons := shared(document):
+        return CANNOT_TELL, [*reasons, *doubt]
+    if (turned := document["turned"]) and not _evidence(document):
+        told = f"{turned['share']:.0%} of {turned['images']} synthetic images lie nearer to a real one {turned['change']}"
+        return CANNOT_TELL, [f"{told}: give them as the real ones are, else nothing can be found in them", *doubt]
     if panel["p_wrong_direction"] <= alpha:
         told = f"used images are further from the synthetic ones than the others, family-wise p {panel['p_wrong_direction']:.3f}"
         both = f"by another method they are nearer, family-wise p {panel['p']:.3f}"
@@ -64,8 +74,25 @@ def decide(document: dict) -> tuple[str, list[str]]:
         return (CANNOT_TELL if doubt else NONE), [p, *doubt]  # not an exit status that a pipeline takes for no finding
     excess = document["excess"]
     low, high = excess["interval"]
-    told = f"{excess['attack']} is {excess['value']:.3f} ({low:.3f} to {high:.3f}) above the largest control, {excess['control']}"
-    return (EVIDENCE if low > 0 else CONTENT), [p, told, *doubt]
+    told = f"the AUC of {excess['attack']} less that of the largest control, {excess['control']}, is {excess['value']:.3f}"
+    return (EVIDENCE if low > 0 else CONTENT), [p, f"{told} ({low:.3f} to {high:.3f})", *doubt]
+
+
+def _evidence(document: dict) -> bool:
+    alpha, panel = document["plan"]["alpha"], document["panel"]
+    return panel["p_wrong_direction"] > alpha >= panel["p"] and document["excess"]["interval"][0] > 0
+
+
+def shared(document: dict) -> list[str]:
+    """What of the labelled images stands on the other side as well, but for a change that nobody sees; empty where it is little."""
+    near, counts, lines = document["near"], document["counts"], []
+    for name in ("used", "not_used"):
+        if near[name] > NEAR * counts[name]:
+            lines.append(
+                f"{near[name]} of {counts[name]} images given as {name.replace('_', ' ')} have a near duplicate in the other folder"
+                " or in the reference, as has the same image saved anew, or a neighbour in the same patient: leave one of them out"
+            )
+    return lines
 
 
 def missing(document: dict) -> list[str]:

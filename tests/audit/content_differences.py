@@ -58,7 +58,8 @@ class Arrays(stages.Audit):
     def verdict(self) -> str:
         """Without copies, which are not looked for."""
         scores = np.array(list(self.scores().values())).T
-        document = {"plan": {"alpha": stages.ALPHA}, "exact": [], "controls": {}, "copies": {"flagged": []}}
+        document = {"plan": {"alpha": stages.ALPHA}, "exact": [], "controls": {}, "copies": {"flagged": []}, "turned": None}
+        document |= {"near": dict.fromkeys(("used", "not_used"), 0), "counts": dict.fromkeys(("used", "not_used"), 0)}
         document["panel"] = self.primary(scores)
         if min(document["panel"]["p"], document["panel"]["p_wrong_direction"]) <= stages.ALPHA:
             document["excess"] = self.excess(scores, self.replaced(), self.content(), self.alone())

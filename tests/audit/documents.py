@@ -79,7 +79,8 @@ def audit(verdict: str = "no evidence") -> dict:
             "reference": 2000,
             "groups": 180,
             "duplicates": 3,
-            "constant": 4,
+            "blank": 4,
+            "within": 7,
             "real": 2200,
             "without_patient": 5,
             "unmatched_ids": 6,
@@ -146,6 +147,8 @@ def audit(verdict: str = "no evidence") -> dict:
             ],
         },
         "exact": [],
+        "near": {"used": 0, "not_used": 1, "within": 7},
+        "turned": None,
         "limit": {
             "pool": 200,
             "used": 100,

@@ -371,9 +371,12 @@ def test_blank_images_have_no_part_and_are_counted(leaking, tmp_path):
             Image.new("L", (SIZES["size"],) * 2).save(path / f"blank{k}.png")
     found = audit(given, tmp_path / "audit")
     assert found["panel"] == document["panel"] and found["copies"]["flagged"] == document["copies"]["flagged"]
-    assert found["counts"]["constant"] == 10 and found["counts"]["duplicates"] == document["counts"]["duplicates"]
+    assert found["counts"]["blank"] == 10 and found["counts"]["duplicates"] == document["counts"]["duplicates"]
     assert found["counts"]["used"] == SIZES["real"]
-    assert "constant images, which have no content and are left out" in (tmp_path / "audit" / "index.html").read_text()
+    assert (
+        "images that show nothing, as at the ends of a volume, which are left out"
+        in (tmp_path / "audit" / "index.html").read_text()
+    )
 
 
 def test_images_without_a_patient_and_ids_without_an_image_are_counted(leaking, tmp_path):

@@ -206,3 +206,34 @@ def test_a_class_of_fewer_groups_than_folds_is_refused():
     groups[labels == 1] = 100 + np.arange(20) % 4
     with pytest.raises(ValueError, match="class 1 has 4 groups, the content-only panel needs 5"):
         content.scores({"intensity": _normal(40)}, labels, groups, 0)
+
+
+def test_what_shows_nothing_is_an_image_of_noise_at_one_level():
+    rng = np.random.default_rng(0)
+    black = np.zeros((6, 20, 20), np.uint8)
+    black[1, 3, 3] = 1
+    black[2] = rng.integers(0, 3, (20, 20))
+    black[3, 0, :3] = 200  # less than 1% of 400 pixels
+    black[4, 0, :4] = 200
+    black[5] = rng.integers(0, 255, (20, 20))
+    assert content.shown(black).tolist() == [False, False, False, False, True, True]
+    assert not content.shown(np.full((1, 8, 8), 77, np.uint8)).any()
+
+
+@pytest.mark.parametrize("name", content.CHANGES)
+def test_synthetic_images_that_were_mirrored_turned_or_inverted_are_noticed(name):
+    real = phantom.subtask1(seed=4, size=32, leak=0.0, real=60, generated=60, unknown=2, reference=60, slices=1)
+    known = np.concatenate([real["train_real"].images, real["reference"].images])
+    known = np.where(np.add.outer(np.arange(32), 2 * np.arange(32)) < 30, 255 - known, known)  # no symmetry
+    made = real["train_generated"].images
+    made = np.where(np.add.outer(np.arange(32), 2 * np.arange(32)) < 30, 255 - made, made).astype(np.uint8)
+    assert content.turned(made, known) is None
+    back = {"turned by 90 degrees": "turned by 270 degrees", "turned by 270 degrees": "turned by 90 degrees"}
+    turn, _, inverted = name.partition(" and ")
+    expected = back.get(turn, turn) + f" and {inverted}" * bool(inverted)
+    changed = np.ascontiguousarray(np.rint(255 * content.CHANGES[name](made / 255)).astype(np.uint8))
+    found = content.turned(changed, known)
+    assert found["change"] == expected and found["share"] > 0.9 and found["images"] == 60
+    half = np.concatenate([changed[:30], made[30:]])  # as an augmentation leaves them
+    assert content.turned(half, known) is None
+    assert content.turned(made[:, :, :24], known[:, :, :24]) is None

@@ -15,10 +15,13 @@ from tests.report.conftest import pictures as decoded
 
 CHROMIUM = shutil.which("chromium")
 VERDICTS = {
-    "copies found": "Copies among the synthetic images were found of 3 real images (3 used), at a false discovery rate of 5%.",
+    "copies found": "Copies among the synthetic images were found of 3 real images (3 used), at a false discovery rate of 5%."
+    " What was copied can be another image of the same patient.",
     "evidence of use": (
         "Used and not used images were told apart (family-wise p = 0.001), and better than any control tells them apart: excess"
-        " of the AUC 0.120 (95% interval 0.030 to 0.200). A difference of content that no control here sees would look the same."
+        " of the AUC 0.120 (95% interval 0.030 to 0.200). A difference of content that no control here sees would look the"
+        " same, as of more groups of like images than images were given; and so would labels that were chosen with the synthetic"
+        " images in sight."
     ),
     "a difference that content explains": (
         "Used and not used images were told apart (family-wise p = 0.001), but their content may explain it: excess of the AUC over"
@@ -231,6 +234,7 @@ def test_what_unknown_patients_do_to_the_p_is_said():
     )
     assert none.startswith("No table of patients was given (--groups): every real image was taken for a patient of its own.")
     assert "the p is too small" in none and partly.endswith(none[none.index("Images of one patient") :])
+    assert none.endswith(" 7 of them have a near duplicate in their own folder.")
     assert page.patients_words(counts | {"without_patient": 0}) == ""
 
 
@@ -294,8 +298,8 @@ def test_equal_images_are_the_verdict():
     flagged = document["copies"]["flagged"]
     document["exact"] = [dict(flagged[0], distance=0.0)]
     assert page.verdict_words(document) == (
-        f"1 real image (1 {flagged[0]['class'].replace('_', ' ')}) stand pixel for pixel among the synthetic images. Further 2 real"
-        " images may be copied: see Copies."
+        f"1 real image (1 {flagged[0]['class'].replace('_', ' ')}) stands pixel for pixel among the synthetic images. Further 2"
+        " real images may be copied: see Copies."
     )
 
 

@@ -55,6 +55,25 @@ def test_likeness_is_that_of_the_synthetic_images_and_cross_fitted():
     assert np.abs(same).max() < np.abs(of_real).max()
 
 
+def test_relatives_of_the_others_in_the_reference_are_seen_without_a_synthetic_image(splits):
+    """Patients with two images: the reference has the second of those not used."""
+    rng = np.random.default_rng(0)
+    real = splits["train_real"].images
+    used, others = real[:40], real[40:]
+    siblings = np.clip(others.astype(int) + rng.normal(0, 3, others.shape), 0, 255).round().astype(np.uint8)
+    labels = np.repeat([1, 0], 40)
+    for reference, seen in ((np.concatenate([siblings, splits["reference"].images]), True), (splits["reference"].images, False)):
+        found = stand_ins.apart(panel.views(np.concatenate([used, others])), panel.views(reference))
+        assert set(found) == {"reference", "reference_local"}
+        for name, values in found.items():
+            area = roc_auc_score(labels, values)
+            assert area > 0.95 if seen else 0.3 < area < 0.7, name
+    # The distance to the nearest of the reference, of whole images.
+    pixels, known = (panel.views(x)[0].astype(np.float64) for x in (real, splits["reference"].images))
+    expected = np.sqrt(((pixels[:, None] - known[None]) ** 2).sum(axis=2)).min(axis=1)
+    np.testing.assert_allclose(found["reference"], expected, rtol=1e-5)
+
+
 def test_half_of_whole_groups_is_most_alike():
     groups = np.array(list("aabbccc"))
     assert stand_ins.most_alike(np.array([1.0, 3, 5, 5, 0, 9, 9]), groups).tolist() == [

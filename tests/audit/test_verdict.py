@@ -12,6 +12,9 @@ PARTS = {
     "controls": {"content": [], "replaced": []},
     "excess": {"value": 0.12, "interval": [0.03, 0.2], "attack": "local_match", "control": "intensity"},
     "exact": [],
+    "near": {"used": 5, "not_used": 0},
+    "counts": {"used": 100, "not_used": 100},
+    "turned": None,
     "copies": {"fdr": 0.05, "flagged": [], "against_reference": [{"name": "used", "auc": 0.7, "interval": [0.6, 0.8]}]},
 }
 
@@ -43,6 +46,27 @@ CASES = {
 def test_the_first_that_applies_is_the_verdict(name):
     found, reasons = verdict.decide(parts(**CASES[name]))
     assert found == name and reasons and all(reasons)
+
+
+TURNED = {"turned": {"change": "inverted", "share": 0.9, "images": 200}}
+
+
+@pytest.mark.parametrize("name", [verdict.NONE, verdict.EVIDENCE, verdict.CONTENT, verdict.WRONG_DIRECTION, verdict.COPIES])
+def test_images_on_both_sides_and_turned_ones_support_no_answer(name):
+    shared = {"near": {"used": 2, "not_used": 6}}
+    found, reasons = verdict.decide(parts(**CASES[name] | shared))
+    assert found == (verdict.COPIES if name == verdict.COPIES else verdict.CANNOT_TELL)
+    if found == verdict.CANNOT_TELL:
+        assert reasons[0].startswith(
+            "6 of 100 images given as not used have a near duplicate in the other folder or in the reference"
+        )
+    # What is found in turned images is there all the same.
+    found, reasons = verdict.decide(parts(**CASES[name] | TURNED))
+    assert found == (name if name in (verdict.COPIES, verdict.EVIDENCE) else verdict.CANNOT_TELL)
+    if found == verdict.CANNOT_TELL:
+        assert reasons[0].startswith(
+            "90% of 200 synthetic images lie nearer to a real one inverted: give them as the real ones are"
+        )
 
 
 def test_a_p_just_above_alpha_is_no_evidence():
