@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from fingerprint_jax import cli, evaluate, main
+from fingerprint_jax.run import Run
 from tests.conftest import ROOT, fit
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -50,12 +51,13 @@ def test_errors_are_one_line_and_exit_status_1(flags, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("field", ["views", "max_damaged"])
+@pytest.mark.parametrize("field", ["views.flip", "augment.shift"])
 def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, data_dir, tmp_path):
     fit("configs/quickstart.py", data_dir, tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
-    del (config if field in config else config["data"])[field]
+    section, field = field.split(".")
+    del config[section][field]
     path.write_text(json.dumps(config))
     values = flags.FlagValues()
     evaluate.define_flags(values)
@@ -63,7 +65,7 @@ def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, d
     with mock.patch.object(flags, "FLAGS", values):
         with pytest.raises(ValueError, match=rf"run: its config, .* has no field {field} \(\w+.py, line \d+\): a run of an older"):
             with cli._fields_of_runs():
-                evaluate.main(values)
+                _ = Run.load(tmp_path / "run").config[section][field]
         for fault in (lambda: {}["nofield"], lambda: values.nofield):
             with pytest.raises((AttributeError, KeyError), match="nofield"), cli._fields_of_runs():
                 fault()

@@ -257,7 +257,7 @@ def twins(
                 if copies[i] >= 0:
                     yield i, copies[i], 1.0
                 elif closest[i] >= 0:
-                    first = equal[digests[closest[i]]][0]  # its copies are as close as it is
+                    first = equal[digests[int(closest[i])]][0]  # its copies are as close as it is
                     usable = cells[i] != b or groups[i] != groups[first]
                     yield i, first if usable else int(closest[i]), float(correlation[i])
 

@@ -36,7 +36,7 @@ def claim() -> str:
         if (MEMORY / name).exists():  # else another process took it for a dead one's, between the two lines before
             break
     # The queues of readers have semaphores, which lie there, too. joblib names them in the same way.
-    synchronize.SemLock._make_name = staticmethod(lambda: f"/{name}.{secrets.token_hex(4)}")
+    synchronize.SemLock._make_name = staticmethod(lambda: f"/{name}.{secrets.token_hex(4)}")  # pyright: ignore[reportAttributeAccessIssue]
     return name
 
 
