@@ -259,15 +259,24 @@ class Audit:
         return plan, hashlib.sha256(path.read_bytes()).hexdigest()
 
     def stage(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result of a part: read where it is done."""
+        """The result of a part: read where it is done by this plan, with the seal that it was written with, else computed anew."""
         path = self.output / "stages" / f"{name}.json"
-        if not path.exists():
-            log.info("%s", name)
-            path.parent.mkdir(exist_ok=True)
-            with timed(self.output, name):
-                found = compute()
-            files.write_text(path, json.dumps(found))
-        return json.loads(path.read_text(encoding="utf-8"))
+        plan = hashlib.sha256(files.read_bytes(self.output / "audit_plan.json")).hexdigest()
+        if path.exists():
+            try:
+                known = files.read_json(path, {"plan": str, "part": str, "seal": str}, "it is computed again")
+                if (known["plan"], known["part"], known["seal"]) == (plan, name, files.seal(known)):
+                    return known["found"]
+                log.warning("%s is not as this audit wrote it: it is computed again", path)
+            except (ValueError, KeyError) as error:
+                log.warning("%s", error)
+        log.info("%s", name)
+        path.parent.mkdir(exist_ok=True)
+        with timed(self.output, name):
+            found = compute()
+        sealed = {"plan": plan, "part": name, "found": json.loads(json.dumps(found))}
+        files.write_text(path, json.dumps(sealed | {"seal": files.seal(sealed)}))
+        return sealed["found"]
 
     def scores(self) -> dict[str, list]:
         """{method: scores} of the labelled images and then the unknown ones, ranks taken within each. No label is read."""
@@ -423,11 +432,20 @@ class Audit:
             return {"reason": "left out, --repeats=0"}
         counts, reference = self.counts, self.sides["reference"]
         path = self.output / "stages" / "limit_points.jsonl"
-        done = dict(files.read_journal(path))
-        with path.open("a", encoding="utf-8") as file:
+        plan = hashlib.sha256(files.read_bytes(self.output / "audit_plan.json")).hexdigest()
+
+        def sealed(key: str, point: dict) -> list:
+            return [key, point, files.seal({"plan": plan, "key": key, "point": point})]
+
+        done = {
+            line[0]: line[1]
+            for line in files.read_journal(path)
+            if isinstance(line, list) and len(line) == 3 and line == sealed(*line[:2])
+        }
+        with files.appending(path) as file:
 
             def save(key: str, point: dict) -> None:
-                file.write(json.dumps([key, point]) + "\n")
+                file.write(json.dumps(sealed(key, point)) + "\n")
                 file.flush()
 
             try:

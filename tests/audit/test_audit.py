@@ -258,7 +258,7 @@ def test_names_order_and_lossless_re_encoding_change_nothing_but_what_they_say(l
     for output in (leaking[1], tmp_path / "audit"):
         parts = stages.Audit(output, open_source(str(output / "data"), "subtask1"))
         asked = np.concatenate([parts.sides["real"].pixels, parts.sides["unknown"].pixels])
-        columns = np.array(list(json.loads((output / "stages" / "panel.json").read_text()).values()))
+        columns = np.array(list(json.loads((output / "stages" / "panel.json").read_text())["found"].values()))
         found.append({image.tobytes(): columns[:, i] for i, image in enumerate(asked)})
     assert found[0].keys() == found[1].keys()
     for pixels, scores in found[0].items():
@@ -419,7 +419,7 @@ def test_a_network_joins_the_panel_on_request(leaking, joined):
 
 
 def test_combined_is_the_mean_of_four_ranks(joined):
-    stage = json.loads((joined[0] / "stages" / "panel.json").read_text())
+    stage = json.loads((joined[0] / "stages" / "panel.json").read_text())["found"]
     parts = np.array([stage[name] for name in (*panel.OPTIONS, "likelihood_ratio")])[:, : 2 * SIZES["real"]]
     expected = np.mean([rankdata(part) for part in parts], axis=0)
     np.testing.assert_allclose(stage["combined"][: 2 * SIZES["real"]], expected)
@@ -454,3 +454,24 @@ def test_files_that_stand_in_their_folder_four_times_are_one_observation(tmp_pat
     assert 0.05 < once["panel"]["p"] == more["panel"]["p"]
     for a, b in zip(once["panel"]["methods"], more["panel"]["methods"], strict=True):
         assert b["auc"] == pytest.approx(a["auc"], abs=1e-9) and b["interval"] == pytest.approx(a["interval"], abs=0.03)
+
+
+def test_a_part_that_was_changed_is_computed_again(leaking, tmp_path, caplog):
+    given, output, document = leaking
+    shutil.copytree(output, tmp_path / "copy")
+    stages_of = tmp_path / "copy" / "stages"
+    primary = json.loads((stages_of / "primary.json").read_text())
+    forged = primary | {"found": primary["found"] | {"p": 0.9}}
+    (stages_of / "primary.json").write_text(json.dumps(forged))
+    other = primary | {"plan": "0" * 64}
+    (stages_of / "excess.json").write_text(json.dumps(other | {"seal": stages.files.seal(other)}))
+    (stages_of / "content.json").write_text("{")
+    lines = (stages_of / "limit_points.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first[1]["detected"] = 77
+    (stages_of / "limit_points.jsonl").write_text("\n".join([json.dumps(first), "[]", *lines[1:]]) + "\n")
+    (stages_of / "limit.json").unlink()
+    again = audit(given, tmp_path / "copy", repeats=20)
+    for part in ("panel", "excess", "controls", "limit", "verdict"):
+        assert again[part] == document[part]
+    assert "primary.json is not as this audit wrote it" in caplog.text and "content.json cannot be used" in caplog.text
