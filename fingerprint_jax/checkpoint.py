@@ -52,8 +52,9 @@ class Checkpoints:
     """The checkpoints of a workdir: the latest two and the best are kept.
 
     `checkpoints/<step>` holds what Orbax wrote, `digests/<step>.json` its manifest: step, metrics, the arrays' shapes and the
-    SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do. The first and the
-    last checkpoint that a process saves are read back, array by array, before their manifests are written.
+    SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do; until these are
+    removed it is called `<step>.removed`, by which the next process knows what to end. The first and the last checkpoint that a
+    process saves are read back, array by array, before their manifests are written.
 
     Several processes write a checkpoint together; its manifest, and what is removed, is the work of process 0.
     """
@@ -164,6 +165,9 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self._digests / f"{step}.json"
 
+    def _mark(self, step: int) -> Path:
+        return self._digests / f"{step}.removed"
+
     def _item(self, step: int) -> Path:
         return self._directory.absolute() / str(step) / "default"
 
@@ -216,6 +220,8 @@ class Checkpoints:
                 raise ValueError(f"step={which}: {damage}; use another of {list(manifests)}")
             return int(which)
         for step in sorted(self._committed() - manifests.keys()):
+            if self._mark(step).exists():
+                continue
             _warn(f"{self._path(step)} is missing: step {step} is being saved, or was not to its end; it is not used")
         steps = sorted(manifests, reverse=True)
         if which == "best" and self.metric:
@@ -266,8 +272,8 @@ class Checkpoints:
 
     def adopt(self, other: "Checkpoints", step: int) -> bool:
         """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
-        self._remove(step)
         self._digests.mkdir(parents=True, exist_ok=True)
+        self._remove(step)
         try:
             shutil.copytree(other._directory / str(step), self._directory / str(step))
             shutil.copyfile(other._path(step), self._path(step))
@@ -291,16 +297,28 @@ class Checkpoints:
         return best == step
 
     def _remove(self, step: int) -> None:
-        self._path(step).unlink(missing_ok=True)
-        shutil.rmtree(self._directory / str(step), ignore_errors=True)
+        if self._path(step).exists():
+            os.replace(self._path(step), self._mark(step))
+        elif (self._directory / str(step)).exists():
+            self._mark(step).touch()
+        self._end_removals()
+
+    def _end_removals(self) -> None:
+        for mark in self._digests.glob("*.removed"):
+            folder = self._directory / mark.stem
+            if mark.stem.isdigit() and not self._path(int(mark.stem)).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                if not folder.exists():
+                    mark.unlink(missing_ok=True)
 
     @distributed.by_first
     def prune(self) -> None:
         """Clears what a killed process left and what is damaged, before a training goes on.
 
-        What Orbax had not committed is removed; a checkpoint that is damaged or has no manifest is moved to `damaged/`, in case
-        it is wanted one day.
+        What Orbax had not committed is removed, and what was being removed; any other checkpoint that is damaged or has no
+        manifest is moved to `damaged/`, in case it is wanted one day.
         """
+        self._end_removals()
         for path in sorted(self._directory.glob("*")):
             if re.fullmatch(_UNCOMMITTED, path.name):
                 log.warning("%s was not written to its end and is removed", path)

@@ -2,12 +2,15 @@
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import platform
 import re
+import shutil
 import stat
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,4 +142,15 @@ def _fields_of_runs() -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     # What libraries say on many lines, tracebacks even, ends with the reason.
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:  # a write does not say where
+        line += "".join(f"; {place} is full" for place in _full())
+    return line
+
+
+def _full() -> list[Path]:
+    """The places that this process writes to and that have less than a megabyte left."""
+    named = [flags.FLAGS[name].value for name in ("workdir", "data_dir", "output_dir") if name in flags.FLAGS]
+    paths = [Path(path).absolute() for path in (*filter(None, named), tempfile.gettempdir(), "/dev/shm")]
+    places = [next(path for path in (path, *path.parents) if path.exists()) for path in paths]
+    return [place for place in dict.fromkeys(places) if shutil.disk_usage(place).free < 2**20]

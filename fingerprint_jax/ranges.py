@@ -65,7 +65,7 @@ def check(config: Config) -> None:
         each = ", each" if isinstance(value, (tuple, list)) else ""
         if not all(_holds(interval, number) for number in numbers_of(value)):
             raise ValueError(f"{name}={value}: use {words(interval)}{each}")
-        if field in SHARES and value:
+        if field in SHARES and isinstance(value, (int, float)) and value:
             parts_of(name, value)
 
 

@@ -99,6 +99,49 @@ def test_what_was_not_written_to_its_end_is_removed(tmp_path):
     assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["3"]  # Orbax had committed it
 
 
+@pytest.mark.parametrize("reach", range(5))
+def test_a_removal_that_was_begun_is_ended_and_what_is_damaged_is_kept(reach, tmp_path, monkeypatch, caplog):
+    """Here the process dies in the removal of step 1, after it has removed no file, one, or all, but not the folder or the mark."""
+
+    class Killed(BaseException):
+        pass
+
+    def dies(path, ignore_errors):
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files[: (0, 1, len(files))[reach]] if reach < 3 else []:
+            file.unlink()
+        if reach > 2:
+            real(path)
+        raise Killed
+
+    real, checkpoints = shutil.rmtree, _fill(tmp_path, [0.1, 0.2])
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", dies)
+    with pytest.raises(Killed):
+        checkpoints.save(3, {"w": jnp.full(3, 3.0)}, {"accuracy": 0.3}, last=True)
+    monkeypatch.undo()
+    again = checkpoint.Checkpoints(tmp_path, "max:accuracy")
+    _flip(_largest(tmp_path / "checkpoints" / "2"))
+    assert again.restore("latest", ABSTRACT)[0] == 3 and list(again.manifests()) == [2, 3]
+    assert "digests/1.json" not in caplog.text
+    if reach == 4:  # no start lies between this removal and the next
+        again.save(4, {"w": jnp.full(3, 4.0)}, {"accuracy": 0.4})
+        again.close()
+    else:
+        again.prune()
+        assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["2"]
+    left = [3, 4] if reach == 4 else [3]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [str(step) for step in left]
+    assert sorted(p.name for p in (tmp_path / "digests").iterdir()) == [f"{step}.json" for step in left]
+
+
+def test_a_mark_beside_a_manifest_removes_nothing(tmp_path):
+    checkpoints = _fill(tmp_path, [0.1, 0.2])
+    for name in ("2.removed", "a.removed", "-1.removed"):
+        (tmp_path / "digests" / name).touch()
+    checkpoints.prune()
+    assert list(checkpoints.manifests()) == [1, 2] and not checkpoints.damage(2)
+
+
 def test_arrays_that_do_not_fit_are_named_with_both_shapes(tmp_path):
     checkpoints = _fill(tmp_path, [0.1])
     other = checkpoint.abstract({"w": jnp.zeros(4), "v": jnp.zeros(1)}, SingleDeviceSharding(jax.devices()[0]))

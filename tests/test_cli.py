@@ -1,9 +1,11 @@
 """What the user can mend is one line."""
 
+import errno
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -13,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from fingerprint_jax import cli, evaluate, main
+from fingerprint_jax.run import Run
 from tests.conftest import ROOT, fit
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -48,12 +51,13 @@ def test_errors_are_one_line_and_exit_status_1(flags, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("field", ["views", "max_damaged"])
+@pytest.mark.parametrize("field", ["views.flip", "augment.shift"])
 def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, data_dir, tmp_path):
     fit("configs/quickstart.py", data_dir, tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
-    del (config if field in config else config["data"])[field]
+    section, field = field.split(".")
+    del config[section][field]
     path.write_text(json.dumps(config))
     values = flags.FlagValues()
     evaluate.define_flags(values)
@@ -61,7 +65,7 @@ def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, d
     with mock.patch.object(flags, "FLAGS", values):
         with pytest.raises(ValueError, match=rf"run: its config, .* has no field {field} \(\w+.py, line \d+\): a run of an older"):
             with cli._fields_of_runs():
-                evaluate.main(values)
+                _ = Run.load(tmp_path / "run").config[section][field]
         for fault in (lambda: {}["nofield"], lambda: values.nofield):
             with pytest.raises((AttributeError, KeyError), match="nofield"), cli._fields_of_runs():
                 fault()
@@ -172,3 +176,19 @@ def test_a_missing_flag_is_named_with_what_it_is():
     done = subprocess.run([sys.executable, "-m", "fingerprint_jax.main"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.startswith("main: error: missing: --config (The experiment; FILE:smoke shrinks it to seconds.); --workdir (")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_named_where_the_error_does_not_say_it(tmp_path, monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", str(tmp_path / "run" / "a"), "", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "", flag_values=values)
+    values(["main"])
+    monkeypatch.setattr(cli.flags, "FLAGS", values)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(cli.shutil, "disk_usage", lambda path: usage._replace(free=10 if path == tmp_path else 2**30))
+    with pytest.raises(OSError, match="No space") as raised, open("/dev/full", "w") as file:
+        file.write("x")
+    assert cli._line(raised.value) == f"[Errno 28] No space left on device; {tmp_path} is full"
+    named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/b")
+    assert cli._line(named) == "[Errno 28] No space left on device: '/a/b'"
+    assert cli._line(OSError(errno.EIO, "broken")) == "[Errno 5] broken"

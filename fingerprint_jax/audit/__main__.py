@@ -38,6 +38,7 @@ LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
     "leaks of other kinds than the imprints of the detection limit, for example of a diagnosis, a device or text in an image",
+    "copies that were mirrored, turned, inverted or moved by more than 2 px after they were made",
     "synthetic images that were not given: a leak that shows in one image of a million is not in a thousand",
     "whether the unknown images were used; they are only looked for among the synthetic ones, together with the others",
 )

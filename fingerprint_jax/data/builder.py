@@ -48,6 +48,11 @@ def remedy(data_dir: str | Path, task: str) -> str:
     return "run fingerprint_jax.pack"
 
 
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Google's servers know nothing of this data set; TFDS would ask them, and leave an empty folder in the temporary one."""
+
+
 class Fingerprint(tfds.core.GeneratorBasedBuilder):
     """Records `{id, image, label, group}`.
 
@@ -63,7 +68,8 @@ class Fingerprint(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
+        return _Info(
+            builder=self,
             features=tfds.features.FeaturesDict(
                 {
                     "id": tfds.features.Text(),

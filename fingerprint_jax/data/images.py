@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_PIXELS = 4096 * 4096
 NEAR = 0.98  # correlation of thumbnails above which two images count as near duplicates
+ENOUGH = 1000  # near duplicates in a cell after which no closer one is looked for
 NOT_NAMED = "not named .png, .jpg or .jpeg"
 
 # What files begin with that are images, but not decoded under another name.
@@ -30,6 +31,9 @@ _OTHERS = {
 }
 _MOST_REPEATED = 100  # scans or profiles
 _MOST_PARTS = 100_000  # segments or chunks
+_FEW = 4096  # thumbnails, which are compared before their principal components are known
+_BOX = 16  # components that boxes are made of
+_ROUNDING = 1e-4  # of a sum of 1,024 products in float32, at the worst
 # Markers of a JPEG but for restarts and TEM, which have no length; in the pixels a byte 0xff is followed by a zero.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
@@ -225,8 +229,9 @@ def twins(
 ) -> Iterator[tuple[int, int, float]]:
     """Exact and near duplicates between cells (a split and class each), and within them.
 
-    For every image and every cell the closest image there, where it is equal or correlates above NEAR. Within a cell images of one
-    group are no near duplicates: they are alike, and stay together.
+    For every image and every cell the closest image there, where it is equal or correlates above NEAR; of an image with more than
+    ENOUGH near duplicates in a cell, the closest of those that were met first. Within a cell images of one group are no near
+    duplicates: they are alike, and stay together.
 
     Args:
         thumbnails: [N,1024] of `thumbnail`.
@@ -237,23 +242,85 @@ def twins(
     Yields:
         (image, its twin, correlation); 1 for equal pixels.
     """
+    short = _shorten(thumbnails)
     members = {cell: np.flatnonzero(cells == cell) for cell in np.unique(cells)}
     for b, others in members.items():
-        columns = thumbnails[others].T
         equal: dict[str, list[int]] = {}  # the first two: one of them is another image than the one asked about
         for j in others.tolist():
             if len(known := equal.setdefault(digests[j], [])) < 2:
                 known.append(j)
-        step = max(1, min(1024, 2**24 // len(others)))  # 64 MB of similarities
-        for a, own in members.items():
-            for start in range(0, len(own), step):
-                block = own[start : start + step]
-                similarity = thumbnails[block] @ columns
-                if a == b:
-                    similarity[groups[block][:, None] == groups[others]] = -1
-                nearest = similarity.argmax(axis=1)
-                for row, i in enumerate(map(int, block)):
-                    if copies := [j for j in equal.get(digests[i], ()) if j != i]:
-                        yield i, copies[0], 1.0
-                    elif similarity[row, nearest[row]] > NEAR:
-                        yield i, int(others[nearest[row]]), float(similarity[row, nearest[row]])
+        copies = [next((j for j in equal.get(digest, ()) if j != i), -1) for i, digest in enumerate(digests)]
+        alone = np.flatnonzero(np.array(copies) < 0)
+        closest, correlation = _closest(thumbnails, short, alone, others, groups, cells == b)
+        for own in members.values():
+            for i in own.tolist():
+                if copies[i] >= 0:
+                    yield i, copies[i], 1.0
+                elif closest[i] >= 0:
+                    first = equal[digests[int(closest[i])]][0]  # its copies are as close as it is
+                    usable = cells[i] != b or groups[i] != groups[first]
+                    yield i, first if usable else int(closest[i]), float(correlation[i])
+
+
+def _shorten(thumbnails: np.ndarray) -> np.ndarray:
+    """[N,1024] -> [N,65], whose products are bounds of the correlations from above; few thumbnails stay as they are.
+
+    64 principal components and the norm of what they leave: of two rests no more is known than that their product is at most
+    that of their norms (Cauchy and Schwarz).
+    """
+    if len(thumbnails) <= _FEW:
+        return thumbnails
+    sample = thumbnails[:: len(thumbnails) // 2048 or 1]
+    components = np.linalg.eigh(sample.T @ sample)[1][:, :-65:-1]
+    short = thumbnails @ components
+    squares = (np.einsum("ij,ij->i", x, x) for x in (thumbnails, short))
+    rest = np.sqrt(np.maximum(np.subtract(*squares), 0))
+    return np.column_stack([short, rest])
+
+
+def _parts(short: np.ndarray, members: np.ndarray) -> Iterator[np.ndarray]:
+    """Images by hundreds that lie together: halves of halves along the component that differs most."""
+    if len(members) <= 512:
+        yield members
+        return
+    along = short[members, short[members, :_BOX].var(axis=0).argmax()]
+    order = members[np.argsort(along, kind="stable")]
+    for half in np.split(order, [len(order) // 2]):
+        yield from _parts(short, half)
+
+
+def _closest(
+    thumbnails: np.ndarray, short: np.ndarray, asked: np.ndarray, others: np.ndarray, groups: np.ndarray, own_cell: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image the closest of `others` above NEAR, -1 where there is none or it is not `asked`, and the correlation.
+
+    A correlation above NEAR is a distance of at most sqrt(2 - 2 NEAR), also between the components of two thumbnails and between
+    one and a box around others. Beyond these boxes nothing is compared; within them the bounds are, and only where one of them
+    exceeds what is known the thumbnails. Blocks are of 1,024 by 512, whatever the number of images; in the worst case, where the
+    bounds tell nothing, all thumbnails are compared.
+    """
+    closest, best, met = np.full(len(short), -1), np.full(len(short), NEAR, np.float32), np.zeros(len(short), int)
+    for part in _parts(short, others):
+        low, high = short[part, :_BOX].min(axis=0), short[part, :_BOX].max(axis=0)
+        asked = asked[met[asked] < ENOUGH]
+        outside = short[asked, :_BOX]
+        outside = outside - np.clip(outside, low, high)
+        near = asked[np.einsum("ij,ij->i", outside, outside) <= 2 - 2 * NEAR + _ROUNDING]
+        for rows in np.split(near, range(1024, len(near), 1024)):
+            open_ = short[rows] @ short[part].T > best[rows, None] - _ROUNDING
+            own = own_cell[rows]
+            open_[own] &= groups[rows[own], None] != groups[part]
+            kept = open_.any(axis=1)
+            rows, open_ = rows[kept], open_[kept]
+            if 16 * np.count_nonzero(open_) > open_.size:  # the one product of all is faster than those of many pairs
+                similarity = np.where(open_, thumbnails[rows] @ thumbnails[part].T, -1)
+            else:
+                similarity = np.full(open_.shape, -1, np.float32)
+                for row, columns in enumerate(open_):
+                    similarity[row, columns] = thumbnails[part[columns]] @ thumbnails[rows[row]]
+            met[rows] += np.count_nonzero(similarity > NEAR, axis=1)
+            nearest = similarity.argmax(axis=1)
+            found = similarity[np.arange(len(rows)), nearest]
+            closer = found > best[rows]
+            closest[rows[closer]], best[rows[closer]] = part[nearest[closer]], found[closer]
+    return closest, best

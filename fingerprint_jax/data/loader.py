@@ -3,6 +3,8 @@
 import collections
 import ctypes
 import itertools
+import math
+import mmap
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import grain
 import jax
 import numpy as np
 
+from fingerprint_jax.data import shared
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.sharding import block, put
@@ -29,17 +32,22 @@ def dispatches(start: int, stop: int, count: int) -> list[range]:
 class _Read:
     """Step -> the block of this process of the global batch, images read; several steps -> theirs, stacked.
 
-    Picklable, for reader processes.
+    Picklable, for reader processes. With `shared_as` images are in shared memory of such names.
     """
 
-    def __init__(self, sampler, source_key, with_images, process_index, process_count):
+    def __init__(self, sampler, source_key, with_images, process_index, process_count, shared_as):
         self.sampler, self.source_key, self.with_images = sampler, source_key, with_images
-        self.process_index, self.process_count = process_index, process_count
+        self.process_index, self.process_count, self.shared_as = process_index, process_count, shared_as
 
     def __call__(self, steps: int | range) -> dict[str, dict[str, np.ndarray]]:
         if isinstance(steps, range):
-            return jax.tree.map(lambda *parts: np.stack(parts), *map(self._one, steps))
-        return self._one(steps)
+            batch = jax.tree.map(lambda *parts: np.stack(parts), *map(self._one, steps))
+        else:
+            batch = self._one(steps)
+        if self.shared_as:
+            for stream in batch.values():
+                stream["image"] = shared.give(stream["image"], self.shared_as)
+        return batch
 
     def _one(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         batch = self.sampler(step)
@@ -67,7 +75,14 @@ def host_batches(
 
     Where `per_dispatch` is more than one they come stacked [K, b, ..], as `dispatches` says.
     """
-    read = _Read(sampler, source_key, with_images, process_index, process_count)
+    shared_as = ""
+    if workers and with_images:
+        shared_as = shared.claim()
+        images = per_dispatch * sum(len(stream["index"]) for stream in sampler(start).values()) // process_count
+        # Four batches a reader and those on their way to the device, as counted; the semaphores of a reader are 25 pages.
+        held = (4 * workers + 4) * images * math.prod(open_source(*source_key).image_shape)
+        shared.require(held + workers * 25 * mmap.PAGESIZE)
+    read = _Read(sampler, source_key, with_images, process_index, process_count, shared_as)
     # One thread reads ahead while the trainer waits for the device; what grain returns is in order. Indices alone need none.
     ahead = int(with_images and not workers)
     steps = grain.MapDataset.range(start, stop)
@@ -75,6 +90,8 @@ def host_batches(
         steps = grain.MapDataset.source(dispatches(start, stop, per_dispatch))
     data = steps.map(read).to_iter_dataset(grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead))
     if workers:
+        # Labels and indices go through a pipe, which is faster for what is small.
+        data = grain.experimental.WithOptionsIterDataset(data, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize))
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_die_with_trainer)
     return iter(data)
 

@@ -1,5 +1,6 @@
 import functools
 import pathlib
+import tempfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,19 @@ def test_an_error_of_a_record_reaches_the_caller(tmp_path):
 
     with pytest.raises(ValueError, match="^x.png: changed while it was packed$"):
         builder.write(tmp_path, "images", {"train": broken}, (4, 6, 1))
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    def broken():
+        yield from records(1)
+        raise ValueError("broken")
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    builder.write(tmp_path, "images", {"train": functools.partial(records, 3)}, (4, 6, 1))
+    with pytest.raises(ValueError, match="broken"):
+        builder.write(tmp_path / "other", "images", {"train": broken}, (4, 6, 1))
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_the_folder_or_task_that_was_meant_is_named(data_dir, packs, tmp_path):

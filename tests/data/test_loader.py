@@ -1,6 +1,7 @@
 """Steps that are dispatched together have the batches that they have one by one."""
 
 import itertools
+import mmap
 
 import jax
 import numpy as np
@@ -31,3 +32,16 @@ def test_batches_of_several_steps_are_those_of_single_ones_stacked(options, data
     assert len(several) == len(expected) and ("image" in several[0]["real"]) == options.get("with_images", True)
     for a, b in zip(several, expected, strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), a, b)
+
+
+def test_readers_start_only_where_what_they_hold_has_room(data_dir, tmp_path, monkeypatch):
+    config = load_config("configs/subtask1/aimm_siamese.py").member
+    config.data_dir = data_dir
+    sampler, asked = train.sampler_of(Run(config, tmp_path)), []
+    monkeypatch.setattr(loader.shared, "require", asked.append)
+    loader.host_batches(sampler, (data_dir, "subtask1"), 0, 8, workers=3, per_dispatch=2, process_count=4)
+    images = 2 * sum(config.data.streams.values()) // 4
+    assert asked == [(4 * 3 + 4) * images * 48 * 48 + 3 * 25 * mmap.PAGESIZE]
+    loader.host_batches(sampler, (data_dir, "subtask1"), 0, 8, workers=1, with_images=False)
+    loader.host_batches(sampler, (data_dir, "subtask1"), 0, 8)
+    assert len(asked) == 1

@@ -102,7 +102,7 @@ def _descendants(pid: int) -> list[int]:
 def test_a_killed_trainer_leaves_no_process_and_no_shared_memory(data_dir, tmp_path, counts, report):
     memory = Path("/dev/shm")
     before = set(memory.iterdir()) if memory.exists() else set()
-    trials = counts(1, 5)
+    trials = counts(2, 6)
     for i in range(trials):
         process = trainer.start(data_dir, tmp_path / str(i), "--config.data.workers=2", "--config.num_steps=10000")
         while trainer.last_step(tmp_path / str(i)) < 2:
@@ -110,15 +110,22 @@ def test_a_killed_trainer_leaves_no_process_and_no_shared_memory(data_dir, tmp_p
             time.sleep(0.01)
         children = _descendants(process.pid)
         assert len(children) >= 2
-        process.kill()
+        whole = i == trials - 1  # the session, and in it Python's resource tracker, as Slurm kills
+        (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
         process.communicate()
         patience = time.monotonic() + 10
         while alive := [pid for pid in children if Path(f"/proc/{pid}/cmdline").exists() and _running(pid)]:
             assert time.monotonic() < patience, alive
             time.sleep(0.05)
+        if whole:
+            trainer.finish(data_dir, tmp_path / "next", "--config.data.workers=1", "--config.num_steps=2")
     left = (set(memory.iterdir()) if memory.exists() else set()) - before
     assert not left
-    report("SIGKILL of a trainer with reader processes", trials, "no process and no shared memory left behind")
+    report(
+        "SIGKILL of a trainer with reader processes",
+        f"{trials}, the last of its whole session",
+        "no process and no shared memory left behind, after the last when the next training had started",
+    )
 
 
 def _running(pid: int) -> bool:
