@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -48,7 +49,7 @@ def test_with_the_real_binaries_a_failing_row_is_named_and_the_other_is_done(dat
     monkeypatch.chdir(ROOT)
     rows = sweep.rows(CONFIG, sweep.values("optimizer.learning_rate", 1e30, 1e-3))
     sweep.write(tmp_path, data_dir, rows)
-    with pytest.raises(ValueError, match=rf"1 of 2 rows failed: {rows[0].name}; each has a log.txt"):
+    with pytest.raises(ValueError, match=f"1 of 2 rows failed: {re.escape(rows[0].name)}; each has a log.txt"):
         run_binary(local, f"--sweep={tmp_path}", "--jobs=2")
     failure = json.loads((tmp_path / rows[0].name / "failed.json").read_text())
     assert failure["status"] == 1 and failure["error"].startswith("main: error:") and "finite" in failure["error"]

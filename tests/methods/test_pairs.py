@@ -103,7 +103,7 @@ def test_the_table_is_that_of_brute_force_over_the_rows_that_are_trained_on(fitt
 
 
 def test_held_out_validating_and_sequestered_rows_are_in_no_pair(data_dir, tmp_path):
-    run = Run(_config(data_dir, **{"data.valid": 0.3, "data.sequester": 0.3}), tmp_path / "run")
+    run = Run(_config(data_dir, **{"data.valid": 1 / 3, "data.sequester": 1 / 3}), tmp_path / "run")
     pairs.fit(pairs.stage(run))
     hidden = np.concatenate([run.rows(split).index for split in ("heldout", "valid", "sequestered")])
     table = pairs.table(run)
