@@ -183,11 +183,12 @@ class Run:
         """Takes back what a first start has written, and the folder that it `made`, unless there is something to go on with."""
         if any(path for pattern in ("digests/*.json", "done") for path in self.workdir.rglob(pattern)):
             return
-        for name in ("config.json", "provenance.json", "lock"):
-            (self.workdir / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # where other files lie there
-            (self.workdir / "children").rmdir()
-        with contextlib.suppress(OSError):
+        for path in self.workdir.iterdir():  # nothing of somebody else's was there, see `_refuse_foreign`
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name in ("lock", "provenance.json") or not (_BEGUN.fullmatch(path.name) or files.litter(path.name)):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where a log lies there
             if made:
                 self.workdir.rmdir()
 

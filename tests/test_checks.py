@@ -175,6 +175,8 @@ def test_a_start_that_ends_early_leaves_nothing_that_refuses_the_next(data_dir, 
 
     def fails(run, *args):
         if len(trained) == fails.after:
+            (tmp_path / "run" / "features").mkdir(exist_ok=True)  # what it may have kept until then
+            (tmp_path / "run" / "metrics.jsonl").write_text("{}")
             raise ValueError("this could not be known")
         trained.append(run.workdir.name)
         real(run, *args)
@@ -184,6 +186,11 @@ def test_a_start_that_ends_early_leaves_nothing_that_refuses_the_next(data_dir, 
     with pytest.raises(ValueError, match="this could not be known"):
         _start(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("of the launcher")
+    with pytest.raises(ValueError, match="this could not be known"):
+        _start(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.txt"]
     fails.after = 1
     config.seed = 3
     with pytest.raises(ValueError, match="this could not be known"):
