@@ -48,7 +48,7 @@ FIELDS |= dict.fromkeys(("data.valid", "data.sequester"), (int, float))
 _ANEW = "train this run anew in another folder"
 # What can lie in a work directory before its config does: what the launcher writes, logs, and what a kill has left.
 _BEGUN = re.compile(
-    r"lock|provenance\.json|failed\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
+    r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
 )
 
 

@@ -250,9 +250,9 @@ def test_a_training_watches_the_auc_of_the_similarity(data_dir, tmp_path):
     assert any(f"{roc_auc_score(labels, scores[:, 0])}"[:6] in line for line in lines)
     ensemble = methods.get("ensemble")
     whole = load_config(PATH)
-    whole.data_dir, whole.data.valid, whole.data.folds, whole.ensemble.admit = data_dir, 0.5, 0, 1.1
+    whole.data_dir, whole.data.valid, whole.data.folds, whole.ensemble.admit = data_dir, 0.5, 0, 1.0
     whole.ensemble.seeds, whole.member.num_steps, whole.decision.known = 1, 0, "valid"
-    with pytest.raises(ValueError, match=r"ensemble.admit=1.1: no member reaches it on valid, the best is .* with 0\.\d+"):
+    with pytest.raises(ValueError, match=r"ensemble.admit=1.0: no member reaches it on valid, the best is .* with 0\.\d+"):
         ensemble.fit(Run(whole, tmp_path / "ensemble"))
     child = ensemble.members(Run(whole, tmp_path / "ensemble"))[0][1]
     with pytest.raises(ValueError, match=f"with {roc_auc_score(labels, child.predict('valid').scores[:, 0]):.4f}"):
