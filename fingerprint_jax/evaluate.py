@@ -89,13 +89,12 @@ def figures(workdir: Path) -> dict:
     path, remedy = workdir / "results.json", "move it away, and evaluate writes it anew"
     try:
         document = files.read_json(path, {}, remedy)
-        if document.get("schema") == SCHEMA:
-            document = files.read_json(path, {"splits": dict}, remedy)
     except FileNotFoundError:
         return {}
     if document.get("schema") != SCHEMA:
         return {}
-    if any(not isinstance(found, dict) for found in document["splits"].values()):
+    splits = document.get("splits")
+    if not isinstance(splits, dict) or any(not isinstance(found, dict) for found in splits.values()):
         raise ValueError(f"{path} cannot be used (a split is no object): {remedy}")
     return document
 

@@ -158,7 +158,7 @@ class Run:
 
     def refuse_links(self) -> None:
         """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through."""
-        for folder in (self.workdir, *(path.parent for path in self.workdir.glob("**/children/*/config.json"))):
+        for folder in _tree(self.workdir):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if path.is_symlink():
                     raise ValueError(f"{path} is a link, and a run writes through none: put what it names in its place")
@@ -507,7 +507,7 @@ class Run:
         images on the way.
         """
         tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
-        for folder in (self.workdir, *(path.parent for path in self.workdir.glob("**/children/*/config.json"))):
+        for folder in _tree(self.workdir):
             for name in tables_of:
                 (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
             for name in () if split else ("predictions", "outputs", "features"):
@@ -591,6 +591,13 @@ def flat_fields(fields: dict, prefix: str = "") -> dict:
         if isinstance(value, dict):
             found |= flat_fields(value, f"{prefix}{name}.")
     return found
+
+
+def _tree(workdir: Path) -> Iterator[Path]:
+    """A work directory and those of its children, however deep; what else lies there is not walked through."""
+    yield workdir
+    for path in workdir.glob("children/*/config.json"):
+        yield from _tree(path.parent)
 
 
 def network(config: Config) -> Config:

@@ -256,12 +256,16 @@ class Audit:
             raise ValueError(f"{path} is the plan of another audit ({', '.join(sorted(differ))} differ): give another --output")
         if not path.exists():
             files.write_text(path, text)
-        return plan, hashlib.sha256(path.read_bytes()).hexdigest()
+        return plan, self._plan_hash
+
+    @property
+    def _plan_hash(self) -> str:
+        return hashlib.sha256(files.read_bytes(self.output / "audit_plan.json")).hexdigest()
 
     def stage(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of a part: read where it is done by this plan, with the seal that it was written with, else computed anew."""
         path = self.output / "stages" / f"{name}.json"
-        plan = hashlib.sha256(files.read_bytes(self.output / "audit_plan.json")).hexdigest()
+        plan = self._plan_hash
         if path.exists():
             try:
                 known = files.read_json(path, {"plan": str, "part": str, "seal": str}, "it is computed again")
@@ -432,7 +436,7 @@ class Audit:
             return {"reason": "left out, --repeats=0"}
         counts, reference = self.counts, self.sides["reference"]
         path = self.output / "stages" / "limit_points.jsonl"
-        plan = hashlib.sha256(files.read_bytes(self.output / "audit_plan.json")).hexdigest()
+        plan = self._plan_hash
 
         def sealed(key: str, point: dict) -> list:
             return [key, point, files.seal({"plan": plan, "key": key, "point": point})]
