@@ -147,3 +147,7 @@ def same_bytes(a, b) -> None:
     assert [path for path, _ in flat_a] == [path for path, _ in flat_b]
     for (path, x), (_, y) in zip(flat_a, flat_b, strict=True):
         assert x.tobytes() == y.tobytes(), path
+
+
+def pytest_addoption(parser):
+    parser.addoption("--golden", action="store_true", help="write tests/golden/steps.json anew; without -n")

@@ -9,14 +9,16 @@ import pytest
 
 from fingerprint_jax import evaluate, pack, tables
 from fingerprint_jax.run import network
+from tests import golden
 from tests.conftest import CONFIGS, fit, load_config
 
 WITHOUT_NETWORKS = [path for path in CONFIGS if network(load_config(path)).method == "classical"]
 
 
 @pytest.mark.parametrize("path", CONFIGS)
-def test_config_fits_evaluates_and_submits(path, data_dir, tmp_path, phantoms):
+def test_config_fits_evaluates_and_submits(path, data_dir, tmp_path, phantoms, request):
     run = fit(path, data_dir, tmp_path / "run")
+    golden.check_step(path, golden.first_step(run), request.config.getoption("--golden"))
     config = run.config
     held = evaluate.evaluate(run, "heldout")
     assert held["metrics"]["n"] == held["n"] > 0
