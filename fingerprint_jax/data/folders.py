@@ -378,5 +378,5 @@ def read_table(path: str | Path, columns: dict[str, type]) -> list[dict]:
         raise ValueError(f"{path}: no column {error}; pack the data again") from None
     except (OSError, ValueError, csv.Error) as error:
         reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: not a table that pack wrote: {reason}") from None
+        raise ValueError(f"{path}: not the table of packed files: {reason}") from None
     return found
