@@ -73,7 +73,7 @@ class Checkpoints:
         value = metrics.get(self.metric, math.nan)
         value = value if isinstance(value, (int, float)) else math.nan
         value = value if self.mode == "max" else -value
-        return value if math.isfinite(value) else -math.inf
+        return value if -math.inf < value < math.inf else -math.inf  # `isfinite` trips over an int beyond all floats
 
     def save(self, step: int, state: dict, metrics: dict[str, float], last: bool = False) -> None:
         """Starts writing `state`; the manifest follows when all bytes are there (`poll`, the next `save` or `close`).
@@ -253,7 +253,10 @@ class Checkpoints:
                     raise OSError(f"{self._item(step)} cannot be read, or was removed meanwhile: {error}") from error
                 if self._path(step).exists():
                     check_place(self._workdir)
-                    raise
+                    if isinstance(error, OSError) or str(error).startswith(str(self._directory)):
+                        raise
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]  # Orbax and TensorStore say pages
+                    raise ValueError(f"{self._item(step)} cannot be read: {reason[:300]}") from error
             else:
                 # Manifests go first: as long as it stands every file did while it was read.
                 if distributed.first(self._path(step).exists):
@@ -274,9 +277,13 @@ class Checkpoints:
         """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
         self._digests.mkdir(parents=True, exist_ok=True)
         self._remove(step)
+        if damage := other.damage(step):  # what is copied is files that end: no link to a device is among them
+            log.warning("%s", damage)
+            return False
         try:
             shutil.copytree(other._directory / str(step), self._directory / str(step))
-            shutil.copyfile(other._path(step), self._path(step))
+            with files.replacing(self._path(step)) as temporary:
+                shutil.copyfile(other._path(step), temporary)
         except (FileNotFoundError, shutil.Error):
             self._remove(step)
             return False

@@ -73,7 +73,8 @@ def run(
     With `devices` JAX's devices are asked for before `main`; a binary that can be one of several processes leaves that to
     `distributed.initialize`.
 
-    Exit status 1 for a ValueError, OSError or FloatingPointError, RUN_AGAIN for a Preempted. One process of several ends all.
+    Exit status 1 for a ValueError, OSError, FloatingPointError or MemoryError, RUN_AGAIN for a Preempted. One process of several
+    ends all.
     """
     others = set(flags.FLAGS)
     define_flags(flags.FLAGS)
@@ -92,7 +93,7 @@ def run(
                 distributed.start_devices()
             with _fields_of_runs():
                 main(flags.FLAGS)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, MemoryError) as error:
             distributed.settle()
             distributed.leave(1, f"error: {_line(error)}")
             sys.exit(f"{name}: error: {_line(error)}")
@@ -124,10 +125,14 @@ def _fields_of_runs() -> Iterator[None]:
 
     Not where the binary takes a --config: then that may lack the field, and the traceback stays.
     """
+    workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS and "config" not in flags.FLAGS else None
     try:
         yield
+    except RecursionError:
+        if not workdir:
+            raise
+        raise ValueError(f"{workdir}: the runs that it uses use each other, or its config.json is nested without end") from None
     except (AttributeError, KeyError) as error:
-        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS and "config" not in flags.FLAGS else None
         frames = traceback.extract_tb(error.__traceback__)
         asked = [frame for frame in frames if frame.filename != config_dict.__file__][-1]
         if asked is frames[-1] or not workdir or not (Path(workdir) / "config.json").exists():

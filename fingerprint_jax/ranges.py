@@ -62,6 +62,8 @@ def check(config: Config) -> None:
     """
     for name, field, value in fields(config):
         interval = interval_of(field) or "(-inf, inf)"
+        if interval_of(field) and not _numeric(field, value):
+            raise ValueError(f"{name}={value!r}: a number is wanted, {words(interval)}")
         each = ", each" if isinstance(value, (tuple, list)) else ""
         if not all(_holds(interval, number) for number in numbers_of(value)):
             raise ValueError(f"{name}={value}: use {words(interval)}{each}")
@@ -92,6 +94,14 @@ def numbers_of(value: Any) -> Iterator[Any]:
             yield from numbers_of(each)
     elif isinstance(value, numbers.Real) and not isinstance(value, bool):
         yield value
+
+
+def _numeric(field: str, value: Any) -> bool:
+    """Whether a value has the form of a number, or of several; None stands for the default of what has options of its own."""
+    if value is None:
+        return field.startswith(("estimator.", "features.", "decision.params."))
+    several = value if isinstance(value, (tuple, list)) else (value,)
+    return field == "optimizer.rates" and isinstance(value, (tuple, list)) or all(isinstance(x, numbers.Real) for x in several)
 
 
 def _holds(interval: str, value: Any) -> bool:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,6 +72,7 @@ class Run:
         allow_change: fields that may differ from those the run was started with; `data` stands for the content of the data set.
         labels: of all rows of the target split, in place of their own: what `predict` gives had the labels been these. Nothing is
             read from or written to the tables of the run then.
+        outermost: of the run that this one is made as a child of; None where it is none, or lies there.
 
     Raises ValueError for a number in the config that is out of its range, see ranges.py: there is no run with one.
     """
@@ -82,6 +84,7 @@ class Run:
         step: str = "best",
         allow_change: tuple[str, ...] = (),
         labels: np.ndarray | None = None,
+        outermost: Path | None = None,
     ):
         ranges.check(config)
         paths.expand_fields(config)
@@ -90,6 +93,7 @@ class Run:
         self.workdir = Path(workdir)
         self.step = step
         self.allow_change = allow_change
+        self._outermost = outermost
 
     @staticmethod
     def load(workdir: str | Path, step: str = "best", data_dir: str = "", field: str = "workdir") -> "Run":
@@ -159,16 +163,17 @@ class Run:
     def refuse_links(self) -> None:
         """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through."""
         for folder in _tree(self.workdir):
-            for path in folder.iterdir() if folder.is_dir() else ():
-                if path.is_symlink():
-                    raise ValueError(f"{path} is a link, and a run writes through none: put what it names in its place")
+            for place in (folder, folder / "children"):
+                for path in place.iterdir() if place.is_dir() else ():
+                    if path.is_symlink():
+                        raise ValueError(f"{path} is a link, and a run writes through none: put what it names in its place")
 
     def _refuse_foreign(self) -> None:
         """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
 
         What makes it a run is that it has both files that `_write_or_check` writes: what lies beside them is then ours to remove.
         """
-        if not self.workdir.is_dir() or all((self.workdir / name).exists() for name in ("config.json", "provenance.json")):
+        if not self.workdir.is_dir() or _is_run(self.workdir):
             return
         for path in sorted(self.workdir.iterdir()):
             if not (path.is_file() and _BEGUN.fullmatch(path.name)) and not files.litter(path.name):
@@ -250,10 +255,16 @@ class Run:
             found = files.read_json(path, fields, _ANEW)
         except FileNotFoundError:
             raise ValueError(f"{path} is missing: {_ANEW}") from None
-        known = all(isinstance(start, dict) and isinstance(start.get("topology"), str) for start in found["starts"])
-        whole = all(isinstance(change, dict) and {"step", "field", "from", "to"} <= change.keys() for change in found["changes"])
-        if not (found["starts"] and known and whole):
-            raise ValueError(f"{path} cannot be used (a start or a change lacks a field): {_ANEW}")
+
+        def whole(each: Any, names: tuple[str, ...], text: str, objects: tuple[str, ...] = ()) -> bool:
+            fits = isinstance(each, dict) and each.keys() >= {*names} and isinstance(each.get(text), str)
+            return fits and all(isinstance(each.get(name, {}), dict) for name in objects)
+
+        starts = all(whole(start, (), "topology", ("versions", "settings")) for start in found["starts"])
+        changes = all(whole(change, ("step", "from", "to"), "field") for change in found["changes"])
+        digests = all(isinstance(digest, str) for digest in found["fingerprints"].values())
+        if not (found["starts"] and starts and changes and digests):
+            raise ValueError(f"{path} cannot be used (a start, a change or a fingerprint is not whole): {_ANEW}")
         return found
 
     def _write_provenance(self, content: dict) -> None:
@@ -477,7 +488,7 @@ class Run:
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
-        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels)
+        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost)
 
     def shared(self, name: str, config: Config, seed: int) -> "Run":
         """A run that reads no row of the target split: one beside the outermost run, for all folds, rounds and members that ask.
@@ -487,32 +498,47 @@ class Run:
         config = ConfigDict(config.to_dict())
         config.data_dir = config.data_dir or self.config.data_dir
         config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
-        return Run(config, self.outermost / "children" / f"{name}-{config_hash(config)}")
+        return Run(config, self.outermost / "children" / f"{name}-{config_hash(config)}", outermost=self.outermost)
 
     @property
     def outermost(self) -> Path:
-        """The work directory of the run that this one is a child of, however deep; its own where it is none."""
+        """The work directory of the run that this one is a child of, however deep; its own where it is none.
+
+        A folder of somebody's that is called `children` makes no run a child: what lies above it has to be a run.
+        """
+        if self._outermost is not None:
+            return self._outermost
         path = self.workdir
-        if path.name.startswith("watch-") and not (path / "lock").exists():  # a copy that --watch keeps
+        if path.name.startswith("watch-") and not (path / "lock").exists() and _is_run(path.parent):  # a copy that --watch keeps
             path = path.parent
-        while path.parent.name == "children":
+        while path.parent.name == "children" and _is_run(path.parent.parent):
             path = path.parent.parent
         return path
 
     @distributed.by_first
     def forget(self, split: str = "") -> None:
-        """Removes tables of predictions, of the run and its children, so that they are computed again.
+        """Removes tables of predictions, of the run, its children and the finished runs that these use: they are computed again.
 
         Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
-        images on the way.
+        images on the way, also beside the run that this one is a child of. A folder `features.cache_dir` is left out of use.
+
+        Raises ValueError where a link is in the way, or another run keeps features in such a folder.
         """
+        self.refuse_links()
         tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
-        for folder in _tree(self.workdir):
+        for folder in _tree(self.workdir if split else self.outermost):
             for name in tables_of:
                 (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
             for name in () if split else ("predictions", "outputs", "features"):
                 if not (folder / name).is_symlink():
                     shutil.rmtree(folder / name, ignore_errors=True)
+        if not split:
+            _without_caches(self.config)
+        for path in _used(self.config):
+            other = Run.load(path)
+            if not split and _without_caches(other.config):
+                raise ValueError(f"{path}: features.cache_dir in its config.json is not removed, which may hold anything: empty it")
+            other.forget(split)
 
     def predict(self, split: str) -> Predictions:
         """The table of a split: read where it stands, computed and written where it is missing or stale."""
@@ -534,7 +560,9 @@ class Run:
                     if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
                         if not np.array_equal(ids, self.rows(split).ids):
                             raise ValueError(f"{path}: its ids are not those of the split")
-                        if not np.isfinite(scores).all() or not isinstance(known.get("probabilities"), bool):
+                        width = self.source.num_classes if self.config.task != "subtask1" else scores.shape[1]
+                        whole = np.isfinite(scores).all() and 0 < scores.shape[1] == width
+                        if not whole or not isinstance(known.get("probabilities"), bool):
                             raise ValueError(f"{path}: not scores")
                         return {"ids": ids, "scores": scores, "probabilities": known["probabilities"]}
                 except ValueError as error:
@@ -543,6 +571,7 @@ class Run:
 
         if found := distributed.first(read):
             return Predictions(**found)
+        distributed.first(self.refuse_links)
         predictions = methods.get(self.config.method).predict(self, split)
         # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,
         # since what they do next may hang on it.
@@ -596,8 +625,32 @@ def flat_fields(fields: dict, prefix: str = "") -> dict:
 def _tree(workdir: Path) -> Iterator[Path]:
     """A work directory and those of its children, however deep; what else lies there is not walked through."""
     yield workdir
-    for path in workdir.glob("children/*/config.json"):
-        yield from _tree(path.parent)
+    for path in () if (workdir / "children").is_symlink() else workdir.glob("children/*/config.json"):
+        if not path.parent.is_symlink():
+            yield from _tree(path.parent)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has both files that make it a run."""
+    return all((folder / name).exists() for name in ("config.json", "provenance.json"))
+
+
+def _used(config: Config) -> Iterator[str]:
+    """The work directories of the finished runs whose predictions or outputs a run of a config reads."""
+    for name, value in flat_config(config).items():
+        if value and f".{name}".endswith((".ensemble.runs", ".features.run")):
+            yield from [value] if isinstance(value, str) else value
+
+
+def _without_caches(config: Config) -> bool:
+    """Empties every `features.cache_dir` of a config; whether there was one."""
+    found = False
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= _without_caches(value)
+        elif name == "cache_dir" and value:
+            config[name], found = "", True
+    return found
 
 
 def network(config: Config) -> Config:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fingerprint_jax import distributed
+from fingerprint_jax import distributed, files
 from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.preemption import Preempted
 from fingerprint_jax.run import Run
@@ -46,7 +46,9 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
         raise ValueError(f"--watch: the labels of {split} are unknown, nothing says which checkpoint is the best")
     best = run.config.best or ("max:auc" if run.config.task == "subtask1" else "max:accuracy")
     home = workdir / f"watch-{split.replace(':', '-')}"
+    run.refuse_links()
     home.mkdir(exist_ok=True)
+    Run(run.config, home).refuse_links()
     for name in ("config.json", "provenance.json"):
         shutil.copyfile(workdir / name, home / name)
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)
@@ -62,7 +64,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
                 figures = report | report.get("scores", {})
                 values = {name: value for name, value in figures.items() if isinstance(value, float) and math.isfinite(value)}
                 first = mine.keep_best(seen, values)
-                with lines.open("a") as file:
+                with files.appending(lines) as file:
                     file.write(json.dumps({"step": seen, **values}) + "\n")
                 figure = f"{mine.metric} {values.get(mine.metric, math.nan):.4f}"
                 log.info("%s step %d  %s%s", workdir, seen, figure, ", the best so far" if first else "")

@@ -125,6 +125,7 @@ def keep_lines(path: Path, last: float = math.inf) -> int:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.nan
-    except (ValueError, KeyError, TypeError):
-        return math.nan  # not before any step
+        found = json.loads(line)["step"] if line.endswith("\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = None
+    return found if isinstance(found, int) else math.nan  # which is not before any step

@@ -9,7 +9,6 @@ A folder of runs that no sweep wrote is a sweep too, each run a group of its own
 import csv
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,10 +119,15 @@ def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
 
 def permutation(workdir: Path, split: str) -> dict:
     """What `evaluate` says of the p of a run; raises ValueError where the task has none."""
-    found = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["splits"][split]["metrics"]
-    if "permutation" not in found:
+    document = evaluate.figures(workdir)
+    found = document.get("splits", {}).get(split, {}).get("metrics")
+    if not isinstance(found, dict) or "permutation" not in found:
         raise ValueError(f"--family is of AUCs of membership, subtask 1: {workdir} has no p on {split}")
-    return found["permutation"]
+    known = found["permutation"]
+    whole = isinstance(known, dict) and isinstance(known.get("p", ""), (float, type(None)))
+    if not whole or not all(isinstance(value, float) for value in known.get("null", [0.0])) or not known.get("null", [0.0]):
+        raise ValueError(f"{workdir / 'results.json'}: the p of {split} is none that evaluate wrote: let it score the split again")
+    return known
 
 
 def grouped(output: Path, split: str) -> dict[str, list[sweep.Row]]:
@@ -191,7 +195,7 @@ def _state(output: Path, row: sweep.Row, split: str) -> str:
     if local.finished(output / row.name, split):
         return ""
     try:
-        error = json.loads((output / row.name / "failed.json").read_text(encoding="utf-8"))["error"]
+        error = files.read_json(output / row.name / "failed.json", {"error": str}, "")["error"]
         return f"{seed}failed: {error[:ERROR]}"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{seed}not finished"
@@ -289,7 +293,7 @@ def write_csv(path: Path, columns: Sequence[str], lines: list[dict]) -> None:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
 
 
 def markdown(lines: list[dict[str, str]]) -> str:

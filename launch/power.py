@@ -84,6 +84,16 @@ def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: lis
                 yield line | {"auc": float(auc(drawn.labels)[0]), "p": p}
 
 
+def known_draws(path: Path) -> list[dict]:
+    """The lines of draws.jsonl; raises ValueError that names the file where one is none that `draws` gives."""
+    found = files.read_journal(path)
+    kinds = {"leak": float, "draw": int, "row": str, "config": str, "settings": dict, "auc": float, "p": float}
+    for line in found:
+        if not isinstance(line, dict) or any(not isinstance(line.get(name), kind) for name, kind in kinds.items()):
+            raise ValueError(f"{path}: {json.dumps(line)[:80]} is no draw: remove the line, it is drawn again")
+    return found
+
+
 def table(lines: list[dict], attacks: dict[str, Config], leaks: list[float]) -> list[dict[str, str]]:
     """For each attack its AUC at each leak, mean over the draws with Student's t, and the share of draws with p <= ALPHA."""
     found = []
@@ -134,8 +144,8 @@ def main(values: flags.FlagValues) -> None:
     settings["size"] = values.image_size
     path = Path(values.output) / "draws.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = files.read_journal(path)
-    with path.open("a", encoding="utf-8") as file:
+    lines = known_draws(path)
+    with files.appending(path) as file:
         for line in draws(attacks, leaks, values.draws, lines, settings):
             lines.append(line)
             file.write(json.dumps(line) + "\n")

@@ -154,13 +154,15 @@ def read(output: str | Path) -> tuple[str, list[Row]]:
     """Data directory and rows of `<output>/sweep.json`; raises ValueError that names the file where it is not one."""
     path = Path(output) / "sweep.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(files.read_text(path))
         found = [Row(**row) for row in document["rows"]]
         wrong = [row.name for row in found if row.name != name(row.config, row.overrides)]
         if wrong:
             raise ValueError(f"row {wrong[0]!r} is not named after its overrides")
+        if not isinstance(document["data_dir"], str):
+            raise ValueError("its data_dir is no text")
         return document["data_dir"], found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a sweep ({error}); python -m launch.sweep writes one") from None
 
 

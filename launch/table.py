@@ -9,7 +9,6 @@ The table is made of the runs below `--output`, anew after each of them: the sam
 import json
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from fingerprint_jax import cli, environment, files, paths, preemption
@@ -77,8 +76,6 @@ def main(values: flags.FlagValues) -> None:
     c = Comparison(output, rows, data, values.controls, values.minutes, one_seed=one_seed)
     rows = [c.row(name) for name in _among("rows", values.rows, list(c.configs))]
     _among("baseline", [values.baseline] * bool(values.baseline), list(c.configs))
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(output.absolute() / "compiled"))
     failed = c.run(_among("datasets", values.datasets, list(data)), rows, lambda: write(c, values.baseline))
     write(c, values.baseline)
     print((output / "table.md").read_text(encoding="utf-8"))

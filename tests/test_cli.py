@@ -192,3 +192,12 @@ def test_a_full_disk_is_named_where_the_error_does_not_say_it(tmp_path, monkeypa
     named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/b")
     assert cli._line(named) == "[Errno 28] No space left on device: '/a/b'"
     assert cli._line(OSError(errno.EIO, "broken")) == "[Errno 5] broken"
+
+
+def test_runs_that_use_each_other_are_one_line(tmp_path, monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", str(tmp_path), "", flag_values=values)
+    values(["evaluate"])
+    monkeypatch.setattr(cli.flags, "FLAGS", values)
+    with pytest.raises(ValueError, match=f"^{tmp_path}: the runs that it uses use each other"), cli._fields_of_runs():
+        raise RecursionError

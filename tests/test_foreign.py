@@ -8,9 +8,12 @@ import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
-from fingerprint_jax import evaluate, files, methods, pack
+from fingerprint_jax import evaluate, files, methods, pack, tables
 from fingerprint_jax import main as binary
 from fingerprint_jax.data import builder, phantom
 from fingerprint_jax.data.source import Source, open_source
@@ -22,12 +25,16 @@ CONFIG = "configs/quickstart.py"
 DATA = f"fingerprint/subtask2/{builder.VERSION}"
 
 
+class WaitsForEver(BaseException):
+    """No OSError, as TimeoutError is one: what is read would take it for a file that is damaged."""
+
+
 @pytest.fixture(autouse=True)
 def _ends():
     """A read that never ends fails the test, and not the suite."""
 
     def late(*_):
-        raise TimeoutError("waits for ever")
+        raise WaitsForEver
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(120)
@@ -344,3 +351,154 @@ def test_names_in_brackets_are_printed_as_they_are(trained, tmp_path, capsys):
         out = capsys.readouterr().out
         assert f"results: {tmp_path / place / 'run' / 'results.json'}" in out and f"submission: {tmp_path / place / 's.csv'}" in out
     assert binary  # the binary of a training prints with `print`
+
+
+@pytest.mark.parametrize("place", ["children/a", "children"])
+def test_recompute_removes_nothing_where_a_link_leads(place, workdir, tmp_path):
+    mine = tmp_path / "mine"
+    for folder in (mine, mine / "a"):
+        (folder / "outputs").mkdir(parents=True)
+        (folder / "outputs" / "weeks").write_text("x")
+        (folder / "config.json").write_text("{}")
+    (workdir / place).parent.mkdir(exist_ok=True)
+    (workdir / place).symlink_to(mine)
+    with pytest.raises(ValueError, match=f"{place} is a link, and a run writes through none"):
+        run_binary(evaluate, f"--workdir={workdir}", "--recompute")
+    assert (mine / "outputs" / "weeks").exists() and (mine / "a" / "outputs" / "weeks").exists()
+
+
+def test_children_that_are_links_to_their_run_have_an_end(workdir):
+    (workdir / "children").mkdir()
+    for name in "ab":
+        (workdir / "children" / name).symlink_to(workdir)
+    with pytest.raises(ValueError, match="is a link"):
+        evaluate.evaluate(Run.load(workdir), "heldout")
+
+
+def test_a_run_that_is_compared_is_written_to_through_no_link(workdir, trained, tmp_path):
+    other, mine = shutil.copytree(trained, tmp_path / "other"), tmp_path / "mine"
+    mine.mkdir()
+    shutil.rmtree(other / "predictions")
+    (other / "predictions").symlink_to(mine)
+    with pytest.raises(ValueError, match="predictions is a link"):
+        run_binary(evaluate, f"--workdir={workdir}", "--report", f"--compare={other}")
+    assert not list(mine.iterdir())
+
+
+def test_recompute_leaves_out_kept_features_wherever_they_lie(data_dir, tmp_path):
+    config = load_config("configs/subtask2/residual_svm.py")
+    config.data_dir, config.features.cache_dir = data_dir, str(tmp_path / "cache")
+    methods.get(config.method).fit(Run(config, tmp_path / "run"))
+    before = evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["accuracy"]
+    for path in (tmp_path / "cache").glob("*.npz"):
+        known = tables.read_arrays(path)
+        tables.write_arrays(path, {"x": known["x"][::-1]})
+    run_binary(evaluate, f"--workdir={tmp_path / 'run'}", "--recompute")
+    assert evaluate.figures(tmp_path / "run")["splits"]["heldout"]["metrics"]["accuracy"] == before
+    vote = load_config("configs/subtask2/siamese_vote.py")
+    vote.data_dir, vote.ensemble.runs = data_dir, (str(tmp_path / "run"),)
+    run = Run(vote, tmp_path / "vote")
+    with pytest.raises(ValueError, match="run: features.cache_dir in its config.json is not removed"):
+        run.forget()
+
+
+def test_a_first_figure_makes_the_tables_of_runs_that_are_used_anew(workdir, data_dir, tmp_path):
+    vote = load_config("configs/subtask2/siamese_vote.py")
+    vote.data_dir, vote.ensemble.runs = data_dir, (str(workdir),)
+    Run(vote, tmp_path / "vote").forget("heldout")
+    assert not (workdir / "predictions" / "heldout.csv.json").exists()
+
+
+def test_predictions_of_other_classes_are_computed_again(workdir):
+    path = workdir / "predictions" / "heldout.csv"
+    ids, scores, meta = tables.read_predictions(path)
+    tables.write_predictions(path, ids, np.eye(9, dtype=np.float32)[np.full(len(ids), 8)], meta)
+    assert Run.load(workdir).predict("heldout").scores.shape == scores.shape
+
+
+@pytest.mark.parametrize("kind", ["pipe", "compressed", "shape", "others", "text"])
+def test_kept_outputs_that_are_none_are_computed_again(kind, workdir):
+    shutil.rmtree(workdir / "outputs")
+
+    def anew():
+        (workdir / "predictions" / "heldout.csv").unlink()
+        return Run.load(workdir).predict("heldout").scores
+
+    before = anew()
+    (path,) = (workdir / "outputs").glob("*.npz")
+    known = tables.read_arrays(path)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "compressed":
+        np.savez_compressed(path, **known)
+        content = path.read_bytes()
+        path.write_bytes(content[:100] + bytes(len(content) // 2) + content[100 + len(content) // 2 :])
+    elif kind == "shape":
+        np.savez(path, **{name: x[:3] for name, x in known.items()})
+    else:
+        np.savez(path, **{name: np.full(x.shape, "x") for name, x in known.items()} if kind == "text" else {"x": np.zeros(3)})
+    assert (anew() == before).all() and path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("label", "has a label that is none of -1 to 4"),
+        ("long", "an id or a group 'a+' that has 100,000 characters"),
+        ("bytes", "that holds unprintable characters, or bytes that are not UTF-8"),
+        ("garbage", r"not those that summary.json|has 0 rows|damaged"),
+    ],
+)
+def test_records_that_are_none_of_ours_are_one_line(kind, said, data):
+    root, folder = data
+    (file,) = folder.glob("*test_generated*")
+    reader = ArrayRecordReader(str(file))
+    records = list(reader.read_all())
+    reader.close()
+    example = tf_example_pb2.Example.FromString(records[0])
+    example.features.feature["label"].int64_list.value[0] = 77 if kind == "label" else -1
+    if kind in ("long", "bytes"):
+        example.features.feature["id"].bytes_list.value[0] = b"a" * 100_000 if kind == "long" else b"\xff"
+    records[0] = b"\xff garbage" if kind == "garbage" else example.SerializeToString()
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    (folder / "files.csv").write_text("split,id,label,group\n")
+    summary = json.loads((folder / "summary.json").read_text()) | {"files": {}}
+    (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+    with pytest.raises(ValueError, match=said):
+        Source(str(root), "subtask2").rows("test_generated")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("starts", [{"topology": "x", "versions": [], "settings": 3}]),
+        ("fingerprints", {"train_generated": 5}),
+        ("changes", [{"step": 1, "field": 5, "from": 0, "to": 0}]),
+    ],
+)
+def test_what_is_inside_the_provenance_is_checked(field, value, workdir):
+    path = workdir / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match="provenance.json cannot be used .a start, a change or a fingerprint is not whole"):
+        _ = Run.load(workdir).provenance
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_line(workdir):
+    state = methods.get("gradient").state(Run.load(workdir))
+    manifest = workdir / "digests" / f"{state}.json"
+    whole = json.loads(manifest.read_text())
+    for name in (name for name in whole["files"] if name.endswith(("_METADATA", "process_0")) or "/d/" in name):
+        file = workdir / "checkpoints" / str(state) / name
+        before = file.read_bytes()
+        file.write_bytes(b"")
+        content = whole | {"files": whole["files"] | {name: hashlib.sha256(b"").hexdigest()}}
+        manifest.write_text(json.dumps(content | {"sha256": files.seal(content)}))
+        for kept in ("predictions", "outputs"):
+            shutil.rmtree(workdir / kept, ignore_errors=True)
+        with contextlib.suppress(ValueError):  # whatever it is, it is one
+            evaluate.evaluate(Run.load(workdir), "heldout")
+        file.write_bytes(before)

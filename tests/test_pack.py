@@ -774,3 +774,11 @@ def test_real_images(tmp_path):
         buffer = io.BytesIO()
         image.save(buffer, "PPM")
     assert buffer.getvalue().endswith(records["slice_0001"][2].tobytes())
+
+
+def test_a_lock_that_is_a_link_is_not_emptied(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".packing").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=".packing: a link, expected a file: remove it"), pack._alone(tmp_path / "1.0.0"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"

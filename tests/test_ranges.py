@@ -168,3 +168,12 @@ def test_a_config_on_disk_is_named_by_its_file(tmp_path):
     with pytest.raises(ValueError) as error:
         Run.load(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'config.json'} cannot be used (optimizer.clip_norm=nan: use 0 or more): ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_steps", "x"), ("views.shift", None), ("data.valid", ("a",)), ("objective.hidden", [[1]])]
+)
+def test_what_is_no_number_is_one_line(field, value):
+    with pytest.raises(ValueError, match=f"^{field}=.*: a number is wanted"):
+        ranges.check(_config(field, value))
+    ranges.check(_config("estimator.k", None))

@@ -323,3 +323,12 @@ def test_a_work_directory_that_keeps_no_checkpoints_is_refused_before_it_is_made
     assert not list(tmp_path.iterdir())
     run = fit("configs/subtask2/residual_svm.py", data_dir, tmp_path / "a[1]")  # it has no checkpoints
     assert len(run.predict("heldout").ids) and run.done
+
+
+def test_a_folder_that_is_called_children_makes_no_run_a_child(data_dir, tmp_path):
+    config = load_config("configs/subtask2/residual_svm.py")
+    config.data_dir = data_dir
+    workdir = tmp_path / "study" / "children" / "run"  # of patients, say
+    methods.get(config.method).fit(Run(config, workdir))
+    assert (workdir / "features").is_dir() and not (tmp_path / "study" / "features").exists()
+    assert Run.load(workdir).outermost == workdir

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fingerprint_jax import evaluate, methods, watch
+from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.preemption import Preempted
 from fingerprint_jax.run import Run
 from tests.conftest import fit, load_config
@@ -80,3 +81,18 @@ def test_what_cannot_be_watched_is_named(finished, data_dir, tmp_path):
         watch.watch(ensemble.workdir, "valid", 1, evaluate.evaluate)
     with pytest.raises(ValueError, match="`heldout` has a say in nothing: use valid"):
         watch.watch(finished, "heldout", 1, evaluate.evaluate)
+
+
+def test_it_writes_through_no_link_and_copies_no_device(finished, tmp_path, monkeypatch):
+    target = tmp_path / "mine"
+    target.write_text("mine")
+    (finished / "watch-valid").mkdir()
+    (finished / "watch-valid" / "config.json").symlink_to(target)
+    with pytest.raises(ValueError, match="config.json is a link"):
+        watch.watch(finished, "valid", 1, evaluate.evaluate)
+    assert target.read_text() == "mine"
+    theirs = Checkpoints(finished)
+    step = max(theirs.manifests())
+    (finished / "checkpoints" / str(step) / "x").symlink_to("/dev/zero")
+    monkeypatch.setattr(shutil, "copytree", lambda *_: pytest.fail("copied without end"))
+    assert not Checkpoints(tmp_path / "home").adopt(theirs, step)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from fingerprint_jax.writer import Writer
+from fingerprint_jax.writer import Writer, keep_lines
 
 
 def _lines(workdir):
@@ -64,3 +64,10 @@ def test_a_resumed_run_keeps_the_lines_up_to_its_checkpoint(end, tmp_path):
     writer.write(3, {})
     writer.close()
     assert [line["step"] for line in _lines(tmp_path)] == [1, 2, 3]
+
+
+def test_lines_of_something_else_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for line in ('{"step": "x"}', '{"step": [1]}', '{"step": null}', '{"step": 1e999}', "[" * 100_000):
+        path.write_text(f'{{"step": 1}}\n{line}\n')
+        assert keep_lines(path, 5) == 1 and path.read_text() == '{"step": 1}\n'

@@ -8,7 +8,6 @@ The same command goes on where it was stopped. With --json the results are print
 
 import collections
 import contextlib
-import csv
 import datetime
 import hashlib
 import json
@@ -22,7 +21,7 @@ from ml_collections import config_flags
 
 from fingerprint_jax import checkpoint, cli, config_file, environment, files, pack, paths, preemption
 from fingerprint_jax.audit import network, page, stages, verdict
-from fingerprint_jax.data import builder, pack_report
+from fingerprint_jax.data import builder, folders, pack_report
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.writer import show_log
@@ -81,9 +80,27 @@ def audit(values: flags.FlagValues) -> dict:
         network.check(values.likelihood_ratio)
         checkpoint.check_place(output)
     given = _given(values)
+    _refuse_foreign(output)
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Raises ValueError where a folder is no audit and has files in it, which would be written over, or where a link is in it."""
+    if not output.is_dir():
+        return
+    known = output / "folders.json"  # what an audit writes first
+    if known.exists():
+        files.read_json(known, {"image_size": int}, "give another --output")
+    for path in sorted(output.iterdir()):
+        begun = path.name == "lock" or files.litter(path.name) or path.suffix in (".log", ".out", ".err", ".tmp")
+        if not known.exists() and not (path.is_file() and begun):
+            raise ValueError(f"--output={output} is no audit, and {path.name!r} is in it: name an empty folder, or a new one")
+    for place in (output, output / "stages", output / "network"):
+        for path in place.iterdir() if place.is_dir() else ():
+            if path.is_symlink():
+                raise ValueError(f"{path} is a link, and an audit writes through none: put what it names in its place")
 
 
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
@@ -100,6 +117,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
         with stages.timed(output, "pack"):
             pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, overwrite=True, **options)
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
+    source.verify()  # the plan carries the fingerprints
     parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
     if values.plan_only:
         return {"plan_hash": parts.plan()[1]}
@@ -110,7 +128,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     name, reasons = verdict.decide(document)
     document["verdict"] = {"name": name, "reasons": reasons, "sentence": "", "patients": page.patients_words(document["counts"])}
     document["verdict"]["sentence"] = page.verdict_words(document)
-    document["seconds"] = sum(json.loads((output / "seconds.json").read_text(encoding="utf-8")).values())
+    document["seconds"] = sum(stages.seconds(output).values())
     files.write_text(output / "audit.json", json.dumps(document, indent=1))
     page.write(output, document, parts.pictures(document["copies"]) if "reason" not in document["copies"] else [], values.redact)
     return document
@@ -128,8 +146,8 @@ def _given(values: flags.FlagValues) -> dict:
         path = Path(value).resolve()
         if not (path.is_file() if name == "groups" else path.is_dir()):
             raise ValueError(f"--{name}={value}: there is no such {'file' if name == 'groups' else 'folder'}")
-        files = [path] if path.is_file() else (Path(place, file) for place, _, found in os.walk(path) for file in found)
-        found = sorted((str(file.relative_to(path)), *_size_and_time(file)) for file in files)
+        inside = [path] if path.is_file() else (Path(place, file) for place, _, found in os.walk(path) for file in found)
+        found = sorted((str(file.relative_to(path)), *_size_and_time(file)) for file in inside)
         given[name] = [str(path), hashlib.sha256(json.dumps(found).encode()).hexdigest()]
     return given
 
@@ -140,7 +158,7 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def _check_same(path: Path, given: dict) -> None:
-    known = json.loads(path.read_text(encoding="utf-8"))
+    known = files.read_json(path, {"image_size": int}, "give another --output")
     for name in ("image_size", "bits", *FOLDERS, "groups"):
         before, now = known.get(name), given.get(name)
         if before == now:
@@ -156,11 +174,10 @@ def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
     given = {name: values[name].value for name in FOLDERS}
     roots = {f"{printable(str(Path(value)))}/": name for name, value in given.items() if value}
     lost: collections.Counter[str] = collections.Counter()
-    with open(source.path / "rejected.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            lost_image = pack_report.is_image(row["file"], row["reason"])
-            inside = [root for root in roots if lost_image and row["file"].removeprefix("'").startswith(root)]
-            lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
+    for row in folders.read_table(source.path / "rejected.csv", {"file": str, "reason": str}):
+        lost_image = pack_report.is_image(row["file"], row["reason"])
+        inside = [root for root in roots if lost_image and row["file"].removeprefix("'").startswith(root)]
+        lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
     splits = source.summary["splits"]
     kept = {name: splits[split]["classes"].get(label, 0) for name, (split, label) in FOLDERS.items() if split in splits}
     return {name: [count, kept[name] + count] for name, count in lost.items()}

@@ -180,8 +180,9 @@ class Audit:
     @functools.cached_property
     def _pairs(self) -> list[dict[str, str]]:
         """Equal and near images, of one folder and of two; constant ones have another kind."""
-        with open(self.source.path / "duplicates.csv", newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row["kind"] in ("exact", "near")]
+        names = "kind", "split", "label", "id", "other_split", "other_label", "other_id"
+        columns: dict[str, type] = dict.fromkeys(names, str)
+        return [row for row in folders.read_table(self.source.path / "duplicates.csv", columns) if row["kind"] in ("exact", "near")]
 
     @property
     def _duplicates(self) -> list[dict[str, str]]:
@@ -250,8 +251,8 @@ class Audit:
         }
         text = json.dumps(plan, indent=1)
         path = self.output / "audit_plan.json"
-        if path.exists() and path.read_text(encoding="utf-8").strip() != text:
-            known = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and files.read_text(path).strip() != text:
+            known = files.read_json(path, {}, "give another --output")
             differ = [name for name in plan.keys() | known.keys() if plan.get(name) != known.get(name)]
             raise ValueError(f"{path} is the plan of another audit ({', '.join(sorted(differ))} differ): give another --output")
         if not path.exists():
@@ -582,9 +583,18 @@ def timed(output: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = seconds(output)
         known[name] = known.get(name, 0.0) + time.monotonic() - begin
         files.write_text(path, json.dumps(known))
+
+
+def seconds(output: Path) -> dict[str, float]:
+    """What each part took so far; no result hangs on it, so that a file that is none of ours counts as none."""
+    try:
+        known = files.read_json(output / "seconds.json", {}, "")
+    except (OSError, ValueError):
+        return {}
+    return {name: value for name, value in known.items() if isinstance(value, float)}
 
 
 def halved(pixels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

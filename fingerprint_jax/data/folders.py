@@ -16,6 +16,7 @@ from fingerprint_jax.data import images
 from fingerprint_jax.files import read_text
 from fingerprint_jax.tables import normal_form
 
+LONGEST = 4096  # characters of a name: paths on Linux have no more, and an array of names holds all as long as the longest
 CLASSES = {"subtask1": ["not_used", "used"], "subtask2": ["t1", "t2", "t3", "t4", "t5"]}
 LAYOUT = {
     "subtask1": "<train_dir>/{generated,real_used,real_not_used}, <test_dir>/{generated,real_unknown}; or --map NAME=DIR",
@@ -221,6 +222,8 @@ def scan(folder: Folder, skip: set[str]) -> tuple[list[File], Rejected]:
 
 def unfit(text: str) -> str:
     """Why an id, a group or a class cannot stand in a table as it is; nothing where it can."""
+    if len(text) > LONGEST:
+        return f"has {len(text):,} characters, more than {LONGEST:,}"
     if not text.isprintable():
         return "holds unprintable characters, or bytes that are not UTF-8"
     return f"starts with {text[0]!r}, which spreadsheets take for a formula" if text.startswith(("=", "+", "-", "@")) else ""
@@ -344,7 +347,7 @@ def read_facts(path: str | Path, split: str) -> dict[str, list]:
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
     columns = {"id": str, "bytes": int, "mode": str, "metadata_bytes": int}
-    found = _packed_files(path, {"split": str} | columns)
+    found = read_table(path, {"split": str} | columns)
     return {name: [row[name] for row in found if row["split"] == split] for name in columns}
 
 
@@ -354,13 +357,16 @@ def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
     splits: dict[str, list[tuple[str, int, str]]] = {}
-    for row in _packed_files(path, {"split": str, "id": str, "label": int, "group": str}):
+    for row in read_table(path, {"split": str, "id": str, "label": int, "group": str}):
         splits.setdefault(row["split"], []).append((row["id"], row["label"], row["group"]))
     return splits
 
 
-def _packed_files(path: str | Path, columns: dict[str, type]) -> list[dict]:
-    """Columns of files.csv, each of a type, a dict a row."""
+def read_table(path: str | Path, columns: dict[str, type]) -> list[dict]:
+    """Columns of a table that `pack` wrote, each of a type, a dict a row.
+
+    Raises ValueError that names the file where it cannot be read, or has other columns.
+    """
     found = []
     try:
         with io.StringIO(read_text(path), newline="") as file:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf import json_format  # comes with tensorflow-datasets, which lets its errors through
+from google.protobuf.message import DecodeError
 
 from fingerprint_jax import distributed, files, tables
 from fingerprint_jax.data import builder, folders, images
@@ -105,21 +106,26 @@ class Source:
         position = self._position(split)
         start, stop = self.span(split)
         records = self._read(position, np.arange(stop - start), self._facts)
-        known = folders.read_files(self.path / "files.csv")[split] if None in records else []
+        known = folders.read_files(self.path / "files.csv").get(split, []) if None in records else []
+        if known and len(known) != len(records) or (None in records and not known):
+            raise ValueError(f"{self.path / 'files.csv'} has {len(known)} rows of {split}, not {len(records)}: {builder.REMEDY}")
         for i, record in enumerate(records):
             if record is None:
                 id, label, group = known[i]
                 records[i] = {"id": id, "label": label, "group": group}
                 self.damaged.add(start + i)
+        ids, groups = ([_text(r[name]) for r in records] for name in ("id", "group"))
+        for name in itertools.chain(ids, groups):  # before they are an array, which holds all as long as the longest
+            if reason := folders.unfit(name) if name else "is empty":
+                raise ValueError(f"{self.path}: {split} has an id or a group {name[:80]!r} that {reason}")
         rows = Rows(
-            ids=np.array([_text(r["id"]) for r in records], dtype=str),
+            ids=np.array(ids, dtype=str),
             labels=np.array([int(r["label"]) for r in records], dtype=np.int64),
-            groups=np.array([_text(r["group"]) for r in records], dtype=str),
+            groups=np.array(groups, dtype=str),
             index=np.arange(start, stop),
         )
-        for name in itertools.chain(rows.ids.tolist(), rows.groups.tolist()):
-            if not name or (reason := folders.unfit(name)):
-                raise ValueError(f"{self.path}: {split} has an id or a group {name[:80]!r} that {reason if name else 'is empty'}")
+        if len(rows) and not -1 <= rows.labels.min() <= rows.labels.max() < self.num_classes:
+            raise ValueError(f"{self.path}: {split} has a label that is none of -1 to {self.num_classes - 1}: {builder.REMEDY}")
         if known:
             log.warning("%s: damaged records in %s: %s", self.path, split, self.damaged_ids(rows))
         return rows
@@ -162,7 +168,7 @@ class Source:
             return []
         try:
             return [features.deserialize_example_np(record) for record in self._sources[position].__getitems__(where.tolist())]
-        except (RuntimeError, ValueError, KeyError, TypeError, IndexError):  # it names no record: read them one by one
+        except (RuntimeError, ValueError, KeyError, TypeError, IndexError, DecodeError):  # it names no record: read them one by one
             return [self._read(position, part, features)[0] for part in np.split(where, len(where))] if len(where) > 1 else [None]
 
     def images(self, index: np.ndarray) -> np.ndarray:
@@ -182,10 +188,13 @@ class Source:
         parts = np.array_split(index, len(index) // 256 + 1)  # not all images at once
         return np.array([hashlib.sha256(image.tobytes()).hexdigest() for part in parts for image in self.images(part)], dtype=str)
 
-    def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays of an npz file, made from these images; where it is missing or damaged they are computed, and written."""
+    def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]], count: int, name: str = "") -> dict[str, np.ndarray]:
+        """The arrays of an npz file, made from so many of these images, the array `name` among them where one is needed.
+
+        Where it is missing or damaged they are computed, and written.
+        """
         found = distributed.first(lambda: tables.read_arrays(path))
-        if found is None:
+        if found is None or (name and name not in found) or any(x.shape[:1] != (count,) for x in found.values()):
             found = compute()
             if not self.damaged:  # what stands in for a damaged record may be there again tomorrow
                 tables.write_arrays(path, found)
@@ -235,7 +244,7 @@ def _features(tfds_builder: Any, *names: str) -> tfds.features.FeaturesDict:
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)  # which `unfit` names
 
 
 @functools.lru_cache(maxsize=8)

@@ -68,7 +68,7 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
     processes = min(processes or joblib.cpu_count(), len(blocks)) if slow else 1
     images = map(run.source.images, blocks)
     compute = functools.partial(_compute, function, images, len(rows), name, processes)
-    return run.source.cached(path, lambda: distributed.first(lambda: {"x": compute()}))["x"]
+    return run.source.cached(path, lambda: distributed.first(lambda: {"x": compute()}), len(rows), "x")["x"]
 
 
 def _plan(name: str, enhance: str | None = None, **options) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:

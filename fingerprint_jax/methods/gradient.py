@@ -19,7 +19,9 @@ _normalize = jax.jit(augment.normalize, static_argnums=1)
 
 FIELDS = dict.fromkeys(("data.streams", "augment", "views", "backbone", "objective", "optimizer", "gallery"), dict)
 FIELDS |= dict.fromkeys(("num_steps", "eval_every", "checkpoint_every", "log_every", "steps_per_dispatch", "eval_batch"), int)
-FIELDS |= dict.fromkeys(("best", "init_from", "backbone.name", "objective.name", "data.cache", "data.normalize"), str)
+FIELDS |= dict.fromkeys(
+    ("best", "init_from", "backbone.name", "backbone.weights", "objective.name", "data.cache", "data.normalize"), str
+)
 FIELDS |= {"data.balanced": bool, "data.workers": int}
 
 
@@ -179,10 +181,11 @@ def outputs(
                 other.unlink(missing_ok=True)
 
     def compute():
+        distributed.first(run.refuse_links)
         distributed.first(clear)
         return encode(run, restored or restore(run), rows, enhance, layer, source)
 
-    return source.cached(folder / f"{network}-{step}-{content}.npz", compute)
+    return source.cached(folder / f"{network}-{step}-{content}.npz", compute, len(rows))
 
 
 def encode(

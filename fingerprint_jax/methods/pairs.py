@@ -47,7 +47,7 @@ def table(run: Run) -> dict[str, np.ndarray]:
     """
     first = stage(run)
     found = distributed.first(lambda: tables.read_arrays(_path(first))) if first and first.done else None
-    if first is None or found is None:
+    if first is None or found is None or found.keys() != {"real", "generated"}:
         raise ValueError(f"{run.workdir}: its table of pairs is missing, the command that trains it makes one")
     if first.provenance["fingerprints"] != run.fingerprints:
         raise ValueError(f"{first.workdir}: its table of pairs is of other data than {run.config.data_dir}")

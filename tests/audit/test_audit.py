@@ -4,6 +4,7 @@ import csv
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from absl import flags
 from PIL import Image
 from scipy.stats import rankdata
 
+from fingerprint_jax import files
 from fingerprint_jax.audit import __main__ as main
 from fingerprint_jax.audit import network, panel, stages, verdict
 from fingerprint_jax.data import phantom
@@ -475,3 +477,55 @@ def test_a_part_that_was_changed_is_computed_again(leaking, tmp_path, caplog):
     for part in ("panel", "excess", "controls", "limit", "verdict"):
         assert again[part] == document[part]
     assert "primary.json is not as this audit wrote it" in caplog.text and "content.json cannot be used" in caplog.text
+
+
+def test_a_folder_with_files_of_something_else_is_no_audit(leaking, tmp_path):
+    given, output = leaking[0], tmp_path / "site"
+    packed = output / "data" / "fingerprint" / "subtask1" / "1.0.0"
+    packed.mkdir(parents=True)
+    for path in (packed / "mine", output / "index.html"):
+        path.write_text("mine")
+    for known in ("", "{}"):
+        with pytest.raises(ValueError, match="is no audit, and 'data' is in it|folders.json cannot be used"):
+            audit(given, output)
+        (output / "folders.json").write_text(known)
+    assert (packed / "mine").read_text() == (output / "index.html").read_text() == "mine"
+
+
+def test_an_audit_writes_through_no_link(leaking, tmp_path):
+    output = shutil.copytree(leaking[1], tmp_path / "output")
+    shutil.rmtree(output / "stages")
+    (tmp_path / "mine").mkdir()
+    (output / "stages").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="stages is a link, and an audit writes through none"):
+        audit(leaking[0], output)
+
+
+def test_records_of_other_images_are_not_audited_under_the_fingerprints_of_the_plan(leaking, tmp_path):
+    output = shutil.copytree(leaking[1], tmp_path / "output")
+    place = "data/fingerprint/subtask1/1.0.0"
+    audit(folders(tmp_path / "other", seed=7), tmp_path / "another", plan_only=True)
+    for file in (tmp_path / "another" / place).glob("*train_real*"):
+        shutil.copy(file, output / place)
+    summary = json.loads((output / place / "summary.json").read_text()) | {"files": {}}
+    (output / place / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+    with pytest.raises(ValueError, match="the records of train_real are not those that summary.json describes"):
+        audit(leaking[0], output)
+
+
+@pytest.mark.parametrize("name", ["audit_plan.json", "folders.json", "DATA/duplicates.csv", "DATA/rejected.csv"])
+def test_files_of_an_audit_that_are_none_are_one_line(name, leaking, tmp_path):
+    output = shutil.copytree(leaking[1], tmp_path / "output")
+    place = output / "data" / "fingerprint" / "subtask1" / "1.0.0"
+    summary = json.loads((place / "summary.json").read_text()) | {"files": {}}
+    (place / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+    path = output / name.replace("DATA", str(place))
+    path.write_text("a,b\n1,2\n" if name.endswith("csv") else "[]")
+    with pytest.raises(ValueError, match=path.name):
+        audit(leaking[0], output)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"{path.name}.*a pipe, expected a file"):
+        audit(leaking[0], output)
+    (output / "seconds.json").write_text("[]")
+    assert stages.seconds(output) == {}

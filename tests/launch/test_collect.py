@@ -174,3 +174,16 @@ def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
         run_binary(collect, f"--sweep={tmp_path}", "--figure=auc")
     with pytest.raises(ValueError, match="--family is of AUCs of membership, subtask 1"):
         run_binary(collect, f"--sweep={tmp_path}", "--family")
+
+
+@pytest.mark.parametrize(
+    "found", [{}, 3, {"permutation": 3}, {"permutation": {"p": "x"}}, {"permutation": {"p": 0.1, "null": "x"}}]
+)
+def test_a_p_that_evaluate_has_not_written_is_one_line(found, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"schema": evaluate.SCHEMA, "splits": {"heldout": {"metrics": found}}}))
+    with pytest.raises(ValueError, match="has no p on heldout|the p of heldout is none that evaluate wrote"):
+        collect.permutation(tmp_path, "heldout")
+
+
+def test_names_from_outside_are_no_links():
+    assert collect.escape("![x](http://a)") == "!\\[x](http://a)"

@@ -196,3 +196,12 @@ def test_two_launchers_do_not_share_a_sweep(stand_in):
             local.run_sweep(stand_in, "heldout", 1)
     with pytest.raises(ValueError, match="--jobs=0: at least 1"):
         local.run_sweep(stand_in, "heldout", 0)
+
+
+def test_what_a_row_says_is_written_through_no_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "row").mkdir()
+    (tmp_path / "row" / "log.txt").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="log.txt: a link, expected a file"):
+        local.Launcher(tmp_path, "", "heldout").call(["fingerprint_jax.nothing"], tmp_path / "row")
+    assert (tmp_path / "mine").read_text() == "mine"

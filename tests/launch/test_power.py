@@ -91,3 +91,10 @@ def test_a_row_that_reads_labels_is_refused():
 def test_the_grid_of_local_match_resolves():
     for row in sweep.load_file(str(ROOT / "launch" / "tables" / "local_match.py"), "rows"):
         power.attack(row.name, systems.resolve(row))
+
+
+@pytest.mark.parametrize("line", ["3", '{"leak": 0.0}'])
+def test_a_journal_of_something_else_is_one_line(line, tmp_path):
+    (tmp_path / "draws.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match="is no draw: remove the line"):
+        power.known_draws(tmp_path / "draws.jsonl")

@@ -463,3 +463,16 @@ def test_collect_shows_rows_under_way_and_what_failed_of_any_launcher(tmp_path):
     (tmp_path / "s" / names[0] / "failed.json").write_text('{"error": "srun: error: vm: task 0: Killed"}')
     (line,) = collect.collect(tmp_path / "s", "heldout", "accuracy")
     assert line["note"] == "seed 0 failed: srun: error: vm: task 0: Killed; seed 1 not finished"
+
+
+def test_a_list_of_rows_that_is_none_of_a_job_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "slurm").mkdir()
+    path = tmp_path / "slurm" / "fingerprint-x.rows"
+    path.write_text("a")
+    monkeypatch.setattr(slurm, "call", lambda *_: "fingerprint-x|7|RUNNING\n")
+    with pytest.raises(ValueError, match="is not that of its job"):
+        slurm.queued(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="a pipe, expected a file"):
+        slurm.queued(tmp_path)

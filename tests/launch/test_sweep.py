@@ -1,6 +1,7 @@
 """The rows of a sweep: combined as written, checked against the config, named so that they can be read."""
 
 import json
+import os
 import re
 
 import pytest
@@ -135,3 +136,14 @@ def test_every_system_is_a_row_of_the_ablation_of_them_all(monkeypatch):
     left_out = {path for path in CONFIGS if f"{path}:smoke" not in found}
     assert left_out == {"configs/quickstart.py", "configs/subtask2/siamese_svm.py", "configs/subtask2/siamese_vote.py"}
     assert all(sweep.resolve(config, {}).task in ("subtask1", "subtask2") for config in found[:2])
+
+
+def test_a_sweep_that_never_comes_or_is_nested_without_end_is_one_line(tmp_path):
+    for text in ('{"data_dir": 3, "rows": []}', "[" * 100_000):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(ValueError, match="sweep.json: not a sweep"):
+            sweep.read(tmp_path)
+    (tmp_path / "sweep.json").unlink()
+    os.mkfifo(tmp_path / "sweep.json")
+    with pytest.raises(ValueError, match="a pipe, expected a file"):
+        sweep.read(tmp_path)

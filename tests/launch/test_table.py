@@ -353,3 +353,9 @@ def test_the_rows_of_subtask_1_resolve_and_see_the_same_images():
         if row.networks:
             assert found.backbone.name.endswith("_tiny") or found.backbone.name == "mlp", row.name
         assert comparison.configs[row.name].ensemble.best_variant == (row.networks > 1), row.name
+
+
+def test_what_lies_beside_the_runs_and_is_none_is_named(tmp_path):
+    (tmp_path / "choice.json").write_text("{")
+    with pytest.raises(ValueError, match="choice.json cannot be used"):
+        systems.read(tmp_path / "choice.json")
