@@ -173,7 +173,8 @@ class Checkpoints:
 
     def _files(self, step: int) -> list[str]:
         root = self._directory / str(step)
-        return sorted(str(p.relative_to(root)) for p in root.rglob("*") if not p.is_dir() and not files.litter(p.name))
+        found = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+        return sorted(str(path.relative_to(root)) for path in found if not files.litter(path.name))
 
     def _committed(self) -> set[int]:
         return {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
@@ -274,6 +275,10 @@ class Checkpoints:
         """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
         self._digests.mkdir(parents=True, exist_ok=True)
         self._remove(step)
+        if damage := other.damage(step):  # what is no part of it may be without end, or elsewhere
+            if other._path(step).exists():  # else it was removed meanwhile
+                log.warning("%s", damage)
+            return False
         try:
             shutil.copytree(other._directory / str(step), self._directory / str(step))
             shutil.copyfile(other._path(step), self._path(step))

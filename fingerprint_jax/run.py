@@ -95,7 +95,7 @@ class Run:
     def load(workdir: str | Path, step: str = "best", data_dir: str = "", field: str = "workdir") -> "Run":
         """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
 
-        Raises ValueError that names the `field` where no run is there, and the file where its config cannot be.
+        Raises ValueError that names the `field` where no run is there, and the file where its config cannot be, or that is a link.
         """
         path = Path(workdir) / "config.json"
         if not path.exists():
@@ -110,9 +110,11 @@ class Run:
         if data_dir:
             config.data_dir = data_dir
         try:
-            return Run(config, workdir, step)
+            found = Run(config, workdir, step)
         except ValueError as error:
             raise ValueError(f"{path} cannot be used ({error}): {_ANEW}") from None
+        found.refuse_links()  # whoever scores a run writes to it, also where the config of another run names it
+        return found
 
     @contextlib.contextmanager
     def fitting(self) -> Iterator[None]:
@@ -159,7 +161,7 @@ class Run:
     def refuse_links(self) -> None:
         """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through."""
         for folder in _tree(self.workdir):
-            for path in folder.iterdir() if folder.is_dir() else ():
+            for path in (*folder.iterdir(), *folder.glob("children/*")) if folder.is_dir() else ():
                 if path.is_symlink():
                     raise ValueError(f"{path} is a link, and a run writes through none: put what it names in its place")
 
@@ -506,13 +508,13 @@ class Run:
         Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
         images on the way.
         """
+        self.refuse_links()
         tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
         for folder in _tree(self.workdir):
             for name in tables_of:
                 (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
             for name in () if split else ("predictions", "outputs", "features"):
-                if not (folder / name).is_symlink():
-                    shutil.rmtree(folder / name, ignore_errors=True)
+                shutil.rmtree(folder / name, ignore_errors=True)
 
     def predict(self, split: str) -> Predictions:
         """The table of a split: read where it stands, computed and written where it is missing or stale."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fingerprint_jax import distributed
+from fingerprint_jax import distributed, files
 from fingerprint_jax.checkpoint import Checkpoints
 from fingerprint_jax.preemption import Preempted
 from fingerprint_jax.run import Run
@@ -47,6 +47,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     best = run.config.best or ("max:auc" if run.config.task == "subtask1" else "max:accuracy")
     home = workdir / f"watch-{split.replace(':', '-')}"
     home.mkdir(exist_ok=True)
+    Run(run.config, home).refuse_links()  # it is no child, of which `Run.load` has seen that there is none
     for name in ("config.json", "provenance.json"):
         shutil.copyfile(workdir / name, home / name)
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)
@@ -62,7 +63,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
                 figures = report | report.get("scores", {})
                 values = {name: value for name, value in figures.items() if isinstance(value, float) and math.isfinite(value)}
                 first = mine.keep_best(seen, values)
-                with lines.open("a") as file:
+                with files.appending(lines) as file:
                     file.write(json.dumps({"step": seen, **values}) + "\n")
                 figure = f"{mine.metric} {values.get(mine.metric, math.nan):.4f}"
                 log.info("%s step %d  %s%s", workdir, seen, figure, ", the best so far" if first else "")

@@ -9,7 +9,6 @@ A folder of runs that no sweep wrote is a sweep too, each run a group of its own
 import csv
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,11 +118,16 @@ def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
 
 
 def permutation(workdir: Path, split: str) -> dict:
-    """What `evaluate` says of the p of a run; raises ValueError where the task has none."""
-    found = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["splits"][split]["metrics"]
-    if "permutation" not in found:
+    """What `evaluate` says of the p of a run; raises ValueError where the task has none, and for what it cannot have said."""
+    found = evaluate.figures(workdir).get("splits", {}).get(split, {}).get("metrics")
+    if not isinstance(found, dict) or "permutation" not in found:
         raise ValueError(f"--family is of AUCs of membership, subtask 1: {workdir} has no p on {split}")
-    return found["permutation"]
+    known = found["permutation"]
+    drawn = known.get("null", []) if isinstance(known, dict) else None
+    given = [*drawn, known["p"] or 0] if isinstance(drawn, list) and "p" in known else ["none"]
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in given):
+        raise ValueError(f"{workdir / 'results.json'}: the p of {split} is no number: evaluate it anew")
+    return known
 
 
 def grouped(output: Path, split: str) -> dict[str, list[sweep.Row]]:
@@ -191,9 +195,9 @@ def _state(output: Path, row: sweep.Row, split: str) -> str:
     if local.finished(output / row.name, split):
         return ""
     try:
-        error = json.loads((output / row.name / "failed.json").read_text(encoding="utf-8"))["error"]
+        error = files.read_json(output / row.name / "failed.json", {"error": str}, "")["error"]
         return f"{seed}failed: {error[:ERROR]}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return f"{seed}not finished"
 
 

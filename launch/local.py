@@ -89,7 +89,7 @@ class Launcher:
         workdir.mkdir(parents=True, exist_ok=True)
         if self.process == 0:
             (workdir / "failed.json").unlink(missing_ok=True)
-        with self.log(workdir).open("ab") as log:
+        with files.opened(self.log(workdir), os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as log:
             # A group of its own: Ctrl-C reaches the launcher alone, which passes it on once. A second signal would end a
             # training before it has saved.
             child = subprocess.Popen(
@@ -143,7 +143,7 @@ def run_sweep(output: Path, split: str, jobs: int, names: Sequence[str] = (), th
         raise ValueError(f"--rows={unknown[0]}: no such row in {output}/sweep.json")
     rows = [row for row in rows if not names or row.name in names]
     launcher = Launcher(output, data_dir, split, through)
-    with (output / "lock").open("a+") as lock:  # a shared lock on NFS needs a file that can be read
+    with files.opened(output / "lock", os.O_RDWR | os.O_CREAT, "r+") as lock:  # a shared lock on NFS needs a file that can be read
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if names else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

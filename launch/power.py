@@ -135,7 +135,7 @@ def main(values: flags.FlagValues) -> None:
     path = Path(values.output) / "draws.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = files.read_journal(path)
-    with path.open("a", encoding="utf-8") as file:
+    with files.appending(path) as file:
         for line in draws(attacks, leaks, values.draws, lines, settings):
             lines.append(line)
             file.write(json.dumps(line) + "\n")

@@ -86,7 +86,7 @@ def processor_seconds(run: Run) -> float:
 
 def read(path: Path) -> dict:
     """What lies beside the runs; {} where it is not there yet."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return files.read_json(path, {}, "remove it") if path.exists() else {}
 
 
 @dataclasses.dataclass(frozen=True)

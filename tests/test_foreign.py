@@ -197,6 +197,21 @@ def test_links_in_a_work_directory_are_not_written_through(name, workdir, data_d
     assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
 
 
+def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emptied(workdir, tmp_path):
+    victim = tmp_path / "mine"
+    for name in ("features", "outputs", "predictions"):
+        (victim / name).mkdir(parents=True)
+    (victim / "config.json").write_text("{}")
+    before = sorted(victim.rglob("*"))
+    run = Run.load(workdir)
+    (workdir / "children").mkdir()
+    (workdir / "children" / "x").symlink_to(victim)
+    for act in (run.forget, lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
+        with pytest.raises(ValueError, match="children/x is a link, and a run writes through none"):
+            act()
+    assert sorted(victim.rglob("*")) == before
+
+
 def test_what_a_system_leaves_in_folders_is_passed_over(workdir, data_dir, caplog):
     step = Run.load(workdir).predict("heldout")
     state = methods.get("gradient").state(Run.load(workdir))

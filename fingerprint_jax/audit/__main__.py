@@ -8,11 +8,11 @@ The same command goes on where it was stopped. With --json the results are print
 
 import collections
 import contextlib
-import csv
 import datetime
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from fingerprint_jax import checkpoint, cli, config_file, environment, files, pack, paths, preemption
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder, pack_report
+from fingerprint_jax.data.folders import read_table
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.writer import show_log
@@ -34,6 +35,7 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "unknown": ("test_real", "unknown"),
     "reference": ("reference", "not_used"),
 }
+KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
@@ -81,13 +83,25 @@ def audit(values: flags.FlagValues) -> dict:
         network.check(values.likelihood_ratio)
         checkpoint.check_place(output)
     given = _given(values)
+    _refuse_foreign(output)
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
 
 
+def _refuse_foreign(output: Path) -> None:
+    """Raises ValueError where a folder has files and is no audit, which is what folders.json says, or where a link is in it."""
+    audit = (output / KNOWN).exists()
+    begun = re.compile(rf"lock|\.{KNOWN}\.[0-9]+\.tmp|.+\.(log|out|err)")  # what a kill has left, and logs
+    for path in sorted(output.rglob("*") if audit else output.glob("*")):
+        if not (audit or begun.fullmatch(path.name) or files.litter(path.name)):
+            raise ValueError(f"--output={output} is no audit, and {path.name!r} is in it: name an empty folder, or a new one")
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and an audit writes through none: put what it names in its place")
+
+
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
-    data, known = output / "data", output / "folders.json"
+    data, known = output / "data", output / KNOWN
     planned = (output / "audit_plan.json").exists()
     if planned:
         _check_same(known, given)
@@ -110,7 +124,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     name, reasons = verdict.decide(document)
     document["verdict"] = {"name": name, "reasons": reasons, "sentence": "", "patients": page.patients_words(document["counts"])}
     document["verdict"]["sentence"] = page.verdict_words(document)
-    document["seconds"] = sum(json.loads((output / "seconds.json").read_text(encoding="utf-8")).values())
+    document["seconds"] = sum(stages.seconds(output).values())
     files.write_text(output / "audit.json", json.dumps(document, indent=1))
     page.write(output, document, parts.pictures(document["copies"]) if "reason" not in document["copies"] else [], values.redact)
     return document
@@ -140,14 +154,14 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def _check_same(path: Path, given: dict) -> None:
-    known = json.loads(path.read_text(encoding="utf-8"))
+    known = files.read_json(path, {}, "give another --output")
     for name in ("image_size", "bits", *FOLDERS, "groups"):
         before, now = known.get(name), given.get(name)
         if before == now:
             continue
-        if isinstance(before, list) and isinstance(now, list) and before[0] == now[0]:
+        if isinstance(before, list) and isinstance(now, list) and before[:1] == now[:1]:
             raise ValueError(f"--{name}={now[0]}: files have changed since the audit in {path.parent} began; give another --output")
-        shown = [value[0] if isinstance(value, list) else value or "nothing" for value in (before, now)]
+        shown = [value[0] if isinstance(value, list) and value else value or "nothing" for value in (before, now)]
         raise ValueError(f"--{name}: the audit in {path.parent} is of {shown[0]}, not {shown[1]}; give that, or another --output")
 
 
@@ -156,11 +170,10 @@ def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
     given = {name: values[name].value for name in FOLDERS}
     roots = {f"{printable(str(Path(value)))}/": name for name, value in given.items() if value}
     lost: collections.Counter[str] = collections.Counter()
-    with open(source.path / "rejected.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            lost_image = pack_report.is_image(row["file"], row["reason"])
-            inside = [root for root in roots if lost_image and row["file"].removeprefix("'").startswith(root)]
-            lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
+    for row in read_table(source.path / "rejected.csv", {"file": str, "reason": str}):
+        lost_image = pack_report.is_image(row["file"], row["reason"])
+        inside = [root for root in roots if lost_image and row["file"].removeprefix("'").startswith(root)]
+        lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
     splits = source.summary["splits"]
     kept = {name: splits[split]["classes"].get(label, 0) for name, (split, label) in FOLDERS.items() if split in splits}
     return {name: [count, kept[name] + count] for name, count in lost.items()}

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,8 +181,8 @@ class Audit:
     @functools.cached_property
     def _pairs(self) -> list[dict[str, str]]:
         """Equal and near images, of one folder and of two; constant ones have another kind."""
-        with open(self.source.path / "duplicates.csv", newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if row["kind"] in ("exact", "near")]
+        columns: dict[str, type] = dict.fromkeys(("kind", "split", "label", "id", "other_split", "other_label", "other_id"), str)
+        return [row for row in folders.read_table(self.source.path / "duplicates.csv", columns) if row["kind"] in ("exact", "near")]
 
     @property
     def _duplicates(self) -> list[dict[str, str]]:
@@ -250,8 +251,8 @@ class Audit:
         }
         text = json.dumps(plan, indent=1)
         path = self.output / "audit_plan.json"
-        if path.exists() and path.read_text(encoding="utf-8").strip() != text:
-            known = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and files.read_text(path).strip() != text:
+            known = files.read_json(path, {}, "give another --output")
             differ = [name for name in plan.keys() | known.keys() if plan.get(name) != known.get(name)]
             raise ValueError(f"{path} is the plan of another audit ({', '.join(sorted(differ))} differ): give another --output")
         if not path.exists():
@@ -575,6 +576,15 @@ class Audit:
             writer.writerows([name, *map("{:.9g}".format, row)] for name, row in zip(ids[order], scores[order], strict=True))
 
 
+def seconds(output: Path) -> dict[str, float]:
+    """What each part took so far. Raises ValueError that names the file where it does not say so."""
+    path, remedy = output / "seconds.json", "remove it, and what the parts took is counted from now on"
+    known = files.read_json(path, {}, remedy) if path.exists() else {}
+    if not all(type(taken) in (int, float) and math.isfinite(taken) for taken in known.values()):
+        raise ValueError(f"{path} cannot be used (seconds are numbers): {remedy}")
+    return known
+
+
 @contextlib.contextmanager
 def timed(output: Path, name: str) -> Iterator[None]:
     """Adds what the block takes, ends it well or not, to the seconds of the part `name`."""
@@ -582,7 +592,7 @@ def timed(output: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = seconds(output)
         known[name] = known.get(name, 0.0) + time.monotonic() - begin
         files.write_text(path, json.dumps(known))
 

@@ -344,7 +344,7 @@ def read_facts(path: str | Path, split: str) -> dict[str, list]:
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
     columns = {"id": str, "bytes": int, "mode": str, "metadata_bytes": int}
-    found = _packed_files(path, {"split": str} | columns)
+    found = read_table(path, {"split": str} | columns)
     return {name: [row[name] for row in found if row["split"] == split] for name in columns}
 
 
@@ -354,13 +354,16 @@ def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
     splits: dict[str, list[tuple[str, int, str]]] = {}
-    for row in _packed_files(path, {"split": str, "id": str, "label": int, "group": str}):
+    for row in read_table(path, {"split": str, "id": str, "label": int, "group": str}):
         splits.setdefault(row["split"], []).append((row["id"], row["label"], row["group"]))
     return splits
 
 
-def _packed_files(path: str | Path, columns: dict[str, type]) -> list[dict]:
-    """Columns of files.csv, each of a type, a dict a row."""
+def read_table(path: str | Path, columns: dict[str, type]) -> list[dict]:
+    """Columns of a table that pack wrote, each of a type, a dict a row.
+
+    Raises ValueError that names the file where it cannot be read, or lacks a column.
+    """
     found = []
     try:
         with io.StringIO(read_text(path), newline="") as file:

@@ -4,6 +4,7 @@ import csv
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -475,3 +476,47 @@ def test_a_part_that_was_changed_is_computed_again(leaking, tmp_path, caplog):
     for part in ("panel", "excess", "controls", "limit", "verdict"):
         assert again[part] == document[part]
     assert "primary.json is not as this audit wrote it" in caplog.text and "content.json cannot be used" in caplog.text
+
+
+def test_a_folder_that_is_no_audit_and_one_with_links_are_left_as_they_are(leaking, tmp_path):
+    given, output, _ = leaking
+    project = tmp_path / "project"
+    shutil.copytree(output / "data", project / "data")  # what pack wrote there
+    before = sorted(project.rglob("*"))
+    with pytest.raises(ValueError, match="project is no audit, and 'data' is in it: name an empty folder, or a new one"):
+        audit(given, project)
+    assert sorted(project.rglob("*")) == before
+    shutil.copytree(output, tmp_path / "copy")
+    (tmp_path / "copy" / "audit_plan.json").unlink()
+    for name in ("data", "data/fingerprint", "stages"):
+        shutil.move(tmp_path / "copy" / name, tmp_path / "mine")
+        (tmp_path / "copy" / name).symlink_to(tmp_path / "mine")
+        with pytest.raises(ValueError, match=f"copy/{name} is a link, and an audit writes through none"):
+            audit(given, tmp_path / "copy")
+        (tmp_path / "copy" / name).unlink()
+        shutil.move(tmp_path / "mine", tmp_path / "copy" / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("folders.json", "[]", "folders.json cannot be used .*: give another --output"),
+        ("folders.json", '{"image_size": 0, "used": []}', "--used: the audit in .* is of nothing"),
+        ("audit_plan.json", "[]", "audit_plan.json cannot be used .*: give another --output"),
+        ("seconds.json", "[]", "seconds.json cannot be used .*: remove it"),
+        ("seconds.json", '{"pack": "x"}', "seconds.json cannot be used .*: remove it"),
+        ("data/fingerprint/subtask1/1.0.0/duplicates.csv", None, "duplicates.csv: .* was|duplicates.csv: no file"),
+    ],
+)
+def test_files_of_an_audit_that_are_not_as_it_wrote_them_are_named(name, content, said, leaking, tmp_path):
+    given, output, _ = leaking
+    shutil.copytree(output, tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    (tmp_path / "copy" / "stages" / "excess.json").unlink()
+    with pytest.raises(ValueError, match=said):
+        audit(given, tmp_path / "copy", repeats=20)

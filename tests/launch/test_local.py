@@ -196,3 +196,19 @@ def test_two_launchers_do_not_share_a_sweep(stand_in):
             local.run_sweep(stand_in, "heldout", 1)
     with pytest.raises(ValueError, match="--jobs=0: at least 1"):
         local.run_sweep(stand_in, "heldout", 0)
+
+
+def test_a_log_or_lock_that_is_a_link_or_a_pipe_is_refused(stand_in, tmp_path):
+    (stand_in / "go").touch()
+    first = stand_in / sweep.read(stand_in)[1][0].name
+    first.mkdir()
+    (tmp_path / "mine").write_text("my keys")
+    (first / "log.txt").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="log.txt: a link, expected a file"):
+        local.run_sweep(stand_in, "heldout", 1)
+    assert (tmp_path / "mine").read_text() == "my keys"
+    (stand_in / "lock").unlink()
+    (stand_in / "lock").symlink_to(tmp_path / "new")
+    with pytest.raises(ValueError, match="lock: a link, expected a file"):
+        local.run_sweep(stand_in, "heldout", 1)
+    assert not (tmp_path / "new").exists()
