@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fingerprint_jax import distributed, files
+from fingerprint_jax import distributed, files, preemption
 
 log = logging.getLogger(__name__)
 
@@ -240,12 +240,13 @@ class Checkpoints:
 
         A training that goes on may remove the checkpoint while it is read; then the choice is made again.
 
-        Raises ValueError where there is none, or where its arrays are not those of `abstract`.
+        Raises ValueError where there is none, where its arrays are not those of `abstract`, or where it cannot be read.
         """
         while True:
-            step = self.resolve(which)
+            step, fits = self.resolve(which), False
             try:
                 distributed.first(functools.partial(self.compare, step, abstract))
+                fits = True
                 with ocp.StandardCheckpointer() as reader:
                     state = dict(reader.restore(self._item(step), abstract))
             except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
@@ -254,7 +255,11 @@ class Checkpoints:
                     raise OSError(f"{self._item(step)} cannot be read, or was removed meanwhile: {error}") from error
                 if self._path(step).exists():
                     check_place(self._workdir)
-                    raise
+                    if not fits or isinstance(error, preemption.Preempted):
+                        raise
+                    # Its digests hold, and yet it is not as Orbax wrote it: somebody has made them anew.
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                    raise ValueError(f"{self._item(step)} cannot be read ({reason}): use another --step, or train anew") from error
             else:
                 # Manifests go first: as long as it stands every file did while it was read.
                 if distributed.first(self._path(step).exists):

@@ -73,7 +73,8 @@ def run(
     With `devices` JAX's devices are asked for before `main`; a binary that can be one of several processes leaves that to
     `distributed.initialize`.
 
-    Exit status 1 for a ValueError, OSError or FloatingPointError, RUN_AGAIN for a Preempted. One process of several ends all.
+    Exit status 1 for a ValueError, OSError, FloatingPointError or MemoryError, RUN_AGAIN for a Preempted. One process of several
+    ends all.
     """
     others = set(flags.FLAGS)
     define_flags(flags.FLAGS)
@@ -92,7 +93,7 @@ def run(
                 distributed.start_devices()
             with _fields_of_runs():
                 main(flags.FLAGS)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, MemoryError) as error:
             distributed.settle()
             distributed.leave(1, f"error: {_line(error)}")
             sys.exit(f"{name}: error: {_line(error)}")
@@ -126,6 +127,8 @@ def _fields_of_runs() -> Iterator[None]:
     """
     try:
         yield
+    except RecursionError as error:
+        raise ValueError("nested too deeply: does a run name itself, by ensemble.runs, features.run or init_from?") from error
     except (AttributeError, KeyError) as error:
         workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS and "config" not in flags.FLAGS else None
         frames = traceback.extract_tb(error.__traceback__)

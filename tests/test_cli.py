@@ -80,6 +80,14 @@ def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, d
             _ = ConfigDict().nofield
 
 
+def test_a_run_that_names_itself_is_one_line(data_dir, tmp_path):
+    run = fit("configs/quickstart.py", data_dir, tmp_path / "run")
+    config = json.loads((run.workdir / "config.json").read_text())
+    (run.workdir / "config.json").write_text(json.dumps(config | {"init_from": str(run.workdir)}))
+    with pytest.raises(ValueError, match="nested too deeply: does a run name itself, by ensemble.runs"), cli._fields_of_runs():
+        evaluate.evaluate(Run.load(run.workdir), "heldout")
+
+
 FAULTS = """
 import resource, sys
 import numpy as np

@@ -94,6 +94,10 @@ def test_a_class_that_a_data_set_names_is_never_imported(data, tmp_path, monkeyp
         ({"alternativeFileFormats": ["x"]}, "alternativeFileFormats is"),
         ({"splits": [{"name": "train_real", "filepathTemplate": "../../{SPLIT}"}]}, "split .* is not ours"),
         ({"splits": [{"name": "../x"}]}, "split .* is not ours"),
+        (
+            {"splits": [{"name": "train_real", "filepathTemplate": builder.TEMPLATE, "shardLengths": ["1"] * 9}]},
+            "more shards than files",
+        ),
         ({"splits": ["x"]}, "split 'x' is not ours"),
         ({"splits": {}}, "field 'splits' is an object, expected a list"),
     ],
