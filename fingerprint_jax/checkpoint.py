@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from fingerprint_jax import distributed, files
+from fingerprint_jax import distributed, files, preemption
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,8 @@ class Checkpoints:
 
     def _files(self, step: int) -> list[str]:
         root = self._directory / str(step)
-        return sorted(str(p.relative_to(root)) for p in root.rglob("*") if not p.is_dir() and not files.litter(p.name))
+        found = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+        return sorted(str(path.relative_to(root)) for path in found if not files.litter(path.name))
 
     def _committed(self) -> set[int]:
         return {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
@@ -239,12 +240,13 @@ class Checkpoints:
 
         A training that goes on may remove the checkpoint while it is read; then the choice is made again.
 
-        Raises ValueError where there is none, or where its arrays are not those of `abstract`.
+        Raises ValueError where there is none, where its arrays are not those of `abstract`, or where it cannot be read.
         """
         while True:
-            step = self.resolve(which)
+            step, fits = self.resolve(which), False
             try:
                 distributed.first(functools.partial(self.compare, step, abstract))
+                fits = True
                 with ocp.StandardCheckpointer() as reader:
                     state = dict(reader.restore(self._item(step), abstract))
             except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
@@ -253,10 +255,11 @@ class Checkpoints:
                     raise OSError(f"{self._item(step)} cannot be read, or was removed meanwhile: {error}") from error
                 if self._path(step).exists():
                     check_place(self._workdir)
-                    if isinstance(error, OSError) or str(error).startswith(str(self._directory)):
+                    if not fits or isinstance(error, preemption.Preempted):
                         raise
-                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]  # Orbax and TensorStore say pages
-                    raise ValueError(f"{self._item(step)} cannot be read: {reason[:300]}") from error
+                    # Its digests hold, and yet it is not as Orbax wrote it: somebody has made them anew.
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                    raise ValueError(f"{self._item(step)} cannot be read ({reason}): use another --step, or train anew") from error
             else:
                 # Manifests go first: as long as it stands every file did while it was read.
                 if distributed.first(self._path(step).exists):
@@ -277,8 +280,9 @@ class Checkpoints:
         """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
         self._digests.mkdir(parents=True, exist_ok=True)
         self._remove(step)
-        if damage := other.damage(step):  # what is copied is files that end: no link to a device is among them
-            log.warning("%s", damage)
+        if damage := other.damage(step):  # what is no part of it may be without end, or elsewhere
+            if other._path(step).exists():  # else it was removed meanwhile
+                log.warning("%s", damage)
             return False
         try:
             shutil.copytree(other._directory / str(step), self._directory / str(step))

@@ -128,10 +128,8 @@ def _fields_of_runs() -> Iterator[None]:
     workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS and "config" not in flags.FLAGS else None
     try:
         yield
-    except RecursionError:
-        if not workdir:
-            raise
-        raise ValueError(f"{workdir}: the runs that it uses use each other, or its config.json is nested without end") from None
+    except RecursionError as error:
+        raise ValueError("nested too deeply: does a run name itself, by ensemble.runs, features.run or init_from?") from error
     except (AttributeError, KeyError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         asked = [frame for frame in frames if frame.filename != config_dict.__file__][-1]

@@ -137,7 +137,6 @@ def evaluate(
     rows = run.rows(split)
     if not len(rows):
         raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
-    distributed.first(run.refuse_links)
     if distributed.first(lambda: "metrics" not in figures(run.workdir).get("splits", {}).get(split, {})):
         # The first figure of a split: whatever lies there was not made by what is about to be said of it.
         distributed.first(run.source.verify)

@@ -271,7 +271,7 @@ def _replacing(target: Path, task: str, overwrite: bool) -> Iterator[Path]:
 def _alone(target: Path) -> Iterator[None]:
     """Holds off other packs of `target` and removes what killed ones left: the lock of a process ends with it."""
     path = target.parent / ".packing"
-    with opened(path, os.O_WRONLY | os.O_CREAT, "w") as file:
+    with opened(path, os.O_RDWR | os.O_CREAT, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))  # else removed after it was opened
@@ -281,6 +281,8 @@ def _alone(target: Path) -> Iterator[None]:
             raise ValueError(f"another pack is writing {target}: wait for it, or give another --data_dir")
         try:
             for stale in target.parent.glob(".pack-*"):
+                if stale.is_symlink():
+                    continue
                 if (stale / "replaced").exists() and not target.exists():  # killed between its two renames
                     os.replace(stale / "replaced", target)
                 shutil.rmtree(stale, ignore_errors=True)

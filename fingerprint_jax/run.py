@@ -99,7 +99,7 @@ class Run:
     def load(workdir: str | Path, step: str = "best", data_dir: str = "", field: str = "workdir") -> "Run":
         """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
 
-        Raises ValueError that names the `field` where no run is there, and the file where its config cannot be.
+        Raises ValueError that names the `field` where no run is there, and the file where its config cannot be, or that is a link.
         """
         path = Path(workdir) / "config.json"
         if not path.exists():
@@ -114,9 +114,11 @@ class Run:
         if data_dir:
             config.data_dir = data_dir
         try:
-            return Run(config, workdir, step)
+            found = Run(config, workdir, step)
         except ValueError as error:
             raise ValueError(f"{path} cannot be used ({error}): {_ANEW}") from None
+        found.refuse_links()  # whoever scores a run writes to it, also where the config of another run names it
+        return found
 
     @contextlib.contextmanager
     def fitting(self) -> Iterator[None]:

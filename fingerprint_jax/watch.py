@@ -48,7 +48,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     home = workdir / f"watch-{split.replace(':', '-')}"
     run.refuse_links()
     home.mkdir(exist_ok=True)
-    Run(run.config, home).refuse_links()
+    Run(run.config, home).refuse_links()  # it is no child, of which `Run.load` has seen that there is none
     for name in ("config.json", "provenance.json"):
         shutil.copyfile(workdir / name, home / name)
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)

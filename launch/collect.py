@@ -118,15 +118,15 @@ def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
 
 
 def permutation(workdir: Path, split: str) -> dict:
-    """What `evaluate` says of the p of a run; raises ValueError where the task has none."""
-    document = evaluate.figures(workdir)
-    found = document.get("splits", {}).get(split, {}).get("metrics")
+    """What `evaluate` says of the p of a run; raises ValueError where the task has none, and for what it cannot have said."""
+    found = evaluate.figures(workdir).get("splits", {}).get(split, {}).get("metrics")
     if not isinstance(found, dict) or "permutation" not in found:
         raise ValueError(f"--family is of AUCs of membership, subtask 1: {workdir} has no p on {split}")
     known = found["permutation"]
-    whole = isinstance(known, dict) and isinstance(known.get("p", ""), (float, type(None)))
-    if not whole or not all(isinstance(value, float) for value in known.get("null", [0.0])) or not known.get("null", [0.0]):
-        raise ValueError(f"{workdir / 'results.json'}: the p of {split} is none that evaluate wrote: let it score the split again")
+    drawn = known.get("null", []) if isinstance(known, dict) else None
+    given = [*drawn, known["p"] or 0] if isinstance(drawn, list) and "p" in known else ["none"]
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in given):
+        raise ValueError(f"{workdir / 'results.json'}: the p of {split} is no number: evaluate it anew")
     return known
 
 
@@ -197,7 +197,7 @@ def _state(output: Path, row: sweep.Row, split: str) -> str:
     try:
         error = files.read_json(output / row.name / "failed.json", {"error": str}, "")["error"]
         return f"{seed}failed: {error[:ERROR]}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return f"{seed}not finished"
 
 

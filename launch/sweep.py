@@ -154,7 +154,7 @@ def read(output: str | Path) -> tuple[str, list[Row]]:
     """Data directory and rows of `<output>/sweep.json`; raises ValueError that names the file where it is not one."""
     path = Path(output) / "sweep.json"
     try:
-        document = json.loads(files.read_text(path))
+        document = files.read_json(path, {"data_dir": str, "rows": list}, "python -m launch.sweep writes one")
         found = [Row(**row) for row in document["rows"]]
         wrong = [row.name for row in found if row.name != name(row.config, row.overrides)]
         if wrong:

@@ -1,5 +1,7 @@
 """Retention, the meaning of best, and damage that is seen."""
 
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -12,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from fingerprint_jax import checkpoint
+from fingerprint_jax import checkpoint, files
 
 ABSTRACT = checkpoint.abstract({"w": jnp.zeros(3)}, SingleDeviceSharding(jax.devices()[0]))
 
@@ -150,6 +152,17 @@ def test_arrays_that_do_not_fit_are_named_with_both_shapes(tmp_path):
     del other["v"]
     with pytest.raises(ValueError, match=r"\['w'\] is float32\[3\] in the checkpoint, float32\[4\] in the model"):
         checkpoints.restore("latest", other)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"[" * 100_000, b"x"])
+def test_what_orbax_cannot_read_under_digests_that_hold_is_one_line(content, tmp_path):
+    checkpoints = _fill(tmp_path, [0.1])
+    (tmp_path / "checkpoints" / "1" / "default" / "_METADATA").write_bytes(content)
+    manifest = json.loads((tmp_path / "digests" / "1.json").read_text())
+    manifest["files"]["default/_METADATA"] = hashlib.sha256(content).hexdigest()  # by somebody else
+    (tmp_path / "digests" / "1.json").write_text(json.dumps(manifest | {"sha256": files.seal(manifest)}))
+    with pytest.raises(ValueError, match=r"checkpoints/1/default cannot be read \(.+\): use another --step, or train anew"):
+        checkpoints.restore("latest", ABSTRACT)
 
 
 def test_a_reader_survives_that_checkpoints_are_removed(tmp_path):

@@ -80,6 +80,14 @@ def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, d
             _ = ConfigDict().nofield
 
 
+def test_a_run_that_names_itself_is_one_line(data_dir, tmp_path):
+    run = fit("configs/quickstart.py", data_dir, tmp_path / "run")
+    config = json.loads((run.workdir / "config.json").read_text())
+    (run.workdir / "config.json").write_text(json.dumps(config | {"init_from": str(run.workdir)}))
+    with pytest.raises(ValueError, match="nested too deeply: does a run name itself, by ensemble.runs"), cli._fields_of_runs():
+        evaluate.evaluate(Run.load(run.workdir), "heldout")
+
+
 FAULTS = """
 import resource, sys
 import numpy as np
@@ -192,12 +200,3 @@ def test_a_full_disk_is_named_where_the_error_does_not_say_it(tmp_path, monkeypa
     named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/b")
     assert cli._line(named) == "[Errno 28] No space left on device: '/a/b'"
     assert cli._line(OSError(errno.EIO, "broken")) == "[Errno 5] broken"
-
-
-def test_runs_that_use_each_other_are_one_line(tmp_path, monkeypatch):
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", str(tmp_path), "", flag_values=values)
-    values(["evaluate"])
-    monkeypatch.setattr(cli.flags, "FLAGS", values)
-    with pytest.raises(ValueError, match=f"^{tmp_path}: the runs that it uses use each other"), cli._fields_of_runs():
-        raise RecursionError

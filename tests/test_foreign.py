@@ -101,6 +101,10 @@ def test_a_class_that_a_data_set_names_is_never_imported(data, tmp_path, monkeyp
         ({"alternativeFileFormats": ["x"]}, "alternativeFileFormats is"),
         ({"splits": [{"name": "train_real", "filepathTemplate": "../../{SPLIT}"}]}, "split .* is not ours"),
         ({"splits": [{"name": "../x"}]}, "split .* is not ours"),
+        (
+            {"splits": [{"name": "train_real", "filepathTemplate": builder.TEMPLATE, "shardLengths": ["1"] * 9}]},
+            "more shards than files",
+        ),
         ({"splits": ["x"]}, "split 'x' is not ours"),
         ({"splits": {}}, "field 'splits' is an object, expected a list"),
     ],
@@ -202,6 +206,21 @@ def test_links_in_a_work_directory_are_not_written_through(name, workdir, data_d
         with pytest.raises(ValueError, match=f"{name} is a link, and a run writes through none"):
             act()
     assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
+
+
+def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emptied(workdir, tmp_path):
+    victim = tmp_path / "mine"
+    for name in ("features", "outputs", "predictions"):
+        (victim / name).mkdir(parents=True)
+    (victim / "config.json").write_text("{}")
+    before = sorted(victim.rglob("*"))
+    run = Run.load(workdir)
+    (workdir / "children").mkdir()
+    (workdir / "children" / "x").symlink_to(victim)
+    for act in (run.forget, lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
+        with pytest.raises(ValueError, match="children/x is a link, and a run writes through none"):
+            act()
+    assert sorted(victim.rglob("*")) == before
 
 
 def test_what_a_system_leaves_in_folders_is_passed_over(workdir, data_dir, caplog):

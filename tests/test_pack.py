@@ -382,6 +382,27 @@ def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch)
     assert (tmp_path / ".packing").exists()
 
 
+def test_a_lock_that_is_a_link_or_a_pipe_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("my keys")
+    (tmp_path / ".packing").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"\.packing: a link, expected a file"), pack._alone(tmp_path / "1.0.0"):
+        pass
+    assert (tmp_path / "mine").read_text() == "my keys"
+    (tmp_path / ".packing").unlink()
+    os.mkfifo(tmp_path / ".packing")
+    with pytest.raises(ValueError, match=r"\.packing: a pipe, expected a file"), pack._alone(tmp_path / "1.0.0"):
+        pass
+
+
+def test_a_link_in_place_of_what_a_killed_pack_left_brings_no_folder(tmp_path):
+    (tmp_path / "mine" / "replaced").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".pack-x").symlink_to(tmp_path / "mine")
+    with pack._alone(tmp_path / "data" / "1.0.0"):
+        pass
+    assert (tmp_path / "mine" / "replaced").is_dir() and not (tmp_path / "data" / "1.0.0").exists()
+
+
 def test_strict_makes_any_rejection_fatal(tmp_path):
     root = classes(tmp_path / "i")
     (root / "a" / "x.png").write_bytes(b"")

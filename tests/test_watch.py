@@ -96,3 +96,22 @@ def test_it_writes_through_no_link_and_copies_no_device(finished, tmp_path, monk
     (finished / "checkpoints" / str(step) / "x").symlink_to("/dev/zero")
     monkeypatch.setattr(shutil, "copytree", lambda *_: pytest.fail("copied without end"))
     assert not Checkpoints(tmp_path / "home").adopt(theirs, step)
+
+
+def test_a_copy_with_links_and_a_checkpoint_with_more_than_its_files_are_not_used(finished, tmp_path, caplog):
+    (tmp_path / "mine").mkdir()
+    (finished / "watch-valid").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="watch-valid is a link, and a run writes through none"):
+        watch.watch(finished, "valid", 5, evaluate.evaluate)
+    (finished / "watch-valid").unlink()
+    (finished / "watch-valid").mkdir()
+    (tmp_path / "keys").write_text("my keys")
+    (finished / "watch-valid" / "config.json").symlink_to(tmp_path / "keys")
+    with pytest.raises(ValueError, match="watch-valid/config.json is a link, and a run writes through none"):
+        watch.watch(finished, "valid", 5, evaluate.evaluate)
+    assert (tmp_path / "keys").read_text() == "my keys" and not list((tmp_path / "mine").iterdir())
+    (finished / "watch-valid" / "config.json").unlink()
+    (finished / "checkpoints" / "6" / "more").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / "without end").write_text("x")
+    best = watch.watch(finished, "valid", 5, evaluate.evaluate)
+    assert trainer.saved(best.workdir) == [8] and "6/more is not part of the checkpoint" in caplog.text

@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "unknown": ("test_real", "unknown"),
     "reference": ("reference", "not_used"),
 }
+KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
@@ -87,24 +89,18 @@ def audit(values: flags.FlagValues) -> dict:
 
 
 def _refuse_foreign(output: Path) -> None:
-    """Raises ValueError where a folder is no audit and has files in it, which would be written over, or where a link is in it."""
-    if not output.is_dir():
-        return
-    known = output / "folders.json"  # what an audit writes first
-    if known.exists():
-        files.read_json(known, {"image_size": int}, "give another --output")
-    for path in sorted(output.iterdir()):
-        begun = path.name == "lock" or files.litter(path.name) or path.suffix in (".log", ".out", ".err", ".tmp")
-        if not known.exists() and not (path.is_file() and begun):
+    """Raises ValueError where a folder has files and is no audit, which is what folders.json says, or where a link is in it."""
+    audit = (output / KNOWN).exists()
+    begun = re.compile(rf"lock|\.{KNOWN}\.[0-9]+\.tmp|.+\.(log|out|err)")  # what a kill has left, and logs
+    for path in sorted(output.rglob("*") if audit else output.glob("*")):
+        if not (audit or begun.fullmatch(path.name) or files.litter(path.name)):
             raise ValueError(f"--output={output} is no audit, and {path.name!r} is in it: name an empty folder, or a new one")
-    for place in (output, output / "stages", output / "network"):
-        for path in place.iterdir() if place.is_dir() else ():
-            if path.is_symlink():
-                raise ValueError(f"{path} is a link, and an audit writes through none: put what it names in its place")
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and an audit writes through none: put what it names in its place")
 
 
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
-    data, known = output / "data", output / "folders.json"
+    data, known = output / "data", output / KNOWN
     planned = (output / "audit_plan.json").exists()
     if planned:
         _check_same(known, given)
@@ -163,9 +159,9 @@ def _check_same(path: Path, given: dict) -> None:
         before, now = known.get(name), given.get(name)
         if before == now:
             continue
-        if isinstance(before, list) and isinstance(now, list) and before[0] == now[0]:
+        if isinstance(before, list) and isinstance(now, list) and before[:1] == now[:1]:
             raise ValueError(f"--{name}={now[0]}: files have changed since the audit in {path.parent} began; give another --output")
-        shown = [value[0] if isinstance(value, list) else value or "nothing" for value in (before, now)]
+        shown = [value[0] if isinstance(value, list) and value else value or "nothing" for value in (before, now)]
         raise ValueError(f"--{name}: the audit in {path.parent} is of {shown[0]}, not {shown[1]}; give that, or another --output")
 
 

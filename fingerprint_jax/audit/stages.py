@@ -180,8 +180,7 @@ class Audit:
     @functools.cached_property
     def _pairs(self) -> list[dict[str, str]]:
         """Equal and near images, of one folder and of two; constant ones have another kind."""
-        names = "kind", "split", "label", "id", "other_split", "other_label", "other_id"
-        columns: dict[str, type] = dict.fromkeys(names, str)
+        columns: dict[str, type] = dict.fromkeys(("kind", "split", "label", "id", "other_split", "other_label", "other_id"), str)
         return [row for row in folders.read_table(self.source.path / "duplicates.csv", columns) if row["kind"] in ("exact", "near")]
 
     @property

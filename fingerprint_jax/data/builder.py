@@ -106,9 +106,12 @@ def opened(path: Path, task: str, image_shape: tuple[int, int, int]) -> Any:
         template = split.get("filepathTemplate") if isinstance(split, dict) else None
         if not re.fullmatch(r"[a-z0-9_]{1,64}", name) or template != TEMPLATE:
             raise ValueError(f"{path / 'dataset_info.json'}: split {str(split)[:80]!r} is not ours: {REMEDY}")
-        for file in path.glob(f"{NAME}-{name}.*"):
+        shards = list(path.glob(f"{NAME}-{name}.*"))
+        for file in shards:
             if not file.is_file():
                 raise ValueError(f"{file}: no file: {REMEDY}")
+        if len(split.get("shardLengths", ())) > len(shards):  # TFDS would make as many paths as it says
+            raise ValueError(f"{path / 'dataset_info.json'}: {name} has more shards than files: {REMEDY}")
     features = files.read_json(path / "features.json", {"featuresDict": dict}, REMEDY)
     for field, value in _classes(features):
         if field not in CLASSES or value != CLASSES[field]:

@@ -529,3 +529,39 @@ def test_files_of_an_audit_that_are_none_are_one_line(name, leaking, tmp_path):
         audit(leaking[0], output)
     (output / "seconds.json").write_text("[]")
     assert stages.seconds(output) == {}
+
+
+def test_a_folder_that_is_no_audit_and_one_with_links_are_left_as_they_are(leaking, tmp_path):
+    given, output, _ = leaking
+    project = tmp_path / "project"
+    shutil.copytree(output / "data", project / "data")  # what pack wrote there
+    before = sorted(project.rglob("*"))
+    with pytest.raises(ValueError, match="project is no audit, and 'data' is in it: name an empty folder, or a new one"):
+        audit(given, project)
+    assert sorted(project.rglob("*")) == before
+    shutil.copytree(output, tmp_path / "copy")
+    (tmp_path / "copy" / "audit_plan.json").unlink()
+    for name in ("data", "data/fingerprint", "stages"):
+        shutil.move(tmp_path / "copy" / name, tmp_path / "mine")
+        (tmp_path / "copy" / name).symlink_to(tmp_path / "mine")
+        with pytest.raises(ValueError, match=f"copy/{name} is a link, and an audit writes through none"):
+            audit(given, tmp_path / "copy")
+        (tmp_path / "copy" / name).unlink()
+        shutil.move(tmp_path / "mine", tmp_path / "copy" / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("folders.json", "[]", "folders.json cannot be used .*: give another --output"),
+        ("folders.json", '{"image_size": 0, "generated": []}', "--generated: the audit in .* is of nothing"),
+        ("audit_plan.json", "[]", "audit_plan.json cannot be used .*: give another --output"),
+    ],
+)
+def test_files_of_an_audit_that_are_not_as_it_wrote_them_are_named(name, content, said, leaking, tmp_path):
+    given, output, _ = leaking
+    shutil.copytree(output, tmp_path / "copy")
+    (tmp_path / "copy" / name).write_text(content)
+    (tmp_path / "copy" / "stages" / "excess.json").unlink()
+    with pytest.raises(ValueError, match=said):
+        audit(given, tmp_path / "copy", repeats=20)

@@ -142,6 +142,25 @@ def test_a_folder_of_runs_has_a_family_wise_p(data_dir, tmp_path, capsys):
         collect.collect(tmp_path, "test_real", "auc")
 
 
+@pytest.mark.parametrize("said", [{"p": "0.01"}, {"p": 0.01, "null": ["a"]}, {"p": 2}, {}, [0.01]])
+def test_a_p_that_evaluate_has_not_written_is_refused(said, tmp_path):
+    splits = {"heldout": {"metrics": {"permutation": said}}}
+    (tmp_path / "results.json").write_text(json.dumps({"schema": evaluate.SCHEMA, "splits": splits}))
+    with pytest.raises(ValueError, match="results.json: the p of heldout is no number: evaluate it anew"):
+        collect.permutation(tmp_path, "heldout")
+    for p in (0.01, None):
+        splits["heldout"]["metrics"]["permutation"] = {"p": p}
+        (tmp_path / "results.json").write_text(json.dumps({"schema": evaluate.SCHEMA, "splits": splits}))
+        assert collect.permutation(tmp_path, "heldout") == {"p": p}
+
+
+def test_a_row_whose_failure_cannot_be_read_is_not_finished(tmp_path):
+    (tmp_path / "a").mkdir()
+    for content in ("[" * 100_000, '{"error": 1}'):
+        (tmp_path / "a" / "failed.json").write_text(content)
+        assert collect._state(tmp_path, sweep.Row("a", "c.py", {}), "heldout") == "not finished"
+
+
 def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
     # 30 steps: after the two of the smoke config every image is given one class, which has no interval
     rows = sweep.rows(CONFIG, product(values("num_steps", 30), values("optimizer.learning_rate", 1e-2, 3e-3), values("seed", 0, 1)))

@@ -205,3 +205,19 @@ def test_what_a_row_says_is_written_through_no_link(tmp_path):
     with pytest.raises(ValueError, match="log.txt: a link, expected a file"):
         local.Launcher(tmp_path, "", "heldout").call(["fingerprint_jax.nothing"], tmp_path / "row")
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_log_or_lock_that_is_a_link_or_a_pipe_is_refused(stand_in, tmp_path):
+    (stand_in / "go").touch()
+    first = stand_in / sweep.read(stand_in)[1][0].name
+    first.mkdir()
+    (tmp_path / "mine").write_text("my keys")
+    (first / "log.txt").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="log.txt: a link, expected a file"):
+        local.run_sweep(stand_in, "heldout", 1)
+    assert (tmp_path / "mine").read_text() == "my keys"
+    (stand_in / "lock").unlink()
+    (stand_in / "lock").symlink_to(tmp_path / "new")
+    with pytest.raises(ValueError, match="lock: a link, expected a file"):
+        local.run_sweep(stand_in, "heldout", 1)
+    assert not (tmp_path / "new").exists()
