@@ -30,7 +30,7 @@ from fingerprint_jax import cli, paths
 from fingerprint_jax.data import builder, images, pack_report
 from fingerprint_jax.data.folders import CLASSES, File, Rejected, attach, class_names, layout, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
-from fingerprint_jax.files import seal
+from fingerprint_jax.files import opened, seal
 from fingerprint_jax.tables import normal_form
 
 BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
@@ -271,7 +271,7 @@ def _replacing(target: Path, task: str, overwrite: bool) -> Iterator[Path]:
 def _alone(target: Path) -> Iterator[None]:
     """Holds off other packs of `target` and removes what killed ones left: the lock of a process ends with it."""
     path = target.parent / ".packing"
-    with path.open("w") as file:
+    with opened(path, os.O_WRONLY | os.O_CREAT, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))  # else removed after it was opened

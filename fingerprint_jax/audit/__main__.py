@@ -13,6 +13,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "unknown": ("test_real", "unknown"),
     "reference": ("reference", "not_used"),
 }
+_BEGUN = re.compile(r"lock|.+\.(log|out|err|txt)|\.folders\.json\.[0-9]+\.tmp")  # what can lie in the folder before an audit does
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
@@ -80,10 +82,25 @@ def audit(values: flags.FlagValues) -> dict:
     if values.likelihood_ratio is not None:
         network.check(values.likelihood_ratio)
         checkpoint.check_place(output)
+    _refuse_foreign(output)
     given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Raises ValueError where the folder has links, which would be written through, or files and is no audit.
+
+    What makes it an audit is the list of its folders, which is written before anything else: what lies beside it is then ours to
+    replace, the packed images above all.
+    """
+    files.refuse_links(output)
+    if not output.is_dir() or (output / "folders.json").exists():
+        return
+    for path in sorted(output.iterdir()):
+        if not files.litter(path.name) and not (path.is_file() and _BEGUN.fullmatch(path.name)):
+            raise ValueError(f"--output={output} is no audit, and {path.name!r} is in it: name an empty folder, or a new one")
 
 
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:

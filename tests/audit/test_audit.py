@@ -17,6 +17,7 @@ from fingerprint_jax.audit import network, panel, stages, verdict
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
 from tests.conftest import ROOT
+from tests.foreign import tree
 
 SIZES = {"size": 32, "real": 60, "generated": 120, "unknown": 60, "reference": 150, "slices": 1}
 
@@ -148,6 +149,28 @@ def test_mistakes_of_the_command_line_name_its_flags(leaking, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="^--output=.*/file: a file is there"):
         audit(given, tmp_path / "file")
+
+
+def test_a_folder_with_files_of_something_else_is_no_audit(leaking, data_dir, tmp_path):
+    given, output, _ = leaking
+    project = tmp_path / "project"
+    shutil.copytree(data_dir, project / "data")  # the data set of a user, where an audit would have its own
+    before = tree(project)
+    with pytest.raises(ValueError, match="^--output=.*/project is no audit, and 'data' is in it: name an empty folder"):
+        audit(given, project, plan_only=True)
+    assert tree(project) == before
+    shutil.copytree(output, tmp_path / "audit")
+    for name in ("data", "stages"):
+        shutil.move(tmp_path / "audit" / name, tmp_path / name)
+        (tmp_path / "audit" / name).symlink_to(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a link, and nothing is written through one"):
+            audit(given, tmp_path / "audit", plan_only=True)
+        (tmp_path / "audit" / name).unlink()
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("lock", "audit.log", ".DS_Store"):
+        (begun / name).write_text("")
+    audit(given, begun, plan_only=True)
     with pytest.raises(ValueError, match="^--repeats=19: use at least 20, or 0"):
         audit(given, output, repeats=19)
     with (output / "lock").open("a+") as held:
