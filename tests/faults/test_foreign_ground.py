@@ -546,10 +546,11 @@ def _outside(interval: str) -> list[float]:
     return out + ([high + 1 if interval[-1] == "]" else high] if np.isfinite(high) else [])
 
 
-def test_numbers_of_configs_that_are_none_or_out_of_range_are_refused(data_dir, tmp_path, counts, report):
+def test_numbers_of_configs_that_are_none_or_out_of_range_are_refused(data_dir, tmp_path, counts, report, ends):
     rng, cases, numbers = np.random.default_rng(11), [], 0
-    for path in CONFIGS:
-        for name, field, value in ranges.fields(load_config(path, "")):
+    configs = {path: load_config(path, "") for path in CONFIGS}
+    for path, config in configs.items():
+        for name, field, value in ranges.fields(config):
             interval = ranges.interval_of(field)
             if interval or any(True for _ in ranges.numbers_of(value)):
                 numbers += 1
@@ -560,7 +561,8 @@ def test_numbers_of_configs_that_are_none_or_out_of_range_are_refused(data_dir, 
     workdir, stored = tmp_path / "run", tmp_path / "stored"
     stored.mkdir()
     for path, name, value, wrong in chosen:
-        config = load_config(path, "")
+        ends()
+        config = configs[path]
         config.data_dir = data_dir
         written = (value[:-1] + (wrong,) if value else (wrong,)) if isinstance(value, tuple) and not _pairs(value) else wrong
         with config.ignore_type():
@@ -570,8 +572,11 @@ def test_numbers_of_configs_that_are_none_or_out_of_range_are_refused(data_dir, 
         (stored / "config.json").write_text(json.dumps(config.to_dict()))
         assert _refusal(lambda: Run.load(stored)).startswith(f"{stored / 'config.json'} cannot be used (")
         assert not workdir.exists() and os.listdir(stored) == ["config.json"]
+        with config.ignore_type():
+            config.update_from_flattened_dict({name: value})
     flat = [case for case in cases if case[0] == CONFIG and not isinstance(case[2], (tuple, type(None)))]
     for i in rng.permutation(len(flat))[:started]:
+        ends()
         path, name, _, wrong = flat[i]
         fields = (f"--config.data_dir={data_dir}", f"--config.{name}={wrong}")
         status, text = _started("main", f"--config={path}", *fields, f"--workdir={workdir}")
