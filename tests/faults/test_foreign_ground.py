@@ -315,7 +315,7 @@ def test_nothing_of_a_folder_that_is_not_ours_is_lost(trained, audited, images, 
 
 
 def test_nothing_strange_in_a_run_or_an_audit_is_lost(trained, audited, images, outside, data_dir, tmp_path, counts, report, ends):
-    acts, rng, seen, trials = _acts(data_dir, images, tmp_path), np.random.default_rng(6), collections.Counter(), counts(12, 600)
+    acts, rng, seen, trials = _acts(data_dir, images, tmp_path), np.random.default_rng(6), collections.Counter(), counts(8, 600)
     apart, step = tree(outside), methods.get("gradient").state(Run.load(trained))
     names = [name for name in OURS if name not in ("config.json", "provenance.json", "folders.json")]
     written = [f"checkpoints/{step}", f"digests/{step}.json", "predictions/heldout.csv", "predictions/heldout.csv.json"]
@@ -366,7 +366,7 @@ def test_nothing_strange_in_a_run_or_an_audit_is_lost(trained, audited, images, 
 
 
 def test_no_figure_of_records_that_are_not_those_of_the_summary(trained, data_dir, tmp_path, counts, report, ends, caplog):
-    root, rng, seen, trials = tmp_path / "data", np.random.default_rng(7), collections.Counter(), counts(30, 600)
+    root, rng, seen, trials = tmp_path / "data", np.random.default_rng(7), collections.Counter(), counts(12, 600)
     packed = Source(data_dir, "subtask2")
     other = phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=20, unknown=20)
     phantom.write(tmp_path / "other", "subtask2", other, seed=9)
