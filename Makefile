@@ -30,7 +30,7 @@ lint: .venv/ready
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
-# Some 200 kills, signals and damages more than the suite has: three quarters of an hour on two cores.
+# Kills, signals, damages and foreign ground, many more than the suite has: an hour on two cores.
 faults: .venv/ready
 	FINGERPRINT_FAULTS=full $(BIN)/python -m pytest tests/faults tests/data/test_fuzz.py
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -336,9 +337,9 @@ class Checkpoints:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for step in sorted(self._committed() | self.manifests().keys()):
             if damage := self.damage(step):
-                aside = self._workdir / "damaged" / str(step)
+                names = itertools.chain([f"{step}"], (f"{step}.{n}" for n in itertools.count(1)))  # what lies there stays
+                aside = next(path for name in names if not os.path.lexists(path := self._workdir / "damaged" / name))
                 log.warning("%s; step %d is moved to %s", damage, step, aside)
-                shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
                 for path in (self._path(step), self._directory / str(step)):
                     if path.exists():

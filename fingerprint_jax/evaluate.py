@@ -287,11 +287,14 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
         raise ValueError(f"{predictions} does not fit {truth}: {error}") from None
     if (true_labels == true_labels[0]).all():
         raise ValueError(f"{truth}: all {len(true_labels)} labels are {true_labels[0]}, a score needs at least two classes")
+    path, remedy = Path(output) / "results.json", "it is not replaced, give another --output"
+    if path.exists():
+        files.read_json(path, {"schema": int}, remedy)  # else it is somebody else's
     results = {"schema": SCHEMA, "task": task, "environment": environment.code()}
     results["metrics"] = metrics.report(true_labels, labels[order], CLASSES[task])
     if task == "subtask1":
         results["metrics"]["labels_p"] = metrics.labels_p(true_labels, labels[order])
-    files.write_text(Path(output) / "results.json", json.dumps(results, indent=1))
+    files.write_text(path, json.dumps(results, indent=1))
     return results
 
 
@@ -440,6 +443,7 @@ def main(values: flags.FlagValues) -> None:
         if values.verify:
             distributed.first(run.source.verify)
         if values.recompute:
+            distributed.first(run.refuse_links)
             run.forget()
         if not run.done and (run.config.method != "gradient" or not Checkpoints(run.workdir).begun()):
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")

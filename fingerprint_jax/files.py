@@ -64,6 +64,13 @@ def _kind(path: Path) -> str:
     return next((kind for kind, found in kinds if found()), "no regular file")
 
 
+def refuse_links(folder: Path) -> None:
+    """Raises ValueError where an entry of a folder is a link: it would be written through."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and nothing is written through one: put what it names in its place")
+
+
 def appending(path: Path) -> IO[str]:
     """A text file to which lines are appended; a link is refused with ValueError."""
     return opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "a")
@@ -85,7 +92,10 @@ def locked(path: Path, refusal: str = "") -> Iterator[None]:
             refusal and not os.fstat(file.fileno()).st_nlink
         ):  # who held it has removed it: the next file of that name is another lock
             raise ValueError(refusal % "another process")
-        file.truncate(0)
+        if (content := file.read(1000)) and not content.startswith("process "):
+            raise ValueError(f"{path}: no lock of ours, it is not overwritten: move it away")
+        file.seek(0)
+        file.truncate()
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
         yield

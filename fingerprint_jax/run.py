@@ -141,7 +141,7 @@ class Run:
                 if self.workdir.exists() and not self.workdir.is_dir():
                     raise ValueError(f"--workdir={self.workdir}: a file is there, name a folder")
                 self.refuse_links()
-                self._refuse_foreign()
+                self.refuse_foreign()
                 if network(self.config).method == "gradient":
                     checkpoint.check_place(self.workdir)
                 if not (self.workdir / "config.json").exists():
@@ -165,12 +165,10 @@ class Run:
     def refuse_links(self) -> None:
         """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through."""
         for folder in _tree(self.workdir):
-            for place in (folder, folder / "children"):
-                for path in place.iterdir() if place.is_dir() else ():
-                    if path.is_symlink():
-                        raise ValueError(f"{path} is a link, and a run writes through none: put what it names in its place")
+            files.refuse_links(folder)
+            files.refuse_links(folder / "children")
 
-    def _refuse_foreign(self) -> None:
+    def refuse_foreign(self) -> None:
         """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
 
         What makes it a run is that it has both files that `_write_or_check` writes: what lies beside them is then ours to remove.
@@ -190,10 +188,12 @@ class Run:
         """Takes back what a first start has written, and the folder that it `made`, unless there is something to go on with."""
         if any(path for pattern in ("digests/*.json", "done") for path in self.workdir.rglob(pattern)):
             return
-        for path in self.workdir.iterdir():  # nothing of somebody else's was there, see `_refuse_foreign`
+        for path in self.workdir.iterdir():  # nothing else of somebody else's was there, see `refuse_foreign`
+            if files.litter(path.name):
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name in ("lock", "provenance.json") or not (_BEGUN.fullmatch(path.name) or files.litter(path.name)):
+            elif path.name in ("lock", "provenance.json") or not _BEGUN.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # where a log lies there
             if made:
@@ -522,7 +522,8 @@ class Run:
         """Removes tables of predictions, of the run, its children and the finished runs that these use: they are computed again.
 
         Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
-        images on the way, also beside the run that this one is a child of. A folder `features.cache_dir` is left out of use.
+        images on the way, also beside the run that this one is a child of. A folder `features.cache_dir` is left out of use, and other
+        files in these folders are not ours.
 
         Raises ValueError where a link is in the way, or another run keeps features in such a folder.
         """
@@ -531,9 +532,12 @@ class Run:
         for folder in _tree(self.workdir if split else self.outermost):
             for name in tables_of:
                 (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
-            for name in () if split else ("predictions", "outputs", "features"):
-                if not (folder / name).is_symlink():
-                    shutil.rmtree(folder / name, ignore_errors=True)
+            for described in () if split else folder.glob("predictions/*.csv.json"):
+                described.unlink()
+                described.with_suffix("").unlink(missing_ok=True)
+            for path in () if split else (*folder.glob("outputs/*.npz"), *folder.glob("features/*.npz")):
+                if re.fullmatch(r".+-[0-9a-f]{16,32}\.npz", path.name):
+                    path.unlink()
         if not split:
             _without_caches(self.config)
         for path in _used(self.config):

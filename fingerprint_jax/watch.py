@@ -46,9 +46,11 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
         raise ValueError(f"--watch: the labels of {split} are unknown, nothing says which checkpoint is the best")
     best = run.config.best or ("max:auc" if run.config.task == "subtask1" else "max:accuracy")
     home = workdir / f"watch-{split.replace(':', '-')}"
+    copy = Run(run.config, home)
     run.refuse_links()
+    copy.refuse_links()
+    copy.refuse_foreign()
     home.mkdir(exist_ok=True)
-    Run(run.config, home).refuse_links()  # it is no child, of which `Run.load` has seen that there is none
     for name in ("config.json", "provenance.json"):
         shutil.copyfile(workdir / name, home / name)
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)

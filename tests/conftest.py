@@ -22,8 +22,9 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from fingerprint_jax import checkpoint, methods, pack, preemption, train  # noqa: E402
+from fingerprint_jax import checkpoint, evaluate, methods, pack, preemption, train  # noqa: E402
 from fingerprint_jax.data import loader, phantom  # noqa: E402
+from fingerprint_jax.data.source import open_source  # noqa: E402
 from fingerprint_jax.model import forget_programs  # noqa: E402
 from fingerprint_jax.run import Run  # noqa: E402
 
@@ -89,6 +90,29 @@ def packs(phantoms, tmp_path_factory):
     phantom.write(root / "new", "subtask1", content, seed=9)
     pack.pack("subtask1", root / "other", root / "new" / "train", groups=root / "new" / "groups.csv")
     return {name: str(root / name) for name in ("moved", "changed", "other")}
+
+
+@pytest.fixture
+def ends():
+    """A read that never ends fails the test, and not the suite; a test of many such reads calls it before each."""
+
+    def late(*_):
+        pytest.fail("waits for ever")  # no OSError, which an act may end with
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    yield lambda: signal.alarm(120)
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    open_source.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir, tmp_path_factory):
+    """A finished run of the quickstart that was scored; to be copied."""
+    run = fit("configs/quickstart.py", data_dir, tmp_path_factory.mktemp("trained") / "run")
+    evaluate.evaluate(run, "heldout")
+    return run.workdir
 
 
 def load_config(path: str, variant: str = "smoke"):

@@ -6,53 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from fingerprint_jax import evaluate, files, methods, pack, tables
+from fingerprint_jax import checkpoint, evaluate, files, methods, pack, tables, train
 from fingerprint_jax import main as binary
 from fingerprint_jax.data import builder, phantom
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.run import Run
-from tests.conftest import load_config
+from tests.foreign import DATA, fit, reseal, tree
 from tests.test_evaluate import run_binary
 
-CONFIG = "configs/quickstart.py"
-DATA = f"fingerprint/subtask2/{builder.VERSION}"
-
-
-class WaitsForEver(BaseException):
-    """No OSError, as TimeoutError is one: what is read would take it for a file that is damaged."""
-
-
-@pytest.fixture(autouse=True)
-def _ends():
-    """A read that never ends fails the test, and not the suite."""
-
-    def late(*_):
-        raise WaitsForEver
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-    open_source.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def trained(data_dir, tmp_path_factory):
-    """A finished run that was scored."""
-    config = load_config(CONFIG)
-    config.data_dir = data_dir
-    run = Run(config, tmp_path_factory.mktemp("trained") / "run")
-    methods.get(config.method).fit(run)
-    evaluate.evaluate(Run.load(run.workdir), "heldout")
-    return run.workdir
+pytestmark = pytest.mark.usefixtures("ends")
 
 
 @pytest.fixture
@@ -67,12 +35,6 @@ def data(data_dir, tmp_path):
     return tmp_path / "data", tmp_path / "data" / DATA
 
 
-def fit(workdir, data_dir):
-    config = load_config(CONFIG)
-    config.data_dir = str(data_dir)
-    methods.get(config.method).fit(Run(config, workdir))
-
-
 # Data sets
 
 
@@ -84,13 +46,14 @@ def test_a_class_that_a_data_set_names_is_never_imported(data, tmp_path, monkeyp
     for name in ("tensor_feature.Tensor", "features_dict.FeaturesDict", "scalar.Scalar", "text_feature.Text"):
         changed = whole.replace(f"tensorflow_datasets.core.features.{name}", "evil.Tensor")
         assert changed != whole
-        summary = json.loads((folder / "summary.json").read_text())
-        summary["files"]["features.json"] = len(changed)
-        (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
         (folder / "features.json").write_text(changed)
+        reseal(folder)
         with pytest.raises(ValueError, match=r"is damaged \(.*features.json: unexpected feature .* of class 'evil.Tensor'"):
             Source(str(root), "subtask2")
     assert not (tmp_path / "ran").exists()
+
+
+OURS = {"name": "train_real", "filepathTemplate": builder.TEMPLATE, "numBytes": "1", "shardLengths": ["1"]}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +68,7 @@ def test_a_class_that_a_data_set_names_is_never_imported(data, tmp_path, monkeyp
             {"splits": [{"name": "train_real", "filepathTemplate": builder.TEMPLATE, "shardLengths": ["1"] * 9}]},
             "more shards than files",
         ),
+        ({"splits": [OURS | {"filepath_template": "/tmp/x"}]}, "split .* is not ours"),  # protobuf takes fields by two names
         ({"splits": ["x"]}, "split 'x' is not ours"),
         ({"splits": {}}, "field 'splits' is an object, expected a list"),
     ],
@@ -112,10 +76,8 @@ def test_a_class_that_a_data_set_names_is_never_imported(data, tmp_path, monkeyp
 def test_what_a_data_set_says_of_its_files_is_checked(change, said, data):
     root, folder = data
     content = json.loads((folder / "dataset_info.json").read_text()) | change
-    summary = json.loads((folder / "summary.json").read_text())
-    summary["files"].pop("dataset_info.json")
-    (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
     (folder / "dataset_info.json").write_text(json.dumps(content))
+    reseal(folder)
     with pytest.raises(ValueError, match=f"is damaged .*{said}.*: pack the data again"):
         Source(str(root), "subtask2")
 
@@ -159,6 +121,17 @@ def test_a_summary_that_was_changed_and_files_of_other_sizes_are_refused(data):
         Source(str(root), "subtask2")
 
 
+def test_a_split_that_cannot_be_compared_is_named(data, caplog):
+    root, folder = data
+    reseal(folder, sizes=False)
+    path = next(folder.glob("*test_generated*"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 50] ^= 4
+    path.write_bytes(content)
+    Source(str(root), "subtask2").verify()
+    assert "1 damaged records in test_generated: its content is not compared" in caplog.text
+
+
 # Work directories
 
 
@@ -183,6 +156,48 @@ def test_a_folder_with_files_of_something_else_is_no_run(data_dir, tmp_path):
     assert (begun / "done").exists()
 
 
+def test_what_a_system_keeps_in_a_folder_outlives_a_start_that_fails(data_dir, tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError("a mistake that nobody could know")
+
+    (tmp_path / "run" / "lost+found").mkdir(parents=True)
+    (tmp_path / "run" / "lost+found" / "#12").write_text("weeks of work")
+    monkeypatch.setattr(train, "train", fails)
+    with pytest.raises(ValueError, match="a mistake"):
+        fit(tmp_path / "run", data_dir)
+    assert tree(tmp_path / "run") == {"lost+found": "", "lost+found/#12": b"weeks of work"}
+
+
+def test_a_lock_that_is_not_ours_is_not_overwritten(data_dir, tmp_path):
+    (tmp_path / "lock").write_text("my keys")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/lock: no lock of ours, it is not overwritten: move it away$"):
+        fit(tmp_path, data_dir)
+    assert tree(tmp_path) == {"lock": b"my keys"}
+
+
+def test_to_compute_anew_removes_what_was_computed_and_nothing_else(workdir):
+    Run.load(workdir).predict("valid")
+    mine = ["predictions/notes.txt", "predictions/mine.csv", "outputs/mine.npz", "features/of/mine"]
+    (workdir / "features" / "of").mkdir(parents=True)
+    (workdir / "outputs").mkdir(exist_ok=True)
+    for name in mine:
+        (workdir / name).write_text("weeks of work")
+    (workdir / "outputs" / f"{'0' * 16}-4-{'1' * 16}.npz").write_text("")
+    Run.load(workdir).forget()
+    left = {str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file()}
+    assert {name for name in left if name.startswith(("predictions", "outputs", "features"))} == set(mine)
+
+
+def test_what_lies_in_damaged_stays_there(workdir):
+    step = methods.get("gradient").state(Run.load(workdir))
+    for content in ("first", "second"):
+        (workdir / "checkpoints" / str(step)).mkdir(exist_ok=True)
+        (workdir / "checkpoints" / str(step) / "mine").write_text(content)
+        checkpoint.Checkpoints(workdir).prune()
+    for name, content in ((str(step), "first"), (f"{step}.1", "second")):
+        assert (workdir / "damaged" / name / str(step) / "mine").read_text() == content
+
+
 def test_only_what_orbax_left_is_removed_from_checkpoints(workdir, data_dir):
     (workdir / "done").unlink()
     (workdir / "checkpoints" / "notes").mkdir()
@@ -203,7 +218,7 @@ def test_links_in_a_work_directory_are_not_written_through(name, workdir, data_d
     (workdir / name).symlink_to(target)
     (workdir / "done").unlink()
     for act in (lambda: fit(workdir, data_dir), lambda: evaluate.evaluate(Run.load(workdir), "heldout")):
-        with pytest.raises(ValueError, match=f"{name} is a link, and a run writes through none"):
+        with pytest.raises(ValueError, match=f"{name} is a link, and nothing is written through one"):
             act()
     assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
 
@@ -218,9 +233,52 @@ def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emp
     (workdir / "children").mkdir()
     (workdir / "children" / "x").symlink_to(victim)
     for act in (run.forget, lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
-        with pytest.raises(ValueError, match="children/x is a link, and a run writes through none"):
+        with pytest.raises(ValueError, match="children/x is a link, and nothing is written through one"):
             act()
     assert sorted(victim.rglob("*")) == before
+
+
+def test_a_child_that_is_a_link_is_not_written_through(workdir, data_dir, tmp_path):
+    (workdir / "children").mkdir()
+    other = shutil.copytree(workdir, tmp_path / "other")
+    (workdir / "children" / "round0").symlink_to(other)
+    (workdir / "done").unlink()
+    for act in (lambda: fit(workdir, data_dir), lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
+        with pytest.raises(ValueError, match="children/round0 is a link, and nothing is written through one"):
+            act()
+    assert (other / "predictions" / "heldout.csv").exists()
+
+
+def test_a_copy_that_follows_a_training_writes_to_nothing_that_is_not_ours(workdir, tmp_path):
+    keys, home = tmp_path / "keys", workdir / "watch-valid"
+    keys.write_text("my keys")
+    follow = f"--workdir={workdir}", "--watch=1", "--split=valid"
+    home.symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="watch-valid is a link"):
+        run_binary(evaluate, *follow)
+    home.unlink()
+    home.mkdir()
+    (home / "config.json").symlink_to(keys)
+    with pytest.raises(ValueError, match="watch-valid/config.json is a link"):
+        run_binary(evaluate, *follow)
+    (home / "config.json").unlink()
+    (home / "config.json").write_text('{"epoch": 1}')
+    with pytest.raises(ValueError, match="watch-valid is no run, and 'config.json' is in it"):
+        run_binary(evaluate, *follow)
+    assert keys.read_text() == "my keys" and (home / "config.json").read_text() == '{"epoch": 1}'
+
+
+def test_results_of_something_else_are_not_replaced(tmp_path):
+    for name in ("p", "t"):
+        (tmp_path / f"{name}.csv").write_text("a,0\nb,1\n")
+    score = "--task=subtask1", f"--predictions={tmp_path / 'p.csv'}", f"--truth={tmp_path / 't.csv'}", f"--output={tmp_path}"
+    (tmp_path / "results.json").write_text('{"epoch": 1}')
+    with pytest.raises(ValueError, match="results.json cannot be used .field 'schema' is missing.: it is not replaced"):
+        run_binary(evaluate, *score)
+    assert (tmp_path / "results.json").read_text() == '{"epoch": 1}'
+    (tmp_path / "results.json").unlink()
+    for _ in range(2):
+        run_binary(evaluate, *score)
 
 
 def test_what_a_system_leaves_in_folders_is_passed_over(workdir, data_dir, caplog):
@@ -381,7 +439,7 @@ def test_recompute_removes_nothing_where_a_link_leads(place, workdir, tmp_path):
         (folder / "config.json").write_text("{}")
     (workdir / place).parent.mkdir(exist_ok=True)
     (workdir / place).symlink_to(mine)
-    with pytest.raises(ValueError, match=f"{place} is a link, and a run writes through none"):
+    with pytest.raises(ValueError, match=f"{place} is a link, and nothing is written through one"):
         run_binary(evaluate, f"--workdir={workdir}", "--recompute")
     assert (mine / "outputs" / "weeks").exists() and (mine / "a" / "outputs" / "weeks").exists()
 

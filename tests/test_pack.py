@@ -371,6 +371,14 @@ def test_the_old_data_returns_when_its_pack_was_killed_between_the_renames(tmp_p
     assert os.listdir(place) == ["1.0.0"] and len(read(data, "images", "train")) == 6
 
 
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "keys").write_text("my keys")
+    (tmp_path / ".packing").symlink_to(tmp_path / "keys")
+    with pytest.raises(ValueError, match=".packing: a link, expected a file"), pack._alone(tmp_path / "1.0.0"):
+        pytest.fail("two would hold it")
+    assert (tmp_path / "keys").read_text() == "my keys"
+
+
 def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch):
     def late(*_):
         (tmp_path / ".packing").unlink()

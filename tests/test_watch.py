@@ -101,13 +101,13 @@ def test_it_writes_through_no_link_and_copies_no_device(finished, tmp_path, monk
 def test_a_copy_with_links_and_a_checkpoint_with_more_than_its_files_are_not_used(finished, tmp_path, caplog):
     (tmp_path / "mine").mkdir()
     (finished / "watch-valid").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match="watch-valid is a link, and a run writes through none"):
+    with pytest.raises(ValueError, match="watch-valid is a link, and nothing is written through one"):
         watch.watch(finished, "valid", 5, evaluate.evaluate)
     (finished / "watch-valid").unlink()
     (finished / "watch-valid").mkdir()
     (tmp_path / "keys").write_text("my keys")
     (finished / "watch-valid" / "config.json").symlink_to(tmp_path / "keys")
-    with pytest.raises(ValueError, match="watch-valid/config.json is a link, and a run writes through none"):
+    with pytest.raises(ValueError, match="watch-valid/config.json is a link, and nothing is written through one"):
         watch.watch(finished, "valid", 5, evaluate.evaluate)
     assert (tmp_path / "keys").read_text() == "my keys" and not list((tmp_path / "mine").iterdir())
     (finished / "watch-valid" / "config.json").unlink()

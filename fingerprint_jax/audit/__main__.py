@@ -35,6 +35,9 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "reference": ("reference", "not_used"),
 }
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
+
+
+_BEGUN = re.compile(r"lock|.+\.(log|out|err|txt)|\.folders\.json\.[0-9]+\.tmp")  # what can lie in the folder before an audit does
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
@@ -81,22 +84,29 @@ def audit(values: flags.FlagValues) -> dict:
     if values.likelihood_ratio is not None:
         network.check(values.likelihood_ratio)
         checkpoint.check_place(output)
-    given = _given(values)
     _refuse_foreign(output)
+    given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
 
 
 def _refuse_foreign(output: Path) -> None:
-    """Raises ValueError where a folder has files and is no audit, which is what folders.json says, or where a link is in it."""
-    audit = (output / KNOWN).exists()
-    begun = re.compile(rf"lock|\.{KNOWN}\.[0-9]+\.tmp|.+\.(log|out|err)")  # what a kill has left, and logs
-    for path in sorted(output.rglob("*") if audit else output.glob("*")):
-        if not (audit or begun.fullmatch(path.name) or files.litter(path.name)):
+    """Raises ValueError where the folder has links, which would be written through, or files and is no audit.
+
+    What makes it an audit is the list of its folders, which is written before anything else: what lies beside it is then ours to
+    replace, the packed images above all.
+    """
+    files.refuse_links(output)
+    if not output.is_dir():
+        return
+    if (output / KNOWN).exists():
+        for folder in [path for path in output.rglob("*") if path.is_dir()]:
+            files.refuse_links(folder)
+        return
+    for path in sorted(output.iterdir()):
+        if not files.litter(path.name) and not (path.is_file() and _BEGUN.fullmatch(path.name)):
             raise ValueError(f"--output={output} is no audit, and {path.name!r} is in it: name an empty folder, or a new one")
-        if path.is_symlink():
-            raise ValueError(f"{path} is a link, and an audit writes through none: put what it names in its place")
 
 
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:

@@ -16,6 +16,7 @@ VERSION = "1.0.0"
 TASKS = ("subtask1", "subtask2", "images")
 REMEDY = "pack the data again"
 NAME, TEMPLATE = "fingerprint", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+SPLIT_FIELDS = {"name", "filepathTemplate", "numBytes", "shardLengths"}
 CLASSES = {  # of the features, by their names; "" is all of them
     "": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
     "id": "tensorflow_datasets.core.features.text_feature.Text",
@@ -103,8 +104,9 @@ def opened(path: Path, task: str, image_shape: tuple[int, int, int]) -> Any:
             raise ValueError(f"{path / 'dataset_info.json'}: {field} is {str(value)[:80]!r}: {REMEDY}")
     for split in info["splits"]:
         name = str(split.get("name")) if isinstance(split, dict) else ""
-        template = split.get("filepathTemplate") if isinstance(split, dict) else None
-        if not re.fullmatch(r"[a-z0-9_]{1,64}", name) or template != TEMPLATE:
+        # Fields have a second name each, filepath_template, by which protobuf would take them too.
+        known = isinstance(split, dict) and split.keys() <= SPLIT_FIELDS and split.get("filepathTemplate") == TEMPLATE
+        if not known or not re.fullmatch(r"[a-z0-9_]{1,64}", name):
             raise ValueError(f"{path / 'dataset_info.json'}: split {str(split)[:80]!r} is not ours: {REMEDY}")
         shards = list(path.glob(f"{NAME}-{name}.*"))
         for file in shards:

@@ -19,6 +19,7 @@ from fingerprint_jax.audit import network, panel, stages, verdict
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
 from tests.conftest import ROOT
+from tests.foreign import tree
 
 SIZES = {"size": 32, "real": 60, "generated": 120, "unknown": 60, "reference": 150, "slices": 1}
 
@@ -150,6 +151,28 @@ def test_mistakes_of_the_command_line_name_its_flags(leaking, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="^--output=.*/file: a file is there"):
         audit(given, tmp_path / "file")
+
+
+def test_a_folder_with_files_of_something_else_is_no_audit(leaking, data_dir, tmp_path):
+    given, output, _ = leaking
+    project = tmp_path / "project"
+    shutil.copytree(data_dir, project / "data")  # the data set of a user, where an audit would have its own
+    before = tree(project)
+    with pytest.raises(ValueError, match="^--output=.*/project is no audit, and 'data' is in it: name an empty folder"):
+        audit(given, project, plan_only=True)
+    assert tree(project) == before
+    shutil.copytree(output, tmp_path / "audit")
+    for name in ("data", "stages"):
+        shutil.move(tmp_path / "audit" / name, tmp_path / name)
+        (tmp_path / "audit" / name).symlink_to(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a link, and nothing is written through one"):
+            audit(given, tmp_path / "audit", plan_only=True)
+        (tmp_path / "audit" / name).unlink()
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("lock", "audit.log", ".DS_Store"):
+        (begun / name).write_text("")
+    audit(given, begun, plan_only=True)
     with pytest.raises(ValueError, match="^--repeats=19: use at least 20, or 0"):
         audit(given, output, repeats=19)
     with (output / "lock").open("a+") as held:
@@ -497,7 +520,7 @@ def test_an_audit_writes_through_no_link(leaking, tmp_path):
     shutil.rmtree(output / "stages")
     (tmp_path / "mine").mkdir()
     (output / "stages").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match="stages is a link, and an audit writes through none"):
+    with pytest.raises(ValueError, match="stages is a link, and nothing is written through one"):
         audit(leaking[0], output)
 
 
@@ -544,7 +567,7 @@ def test_a_folder_that_is_no_audit_and_one_with_links_are_left_as_they_are(leaki
     for name in ("data", "data/fingerprint", "stages"):
         shutil.move(tmp_path / "copy" / name, tmp_path / "mine")
         (tmp_path / "copy" / name).symlink_to(tmp_path / "mine")
-        with pytest.raises(ValueError, match=f"copy/{name} is a link, and an audit writes through none"):
+        with pytest.raises(ValueError, match=f"copy/{name} is a link, and nothing is written through one"):
             audit(given, tmp_path / "copy")
         (tmp_path / "copy" / name).unlink()
         shutil.move(tmp_path / "mine", tmp_path / "copy" / name)
