@@ -522,8 +522,8 @@ class Run:
         """Removes tables of predictions, of the run, its children and the finished runs that these use: they are computed again.
 
         Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
-        images on the way, also beside the run that this one is a child of. A folder `features.cache_dir` is left out of use, and other
-        files in these folders are not ours.
+        images on the way, also beside the run that this one is a child of. Other files in these folders are not ours, and a folder
+        `features.cache_dir` is left out of use.
 
         Raises ValueError where a link is in the way, or another run keeps features in such a folder.
         """

@@ -17,6 +17,7 @@ from fingerprint_jax import main as binary
 from fingerprint_jax.data import builder, phantom
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.run import Run
+from tests.conftest import load_config
 from tests.foreign import DATA, fit, reseal, tree
 from tests.test_evaluate import run_binary
 

@@ -502,28 +502,6 @@ def test_a_part_that_was_changed_is_computed_again(leaking, tmp_path, caplog):
     assert "primary.json is not as this audit wrote it" in caplog.text and "content.json cannot be used" in caplog.text
 
 
-def test_a_folder_with_files_of_something_else_is_no_audit(leaking, tmp_path):
-    given, output = leaking[0], tmp_path / "site"
-    packed = output / "data" / "fingerprint" / "subtask1" / "1.0.0"
-    packed.mkdir(parents=True)
-    for path in (packed / "mine", output / "index.html"):
-        path.write_text("mine")
-    for known in ("", "{}"):
-        with pytest.raises(ValueError, match="is no audit, and 'data' is in it|folders.json cannot be used"):
-            audit(given, output)
-        (output / "folders.json").write_text(known)
-    assert (packed / "mine").read_text() == (output / "index.html").read_text() == "mine"
-
-
-def test_an_audit_writes_through_no_link(leaking, tmp_path):
-    output = shutil.copytree(leaking[1], tmp_path / "output")
-    shutil.rmtree(output / "stages")
-    (tmp_path / "mine").mkdir()
-    (output / "stages").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match="stages is a link, and nothing is written through one"):
-        audit(leaking[0], output)
-
-
 def test_records_of_other_images_are_not_audited_under_the_fingerprints_of_the_plan(leaking, tmp_path):
     output = shutil.copytree(leaking[1], tmp_path / "output")
     place = "data/fingerprint/subtask1/1.0.0"
