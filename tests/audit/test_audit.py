@@ -523,11 +523,11 @@ def test_files_of_an_audit_that_are_none_are_one_line(name, leaking, tmp_path):
     path = output / name.replace("DATA", str(place))
     path.write_text("a,b\n1,2\n" if name.endswith("csv") else "[]")
     with pytest.raises(ValueError, match=path.name):
-        audit(leaking[0], output)
+        audit(leaking[0], output, repeats=20)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(ValueError, match=f"{path.name}.*a pipe, expected a file"):
-        audit(leaking[0], output)
+        audit(leaking[0], output, repeats=20)
     (output / "seconds.json").write_text("[]")
     assert stages.seconds(output) == {}
 
