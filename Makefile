@@ -26,6 +26,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile

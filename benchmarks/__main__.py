@@ -23,8 +23,8 @@ import jax
 from absl import flags
 
 from benchmarks import rows, table
-from fingerprint_jax import cli, distributed, files, paths
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.runtime import cli, distributed, files, paths
+from fingerprint_jax.runtime.progress import show_log
 
 FOLDER = rows.ROOT / "benchmarks" / "results"
 DOCS = rows.ROOT / "docs" / "performance.md"

@@ -28,8 +28,9 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.timing import Peer, ratios, rounds, shown, spread, turns
-from fingerprint_jax import backbones, cli, files, paths
-from fingerprint_jax.writer import show_log
+from fingerprint_jax import backbones
+from fingerprint_jax.runtime import cli, files, paths
+from fingerprint_jax.runtime.progress import show_log
 
 NAMES = [
     *("siamese_cnn", "resnet18", "resnet50", "resnet50v2", "densenet121", "efficientnet_b0", "efficientnet_lite0", "mobilenet_v2"),

@@ -13,10 +13,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from scipy.stats import spearmanr
 
-from fingerprint_jax import cli, paths, score_metrics
+from fingerprint_jax import methods
 from fingerprint_jax.methods import ensemble, gradient
-from fingerprint_jax.run import Run
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import cli, paths
+from fingerprint_jax.runtime.progress import show_log
+from fingerprint_jax.stats import score_metrics
 
 
 def heldout(run: Run, candidates: int) -> tuple[list[np.ndarray], float]:
@@ -48,7 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Prints the table."""
     show_log()
-    run = Run.load(values.workdir)
+    run = methods.load(values.workdir)
     rows = [member.rows("heldout") for _, member in ensemble.admitted(run)]
     labels, groups = (np.concatenate([getattr(r, name) for r in rows]) for name in ("labels", "groups"))
     whole, seconds = heldout(run, 0)

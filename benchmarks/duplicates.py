@@ -11,8 +11,8 @@ import time
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import cli
 from fingerprint_jax.data import images, phantom
+from fingerprint_jax.runtime import cli
 
 CELLS = 11
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fingerprint_jax import metrics, score_metrics, significance
+from fingerprint_jax.stats import metrics, permutation, score_metrics
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
         "score_report": lambda: score_metrics.score_report(labels, scores, False),
         "auc_interval": lambda: score_metrics.auc_interval(labels, scores),
         "paired_difference": lambda: metrics.paired_difference(labels, scores > 0, scores > 0.1, 2),
-        "permutation_p": lambda: significance.permutation_p(significance.auc_of(scores), labels),
+        "permutation_p": lambda: permutation.permutation_p(permutation.auc_of(scores), labels),
     }
     for name, function in timed.items():
         start = time.process_time()

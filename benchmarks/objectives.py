@@ -22,11 +22,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.timing import ratios, shown, turns
-from fingerprint_jax import cli, dry_run, losses, sharding
-from fingerprint_jax.model import Model
 from fingerprint_jax.objectives import moco
-from fingerprint_jax.run import network
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.objectives.parts import losses
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runtime import cli, sharding
+from fingerprint_jax.runtime.progress import show_log
+from fingerprint_jax.training import cost
+from fingerprint_jax.training.model import Model
 
 CLASSES = {"subtask1": 2, "subtask2": 5}
 
@@ -53,7 +55,7 @@ def configs(variant: str) -> dict[str, ConfigDict]:
     found = {}
     for path in sorted(Path("configs").glob("subtask*/*.py")):
         if path.stem != "__init__":
-            config = network(importlib.import_module(".".join(path.with_suffix("").parts)).get_config(variant))
+            config = network_config(importlib.import_module(".".join(path.with_suffix("").parts)).get_config(variant))
             if config.method == "gradient" and config.num_steps:
                 found.setdefault(config.objective.name, config)
     return found
@@ -88,7 +90,7 @@ class Step:
         self.state = model.init(jax.random.key(0))
         self.arguments = jax.device_put(content, sharding.split(model.mesh)), {}, jnp.float32(1e-4), jax.random.key(1)
         lowered: Any = model.step.lower(self.state, *self.arguments)
-        self.flops, self.step = dry_run.flops_of(lowered, model.mesh.size), lowered.compile()
+        self.flops, self.step = cost.flops_of(lowered, model.mesh.size), lowered.compile()
         memory = self.step.memory_analysis()
         self.mib = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
         self.seconds(1)

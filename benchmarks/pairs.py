@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import cli, losses
-from fingerprint_jax.model import Model
 from fingerprint_jax.objectives import cross_attention
-from fingerprint_jax.run import network
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.objectives.parts import losses
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runtime import cli
+from fingerprint_jax.runtime.progress import show_log
+from fingerprint_jax.training.model import Model
 
 
 def seconds(name: str, size: int, queries: int, gallery: int, candidates: int) -> float:
     """Of all pairs of one network, compilation included."""
-    config = network(importlib.import_module(f"configs.subtask1.{name}").get_config())
+    config = network_config(importlib.import_module(f"configs.subtask1.{name}").get_config())
     model, rng = Model(config, 2, (size, size, 1)), np.random.default_rng(0)
     net = model.merge(*model.weights(model.init(jax.random.key(0))))
 

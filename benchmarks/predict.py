@@ -18,11 +18,12 @@ from PIL import Image
 
 from benchmarks.timing import ratios, shown, turns
 from configs import base
-from fingerprint_jax import cli, pack
-from fingerprint_jax.methods import gradient
-from fingerprint_jax.model import model_of
-from fingerprint_jax.run import Run
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.data import packing
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import cli
+from fingerprint_jax.runtime.progress import show_log
+from fingerprint_jax.training import inference
+from fingerprint_jax.training.model import model_of
 
 
 def packed(folder: Path, count: int, size: int) -> Path:
@@ -32,7 +33,7 @@ def packed(folder: Path, count: int, size: int) -> Path:
         path = folder / "images" / str(i % 2) / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(path)
-    pack.pack("images", folder / "data", folder / "images")
+    packing.pack("images", folder / "data", folder / "images")
     return folder / "data"
 
 
@@ -49,7 +50,7 @@ def measure(name: str, data: Path, batch: int, repeats: int) -> dict[str, list[f
 
     def split():
         begin = time.perf_counter()
-        gradient.encode(run, state, rows)
+        inference.encode(run, state, rows)
         return len(rows) / (time.perf_counter() - begin)
 
     def bare():

@@ -27,11 +27,12 @@ from benchmarks.objectives import Step
 from benchmarks.timing import Peer, PeerError, ratios, rounds, spread, turns
 from configs import base, quickstart
 from configs.subtask1 import aimm_siamese
-from fingerprint_jax import backbones, pack, profile, train
-from fingerprint_jax.data import loader, phantom
+from fingerprint_jax import backbones, methods
+from fingerprint_jax.data import loader, packing, phantom
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.data.source import open_source
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import loop, profile
 
 ROOT = Path(__file__).parents[1]
 NETS = ("siamese_cnn", "resnet18", "efficientnet_b0", "vit_small_patch16")
@@ -90,7 +91,7 @@ class Bench:
             splits = phantom.subtask2(0, size, 0.5, real=2, generated=count // 5, unknown=5)
         phantom.write(root, task, splits, 0)
         with contextlib.redirect_stdout(io.StringIO()):  # its counts are no result
-            pack.pack(task, root / "data", root / "train")
+            packing.pack(task, root / "data", root / "train")
         return root / "train" / "generated", str(root / "data")
 
     def theirs(self, amount: float, **request) -> Callable[[], Side]:
@@ -296,8 +297,8 @@ class Loop:
         config.num_steps = config.eval_every = config.checkpoint_every = steps
         config.log_every = steps - config.steps_per_dispatch
         run = Run(config, tempfile.mkdtemp(dir=self.bench.folder))
-        with run.fitting():
-            train.train(run, lambda state: {})
+        with run.fitting(methods.check):
+            loop.train(run, lambda state: {})
         speed, wait = _speed(run.workdir)
         self.waits.append(wait)
         return speed

@@ -18,9 +18,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks.timing import Peer, shown, spread
-from fingerprint_jax import cli, paths
 from fingerprint_jax.estimators import search, similarity
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.runtime import cli, paths
+from fingerprint_jax.runtime.progress import show_log
 
 
 def neighbours(values: flags.FlagValues) -> None:

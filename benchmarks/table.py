@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.rows import ROWS
 from benchmarks.timing import shown
-from fingerprint_jax import files
+from fingerprint_jax.runtime import files
 
 HEADER = "| row | side | rate, or seconds | ratio | beside |\n|---|---|---|---|---|"
 QUIET = 0.5  # load a core, by others, above which a row says so

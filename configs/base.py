@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from fingerprint_jax import backbones, names
+from fingerprint_jax import backbones
+from fingerprint_jax.runtime import names
 
 
 def common(task: str, method: str) -> ConfigDict:
@@ -21,7 +22,7 @@ def common(task: str, method: str) -> ConfigDict:
     c.data.max_damaged = 0  # damaged records of the data set to go on with, each replaced by its neighbour; one more is an error
     c.data.split_seed = 0  # the draw of folds, valid and sequestered; apart from `seed`, so that members see the same folds
     c.decision = ConfigDict()
-    c.decision.name = "argmax"  # a function of decisions.py
+    c.decision.name = "argmax"  # a function of stats/decisions.py
     c.decision.params = ConfigDict()  # its keyword arguments
     c.decision.known = ""  # the split whose scores and labels it may learn from
     return c

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fingerprint_jax import environment
+from fingerprint_jax.runtime import environment
 
 __version__ = "0.1.0"
 

@@ -6,9 +6,12 @@ import logging
 import jax
 from absl import flags
 
-from fingerprint_jax import cli, config_file, distributed, dry_run, environment, methods, paths, preemption, profile
-from fingerprint_jax.run import Run
-from fingerprint_jax.writer import show_log
+from fingerprint_jax import methods
+from fingerprint_jax.runs import config_file
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import cli, distributed, environment, paths, preemption
+from fingerprint_jax.runtime.progress import show_log
+from fingerprint_jax.training import profile
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -38,11 +41,11 @@ def main(values: flags.FlagValues) -> None:
     logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
     say = distributed.by_first(print)
     if values.dry_run:
-        for what, figure in dry_run.describe(run):
+        for what, figure in methods.describe(run):
             say(f"{what:24}{figure}")
         return
     with profile.asked(run.workdir / "profile") if values.profile else contextlib.nullcontext():
-        methods.get(run.config.method).fit(run)
+        methods.fit(run)
     say(f"fitted: {run.workdir}")
 
 

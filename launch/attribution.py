@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from fingerprint_jax import metrics
+from fingerprint_jax.stats import metrics
 from launch import lines
 from launch.collect import Scored, number
 from launch.systems import Comparison, Row

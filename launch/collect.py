@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fingerprint_jax import cli, evaluate, files, metrics, paths, score_metrics, significance
+from fingerprint_jax import methods
 from fingerprint_jax.data.images import printable
-from fingerprint_jax.run import Run
+from fingerprint_jax.evaluation import decide, score
+from fingerprint_jax.runtime import cli, files, paths
+from fingerprint_jax.stats import metrics, permutation, score_metrics
 from launch import local, sweep
 
 BOUNDS = {"accuracy": (0, 1), "cohen_kappa": (-1, 1), "auc": (0, 1)}  # of the figures that can be compared
@@ -46,12 +48,12 @@ class Scored:
     @staticmethod
     def load(workdir: Path, split: str, data_dir: str = "") -> "Scored":
         """From the run's own predictions and decision; `data_dir` is other data. Raises ValueError where labels are unknown."""
-        run = Run.load(workdir, data_dir=data_dir)
-        rows, predictions = run.rows(split), run.predict(split)
+        run = methods.load(workdir, data_dir=data_dir)
+        rows, predictions = run.rows(split), methods.predict(run, split)
         if (rows.labels < 0).any():
             raise ValueError(f"split {split} of {workdir} has unknown labels: there is nothing to score")
         groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
-        decided = evaluate.decide(run, split, predictions)
+        decided = decide.decide(run, split, predictions)
         return Scored(rows.ids, rows.labels, decided, predictions.scores, groups, run.source.num_classes)
 
     def figure(self, name: str) -> tuple[float | None, list]:
@@ -97,7 +99,7 @@ def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
         aligned = aligned or runs
         if not runs or not all(run.same_images(aligned[0]) for run in runs):
             continue
-        aucs[name] = significance.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
+        aucs[name] = permutation.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
         if all("null" in of for _, of in known):
             refitted[name] = np.mean([of["null"] for _, of in known], axis=0)
     if not aucs:
@@ -106,20 +108,20 @@ def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
     mean = lambda labels, names: np.array([aucs[name](labels).mean() for name in names])  # noqa: E731
     null = dict(refitted)
     if fixed:
-        drawn = significance.permutation_p(lambda labels: mean(labels, fixed), first.labels, first.groups)["null"]
+        drawn = permutation.permutation_p(lambda labels: mean(labels, fixed), first.labels, first.groups)["null"]
         null |= dict(zip(fixed, drawn.T, strict=True))
     observed = dict(zip(aucs, mean(first.labels, aucs), strict=True))
     shared = min(map(len, null.values()))
     together = np.stack([null[name][:shared] for name in observed], axis=1)
     shuffled = {name: {"mean": float(x.mean()), "interval": np.percentile(x, [2.5, 97.5]).tolist()} for name, x in null.items()}
-    p = {name: significance.p_of(observed[name], draws[:, None])["p"][0] for name, draws in null.items()}
-    best = significance.p_of(np.array(list(observed.values())), together)["family_wise"]
+    p = {name: permutation.p_of(observed[name], draws[:, None])["p"][0] for name, draws in null.items()}
+    best = permutation.p_of(np.array(list(observed.values())), together)["family_wise"]
     return {"p": p, "shuffled": shuffled, "family_wise": best, "permutations": shared}
 
 
-def permutation(workdir: Path, split: str) -> dict:
+def kept_permutation(workdir: Path, split: str) -> dict:
     """What `evaluate` says of the p of a run; raises ValueError where the task has none, and for what it cannot have said."""
-    found = evaluate.figures(workdir).get("splits", {}).get(split, {}).get("metrics")
+    found = score.figures(workdir).get("splits", {}).get(split, {}).get("metrics")
     if not isinstance(found, dict) or "permutation" not in found:
         raise ValueError(f"--family is of AUCs of membership, subtask 1: {workdir} has no p on {split}")
     known = found["permutation"]
@@ -166,7 +168,7 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
     if with_family:
         known = family(
             {
-                group: [(load(row.name), permutation(output / row.name, split)) for row in members if finished_row(row)]
+                group: [(load(row.name), kept_permutation(output / row.name, split)) for row in members if finished_row(row)]
                 for group, members in groups.items()
             }
         )

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax import cli, files, paths
-from fingerprint_jax.preemption import RUN_AGAIN, SIGNALS, Preempted
+from fingerprint_jax.runtime import cli, files, paths
+from fingerprint_jax.runtime.preemption import RUN_AGAIN, SIGNALS, Preempted
 from launch import sweep
 
 # Exit status of a child that a signal stopped; with 128 added where srun tells of it.

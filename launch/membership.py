@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fingerprint_jax import metrics, score_metrics
+from fingerprint_jax.stats import metrics, score_metrics
 from launch import collect, lines
 from launch.collect import Scored, number
 from launch.systems import Comparison, Row, read

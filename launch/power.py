@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import Config, cli, environment, features, files, metrics, paths, significance
+from fingerprint_jax import Config, features
 from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, unlabelled
 from fingerprint_jax.methods import classical
-from fingerprint_jax.run import config_hash, network
+from fingerprint_jax.runs.config import config_hash, network_config
+from fingerprint_jax.runtime import cli, environment, files, paths
+from fingerprint_jax.stats import metrics, permutation
 from launch import sweep
 from launch.collect import interval, markdown, number
 from launch.systems import resolve
@@ -60,7 +62,7 @@ def _columns(rows: Features) -> tuple[np.ndarray, ...]:
 
 def attack(row_name: str, config: Config) -> Config:
     """The config of the estimator in that of a row. Raises ValueError where it needs labels or a network."""
-    inner = network(config)
+    inner = network_config(config)
     if inner.method != "classical":
         raise ValueError(f"row {row_name} has features of a network: a power is of features of the images")
     if read := [split for splits in inner.gallery.values() for split in splits if split.startswith("train_real")]:
@@ -79,8 +81,8 @@ def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: lis
                 if json.dumps(list(line.values())) in done:
                     continue
                 drawn = drawn or Phantom(draw, leak=leak, **settings)
-                auc = significance.auc_of(drawn.scores(config))
-                p = significance.permutation_p(auc, drawn.labels)["p"][0]
+                auc = permutation.auc_of(drawn.scores(config))
+                p = permutation.permutation_p(auc, drawn.labels)["p"][0]
                 yield line | {"auc": float(auc(drawn.labels)[0]), "p": p}
 
 

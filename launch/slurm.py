@@ -15,8 +15,8 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax import cli, files, paths, preemption
-from fingerprint_jax.preemption import Preempted
+from fingerprint_jax.runtime import cli, files, paths, preemption
+from fingerprint_jax.runtime.preemption import Preempted
 from launch import local, sweep
 
 SCRIPT = Path(__file__).with_name("slurm.sh")

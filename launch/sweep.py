@@ -16,8 +16,10 @@ from typing import Any
 
 from absl import flags
 
-from fingerprint_jax import Config, checkpoint, cli, config_file, files, paths
-from fingerprint_jax.run import flat_config
+from fingerprint_jax import Config
+from fingerprint_jax.runs import checkpoint, config_file
+from fingerprint_jax.runs.config import flat_config
+from fingerprint_jax.runtime import cli, files, paths
 
 Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the file of a row
 LONGEST_NAME = 100

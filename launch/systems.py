@@ -19,10 +19,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, evaluate, files, methods, score_metrics, sharding, train
+from fingerprint_jax import Config, methods
 from fingerprint_jax.data import builder, controls
-from fingerprint_jax.model import forget_programs, model_of
-from fingerprint_jax.run import Run, network
+from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files, sharding
+from fingerprint_jax.stats import score_metrics
+from fingerprint_jax.training import inputs
+from fingerprint_jax.training.model import forget_programs, model_of
 from launch import local, sweep
 from launch.collect import Scored
 
@@ -72,7 +77,7 @@ def processor_seconds(run: Run) -> float:
     model = model_of(run)
     rate = np.float32(run.config.optimizer.learning_rate)
     key, rate = jax.device_put((jax.random.key(0), rate), sharding.replicated(model.mesh))
-    _, cache, batches = train.inputs(run, 0, paired=False)  # a first stage has made no pairs yet
+    _, cache, batches = inputs.of_run(run, 0, paired=False)  # a first stage has made no pairs yet
     state = model.init(key)
     begin, steps = 0.0, -1
     while steps < TIMED[0] or time.process_time() - begin < TIMED[1]:
@@ -168,7 +173,7 @@ class Comparison:
         if not path.exists():
             config: Config = ConfigDict(self.configs[row.name].to_dict())
             config.data_dir = self.data_dir(data)
-            run = Run(config, path.parent).child("calibration", network(config), seed=0, fold=config.data.fold)
+            run = Run(config, path.parent).child("calibration", network_config(config), seed=0, fold=config.data.fold)
             if run.config.method == "gradient":
                 run.config.num_steps = 10**6  # as many as it may want
                 parameters = sum(x.size for x in model_of(run).abstract["params"].values())
@@ -189,18 +194,18 @@ class Comparison:
         config: Config = ConfigDict(self.configs[row.name].to_dict())
         config.data_dir, config.seed = self.data_dir(data), seed
         if row.networks:
-            inner = network(config)
+            inner = network_config(config)
             inner.num_steps = self.steps(data if data in self.data else self.first, row)
             inner.eval_every = inner.checkpoint_every = math.ceil(inner.num_steps / 4)
             if rate is not None:
                 inner.optimizer.learning_rate = rate
-        if "features" in (inner := network(config)):  # of images: all runs look at the same
+        if "features" in (inner := network_config(config)):  # of images: all runs look at the same
             inner.features.cache_dir = str(self.output.absolute() / "features")
         if row.uses:
             _assign(config, row.uses[0], str(self.workdir(data, self.row(row.uses[1]), rate, seed)))
         finished, begin = (workdir / "done").exists(), time.process_time()
         try:
-            methods.get(config.method).fit(Run(config, workdir))
+            methods.fit(Run(config, workdir))
         finally:
             if not finished:
                 spent = read(workdir / "cost.json").get("processor_s", 0.0) + time.process_time() - begin
@@ -297,7 +302,7 @@ class Comparison:
     def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> bool:
         """Scores a run where that is not done; whether it was not."""
         if anew := not local.finished(workdir, split):
-            found = evaluate.evaluate(Run.load(workdir, data_dir=data_dir), split, refits=refits)
+            found = score.evaluate(methods.load(workdir, data_dir=data_dir), split, refits=refits)
             figure = found["metrics"]["scores"]["auc"] if self.task == "subtask1" else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
         return anew

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax import cli, environment, files, paths, preemption
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.runtime import cli, environment, files, paths, preemption
+from fingerprint_jax.runtime.progress import show_log
 from launch import attribution, membership, sweep
 from launch.collect import escape, markdown, write_csv
 from launch.systems import Comparison

@@ -8,7 +8,7 @@ import signal
 import sys
 from unittest import mock
 
-from fingerprint_jax import environment
+from fingerprint_jax.runtime import environment
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
@@ -22,11 +22,15 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from fingerprint_jax import checkpoint, evaluate, methods, pack, preemption, train  # noqa: E402
-from fingerprint_jax.data import loader, phantom  # noqa: E402
+from fingerprint_jax import methods  # noqa: E402
+from fingerprint_jax.data import loader, packing, phantom  # noqa: E402
 from fingerprint_jax.data.source import open_source  # noqa: E402
-from fingerprint_jax.model import forget_programs  # noqa: E402
-from fingerprint_jax.run import Run  # noqa: E402
+from fingerprint_jax.evaluation import score  # noqa: E402
+from fingerprint_jax.runs import checkpoint  # noqa: E402
+from fingerprint_jax.runs.run import Run  # noqa: E402
+from fingerprint_jax.runtime import preemption  # noqa: E402
+from fingerprint_jax.training import inference  # noqa: E402
+from fingerprint_jax.training.model import forget_programs  # noqa: E402
 
 environment.settle()
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -73,8 +77,8 @@ def data_dir(phantoms, tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     for task, root in phantoms.items():
         reference = str(root / "reference") if task == "subtask1" else ""
-        pack.pack(task, str(data), str(root / "train"), str(root / "test"), reference, groups=str(root / "groups.csv"))
-    pack.pack("images", str(data), str(phantoms["subtask2"] / "train" / "real"))
+        packing.pack(task, str(data), str(root / "train"), str(root / "test"), reference, groups=str(root / "groups.csv"))
+    packing.pack("images", str(data), str(phantoms["subtask2"] / "train" / "real"))
     return str(data)
 
 
@@ -82,13 +86,13 @@ def data_dir(phantoms, tmp_path_factory):
 def packs(phantoms, tmp_path_factory):
     """Subtask 1 of `data_dir` packed again: `moved`, other splits apart; `changed`, an image less; `other`, of other images."""
     root, images = tmp_path_factory.mktemp("packs"), phantoms["subtask1"]
-    pack.pack("subtask1", root / "moved", images / "train", images / "test", groups=images / "groups.csv")
+    packing.pack("subtask1", root / "moved", images / "train", images / "test", groups=images / "groups.csv")
     shutil.copytree(images / "train", root / "fewer")
     min((root / "fewer" / "real_used").iterdir()).unlink()
-    pack.pack("subtask1", root / "changed", root / "fewer", groups=images / "groups.csv")
+    packing.pack("subtask1", root / "changed", root / "fewer", groups=images / "groups.csv")
     content = phantom.subtask1(seed=9, size=48, leak=1.0, real=10, generated=40, unknown=2, reference=0)
     phantom.write(root / "new", "subtask1", content, seed=9)
-    pack.pack("subtask1", root / "other", root / "new" / "train", groups=root / "new" / "groups.csv")
+    packing.pack("subtask1", root / "other", root / "new" / "train", groups=root / "new" / "groups.csv")
     return {name: str(root / name) for name in ("moved", "changed", "other")}
 
 
@@ -111,7 +115,7 @@ def ends():
 def trained(data_dir, tmp_path_factory):
     """A finished run of the quickstart that was scored; to be copied."""
     run = fit("configs/quickstart.py", data_dir, tmp_path_factory.mktemp("trained") / "run")
-    evaluate.evaluate(run, "heldout")
+    score.evaluate(run, "heldout")
     return run.workdir
 
 
@@ -161,7 +165,7 @@ def fit_until(run: Run, reads: int) -> None:
 
 def last_state(run: Run) -> dict:
     """The last state that a run saved, as numpy."""
-    _, state = train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), "latest")
+    _, state = inference.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), "latest")
     return jax.tree.map(np.asarray, jax.device_get(state))
 
 

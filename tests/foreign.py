@@ -4,9 +4,10 @@ import json
 import os
 from pathlib import Path
 
-from fingerprint_jax import files, methods
+from fingerprint_jax import methods
 from fingerprint_jax.data import builder
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
 from tests.conftest import load_config
 
 CONFIG = "configs/quickstart.py"

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fingerprint_jax import bootstrap, metrics, score_metrics, significance
 from fingerprint_jax.audit import copies, panel
 from fingerprint_jax.data import phantom
+from fingerprint_jax.stats import bootstrap, metrics, permutation, score_metrics
 
 # Declared beforehand. A miss is run once more, with the second seed, and both are reported.
 SEED, SECOND_SEED = 2025, 2026
@@ -24,7 +24,7 @@ Draw = Callable[[np.random.Generator], float]
 
 
 def p_value(rng, statistic, labels, groups=None) -> float:
-    return significance.permutation_p(statistic, labels, groups, PERMUTATIONS, seed=int(rng.integers(2**31)))["p"][0]
+    return permutation.permutation_p(statistic, labels, groups, PERMUTATIONS, seed=int(rng.integers(2**31)))["p"][0]
 
 
 def images(rng):
@@ -65,14 +65,14 @@ def cross_fitted(x, labels, half):
 
 def without_labels(rng):
     x, labels = images(rng)
-    return p_value(rng, significance.auc_of(x[:, 0]), labels)
+    return p_value(rng, permutation.auc_of(x[:, 0]), labels)
 
 
 def fixed_half(rng):
     x, labels = images(rng)
     half = halves(labels)
     scores = classify(x[half == 0], labels[half == 0], x[half == 1])
-    return p_value(rng, significance.auc_of(scores), labels[half == 1])
+    return p_value(rng, permutation.auc_of(scores), labels[half == 1])
 
 
 def fitted_again(rng):
@@ -80,37 +80,37 @@ def fitted_again(rng):
     half = rng.permutation(np.arange(IMAGES) % 2)  # without a look at the labels, so that it stays
 
     def statistic(permuted):
-        return significance.auc_of(cross_fitted(x, permuted, half))(permuted)
+        return permutation.auc_of(cross_fitted(x, permuted, half))(permuted)
 
     return p_value(rng, statistic, labels)
 
 
 def patients_without_labels(rng):
     x, labels, groups = patients(rng)
-    return p_value(rng, significance.auc_of(x[:, 0]), labels, groups)
+    return p_value(rng, permutation.auc_of(x[:, 0]), labels, groups)
 
 
 def patients_fixed_half(rng):
     x, labels, groups = patients(rng)
     half = halves(labels, groups)
     scores = classify(x[half == 0], labels[half == 0], x[half == 1])
-    return p_value(rng, significance.auc_of(scores), labels[half == 1], groups[half == 1])
+    return p_value(rng, permutation.auc_of(scores), labels[half == 1], groups[half == 1])
 
 
 def shuffled_after_cross_fitting(rng):
     x, labels = images(rng)
-    return p_value(rng, significance.auc_of(cross_fitted(x, labels, halves(labels))), labels)
+    return p_value(rng, permutation.auc_of(cross_fitted(x, labels, halves(labels))), labels)
 
 
 def images_of_patients_shuffled(rng):
     x, labels, _ = patients(rng)
-    return p_value(rng, significance.auc_of(x[:, 0]), labels)
+    return p_value(rng, permutation.auc_of(x[:, 0]), labels)
 
 
 def label_with_the_number_of_images(rng):
     groups = np.concatenate([np.arange(10), np.repeat(np.arange(10, 70), 10)])
     scores = rng.normal(size=70)[groups] + rng.normal(size=len(groups))
-    return p_value(rng, significance.auc_of(scores), (groups < 10).astype(int), groups)
+    return p_value(rng, permutation.auc_of(scores), (groups < 10).astype(int), groups)
 
 
 def audited(rng, real, generated, reference, slices=1):
@@ -125,7 +125,7 @@ def audit_panel(rng, slices=1):
     scores = panel.scores(real.images, splits["train_generated"].images, splits["reference"].images)
     groups = real.groups if slices > 1 else None
     seed = int(rng.integers(2**31))
-    found = significance.permutation_p(significance.auc_of(scores), real.labels, groups, PERMUTATIONS, seed)
+    found = permutation.permutation_p(permutation.auc_of(scores), real.labels, groups, PERMUTATIONS, seed)
     return found["family_wise"]
 
 

@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
-from fingerprint_jax import evaluate, pack, tables
-from fingerprint_jax.run import network
+from fingerprint_jax import methods
+from fingerprint_jax.data import packing, tables
+from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs.config import network_config
 from tests import golden
 from tests.conftest import CONFIGS, fit, load_config
 
-WITHOUT_NETWORKS = [path for path in CONFIGS if network(load_config(path)).method == "classical"]
+WITHOUT_NETWORKS = [path for path in CONFIGS if network_config(load_config(path)).method == "classical"]
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -20,17 +22,17 @@ def test_config_fits_evaluates_and_submits(path, data_dir, tmp_path, phantoms, r
     run = fit(path, data_dir, tmp_path / "run")
     golden.check_step(path, golden.first_step(run), request.config.getoption("--golden"))
     config = run.config
-    held = evaluate.evaluate(run, "heldout")
+    held = score.evaluate(run, "heldout")
     assert held["metrics"]["n"] == held["n"] > 0
     unknown = "test_real" if config.task == "subtask1" else "test_generated"
     submission = tmp_path / "run.csv"
-    result = evaluate.evaluate(run, unknown, {"path": submission, "header": True, "extension": ".png", "style": "int"})
+    result = score.evaluate(run, unknown, {"path": submission, "header": True, "extension": ".png", "style": "int"})
     assert "metrics" not in result
-    score = evaluate.score_files(config.task, submission, phantoms[config.task] / "truth.csv", tmp_path / "score")
-    assert score["metrics"]["n"] == result["n"]
+    scored = score.score_files(config.task, submission, phantoms[config.task] / "truth.csv", tmp_path / "score")
+    assert scored["metrics"]["n"] == result["n"]
     document = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(document["splits"]) == {"heldout", unknown}
-    ids, _ = tables.read_labels(submission, evaluate.CLASSES[config.task], config.task)
+    ids, _ = tables.read_labels(submission, score.CLASSES[config.task], config.task)
     assert len(tables.align(run.rows(unknown).ids, ids)) == result["n"]
 
 
@@ -58,7 +60,7 @@ def renamed(phantoms, tmp_path_factory):
                 place, slash, name = row["id"].rpartition("/")
                 csv.writer(file).writerow([row["split"], place + slash + names[name], f"p{patients[row['group']]}"])
         reference = str(root / task / "reference") if task == "subtask1" else ""
-        pack.pack(task, root, root / task / "train", root / task / "test", reference, groups=root / task / "groups.csv")
+        packing.pack(task, root, root / task / "train", root / task / "test", reference, groups=root / task / "groups.csv")
     return str(root), names
 
 
@@ -69,4 +71,4 @@ def test_names_of_files_and_patients_change_no_score(path, data_dir, renamed, tm
     for split in ("heldout", "test_real" if before.config.task == "subtask1" else "test_generated"):
         places = [name.rpartition("/") for name in before.rows(split).ids.tolist()]
         assert [folder + slash + names[name] for folder, slash, name in places] == after.rows(split).ids.tolist()
-        np.testing.assert_array_equal(after.predict(split).scores, before.predict(split).scores)
+        np.testing.assert_array_equal(methods.predict(after, split).scores, methods.predict(before, split).scores)

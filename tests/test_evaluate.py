@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from configs import base
-from fingerprint_jax import decisions, evaluate, methods, metrics, pack, significance
-from fingerprint_jax.data import phantom
+from fingerprint_jax import evaluate, methods
+from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.data.source import open_source
+from fingerprint_jax.evaluation import decide, lineage, score, terminal
 from fingerprint_jax.report import words
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.stats import decisions, metrics
 from tests import published
 from tests.conftest import ROOT, fit, load_config
 
@@ -65,7 +67,7 @@ def test_files_that_do_not_fit_are_one_line_that_names_both(tmp_path):
     (tmp_path / "t.csv").write_text("a,0\nb,1\n")
     (tmp_path / "p.csv").write_text("a,0\nc,1\n")
     with pytest.raises(ValueError, match=r"p.csv does not fit .*t.csv"):
-        evaluate.score_files("subtask1", str(tmp_path / "p.csv"), str(tmp_path / "t.csv"), str(tmp_path / "out"))
+        score.score_files("subtask1", str(tmp_path / "p.csv"), str(tmp_path / "t.csv"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -73,7 +75,7 @@ def test_a_truth_of_one_class_is_refused(tmp_path):
     for name in ("t.csv", "p.csv"):
         (tmp_path / name).write_text("a,1\nb,1\n")
     with pytest.raises(ValueError, match=r"t.csv: all 2 labels are 1, a score needs at least two classes"):
-        evaluate.score_files("subtask1", str(tmp_path / "p.csv"), str(tmp_path / "t.csv"), str(tmp_path / "out"))
+        score.score_files("subtask1", str(tmp_path / "p.csv"), str(tmp_path / "t.csv"), str(tmp_path / "out"))
 
 
 def test_a_submission_is_checked_against_the_ids_of_its_split(data_dir, tmp_path, capsys):
@@ -116,22 +118,22 @@ def test_a_decision_never_learns_from_the_rows_it_decides(quickstart):
     run.config.decision.name, run.config.decision.known = "learned_threshold", "heldout"
     for split in ("heldout", "heldout:1"):
         with pytest.raises(ValueError, match=f"cannot learn from {split} itself"):
-            evaluate.decide(run, split, run.predict(split))
+            decide.decide(run, split, methods.predict(run, split))
     run.config.decision.known = ""
     with pytest.raises(ValueError, match="set decision.known"):
-        evaluate.decide(run, "heldout", run.predict("heldout"))
+        decide.decide(run, "heldout", methods.predict(run, "heldout"))
 
 
 def test_another_data_set_is_scored_with_an_old_run(quickstart, tmp_path):
     phantom.write(tmp_path / "new", "subtask2", phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=10, unknown=5), 9)
-    pack.pack("subtask2", str(tmp_path / "data"), str(tmp_path / "new" / "train"))
+    packing.pack("subtask2", str(tmp_path / "data"), str(tmp_path / "new" / "train"))
     run_binary(evaluate, f"--workdir={quickstart.workdir}", "--split=train_real", f"--data_dir={tmp_path / 'data'}")
     document = json.loads((quickstart.workdir / "results.json").read_text())
     assert document["splits"]["train_real"]["n"] == 40
     assert document["fingerprints"] != Run.load(quickstart.workdir).source.fingerprints
     # The table of the other data is stale for the run's own.
     own = Run.load(quickstart.workdir)
-    np.testing.assert_array_equal(own.predict("train_real").ids, own.rows("train_real").ids)
+    np.testing.assert_array_equal(methods.predict(own, "train_real").ids, own.rows("train_real").ids)
 
 
 def test_a_threshold_stays_out_of_fold_where_only_other_splits_were_packed_anew(membership, packs, monkeypatch):
@@ -147,7 +149,7 @@ def test_a_threshold_stays_out_of_fold_where_only_other_splits_were_packed_anew(
     monkeypatch.setattr(decisions, "get", lambda name: threshold)
     for run in (own, moved):
         learned.clear()
-        evaluate.decide(run, "heldout", run.predict("heldout"))
+        decide.decide(run, "heldout", methods.predict(run, "heldout"))
         assert len(learned) == own.config.data.folds
         assert sum(len(asked) for asked, _ in learned) == len(rows)
         assert all(len(asked) + len(known) == len(rows) for asked, known in learned)
@@ -161,7 +163,7 @@ def test_nothing_is_held_out_of_labelled_images_that_were_packed_anew(membership
             with pytest.raises(
                 ValueError, match=rf"{each.workdir} was started with another train_real than that of {packs['changed']}"
             ):
-                evaluate.evaluate(run, split)
+                score.evaluate(run, split)
         assert len(run.rows("train_real")) == 39
     # Nor beside a run that holds them out.
     config = load_config("configs/subtask1/aimm_siamese.py")
@@ -174,10 +176,10 @@ def test_nothing_is_held_out_of_labelled_images_that_were_packed_anew(membership
 def test_a_threshold_is_not_learned_from_the_same_images_of_another_pack(membership, packs):
     run = Run.load(membership[0].workdir, data_dir=packs["changed"])
     with pytest.raises(ValueError, match="a decision on train_real cannot learn from 39 of its images, which .* has too"):
-        evaluate.evaluate(run, "train_real")
+        score.evaluate(run, "train_real")
     for split in ("train_generated", "train_real"):  # other images
         other = Run.load(membership[0].workdir, data_dir=packs["other"])
-        assert len(evaluate.decide(other, split, other.predict(split))) == len(other.rows(split))
+        assert len(decide.decide(other, split, methods.predict(other, split))) == len(other.rows(split))
 
 
 def test_figures_of_images_that_were_trained_on_say_so_wherever_they_stand(membership, packs, tmp_path, capsys):
@@ -220,7 +222,7 @@ def apart(phantoms, root, ids):
     for path in root.glob("train/real_*/*"):
         if f"{path.parent.name}/{path.stem}" not in set(ids):
             path.unlink()
-    pack.pack("subtask1", root / "data", root / "train", groups=phantoms["subtask1"] / "groups.csv")
+    packing.pack("subtask1", root / "data", root / "train", groups=phantoms["subtask1"] / "groups.csv")
     return str(root / "data")
 
 
@@ -229,20 +231,20 @@ def test_what_a_run_held_out_it_was_not_trained_on(membership, phantoms, tmp_pat
     rows = half.rows("heldout")
     data = apart(phantoms, tmp_path, rows.ids)
     run = Run.load(half.workdir, data_dir=data)
-    assert len(run.rows("train_real")) == len(rows) and evaluate.in_sample(run, "train_real") == []
+    assert len(run.rows("train_real")) == len(rows) and lineage.in_sample(run, "train_real") == []
     run = Run.load(crossed.workdir, data_dir=data)  # another member of which was trained on them
-    assert evaluate.in_sample(run, "train_real")[0].startswith(f"{len(rows)} of these {len(rows)} images are in the train_real")
+    assert lineage.in_sample(run, "train_real")[0].startswith(f"{len(rows)} of these {len(rows)} images are in the train_real")
     # Nor was what is made of it, wherever that was put together.
     config = base.ensemble(half.config.member)
     config.data_dir, config.ensemble.runs = data, (str(half.workdir),)
     methods.get("ensemble").fit(Run(config, tmp_path / "combined"))
     combined = Run.load(tmp_path / "combined")
-    assert combined.same_target and evaluate.in_sample(combined, "train_real") == []
+    assert combined.same_target and lineage.in_sample(combined, "train_real") == []
     config.ensemble.runs = (str(half.workdir), str(crossed.workdir))
     methods.get("ensemble").fit(Run(config, tmp_path / "both"))
-    assert len(evaluate.in_sample(Run.load(tmp_path / "both"), "train_real")) == 1
+    assert len(lineage.in_sample(Run.load(tmp_path / "both"), "train_real")) == 1
     trained = "The split train_real holds images that the run was trained on: its figures are too good."
-    assert evaluate.in_sample(Run.load(tmp_path / "both", data_dir=half.config.data_dir), "train_real") == [trained]
+    assert lineage.in_sample(Run.load(tmp_path / "both", data_dir=half.config.data_dir), "train_real") == [trained]
 
 
 def test_data_packed_anew_in_place_have_no_threshold_and_the_error_does_not_lead_to_itself(membership, packs, tmp_path):
@@ -251,12 +253,12 @@ def test_data_packed_anew_in_place_have_no_threshold_and_the_error_does_not_lead
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"data_dir": packs["changed"]}))
     with pytest.raises(ValueError, match="was started with another train_real than .*--split=train_real"):
-        evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")
+        score.evaluate(Run.load(tmp_path / "run"), "heldout")
     with pytest.raises(ValueError, match=f"images that the decision learns from are gone: {packs['changed']} was packed anew"):
-        evaluate.evaluate(Run.load(tmp_path / "run"), "train_real")
+        score.evaluate(Run.load(tmp_path / "run"), "train_real")
     fixed = {"name": "threshold", "params": {"value": 0.5}, "known": ""}
     path.write_text(json.dumps(config | {"data_dir": packs["changed"], "decision": fixed}))
-    assert evaluate.evaluate(Run.load(tmp_path / "run"), "train_real")["n"] == 39
+    assert score.evaluate(Run.load(tmp_path / "run"), "train_real")["n"] == 39
 
 
 def test_folds_that_changed_in_mid_training_are_said(quickstart, tmp_path):
@@ -265,8 +267,8 @@ def test_folds_that_changed_in_mid_training_are_said(quickstart, tmp_path):
     known = json.loads(path.read_text()) | {"changes": [{"step": 2, "field": "data", "from": {}, "to": {}}]}
     path.write_text(json.dumps(known))
     note = "data changed in mid-training: the split heldout may hold images that were trained on before."
-    assert evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")["in_sample"] == [note]
-    assert evaluate.evaluate(quickstart, "heldout")["in_sample"] == []
+    assert score.evaluate(Run.load(tmp_path / "run"), "heldout")["in_sample"] == [note]
+    assert score.evaluate(quickstart, "heldout")["in_sample"] == []
 
 
 def test_the_binary_writes_the_submission_in_the_style_asked_for(quickstart, tmp_path, capsys):
@@ -309,7 +311,7 @@ def awkward(phantoms, tmp_path_factory):
     test = root / "images" / "test" / "generated_unknown"
     for name, path in zip(names, sorted(test.iterdir()), strict=False):
         path.rename(test / f"{name}.png")
-    pack.pack("subtask2", root / "data", root / "images" / "train", root / "images" / "test")
+    packing.pack("subtask2", root / "data", root / "images" / "train", root / "images" / "test")
     assert set(names) < set(open_source(str(root / "data"), "subtask2").rows("test_generated").ids)
     return root / "data"
 
@@ -329,14 +331,14 @@ def test_what_the_binary_submits_it_calls_valid(options, quickstart, awkward, tm
 def test_a_submission_of_subtask_1_has_numbers(data_dir, tmp_path):
     run = Run(load_config("configs/subtask1/local_match.py"), tmp_path / "run")
     with pytest.raises(ValueError, match="^style='gen_t': labels of subtask1 are not sets; use int$"):
-        evaluate.evaluate(run, "test_real", {"path": tmp_path / "run.csv", "style": "gen_t"})
+        score.evaluate(run, "test_real", {"path": tmp_path / "run.csv", "style": "gen_t"})
     assert not list(tmp_path.iterdir())
 
 
 def test_attribution_has_the_calibration_of_probabilities_and_no_p(quickstart):
-    found = evaluate.evaluate(quickstart, "heldout")["metrics"]
+    found = score.evaluate(quickstart, "heldout")["metrics"]
     assert "permutation" not in found and set(found["scores"]) == {"calibration"}
-    scores, rows = quickstart.predict("heldout").scores.astype(np.float64), quickstart.rows("heldout")
+    scores, rows = methods.predict(quickstart, "heldout").scores.astype(np.float64), quickstart.rows("heldout")
     expected = brier_score_loss(rows.labels, scores / scores.sum(axis=1, keepdims=True), labels=np.arange(5))
     assert found["scores"]["calibration"]["brier"] == pytest.approx(expected)
 
@@ -362,12 +364,12 @@ def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, cap
     assert permutation["p"] is None and "was trained on the labels of" in permutation["reason"]
     remedy = "--config.data.folds=2 --config.data.fold=0 --config.data.valid=0.2 --config.decision.known=valid"
     assert remedy in permutation["reason"]
-    scores, rows = run.predict("heldout").scores[:, 0], run.rows("heldout")
+    scores, rows = methods.predict(run, "heldout").scores[:, 0], run.rows("heldout")
     assert found["splits"]["heldout"]["metrics"]["scores"]["auc"] == roc_auc_score(rows.labels, scores)
     printed = " ".join(capsys.readouterr().out.split())
     assert "p not available" in printed and "decision: learned_threshold" in printed and "AUC" in printed
     assert "--refits" not in printed  # which would train networks
-    assert found["splits"]["heldout"]["metrics"]["cross_fitted"] and significance.CONDITIONAL in printed
+    assert found["splits"]["heldout"]["metrics"]["cross_fitted"] and permutation.CONDITIONAL in printed
 
 
 def test_runs_that_were_scored_on_the_same_images_are_counted(data_dir, tmp_path, capsys):
@@ -377,7 +379,7 @@ def test_runs_that_were_scored_on_the_same_images_are_counted(data_dir, tmp_path
     for name, text in (("w", other_data), ("x", "no JSON"), ("y", "[]"), ("z", '{"fingerprints": 1}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text)
-    counted = [evaluate.evaluate(Run.load(tmp_path / name), "heldout")["runs_beside"] for name in ("first", "second", "first")]
+    counted = [score.evaluate(Run.load(tmp_path / name), "heldout")["runs_beside"] for name in ("first", "second", "first")]
     assert counted == [0, 1, 1]
     capsys.readouterr()
     run_binary(evaluate, f"--workdir={tmp_path / 'first'}", "--report")
@@ -393,7 +395,7 @@ def test_a_fixed_half_has_a_p(membership, capsys):
     assert found["permutation"]["reason"] is None and found["permutation"]["permutations"] == 999
     assert found["permutation"]["split_groups"] == 0 and not found["cross_fitted"]
     # The z of Mann and Whitney on the patients, whose two slices share their mean score up to noise.
-    rows, scores = run.rows("heldout"), run.predict("heldout").scores[:, 0]
+    rows, scores = run.rows("heldout"), methods.predict(run, "heldout").scores[:, 0]
     assert found["scores"]["auc"] == roc_auc_score(rows.labels, scores)
     patients, patient = np.unique(rows.groups, return_inverse=True)
     mean = np.bincount(patient, scores) / np.bincount(patient)
@@ -406,79 +408,79 @@ def test_a_fixed_half_has_a_p(membership, capsys):
 
 def test_a_table_without_intervals_says_why(capsys):
     labels, groups = np.repeat([0, 1], 20), np.arange(40) // 10
-    evaluate.Console().print(evaluate.table("", metrics.report(labels, labels, 2, groups)))
+    evaluate.Console().print(terminal.table("", metrics.report(labels, labels, 2, groups)))
     assert "intervals: none, since a class occurs in fewer than 5 groups" in " ".join(capsys.readouterr().out.split())
 
 
 def test_scores_that_are_all_equal_are_one_line(membership, monkeypatch):
     run = Run.load(membership[1].workdir)
-    constant = dataclasses.replace(run.predict("heldout"), scores=np.full((len(run.rows("heldout")), 1), 0.25, np.float32))
+    constant = dataclasses.replace(methods.predict(run, "heldout"), scores=np.full((len(run.rows("heldout")), 1), 0.25, np.float32))
     predict = run.predict
     monkeypatch.setattr(run, "predict", lambda split: constant if split == "heldout" else predict(split))
     with pytest.raises(ValueError, match=r"split heldout: all \d+ scores are 0.25: they tell no two images apart"):
-        evaluate.evaluate(run, "heldout")
+        score.evaluate(run, "heldout")
 
 
 def test_the_balanced_rule_is_marked(membership, capsys):
     run = Run.load(membership[1].workdir)
     run.config.decision.name, run.config.decision.known = "top_fraction", ""
     run.config.decision.params.fraction = 0.5
-    results = evaluate.evaluate(run, "heldout")
+    results = score.evaluate(run, "heldout")
     assert results["decision"]["uses_class_balance"]
-    evaluate.Console().print(evaluate.table("", results["metrics"], results["decision"]))
+    evaluate.Console().print(terminal.table("", results["metrics"], results["decision"]))
     assert "decision: top_fraction, uses the class balance" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_looks_at_the_images_asked_about_says_so(quickstart, membership, capsys, tmp_path):
-    assert evaluate.evaluate(quickstart, "heldout")["transductive"] == []
+    assert score.evaluate(quickstart, "heldout")["transductive"] == []
     run = Run.load(membership[1].workdir)
     run.config.decision.name, run.config.decision.known = "mean_plus_std", ""
     run.config.decision.params = ConfigDict({"k": 1.0})
-    results = evaluate.evaluate(run, "heldout")
+    results = score.evaluate(run, "heldout")
     assert results["transductive"] == ["the decision mean_plus_std sees all images of the split at once"]
-    evaluate.Console().print(evaluate.table("", results["metrics"], results["decision"], results["transductive"]))
+    evaluate.Console().print(terminal.table("", results["metrics"], results["decision"], results["transductive"]))
     assert "transductive: the decision mean_plus_std sees" in " ".join(capsys.readouterr().out.split())
     document = json.loads((run.workdir / "results.json").read_text())
     notes = words.care(results, document, run.target, document["fingerprints"])
     assert any(note.startswith("Transductive: the decision mean_plus_std sees all images") for note in notes)
     run.config.decision.known = "valid"
-    assert evaluate.transductive(run.config) == []
+    assert lineage.transductive(run.config) == []
     # Also where it is a member, or a finished run, that looks; but the decision of a member plays no part.
     ranks = base.ensemble(run.config.member)
     ranks.ensemble.combine = "rank"
-    assert evaluate.transductive(base.ensemble(ranks)) == evaluate.transductive(ranks) != []
+    assert lineage.transductive(base.ensemble(ranks)) == lineage.transductive(ranks) != []
     pseudo = base.pseudo_label(quickstart.config)
     pseudo.data_dir, pseudo.data.valid = quickstart.config.data_dir, 0.1
-    with Run(pseudo, tmp_path / "pseudo").fitting():
+    with Run(pseudo, tmp_path / "pseudo").fitting(methods.check):
         pass
     combined = base.ensemble(quickstart.config)
     combined.ensemble.runs = (str(tmp_path / "pseudo"), str(tmp_path / "pseudo"))
     features = base.classical(quickstart.config)
     features.features.run = str(tmp_path / "pseudo")
     for config in (pseudo, combined, features):
-        assert evaluate.transductive(config) == ["pseudo-labels of test_generated were trained on"]
+        assert lineage.transductive(config) == ["pseudo-labels of test_generated were trained on"]
     ranks.decision.name, ranks.ensemble.combine = "top_fraction", "mean"
-    assert evaluate.transductive(base.ensemble(ranks)) == []
+    assert lineage.transductive(base.ensemble(ranks)) == []
     ranks.data.extra_labels = "extra.csv"
-    assert len(evaluate.transductive(ranks)) == 2
+    assert len(lineage.transductive(ranks)) == 2
 
 
 def test_without_reference_images_those_asked_about_can_be_the_reference(phantoms, tmp_path):
     root = phantoms["subtask1"]
-    pack.pack("subtask1", str(tmp_path / "data"), str(root / "train"), str(root / "test"))
+    packing.pack("subtask1", str(tmp_path / "data"), str(root / "train"), str(root / "test"))
     config = load_config("configs/subtask1/local_match.py", "official")
     config.data_dir, config.data.folds = str(tmp_path / "data"), 2
     run = Run(config, tmp_path / "run")
     assert "reference" not in run.source.splits
     methods.get("ensemble").fit(run)
-    results = evaluate.evaluate(run, "heldout")
+    results = score.evaluate(run, "heldout")
     assert results["transductive"] == ["images of test_real are in the gallery"]
     assert results["metrics"]["permutation"]["p"] < 0.05  # no label had a part in the scores; the phantom leaks all there is
-    assert np.isfinite(run.predict("test_real").scores).all()
+    assert np.isfinite(methods.predict(run, "test_real").scores).all()
 
 
 def test_unknown_labels_have_no_figure_but_say_what_was_looked_at(quickstart, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "transductive", lambda config: ["it looks"])
+    monkeypatch.setattr(lineage, "transductive", lambda config: ["it looks"])
     run_binary(evaluate, f"--workdir={quickstart.workdir}", "--split=test_generated")
     printed = capsys.readouterr().out
     assert "nothing to score" in printed and "transductive: it looks" in printed
@@ -487,9 +489,9 @@ def test_unknown_labels_have_no_figure_but_say_what_was_looked_at(quickstart, ca
 def test_results_of_another_schema_are_not_mixed_in(quickstart):
     path = quickstart.workdir / "results.json"
     path.write_text(json.dumps({"schema": 1, "splits": {"valid": {"n": 3}}}))
-    evaluate.evaluate(quickstart, "heldout")
+    score.evaluate(quickstart, "heldout")
     document = json.loads(path.read_text())
-    assert document["schema"] == evaluate.SCHEMA and set(document["splits"]) == {"heldout"}
+    assert document["schema"] == score.SCHEMA and set(document["splits"]) == {"heldout"}
 
 
 def keys(value) -> set[str]:
@@ -505,9 +507,9 @@ def keys(value) -> set[str]:
 
 def test_every_field_of_results_json_is_documented(quickstart, membership):
     text = (ROOT / "docs" / "results.md").read_text()
-    assert f"Schema {evaluate.SCHEMA}" in text
+    assert f"Schema {score.SCHEMA}" in text
     for run in (quickstart, *membership):
-        evaluate.evaluate(Run.load(run.workdir), "heldout")
+        score.evaluate(Run.load(run.workdir), "heldout")
         found = keys(json.loads((run.workdir / "results.json").read_text()))
         assert {"auc", "permutation"} <= found or {"calibration", "ece"} <= found
         assert not [key for key in found if f"`{key.rpartition('.')[2]}`" not in text]
@@ -517,7 +519,7 @@ def test_every_field_of_results_json_is_documented(quickstart, membership):
 def test_a_run_that_is_not_finished_has_nothing_to_score(path, data_dir, tmp_path):
     config = load_config(path)
     config.data_dir = data_dir
-    with Run(config, tmp_path / "run").fitting():  # as far as a training that was killed at once
+    with Run(config, tmp_path / "run").fitting(methods.check):  # as far as a training that was killed at once
         pass
     with pytest.raises(ValueError, match="run is not finished, there is nothing to score yet: the command that trains it goes on"):
         run_binary(evaluate, f"--workdir={tmp_path / 'run'}")

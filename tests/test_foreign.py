@@ -12,11 +12,15 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from fingerprint_jax import checkpoint, evaluate, files, methods, pack, tables, train
+from fingerprint_jax import evaluate, methods
 from fingerprint_jax import main as binary
-from fingerprint_jax.data import builder, phantom
+from fingerprint_jax.data import builder, packing, phantom, tables
 from fingerprint_jax.data.source import Source, open_source
-from fingerprint_jax.run import Run
+from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
+from fingerprint_jax.training import loop
 from tests.conftest import load_config
 from tests.foreign import DATA, fit, reseal, tree
 from tests.test_evaluate import run_binary
@@ -87,7 +91,7 @@ def test_records_of_another_pack_under_an_old_summary_are_noticed(data, workdir,
     root, folder = data
     images = phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=20, unknown=20)
     phantom.write(tmp_path / "other", "subtask2", images, seed=9)
-    pack.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
+    packing.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
     for file in (tmp_path / "packed" / DATA).glob("*train_generated*"):
         shutil.copy(file, folder)  # as of a copy that was interrupted
     (workdir / "results.json").unlink()
@@ -97,7 +101,7 @@ def test_records_of_another_pack_under_an_old_summary_are_noticed(data, workdir,
             summary["seal"] = files.seal(summary)
         (folder / "summary.json").write_text(json.dumps(summary))
         with pytest.raises(ValueError, match="the records of train_generated are not those that summary.json describes"):
-            evaluate.evaluate(Run.load(workdir, data_dir=str(root)), "heldout")
+            score.evaluate(Run.load(workdir, data_dir=str(root)), "heldout")
         with pytest.raises(ValueError, match="the records of train_generated are not those"):
             run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", "--verify", "--split=valid")
         open_source.cache_clear()
@@ -163,7 +167,7 @@ def test_what_a_system_keeps_in_a_folder_outlives_a_start_that_fails(data_dir, t
 
     (tmp_path / "run" / "lost+found").mkdir(parents=True)
     (tmp_path / "run" / "lost+found" / "#12").write_text("weeks of work")
-    monkeypatch.setattr(train, "train", fails)
+    monkeypatch.setattr(loop, "train", fails)
     with pytest.raises(ValueError, match="a mistake"):
         fit(tmp_path / "run", data_dir)
     assert tree(tmp_path / "run") == {"lost+found": "", "lost+found/#12": b"weeks of work"}
@@ -177,7 +181,7 @@ def test_a_lock_that_is_not_ours_is_not_overwritten(data_dir, tmp_path):
 
 
 def test_to_compute_anew_removes_what_was_computed_and_nothing_else(workdir):
-    Run.load(workdir).predict("valid")
+    methods.predict(Run.load(workdir), "valid")
     mine = ["predictions/notes.txt", "predictions/mine.csv", "outputs/mine.npz", "features/of/mine"]
     (workdir / "features" / "of").mkdir(parents=True)
     (workdir / "outputs").mkdir(exist_ok=True)
@@ -218,7 +222,7 @@ def test_links_in_a_work_directory_are_not_written_through(name, workdir, data_d
     before = sorted(target.rglob("*")) if target.is_dir() else target.read_text()
     (workdir / name).symlink_to(target)
     (workdir / "done").unlink()
-    for act in (lambda: fit(workdir, data_dir), lambda: evaluate.evaluate(Run.load(workdir), "heldout")):
+    for act in (lambda: fit(workdir, data_dir), lambda: score.evaluate(Run.load(workdir), "heldout")):
         with pytest.raises(ValueError, match=f"{name} is a link, and nothing is written through one"):
             act()
     assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
@@ -272,18 +276,18 @@ def test_a_copy_that_follows_a_training_writes_to_nothing_that_is_not_ours(workd
 def test_results_of_something_else_are_not_replaced(tmp_path):
     for name in ("p", "t"):
         (tmp_path / f"{name}.csv").write_text("a,0\nb,1\n")
-    score = "--task=subtask1", f"--predictions={tmp_path / 'p.csv'}", f"--truth={tmp_path / 't.csv'}", f"--output={tmp_path}"
+    asked = "--task=subtask1", f"--predictions={tmp_path / 'p.csv'}", f"--truth={tmp_path / 't.csv'}", f"--output={tmp_path}"
     (tmp_path / "results.json").write_text('{"epoch": 1}')
     with pytest.raises(ValueError, match="results.json cannot be used .field 'schema' is missing.: it is not replaced"):
-        run_binary(evaluate, *score)
+        run_binary(evaluate, *asked)
     assert (tmp_path / "results.json").read_text() == '{"epoch": 1}'
     (tmp_path / "results.json").unlink()
     for _ in range(2):
-        run_binary(evaluate, *score)
+        run_binary(evaluate, *asked)
 
 
 def test_what_a_system_leaves_in_folders_is_passed_over(workdir, data_dir, caplog):
-    step = Run.load(workdir).predict("heldout")
+    step = methods.predict(Run.load(workdir), "heldout")
     state = methods.get("gradient").state(Run.load(workdir))
     (workdir / "digests" / f"._{state}.json").write_text("x")
     for place in (workdir, workdir / "checkpoints", workdir / "checkpoints" / str(state), workdir / "predictions"):
@@ -291,7 +295,7 @@ def test_what_a_system_leaves_in_folders_is_passed_over(workdir, data_dir, caplo
     (workdir / "done").unlink()
     fit(workdir, data_dir)
     assert methods.get("gradient").state(Run.load(workdir)) == state and "damaged" not in caplog.text
-    assert (Run.load(workdir).predict("heldout").scores == step.scores).all()
+    assert (methods.predict(Run.load(workdir), "heldout").scores == step.scores).all()
 
 
 def test_a_manifest_that_names_files_elsewhere_is_damaged(workdir, tmp_path):
@@ -306,14 +310,14 @@ def test_a_manifest_that_names_files_elsewhere_is_damaged(workdir, tmp_path):
         content = whole | {"files": whole["files"] | {name: "0" * 64}}
         path.write_text(json.dumps(content | {"sha256": files.seal(content)}))
         with pytest.raises(ValueError, match="no usable checkpoint"):
-            Run.load(workdir).predict("heldout")
+            methods.predict(Run.load(workdir), "heldout")
     # A pipe in place of one of its files.
     path.write_text(json.dumps(whole))
     file = workdir / "checkpoints" / str(state) / next(iter(whole["files"]))
     file.unlink()
     os.mkfifo(file)
     with pytest.raises(ValueError, match="no usable checkpoint"):
-        Run.load(workdir).predict("heldout")
+        methods.predict(Run.load(workdir), "heldout")
 
 
 def test_a_config_that_names_a_device_is_refused(workdir):
@@ -321,12 +325,12 @@ def test_a_config_that_names_a_device_is_refused(workdir):
     content["data"]["extra_labels"] = "/dev/zero"
     (workdir / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="/dev/zero: no regular file, expected a file"):
-        evaluate.evaluate(Run.load(workdir), "heldout")
+        score.evaluate(Run.load(workdir), "heldout")
 
 
 def test_predictions_of_other_images_are_computed_again(workdir, tmp_path):
     path = workdir / "predictions" / "heldout.csv"
-    before, scores = path.read_bytes(), evaluate.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"]
+    before, scores = path.read_bytes(), score.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"]
 
     def forge(change):
         rows = list(csv.reader(before.decode().splitlines()))
@@ -346,18 +350,18 @@ def test_predictions_of_other_images_are_computed_again(workdir, tmp_path):
             row[1:] = ["1" if k == int(row[0][5]) - 1 else "0" for k in range(5)]
 
     forge(rename)
-    found = evaluate.evaluate(
+    found = score.evaluate(
         Run.load(workdir), "heldout", {"path": tmp_path / "s.csv", "header": False, "extension": "", "style": "int"}
     )
     assert path.read_bytes() == before and found["metrics"]["accuracy"] == scores and "=" not in (tmp_path / "s.csv").read_text()
     # Scores alone: no digest shows it, anybody can make one. They are computed again where it is asked, and before a first figure.
     forge(all_right)
-    assert evaluate.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == 1
+    assert score.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == 1
     run_binary(evaluate, f"--workdir={workdir}", "--recompute")
-    assert path.read_bytes() == before and evaluate.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"] == scores
+    assert path.read_bytes() == before and score.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"] == scores
     forge(all_right)
     (workdir / "results.json").unlink()
-    assert evaluate.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == scores
+    assert score.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == scores
 
 
 def mutations(content: dict):
@@ -385,7 +389,7 @@ def test_json_of_a_run_that_is_not_ours_is_one_line_or_made_again(name, workdir,
         if seal and field:
             found = json.loads(text)
             text = json.dumps(found | {"sha256": files.seal(found)} if field != "sha256" else found)
-        for act in (lambda: evaluate.evaluate(Run.load(workdir), "heldout"), lambda: fit(workdir, data_dir)):
+        for act in (lambda: score.evaluate(Run.load(workdir), "heldout"), lambda: fit(workdir, data_dir)):
             path.write_bytes(text.encode("utf-8", "surrogatepass"))
             try:
                 act()
@@ -396,7 +400,7 @@ def test_json_of_a_run_that_is_not_ours_is_one_line_or_made_again(name, workdir,
     os.unlink(path)
     os.mkfifo(path)
     with contextlib.suppress(ValueError, OSError):
-        evaluate.evaluate(Run.load(workdir), "heldout")
+        score.evaluate(Run.load(workdir), "heldout")
 
 
 @pytest.mark.parametrize("name", ["summary.json", "dataset_info.json", "features.json"])
@@ -450,7 +454,7 @@ def test_children_that_are_links_to_their_run_have_an_end(workdir):
     for name in "ab":
         (workdir / "children" / name).symlink_to(workdir)
     with pytest.raises(ValueError, match="is a link"):
-        evaluate.evaluate(Run.load(workdir), "heldout")
+        score.evaluate(Run.load(workdir), "heldout")
 
 
 def test_a_run_that_is_compared_is_written_to_through_no_link(workdir, trained, tmp_path):
@@ -467,12 +471,12 @@ def test_recompute_leaves_out_kept_features_wherever_they_lie(data_dir, tmp_path
     config = load_config("configs/subtask2/residual_svm.py")
     config.data_dir, config.features.cache_dir = data_dir, str(tmp_path / "cache")
     methods.get(config.method).fit(Run(config, tmp_path / "run"))
-    before = evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["accuracy"]
+    before = score.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["accuracy"]
     for path in (tmp_path / "cache").glob("*.npz"):
         known = tables.read_arrays(path)
         tables.write_arrays(path, {"x": known["x"][::-1]})
     run_binary(evaluate, f"--workdir={tmp_path / 'run'}", "--recompute")
-    assert evaluate.figures(tmp_path / "run")["splits"]["heldout"]["metrics"]["accuracy"] == before
+    assert score.figures(tmp_path / "run")["splits"]["heldout"]["metrics"]["accuracy"] == before
     vote = load_config("configs/subtask2/siamese_vote.py")
     vote.data_dir, vote.ensemble.runs = data_dir, (str(tmp_path / "run"),)
     run = Run(vote, tmp_path / "vote")
@@ -491,7 +495,7 @@ def test_predictions_of_other_classes_are_computed_again(workdir):
     path = workdir / "predictions" / "heldout.csv"
     ids, scores, meta = tables.read_predictions(path)
     tables.write_predictions(path, ids, np.eye(9, dtype=np.float32)[np.full(len(ids), 8)], meta)
-    assert Run.load(workdir).predict("heldout").scores.shape == scores.shape
+    assert methods.predict(Run.load(workdir), "heldout").scores.shape == scores.shape
 
 
 @pytest.mark.parametrize("kind", ["pipe", "compressed", "shape", "others", "text"])
@@ -500,7 +504,7 @@ def test_kept_outputs_that_are_none_are_computed_again(kind, workdir):
 
     def anew():
         (workdir / "predictions" / "heldout.csv").unlink()
-        return Run.load(workdir).predict("heldout").scores
+        return methods.predict(Run.load(workdir), "heldout").scores
 
     before = anew()
     (path,) = (workdir / "outputs").glob("*.npz")
@@ -578,5 +582,5 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(workdir):
         for kept in ("predictions", "outputs"):
             shutil.rmtree(workdir / kept, ignore_errors=True)
         with contextlib.suppress(ValueError):  # whatever it is, it is one
-            evaluate.evaluate(Run.load(workdir), "heldout")
+            score.evaluate(Run.load(workdir), "heldout")
         file.write_bytes(before)

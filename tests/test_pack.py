@@ -17,9 +17,9 @@ from absl import flags
 from PIL import Image
 
 from fingerprint_jax import pack
-from fingerprint_jax.data import builder, folders, images
+from fingerprint_jax.data import builder, folders, images, packing
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.run import fold_of
+from fingerprint_jax.runs.views import fold_of
 from tests.data.test_images import chunk, encode, png
 
 RNG = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def test_subtask1_packs_pixels_labels_and_groups(tmp_path, capsys):
     groups = tmp_path / "groups.csv"
     groups.write_text("split,id,group\ntrain_real,real_used/0,p7\ntrain_real,real_not_used/1,p7\n")
     data = tmp_path / "data"
-    summary = pack.pack("subtask1", data, tmp_path / "train", tmp_path / "test", tmp_path / "reference", groups=groups)
+    summary = packing.pack("subtask1", data, tmp_path / "train", tmp_path / "test", tmp_path / "reference", groups=groups)
     assert read(data, "subtask1", "train_real").keys() == {"real_not_used/0", "real_not_used/1", "real_used/0", "real_used/1"}
     expected = {
         "train_generated": ("train/generated/", "", 1),
@@ -118,7 +118,7 @@ def test_subtask2_without_a_test_folder(tmp_path):
     for k in range(1, 6):
         save(tmp_path / f"real/t{k}/x.png")
         save(tmp_path / f"generated/gen_t{k}/x.png")
-    summary = pack.pack("subtask2", tmp_path / "data", tmp_path)
+    summary = packing.pack("subtask2", tmp_path / "data", tmp_path)
     assert {k: v[0] for k, v in read(tmp_path / "data", "subtask2", "train_real").items()} == {f"t{k + 1}/x": k for k in range(5)}
     assert set(summary["splits"]) == {"train_generated", "train_real"}
 
@@ -127,7 +127,7 @@ def test_records_lie_in_the_order_of_digests_of_their_pixels_equal_ones_of_their
     values = {"10": 7, "2": 8, "B": 7, "a": 9, "sub/1": 10}
     for name, value in values.items():
         save(tmp_path / "i" / "c" / f"{name}.png", np.full((16, 16), value, np.uint8))
-    pack.pack("images", tmp_path / "data", tmp_path / "i")
+    packing.pack("images", tmp_path / "data", tmp_path / "i")
 
     def digest(name):
         return hashlib.sha256(repr((16, 16)).encode() + bytes([values[name]]) * 256).digest()
@@ -139,12 +139,12 @@ def test_records_lie_in_the_order_of_digests_of_their_pixels_equal_ones_of_their
 
 def test_fingerprint_is_of_the_content_not_of_the_files(tmp_path):
     root = classes(tmp_path / "a")
-    first = pack.pack("images", tmp_path / "d1", root)["splits"]["train"]["fingerprint"]
+    first = packing.pack("images", tmp_path / "d1", root)["splits"]["train"]["fingerprint"]
     for path in root.rglob("*.png"):
         with Image.open(path) as image:
             image.load()
         image.convert("P").save(path, compress_level=1)
-    assert pack.pack("images", tmp_path / "d2", root)["splits"]["train"]["fingerprint"] == first
+    assert packing.pack("images", tmp_path / "d2", root)["splits"]["train"]["fingerprint"] == first
 
     digest = hashlib.sha256()
     for id, (label, group, image) in read(tmp_path / "d2", "images", "train").items():
@@ -153,16 +153,16 @@ def test_fingerprint_is_of_the_content_not_of_the_files(tmp_path):
     assert digest.hexdigest() == first
 
     (tmp_path / "groups.csv").write_text("id,group\na/0,g\na/1,g\n")
-    assert pack.pack("images", tmp_path / "d3", root, groups=tmp_path / "groups.csv")["splits"]["train"]["fingerprint"] != first
+    assert packing.pack("images", tmp_path / "d3", root, groups=tmp_path / "groups.csv")["splits"]["train"]["fingerprint"] != first
     (root / "a" / "0.png").rename(root / "b" / "9.png")
-    assert pack.pack("images", tmp_path / "d4", root)["splits"]["train"]["fingerprint"] != first
+    assert packing.pack("images", tmp_path / "d4", root)["splits"]["train"]["fingerprint"] != first
 
 
 def test_files_table_says_what_the_files_are(tmp_path):
     save(tmp_path / "i/a/2.png")
     save(tmp_path / "i/a/1.png", RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8))
     save(tmp_path / "i/b/3.jpg", comment=b"by hand")
-    pack.pack("images", tmp_path / "data", tmp_path / "i")
+    packing.pack("images", tmp_path / "data", tmp_path / "i")
     rows = table(tmp_path / "data", "images", "files.csv")
     size = {p.stem: str(p.stat().st_size) for p in (tmp_path / "i").rglob("*.*")}
     assert sorted(tuple(row.values()) for row in rows) == [
@@ -181,7 +181,7 @@ def test_files_table_reads_back_as_the_records(tmp_path):
     with (tmp_path / "groups.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("id", "group"), *((f"a/{name}", name) for name in names)])
     for split in ("train", "test"):
-        pack.pack("images", tmp_path / split, root, root if split == "test" else "", groups=tmp_path / "groups.csv")
+        packing.pack("images", tmp_path / split, root, root if split == "test" else "", groups=tmp_path / "groups.csv")
         source = Source(str(tmp_path / split), "images")
         rows = {s: source.rows(s) for s in source.splits}
         found = folders.read_files(builder.dataset_dir(tmp_path / split, "images") / "files.csv")
@@ -304,7 +304,7 @@ def test_every_bad_file_is_named_with_a_reason_and_the_others_are_packed(tmp_pat
 def test_other_sizes_are_resized_when_asked(tmp_path):
     root = classes(tmp_path / "i")
     save(root / "b" / "wide.png", np.zeros((16, 20), np.uint8))
-    assert pack.pack("images", tmp_path / "resized", root, image_size=8)["image_shape"] == [8, 8, 1]
+    assert packing.pack("images", tmp_path / "resized", root, image_size=8)["image_shape"] == [8, 8, 1]
     assert "b/wide" in read(tmp_path / "resized", "images", "train")
 
 
@@ -314,7 +314,7 @@ def test_class_folders_that_differ_in_case_only(tmp_path):
     with pytest.raises(ValueError, match=f"^no image in {root}/a; {root}/a/0.png: its id 'a/0' is that of {root}/A/0.png"):
         for i in (1, 2):
             save(root / "A" / f"{i}.png")
-        pack.pack("images", tmp_path / "data", root)
+        packing.pack("images", tmp_path / "data", root)
 
 
 def test_a_group_that_tables_cannot_hold_is_refused(tmp_path):
@@ -322,7 +322,7 @@ def test_a_group_that_tables_cannot_hold_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match="groups.csv, line 2: the group '=1.1' starts with '=', which spreadsheets take for a formula"
     ):
-        pack.pack("images", tmp_path / "data", classes(tmp_path / "i"), groups=tmp_path / "groups.csv")
+        packing.pack("images", tmp_path / "data", classes(tmp_path / "i"), groups=tmp_path / "groups.csv")
     assert not (tmp_path / "data").exists()
 
 
@@ -351,30 +351,30 @@ def test_one_pack_at_a_time_and_what_a_killed_one_left_is_removed(tmp_path):
             (work,) = place.glob(".pack-*")
             files = sorted(work.rglob("*"))
             with pytest.raises(ValueError, match=f"^another pack is writing {place}/1.0.0: wait for it"):
-                pack.pack("images", data, root)
+                packing.pack("images", data, root)
             assert list(place.glob(".pack-*")) == [work] and sorted(work.rglob("*")) == files
         finally:
             running.kill()
     assert work.exists() and not (place / "1.0.0").exists()
-    pack.pack("images", data, root)
+    packing.pack("images", data, root)
     assert os.listdir(place) == ["1.0.0"] and len(read(data, "images", "train")) == 6
 
 
 def test_the_old_data_returns_when_its_pack_was_killed_between_the_renames(tmp_path):
     root, data = classes(tmp_path / "i"), tmp_path / "data"
     place = data / "fingerprint" / "images"
-    pack.pack("images", data, root)
+    packing.pack("images", data, root)
     (place / ".pack-x").mkdir()
     (place / "1.0.0").rename(place / ".pack-x" / "replaced")
     with pytest.raises(ValueError, match="is there already"):
-        pack.pack("images", data, root)
+        packing.pack("images", data, root)
     assert os.listdir(place) == ["1.0.0"] and len(read(data, "images", "train")) == 6
 
 
 def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
     (tmp_path / "keys").write_text("my keys")
     (tmp_path / ".packing").symlink_to(tmp_path / "keys")
-    with pytest.raises(ValueError, match=".packing: a link, expected a file"), pack._alone(tmp_path / "1.0.0"):
+    with pytest.raises(ValueError, match=".packing: a link, expected a file"), packing._alone(tmp_path / "1.0.0"):
         pytest.fail("two would hold it")
     assert (tmp_path / "keys").read_text() == "my keys"
 
@@ -385,7 +385,7 @@ def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch)
         (tmp_path / ".packing").touch()  # by the next pack
 
     monkeypatch.setattr(pack.fcntl, "flock", late)
-    with pytest.raises(ValueError, match="another pack is writing"), pack._alone(tmp_path / "1.0.0"):
+    with pytest.raises(ValueError, match="another pack is writing"), packing._alone(tmp_path / "1.0.0"):
         pass
     assert (tmp_path / ".packing").exists()
 
@@ -393,12 +393,12 @@ def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch)
 def test_a_lock_that_is_a_link_or_a_pipe_is_refused(tmp_path):
     (tmp_path / "mine").write_text("my keys")
     (tmp_path / ".packing").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match=r"\.packing: a link, expected a file"), pack._alone(tmp_path / "1.0.0"):
+    with pytest.raises(ValueError, match=r"\.packing: a link, expected a file"), packing._alone(tmp_path / "1.0.0"):
         pass
     assert (tmp_path / "mine").read_text() == "my keys"
     (tmp_path / ".packing").unlink()
     os.mkfifo(tmp_path / ".packing")
-    with pytest.raises(ValueError, match=r"\.packing: a pipe, expected a file"), pack._alone(tmp_path / "1.0.0"):
+    with pytest.raises(ValueError, match=r"\.packing: a pipe, expected a file"), packing._alone(tmp_path / "1.0.0"):
         pass
 
 
@@ -406,7 +406,7 @@ def test_a_link_in_place_of_what_a_killed_pack_left_brings_no_folder(tmp_path):
     (tmp_path / "mine" / "replaced").mkdir(parents=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / ".pack-x").symlink_to(tmp_path / "mine")
-    with pack._alone(tmp_path / "data" / "1.0.0"):
+    with packing._alone(tmp_path / "data" / "1.0.0"):
         pass
     assert (tmp_path / "mine" / "replaced").is_dir() and not (tmp_path / "data" / "1.0.0").exists()
 
@@ -415,17 +415,17 @@ def test_strict_makes_any_rejection_fatal(tmp_path):
     root = classes(tmp_path / "i")
     (root / "a" / "x.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"1 files rejected \(--strict\), the first: .*a/x.png: empty file"):
-        pack.pack("images", tmp_path / "data", root, strict=True)
+        packing.pack("images", tmp_path / "data", root, strict=True)
     assert not (tmp_path / "data").exists()
 
 
 def test_an_existing_data_set_needs_overwrite(tmp_path):
     root, data = classes(tmp_path / "i"), tmp_path / "data"
-    before = pack.pack("images", data, root)
+    before = packing.pack("images", data, root)
     save(root / "a" / "new.png")
     with pytest.raises(ValueError, match="data/fingerprint/images/1.0.0 is there already: give --overwrite"):
-        pack.pack("images", data, root)
-    after = pack.pack("images", data, root, overwrite=True)
+        packing.pack("images", data, root)
+    after = packing.pack("images", data, root, overwrite=True)
     assert after["splits"]["train"]["count"] == before["splits"]["train"]["count"] + 1 == len(read(data, "images", "train"))
     assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
 
@@ -433,7 +433,7 @@ def test_an_existing_data_set_needs_overwrite(tmp_path):
 def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):
     root = classes(tmp_path / "i")
     with pytest.raises(ValueError, match="has bytes that are no UTF-8: give another --data_dir"):
-        pack.pack("images", tmp_path / os.fsdecode(b"bad\xff"), root)
+        packing.pack("images", tmp_path / os.fsdecode(b"bad\xff"), root)
     assert os.listdir(tmp_path) == ["i"]
 
 
@@ -450,14 +450,14 @@ def test_a_failure_in_the_middle_leaves_nothing_behind_and_the_old_data_in_place
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", changing)
         with pytest.raises(ValueError, match="2.png: changed while it was packed"):
-            pack.pack("images", data, root)
+            packing.pack("images", data, root)
         assert not (tmp_path / "deep").exists()
         seen.clear()
         patch.undo()
-        before = pack.pack("images", data, root)
+        before = packing.pack("images", data, root)
         patch.setattr(images, "decode", changing)
         with pytest.raises(ValueError, match="changed while it was packed"):
-            pack.pack("images", data, root, overwrite=True)
+            packing.pack("images", data, root, overwrite=True)
     assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
     assert json.loads((builder.dataset_dir(data, "images") / "summary.json").read_text()) == before
     assert len(read(data, "images", "train")) == 6
@@ -465,7 +465,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind_and_the_old_data_in_place
 
 def test_the_old_data_returns_when_the_new_cannot_take_its_place(tmp_path, monkeypatch):
     root, data = classes(tmp_path / "i"), tmp_path / "data"
-    before = pack.pack("images", data, root)
+    before = packing.pack("images", data, root)
     replace, calls = os.replace, []
 
     def failing(source, target):
@@ -476,7 +476,7 @@ def test_the_old_data_returns_when_the_new_cannot_take_its_place(tmp_path, monke
 
     monkeypatch.setattr(pack.os, "replace", failing)
     with pytest.raises(OSError, match="No space left"):
-        pack.pack("images", data, root, overwrite=True)
+        packing.pack("images", data, root, overwrite=True)
     assert json.loads((builder.dataset_dir(data, "images") / "summary.json").read_text()) == before
     assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
 
@@ -485,10 +485,10 @@ def test_empty_class_folders_are_named(tmp_path):
     root = classes(tmp_path / "i")
     (root / "c").mkdir()
     with pytest.raises(ValueError, match=f"^no image in {root}/c$"):
-        pack.pack("images", tmp_path / "data", root)
+        packing.pack("images", tmp_path / "data", root)
     (root / "c" / "x.png").write_text("x")
     with pytest.raises(ValueError, match=f"^no image in {root}/c; {root}/c/x.png: neither a PNG"):
-        pack.pack("images", tmp_path / "data", root)
+        packing.pack("images", tmp_path / "data", root)
 
 
 def test_labels_from_a_table(tmp_path, capsys):
@@ -497,20 +497,20 @@ def test_labels_from_a_table(tmp_path, capsys):
         save(root / f"{i}.png")
     labels = root / "labels.csv"  # beside the images
     labels.write_text("id,class\n0,mild\n1,absent\n2,mild\n")
-    summary = pack.pack("images", tmp_path / "d1", root, labels=labels)
+    summary = packing.pack("images", tmp_path / "d1", root, labels=labels)
     assert summary["classes"] == ["absent", "mild"] and summary["rejected"] == 0
     assert summary["splits"]["train"]["classes"] == {"absent": 1, "mild": 2, "unknown": 1}
     assert {k: v[0] for k, v in read(tmp_path / "d1", "images", "train").items()} == {"0": 1, "1": 0, "2": 1, "3": -1}
     assert "1 images are not in it, the first is 'train 3'" in capsys.readouterr().err
     labels.write_text("id,label\n0,10\n1,2\n2,0\n3,2\n")
-    assert pack.pack("images", tmp_path / "d2", root, labels=labels)["classes"] == ["0", "2", "10"]
+    assert packing.pack("images", tmp_path / "d2", root, labels=labels)["classes"] == ["0", "2", "10"]
     labels.write_text("id,label\nx0,1\n")
     with pytest.raises(
         ValueError, match="labels.csv: none of its ids is that of an image: its first is 'x0', that of an image '0'"
     ):
-        pack.pack("images", tmp_path / "d3", root, labels=labels)
+        packing.pack("images", tmp_path / "d3", root, labels=labels)
     with pytest.raises(ValueError, match="--labels is for the task images"):
-        pack.pack("subtask2", tmp_path / "d3", root, labels=labels)
+        packing.pack("subtask2", tmp_path / "d3", root, labels=labels)
 
 
 def test_duplicates_across_splits_and_classes(tmp_path, capsys):
@@ -519,7 +519,7 @@ def test_duplicates_across_splits_and_classes(tmp_path, capsys):
     save(tmp_path / "test/real_unknown/copy.png", twin)
     save(tmp_path / "train/real_used/again.png", twin)
     save(tmp_path / "train/generated/close.png", np.clip(twin.astype(int) + RNG.integers(-3, 4, (16, 16)), 0, 255).astype(np.uint8))
-    pack.pack("subtask1", tmp_path / "data", tmp_path / "train", tmp_path / "test")
+    packing.pack("subtask1", tmp_path / "data", tmp_path / "train", tmp_path / "test")
     rows = table(tmp_path / "data", "subtask1", "duplicates.csv")
     found = {(row["kind"], row["split"], row["id"], row["other_split"], row["other_id"]) for row in rows}
     one, two, three = ("train_real", "real_used/0"), ("test_real", "copy"), ("train_generated", "close")
@@ -552,7 +552,7 @@ def test_copies_within_a_class_lie_in_one_fold(tmp_path, capsys):
             pixels = save(root / name / f"{i}.png")
             Image.fromarray(pixels).convert("RGB").save(root / name / f"z{i}.png")  # another file, the same pixels
             Image.fromarray(pixels.astype(np.uint16) * 257).save(root / name / f"sub{i}.png")
-    summary = pack.pack("images", tmp_path / "data", root, strict=True)
+    summary = packing.pack("images", tmp_path / "data", root, strict=True)
     assert summary["splits"]["train"]["count"] == 72 and summary["splits"]["train"]["groups"] == 24
     for seed in range(3):
         fold = held_out(tmp_path / "data", "images", "train", seed=seed)
@@ -571,7 +571,7 @@ def test_images_that_are_equal_once_they_are_resized_are_copies(tmp_path):
     root = classes(tmp_path / "i")
     with Image.open(root / "a" / "0.png") as image:
         image.resize((8, 8), Image.Resampling.BILINEAR).save(root / "b" / "small.png")
-    pack.pack("images", tmp_path / "data", root, image_size=8)
+    packing.pack("images", tmp_path / "data", root, image_size=8)
     found = read(tmp_path / "data", "images", "train")
     assert found["a/0"][1] == found["b/small"][1] == "train/a/0"
     (row, _) = [row for row in table(tmp_path / "data", "images", "duplicates.csv") if row["kind"] == "exact"]
@@ -583,12 +583,12 @@ def test_near_duplicates_within_a_class_are_listed_but_for_those_of_one_patient(
     with Image.open(root / "a" / "0.png") as image:
         pixels = np.asarray(image)
     save(root / "a" / "like.png", pixels // 2)
-    pack.pack("images", tmp_path / "d1", root)
+    packing.pack("images", tmp_path / "d1", root)
     found = [(row["kind"], row["id"], row["other_id"]) for row in table(tmp_path / "d1", "images", "duplicates.csv")]
     assert found == [("near", "a/0", "a/like"), ("near", "a/like", "a/0")]
     assert "near: 2 of train/a, their twins are in other groups" in capsys.readouterr().out
     (tmp_path / "g.csv").write_text("id,group\na/0,p\na/like,p\n")
-    pack.pack("images", tmp_path / "d2", root, groups=tmp_path / "g.csv")
+    packing.pack("images", tmp_path / "d2", root, groups=tmp_path / "g.csv")
     assert not table(tmp_path / "d2", "images", "duplicates.csv")
 
 
@@ -596,7 +596,7 @@ def test_a_copy_with_another_label_is_a_warning_and_joins_the_groups(tmp_path, c
     root = classes(tmp_path / "i")
     (root / "b" / "copy.png").write_bytes((root / "a" / "0.png").read_bytes())
     (tmp_path / "g.csv").write_text("id,group\na/0,p2\na/1,p2\nb/copy,p1\nb/1,p1\n")
-    summary = pack.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
+    summary = packing.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
     groups = {id: group for id, (_, group, _) in read(tmp_path / "data", "images", "train").items()}
     assert groups == {"a/0": "p1", "a/1": "p1", "a/2": "a/2", "b/0": "b/0", "b/1": "p1", "b/2": "b/2", "b/copy": "p1"}
     assert summary["splits"]["train"]["groups"] == 4 and summary["splits"]["train"]["without_patient"] == 3
@@ -612,7 +612,7 @@ def test_blank_images_join_no_patients(tmp_path, capsys):
     for name in ("a/x", "a/y", "b/z", "b/w"):
         save(root / f"{name}.png", np.zeros((16, 16), np.uint8))
     (tmp_path / "g.csv").write_text("id,group\na/x,p1\na/0,p1\na/y,p2\na/1,p2\n")
-    summary = pack.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
+    summary = packing.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
     groups = {id: group for id, (_, group, _) in read(tmp_path / "data", "images", "train").items()}
     assert [groups[id] for id in ("a/x", "a/0", "a/y", "a/1", "b/z", "b/w")] == ["p1", "p1", "p2", "p2", "train/b/w", "train/b/w"]
     assert summary["splits"]["train"]["constant"] == 4
@@ -628,7 +628,7 @@ def test_blank_images_join_no_patients(tmp_path, capsys):
 def test_only_blank_images(tmp_path):
     for name in "ab":
         save(tmp_path / "i" / name / "0.png", np.zeros((16, 16), np.uint8))
-    assert pack.pack("images", tmp_path / "data", tmp_path / "i")["splits"]["train"]["constant"] == 2
+    assert packing.pack("images", tmp_path / "data", tmp_path / "i")["splits"]["train"]["constant"] == 2
 
 
 def test_patients_are_compared_without_blanks_and_in_one_unicode_form(tmp_path, capsys):
@@ -637,7 +637,7 @@ def test_patients_are_compared_without_blanks_and_in_one_unicode_form(tmp_path, 
     rows = [(f"a/{i}" if i else "a/0 ", name) for i, name in enumerate(names)]
     with (tmp_path / "g.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([("ID", " Group "), *rows, ("b/0", "1"), ("b/1", "1.0"), ("", "")])
-    summary = pack.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
+    summary = packing.pack("images", tmp_path / "data", root, groups=tmp_path / "g.csv")
     groups = {id: group for id, (_, group, _) in read(tmp_path / "data", "images", "train").items()}
     assert {groups[f"a/{i}"] for i in range(3)} == {"P\u00e9"} and (groups["b/0"], groups["b/1"]) == ("1", "1.0")
     assert summary["splits"]["train"]["groups"] == 4
@@ -654,10 +654,10 @@ def test_ids_of_a_table_are_compared_in_one_unicode_form(tmp_path):
         groups = tmp_path / f"{len(stored)}.csv"
         groups.write_text(f"id,group\na/{written},p\n", encoding="utf-8")
         data = tmp_path / f"d{len(stored)}"
-        summary = pack.pack("images", data, root, groups=groups)
+        summary = packing.pack("images", data, root, groups=groups)
         assert read(data, "images", "train")[f"a/{stored}"][1] == "p" and summary["unmatched_ids"] == 0
     save(root / "a" / f"{decomposed}.png")
-    pack.pack("images", tmp_path / "both", root, max_rejected=0.5)
+    packing.pack("images", tmp_path / "both", root, max_rejected=0.5)
     (row,) = table(tmp_path / "both", "images", "rejected.csv")
     assert row["reason"].endswith("but for case, extension, blanks or Unicode form: rename one")
 
@@ -669,13 +669,13 @@ def test_a_table_of_groups_that_names_no_image_is_refused(tmp_path):
     place = ("subtask1", tmp_path / "data", tmp_path / "train", tmp_path / "test")
     what = "its first is 'train real_used/0', that of an image 'train_real real_used/0'"
     with pytest.raises(ValueError, match=f"^{groups}: none of its ids is that of an image: {what}$"):
-        pack.pack(*place, groups=groups)
+        packing.pack(*place, groups=groups)
     groups.write_text("id,group\n")
     with pytest.raises(ValueError, match=f"^{groups}: no ids in it, expected lines of id,group"):
-        pack.pack(*place, groups=groups)
+        packing.pack(*place, groups=groups)
     assert not (tmp_path / "data").exists()
     groups.write_text("id,group\nreal_used/0.PNG,p\nreal_used/1,p\nreal_used/7,p\n")
-    summary = pack.pack(*place, groups=groups)
+    summary = packing.pack(*place, groups=groups)
     assert summary["unmatched_ids"] == 1
     assert summary["splits"]["train_real"]["groups"] == 3 and summary["splits"]["train_real"]["without_patient"] == 2
 
@@ -694,64 +694,64 @@ def deep(root, most, shift=0):
 def test_sixteen_bit_files_that_hold_fewer_bits(tmp_path, bits, capsys):
     most = 2**bits - 1
     root = deep(tmp_path / "i", most)
-    summary = pack.pack("images", tmp_path / "d1", root)
+    summary = packing.pack("images", tmp_path / "d1", root)
     err = capsys.readouterr().err
     assert err.count("16-bit images go from ") == 2 and f" to {most}, of 65535: " in err and f"give --bits={bits}, or more" in err
-    pack.pack("images", tmp_path / "strict", root, strict=True)  # which is about files that are rejected
+    packing.pack("images", tmp_path / "strict", root, strict=True)  # which is about files that are rejected
     assert capsys.readouterr().err.count(f" to {most}, of 65535: ") >= 1
-    given = pack.pack("images", tmp_path / "d2", root, strict=True, bits=bits)
+    given = packing.pack("images", tmp_path / "d2", root, strict=True, bits=bits)
     assert summary["bits"] == 0 and given["bits"] == bits and capsys.readouterr().err.count("warning") == 0
     for id, (_, _, pixels) in read(tmp_path / "d2", "images", "train").items():
         with Image.open(root / f"{id}.png") as image:
             np.testing.assert_array_equal(pixels[..., 0], np.rint(np.asarray(image) * (255 / most)))
     with pytest.raises(ValueError, match=f"no image in {root}/a"):
-        pack.pack("images", tmp_path / "d3", deep(root, most + 1), bits=bits)
+        packing.pack("images", tmp_path / "d3", deep(root, most + 1), bits=bits)
 
 
 def test_sixteen_bit_files_that_use_the_range_and_those_that_are_shifted(tmp_path, capsys):
-    pack.pack("images", tmp_path / "d1", deep(tmp_path / "i1", 65535), strict=True)
+    packing.pack("images", tmp_path / "d1", deep(tmp_path / "i1", 65535), strict=True)
     assert "warning" not in capsys.readouterr().err
-    pack.pack("images", tmp_path / "d2", deep(tmp_path / "i2", 36000, shift=32000))
+    packing.pack("images", tmp_path / "d2", deep(tmp_path / "i2", 36000, shift=32000))
     assert "to 36000, of 65535: 16 of 256 grey levels are left; rescale them; --bits=16 takes" in capsys.readouterr().err
-    pack.pack("images", tmp_path / "d3", tmp_path / "i2", strict=True, bits=16)
+    packing.pack("images", tmp_path / "d3", tmp_path / "i2", strict=True, bits=16)
     assert "warning" not in capsys.readouterr().err
 
 
 def test_the_whole_folder_decides_about_the_bits(tmp_path, capsys):
     root = deep(tmp_path / "i", 65535)
     save(root / "a" / "dark.png", RNG.integers(0, 4096, (16, 16)).astype(np.uint16))
-    pack.pack("images", tmp_path / "data", root, strict=True)
+    packing.pack("images", tmp_path / "data", root, strict=True)
     assert "warning" not in capsys.readouterr().err
 
 
 def test_a_folder_that_loses_more_than_a_twentieth_is_refused(tmp_path, capsys):
     root = classes(tmp_path / "i", count=19)
     save(root / "a" / "one.png", np.zeros((16, 20), np.uint8))
-    assert pack.pack("images", tmp_path / "d1", root)["rejected"] == 1  # 1 of 20
+    assert packing.pack("images", tmp_path / "d1", root)["rejected"] == 1  # 1 of 20
     for i in range(3):
         save(root / "a" / f"x{i}.png", np.zeros((9, 8 + i // 2), np.uint8))
     capsys.readouterr()
     what = rf"^rejected: 4 of 23 images in {root}/a: more than 0.05 of a folder \(--max_rejected\)"
     with pytest.raises(ValueError, match=what):
-        pack.pack("images", tmp_path / "d2", root)
+        packing.pack("images", tmp_path / "d2", root)
     assert not (tmp_path / "d2").exists()
     err = capsys.readouterr().err
     assert "rejected: 4 images of other sizes than 16x16: 2 x 8x9, 1 x 20x16, 1 x 9x9; --image_size=N resizes all" in err
-    assert pack.pack("images", tmp_path / "d2", root, max_rejected=0.2)["rejected"] == 4
+    assert packing.pack("images", tmp_path / "d2", root, max_rejected=0.2)["rejected"] == 4
     with pytest.raises(ValueError, match="more than 0 of a folder"):
-        pack.pack("images", tmp_path / "d3", root, max_rejected=0)
+        packing.pack("images", tmp_path / "d3", root, max_rejected=0)
 
 
 def test_files_that_are_no_images_are_listed_but_not_counted(tmp_path):
     root = classes(tmp_path / "i")
     for name in ("Thumbs.db", "labels.csv", "notes.txt", ".DS_Store", "README"):
         (root / "a" / name).write_bytes(b"BMI and other things")
-    assert pack.pack("images", tmp_path / "d1", root, max_rejected=0)["rejected"] == 4
+    assert packing.pack("images", tmp_path / "d1", root, max_rejected=0)["rejected"] == 4
     for name, content in (("1.dcm", bytes(128) + b"DICM"), ("scan", GOOD), ("2.tif", encode(grey(), "TIFF"))):
         (root / "b" / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"^rejected: 3 of 6 images in {root}/b: more than"):
-        pack.pack("images", tmp_path / "d2", root)
-    pack.pack("images", tmp_path / "d2", root, max_rejected=1)
+        packing.pack("images", tmp_path / "d2", root)
+    packing.pack("images", tmp_path / "d2", root, max_rejected=1)
     reasons = {row["file"].rpartition("/")[2]: row["reason"] for row in table(tmp_path / "d2", "images", "rejected.csv")}
     assert reasons["1.dcm"] == "not named .png, .jpg or .jpeg: a DICOM inside" and reasons["notes.txt"] == images.NOT_NAMED
 
@@ -759,15 +759,15 @@ def test_files_that_are_no_images_are_listed_but_not_counted(tmp_path):
 def test_images_beside_the_class_folders_are_a_share_of_all(tmp_path):
     root = classes(tmp_path / "i", count=30)
     save(root / "stray.png")
-    assert pack.pack("images", tmp_path / "d1", root)["rejected"] == 1
+    assert packing.pack("images", tmp_path / "d1", root)["rejected"] == 1
     for i in range(9):
         save(root / f"{i}.png")
     with pytest.raises(ValueError, match=f"^rejected: 10 of 70 images in {root}: more than"):
-        pack.pack("images", tmp_path / "d2", root)
+        packing.pack("images", tmp_path / "d2", root)
 
 
 def test_tables_hold_no_formulas_and_one_line_a_row(tmp_path):
-    pack._csv(tmp_path / "t.csv", ["a", "b"], [("=cmd|x", -1), ("a\nb\udc80", 0.5), ('q"uote, comma', "-x")])
+    packing._csv(tmp_path / "t.csv", ["a", "b"], [("=cmd|x", -1), ("a\nb\udc80", 0.5), ('q"uote, comma', "-x")])
     assert (tmp_path / "t.csv").read_text() == 'a,b\n\'=cmd|x,-1\na\\nb\\udc80,0.5\n"q""uote, comma",\'-x\n'
 
 
@@ -792,7 +792,7 @@ def test_the_binary_packs_and_its_errors_are_one_line(tmp_path, capsys):
 @pytest.mark.skipif("FINGERPRINT_DATA" not in os.environ, reason="FINGERPRINT_DATA names no folder with the real images")
 def test_real_images(tmp_path):
     root = os.path.join(os.environ["FINGERPRINT_DATA"], "thorax256")
-    summary = pack.pack("images", tmp_path, root, labels=f"{root}/classes.csv", groups=f"{root}/groups.csv", strict=True)
+    summary = packing.pack("images", tmp_path, root, labels=f"{root}/classes.csv", groups=f"{root}/groups.csv", strict=True)
     assert summary["image_shape"] == [256, 256, 1]
     assert summary["splits"]["train"]["classes"] == {"benign": 120, "malignant": 561, "normal": 416}
     with open(f"{root}/groups.csv", newline="") as file:
@@ -808,6 +808,6 @@ def test_real_images(tmp_path):
 def test_a_lock_that_is_a_link_is_not_emptied(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / ".packing").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match=".packing: a link, expected a file: remove it"), pack._alone(tmp_path / "1.0.0"):
+    with pytest.raises(ValueError, match=".packing: a link, expected a file: remove it"), packing._alone(tmp_path / "1.0.0"):
         pass
     assert (tmp_path / "mine").read_text() == "mine"

@@ -20,12 +20,13 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax import checkpoint, cli, config_file, environment, files, pack, paths, preemption
 from fingerprint_jax.audit import network, page, stages, verdict
-from fingerprint_jax.data import builder, folders, pack_report
+from fingerprint_jax.data import builder, folders, pack_report, packing
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.writer import show_log
+from fingerprint_jax.runs import checkpoint, config_file
+from fingerprint_jax.runtime import cli, environment, files, paths, preemption
+from fingerprint_jax.runtime.progress import show_log
 
 FOLDERS = {  # and the split and class of the packed data that a folder's images are
     "generated": ("train_generated", "synthetic"),
@@ -62,7 +63,7 @@ def define_flags(values: flags.FlagValues) -> None:
     folder("groups", "CSV with header id,group or split,id,group: the patient of each image.")
     folder("output", "The folder of the audit.", True)
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", 0, flag_values=values)
-    pack.define_image_flags(values)
+    packing.define_image_flags(values)
     flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, flag_values=values)
     text = f"Of each kind and rate of the detection limit, at least {LEAST_REPEATS}; 0 leaves it out."
     flags.DEFINE_integer("repeats", 20, text, 0, flag_values=values)
@@ -121,7 +122,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
         mapped |= {"real_unknown": values.unknown} if values.unknown else {}
         options = {"image_size": values.image_size, "bits": values.bits, "max_rejected": values.max_rejected}
         with stages.timed(output, "pack"):
-            pack.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, overwrite=True, **options)
+            packing.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, overwrite=True, **options)
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
     source.verify()  # the plan carries the fingerprints
     parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)

@@ -20,7 +20,7 @@ from sklearn.utils.extmath import randomized_svd
 from fingerprint_jax.audit import panel
 from fingerprint_jax.estimators import search
 from fingerprint_jax.features import register, residual, texture
-from fingerprint_jax.pack import progress
+from fingerprint_jax.runtime.progress import progress
 
 KINDS = ("files", "order", "intensity", "texture", "layout")
 FOLDS = 5

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from fingerprint_jax.pack import progress
+from fingerprint_jax.runtime.progress import progress
 
 SHIFT = 2  # pixels, down and across: what is taken for the same place
 LEAST_SIDE = 2 * SHIFT + 2

@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.metrics.pairwise import euclidean_distances
 
-from fingerprint_jax import bootstrap, metrics
 from fingerprint_jax.audit import panel
 from fingerprint_jax.audit.copies import SHIFT
 from fingerprint_jax.estimators import search, unlabelled
 from fingerprint_jax.estimators.local_match import log_ratio, pair_distances, part_distances, parts, weights
 from fingerprint_jax.estimators.membership import log_kernels, projection, subset_weights
 from fingerprint_jax.features.register import body_box
-from fingerprint_jax.pack import progress
-from fingerprint_jax.significance import auc_of, permutation_p
+from fingerprint_jax.runtime.progress import progress
+from fingerprint_jax.stats import bootstrap, metrics
+from fingerprint_jax.stats.permutation import auc_of, permutation_p
 
 # A kind of imprint and its strength: the share of the image in a blend.
 KINDS: tuple[tuple[str, float | None], ...] = (

@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
-from fingerprint_jax import Config, methods, pack
+from fingerprint_jax import Config, methods
 from fingerprint_jax.audit import panel
-from fingerprint_jax.data import builder, phantom
-from fingerprint_jax.run import TARGET, Run
+from fingerprint_jax.data import builder, packing, phantom
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runs.views import TARGET
 
 METHODS = ("likelihood_ratio", "combined")
 
@@ -23,7 +24,7 @@ def check(config: Config) -> None:
     """Raises ValueError for a config that is not one of membership, or that reads real images which are asked about."""
     if config.task != "subtask1":
         raise ValueError(f"--likelihood_ratio: a config of {config.task}, use one of subtask1")
-    if any(methods.get(config.method).reads(config, split) for split in (TARGET["subtask1"], "test_real", "test_generated")):
+    if any(methods.reads(config, split) for split in (TARGET["subtask1"], "test_real", "test_generated")):
         raise ValueError("--likelihood_ratio: the config reads images that are asked about, or a test set: use one that reads none")
 
 
@@ -51,13 +52,13 @@ def scores(folder: Path, config: Config, real: np.ndarray, generated: np.ndarray
         with tempfile.TemporaryDirectory() as place:
             root = Path(place) / "images"
             phantom.write(root, "subtask1", splits, seed=0)
-            pack.pack("subtask1", data, root / "train", "", root / "reference")
+            packing.pack("subtask1", data, root / "train", "", root / "reference")
     config = ConfigDict(config.to_dict())
     config.data_dir, config.seed, config.data.folds = str(data), seed, 0
     config.decision.name, config.decision.known = "argmax", ""  # nobody asks for its labels, and no row is held out for a threshold
     run = Run(config, folder / "run")
-    methods.get(config.method).fit(run)
-    found, rows = run.predict(run.target), run.rows(run.target)
+    methods.fit(run)
+    found, rows = methods.predict(run, run.target), run.rows(run.target)
     known = dict(zip(map(_digest, run.source.images(rows.index)[..., 0]), found.scores[:, 0], strict=True))
     return np.array([known[_digest(image)] for image in real], np.float64)
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import files, report
+from fingerprint_jax import report
 from fingerprint_jax.audit import verdict
 from fingerprint_jax.audit.imprint import POWER
 from fingerprint_jax.report import charts, neighbours, words
 from fingerprint_jax.report.charts import number
+from fingerprint_jax.runtime import files
 
 Pair = tuple[str, np.ndarray, np.ndarray, str]  # title, left and right image uint8 [H,W], and what they show
 

@@ -23,11 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from fingerprint_jax import Config, bootstrap, environment, files, score_metrics, significance
+from fingerprint_jax import Config
 from fingerprint_jax.audit import content, copies, imprint, network, panel, stand_ins, verdict
 from fingerprint_jax.data import controls, folders, phantom
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.run import identity
+from fingerprint_jax.runs.config import identity
+from fingerprint_jax.runtime import environment, files
+from fingerprint_jax.stats import bootstrap, permutation, score_metrics
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +225,7 @@ class Audit:
             "sign": "a higher score is likelier used",
             "statistic": "the largest AUC of the methods, used against not used",
             "alpha": ALPHA,
-            "permutations": significance.PERMUTATIONS,
+            "permutations": permutation.PERMUTATIONS,
             "seed": self.seed,
             "reference_from": REFERENCE_FROM["reference" not in self.source.splits],
             "controls": [
@@ -474,16 +476,16 @@ class Audit:
         for label, name in ((1, "used"), (0, "not used")):
             if (few := len(np.unique(real.groups[real.labels == label]))) < LEAST:
                 return {"reason": f"{few} patients or images are {name}: at least {LEAST} are needed"}
-        if reason := significance.uneven(real.labels, real.groups):
+        if reason := permutation.uneven(real.labels, real.groups):
             return {"reason": reason}
-        auc = significance.auc_of(scores)
+        auc = permutation.auc_of(scores)
         observed = auc(real.labels)
-        found = significance.permutation_p(auc, real.labels, real.units, seed=self.seed)
+        found = permutation.permutation_p(auc, real.labels, real.units, seed=self.seed)
         lines = [
             {"name": name, "auc": float(value), "interval": score_metrics.auc_interval(real.labels, column, real.units), "p": p}
             for name, value, column, p in zip(self.methods, observed, scores.T, found["p"], strict=True)
         ]
-        wrong = significance.p_of(1 - observed, 1 - found["null"])["family_wise"]
+        wrong = permutation.p_of(1 - observed, 1 - found["null"])["family_wise"]
         kept = {name: found[name] for name in ("permutations", "split_groups")}
         return {"methods": lines, "p": found["family_wise"], "p_wrong_direction": wrong} | kept
 

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax import Config, names
+from fingerprint_jax import Config
 from fingerprint_jax.backbones.layers import BatchNorm, Keys
+from fingerprint_jax.runtime import names
 
 DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "frozen")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax import names
+from fingerprint_jax.runtime import names
 
 
 class Keys:

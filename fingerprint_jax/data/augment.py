@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from fingerprint_jax import names
+from fingerprint_jax.runtime import names
 
 PATCH = 16  # side in pixels of a patch that is masked
 GABOR_SIGMA = 4.0  # deviation in pixels of the bell of Gabor noise

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fingerprint_jax import files
+from fingerprint_jax.runtime import files
 
 VERSION = "1.0.0"
 TASKS = ("subtask1", "subtask2", "images")

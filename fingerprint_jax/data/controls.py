@@ -33,10 +33,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax import cli, pack, paths
-from fingerprint_jax.data import phantom
+from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
+from fingerprint_jax.runtime import cli, paths
 
 ATTRIBUTION = ("one_generator", "reals", "phantom_runs")
 MEMBERSHIP = ("unrelated", "copies")
@@ -173,7 +173,7 @@ def write(
             phantom.write(root, task, splits, seed)
             test, reference = (root / name if (root / name).exists() else "" for name in ("test", "reference"))
             groups = root / "groups.csv" if any((part.groups != "").any() for part in splits.values()) else ""
-            pack.pack(task, path, root / "train", test, reference, groups=groups, overwrite=overwrite)
+            packing.pack(task, path, root / "train", test, reference, groups=groups, overwrite=overwrite)
 
 
 def define_flags(values: flags.FlagValues) -> None:

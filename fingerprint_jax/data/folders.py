@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fingerprint_jax.data import images
-from fingerprint_jax.files import read_text
-from fingerprint_jax.tables import normal_form
+from fingerprint_jax.data.tables import normal_form
+from fingerprint_jax.runtime.files import read_text
 
 LONGEST = 4096  # characters of a name: paths on Linux have no more, and an array of names holds all as long as the longest
 CLASSES = {"subtask1": ["not_used", "used"], "subtask2": ["t1", "t2", "t3", "t4", "t5"]}

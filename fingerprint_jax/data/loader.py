@@ -16,7 +16,7 @@ import numpy as np
 from fingerprint_jax.data import shared
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.data.source import Source, open_source
-from fingerprint_jax.sharding import block, put
+from fingerprint_jax.runtime.sharding import block, put
 
 
 def dispatches(start: int, stop: int, count: int) -> list[range]:

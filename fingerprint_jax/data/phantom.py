@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fingerprint_jax import cli, paths
+from fingerprint_jax.runtime import cli, paths
 
 SLICE = 0.3  # a slice's own deviation from its patient, in deviations of the population
 COPY = 0.04  # deviation of a near copy from its member, likewise

@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format  # comes with tensorflow-datasets, which lets its errors through
 from google.protobuf.message import DecodeError
 
-from fingerprint_jax import distributed, files, tables
-from fingerprint_jax.data import builder, folders, images
+from fingerprint_jax.data import builder, folders, images, tables
+from fingerprint_jax.runtime import distributed, files
 
 log = logging.getLogger(__name__)
 

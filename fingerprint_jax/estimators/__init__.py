@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fingerprint_jax import names
+from fingerprint_jax.runtime import names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fingerprint_jax import names
 from fingerprint_jax.estimators import Features, Gallery, at_least, classes, columns, stream
+from fingerprint_jax.runtime import names
 
 ROWS = 512  # queries compared at a time
 ELEMENTS = 2**26  # pixels of a block of images on the device

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 import joblib
 import numpy as np
 
-from fingerprint_jax import distributed, names
-from fingerprint_jax.preemption import SIGNALS
+from fingerprint_jax.runtime import distributed, names
+from fingerprint_jax.runtime.preemption import SIGNALS
 
 if TYPE_CHECKING:
     from fingerprint_jax.data.source import Rows
-    from fingerprint_jax.run import Run
+    from fingerprint_jax.runs.run import Run
 
 BLOCK = 64  # images read, and given to a process, at once
 
@@ -98,7 +98,7 @@ def _enhanced(filter: str, function: Callable[[np.ndarray], np.ndarray], images:
 
 
 def _compute(function: Callable, blocks: Iterable[np.ndarray], total: int, name: str, processes: int) -> np.ndarray:
-    from fingerprint_jax.pack import progress  # here, for the worker processes
+    from fingerprint_jax.runtime.progress import progress  # here, for the worker processes
 
     parts = []
     with progress(name, total) as advance:

@@ -1,32 +1,211 @@
-"""Ways to get from a run to a table of predictions. The file name is the registry; each file has
+"""Ways to get from a run to a table of predictions. The file name is the registry; each file is a `Method`.
 
-FIELDS                {field: type} that a config of it has, beside those of run.FIELDS; of a section `dict`
-check(run)            raises ValueError where it, or a child, cannot be fitted, as far as config and data tell; writes nothing.
-                      `checks.check` calls it, for children too
-fit(run)              called again it continues, or returns when done
-predict(run, split)   -> Predictions
-state(run)            -> JSON: what `predict` would use (a step, the states of children)
-reads(config, split)  whether a run of this config learns from, compares with or chooses by rows of a split, `valid` included
+Everything outside asks the functions here, which ask the method of the run.
 """
 
+import dataclasses
+import functools
 import importlib
+import json
+import logging
 import pkgutil
-from types import ModuleType
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from fingerprint_jax import Config, names
+from fingerprint_jax import Config
+from fingerprint_jax.data import tables
+from fingerprint_jax.data.source import Rows
+from fingerprint_jax.runs.config import config_hash
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runs.views import PARTS, check_folds
+from fingerprint_jax.runtime import distributed, names
+from fingerprint_jax.stats import decisions
 
-if TYPE_CHECKING:
-    from fingerprint_jax.run import Run
+log = logging.getLogger(__name__)
+
+Read = tuple[Run, str, Callable[[], Rows]]  # a run that read labelled images, what for, and what gives the rows
 
 
-def get(name: str) -> ModuleType:
-    """The module of a method; raises ValueError with the known names."""
+class Method(Protocol):
+    """What each file of this folder has."""
+
+    FIELDS: dict[str, Any]  # {field: type} that a config of it has, beside those of every config; of a section `dict`
+
+    def check(self, run: Run) -> None:
+        """Raises ValueError where it, or a child, cannot be fitted, as far as config and data tell; writes nothing."""
+        ...
+
+    def fit(self, run: Run) -> None:
+        """Called again it continues, or returns when done."""
+        ...
+
+    def predict(self, run: Run, split: str) -> Predictions:
+        """The scores of a split."""
+        ...
+
+    def state(self, run: Run) -> Any:
+        """What `predict` would use, as JSON: a step, the states of children."""
+        ...
+
+    def reads(self, config: Config, split: str) -> bool:
+        """Whether a run of this config learns from, compares with or chooses by rows of a split, `valid` included."""
+        ...
+
+    def sources(self, run: Run) -> Iterator[Read]:
+        """The rows whose labels had a part in the scores of a run, those of the runs that it stands on included."""
+        ...
+
+    def inner(self, config: Config) -> list[Config]:
+        """The configs of children, or of the finished runs that a config names, whose outputs are in the scores."""
+        ...
+
+    def network(self, run: Run) -> Run | None:
+        """The run of the network that compares images; None where there is none."""
+        ...
+
+    def describe(self, run: Run) -> list[tuple[str, str]]:
+        """Rows (what, figure) of what fitting would take; nothing is written or trained."""
+        ...
+
+
+def get(name: str) -> Method:
+    """A method by its name; raises ValueError with the known names."""
     known = sorted(module.name for module in pkgutil.iter_modules(__path__))
     names.check("method", name, known)
-    return importlib.import_module(f"{__name__}.{name}")
+    return cast(Method, importlib.import_module(f"{__name__}.{name}"))
+
+
+def load(workdir: str | Path, step: str = "best", data_dir: str = "", field: str = "workdir") -> Run:
+    """`Run.load`, with every field that its method needs there; the way to open a run that somebody else may have written."""
+    return Run.load(workdir, step, data_dir, field, lambda method: get(method).FIELDS)
+
+
+def fit(run: Run) -> None:
+    """Fits a run; called again it continues, or returns when done."""
+    get(run.config.method).fit(run)
+
+
+def state(run: Run) -> Any:
+    """What `predict` would use of a run, as JSON."""
+    return get(run.config.method).state(run)
+
+
+def reads(config: Config, split: str) -> bool:
+    """Whether a run of a config learns from, compares with or chooses by rows of a split."""
+    return get(config.method).reads(config, split)
+
+
+def inner(config: Config) -> list[Config]:
+    """The configs of what is in the scores of a run of a config, children or finished runs."""
+    return get(config.method).inner(config)
+
+
+def network(run: Run) -> Run | None:
+    """The run of the network that compares the images of a run; None where there is none."""
+    return get(run.config.method).network(run)
+
+
+def describe(run: Run) -> list[tuple[str, str]]:
+    """Rows (what, figure) of what fitting would take, a dry run."""
+    return get(run.config.method).describe(run)
+
+
+def sources(run: Run) -> Iterator[Read]:
+    """The rows whose labels had a part in the scores of a run."""
+    name = run.workdir.name
+    if name.startswith("watch-") and not (run.workdir / "lock").exists():  # kept by --watch, never trained there
+        yield run, "chose its checkpoint by", functools.partial(run.rows, name.removeprefix("watch-").replace("-", ":"))
+    yield from get(run.config.method).sources(run)
+
+
+def predict(run: Run, split: str) -> Predictions:
+    """The table of a split: read where it stands, computed and written where it is missing or stale."""
+    if run.labels is not None:
+        return get(run.config.method).predict(run, split)
+    meta = {
+        "state": state(run),
+        "config": config_hash(run.config),
+        "fingerprints": run.fingerprints,
+    }
+    path = run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"
+    if damaged := run.source.damaged_ids(run.rows(split)):
+        raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
+
+    def read() -> dict | None:
+        if path.exists():
+            try:
+                ids, scores, known = tables.read_predictions(path)
+                if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
+                    if not np.array_equal(ids, run.rows(split).ids):
+                        raise ValueError(f"{path}: its ids are not those of the split")
+                    width = run.source.num_classes if run.config.task != "subtask1" else scores.shape[1]
+                    whole = np.isfinite(scores).all() and 0 < scores.shape[1] == width
+                    if not whole or not isinstance(known.get("probabilities"), bool):
+                        raise ValueError(f"{path}: not scores")
+                    return {"ids": ids, "scores": scores, "probabilities": known["probabilities"]}
+            except ValueError as error:
+                log.warning("%s; it is computed again", error)
+        return None
+
+    if found := distributed.first(read):
+        return Predictions(**found)
+    distributed.first(run.refuse_links)
+    predictions = get(run.config.method).predict(run, split)
+    # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,
+    # since what they do next may hang on it.
+    scores = distributed.first(lambda: np.asarray(predictions.scores, np.float32))
+    predictions = dataclasses.replace(predictions, scores=scores)
+    if not np.isfinite(predictions.scores).all():
+        bad = predictions.ids[~np.isfinite(predictions.scores).all(axis=1)]
+        raise ValueError(f"split {split}: the scores of {len(bad)} images are not finite, the first is {bad[0]!r}")
+    tables.write_predictions(path, predictions.ids, predictions.scores, meta | {"probabilities": predictions.probabilities})
+    return predictions
+
+
+def check(run: Run) -> None:
+    """Raises ValueError where a run, or a child of it, cannot be fitted or decided; nothing is written.
+
+    The decision is that of the outermost run: nobody asks a child for its labels.
+    """
+    method = get(run.config.method)
+    _check_parts(run)
+    method.check(run)
+    if run.outermost == run.workdir:
+        _check_decision(run)
+
+
+def _check_parts(run: Run) -> None:
+    """The held-out fold, `valid` and `sequestered` can be drawn, are not empty and, of membership, hold both classes."""
+    data = run.config.data
+    if data.folds:
+        classes = run.source.summary["classes"]
+        check_folds(run.source.rows(run.target), data.folds, f"data.folds={data.folds}", classes)
+    asked = {"heldout": data.folds and (data.fold >= 0 or run.config.method == "ensemble")}
+    if not (asked["heldout"] and data.fold < 0):  # of folds, each child has its own
+        asked |= {"valid": data.valid, "sequestered": data.sequester}
+    fields = {"heldout": "folds", "valid": "valid", "sequestered": "sequester"}
+    for split in (split for split, wanted in asked.items() if wanted):
+        rows, field = run.rows(split), f"data.{fields[split]}={data[fields[split]]}"
+        if run.config.task == "subtask1" and len(found := np.unique(rows.labels)) < 2:
+            label = run.source.summary["classes"][found[0]]
+            raise ValueError(f"{field}: all {len(rows)} images of {split} are {label!r}, both classes are needed; use larger parts")
+
+
+def _check_decision(run: Run) -> None:
+    decision = run.config.decision
+    decisions.check(decision)
+    if not decision.known:
+        return
+    try:
+        labels = run.rows(decision.known).labels
+    except ValueError as error:
+        raise ValueError(f"decision.known={decision.known!r}: {error}") from None
+    if decisions.needs_known(decision.name, decision.params.to_dict()) and set(labels.tolist()) != {0, 1}:
+        found = sorted(set(labels.tolist()))
+        raise ValueError(f"decision.known={decision.known!r}: a threshold is learned from the labels 0 and 1, these are {found}")
 
 
 def gallery_reads(config: Config, split: str) -> bool:
@@ -36,10 +215,27 @@ def gallery_reads(config: Config, split: str) -> bool:
 
 def reads_synthetic(config: Config) -> bool:
     """Whether anything of a synthetic image is in the scores of a run of this config, as far as its method can say."""
-    return any(get(config.method).reads(config, split) for split in ("train_generated", "test_generated"))
+    return any(reads(config, split) for split in ("train_generated", "test_generated"))
 
 
-def seen(run: "Run", source: "Run") -> int:
+def started_with(run: Run, shape: tuple[int, ...]) -> np.ndarray | None:
+    """SHA-256 of the pixels of the labelled images that a run was started with, without those that it holds out.
+
+    Of folds all: each is held out from one child only. None where the images are gone, or not of a shape.
+    """
+    own = run if run.same_target else run.own
+    try:
+        if not own.same_target or own.source.image_shape != shape:
+            return None
+    except ValueError:  # no data there
+        return None
+    apart = [PARTS["heldout"]] * (own.config.data.fold >= 0)
+    if own.config.method != "pseudo_label":  # which chooses a round by them
+        apart.append(PARTS["sequestered"])
+    return own.source.digests(own.source.rows(own.target).index[~np.isin(own.parts, apart)])
+
+
+def seen(run: Run, source: Run) -> int:
     """Images that a run holds out and another one of its task does not: trained on them, it makes figures look better.
 
     Where that was started with other data they are compared pixel by pixel, which does not see other images of the same patients.
@@ -51,10 +247,32 @@ def seen(run: "Run", source: "Run") -> int:
         return 0
     if source.same_target and source.source.fingerprints[target] == run.source.fingerprints[target]:
         return int((held & ~np.isin(source.parts, (2, 3))).sum())
-    read = source.started_with(run.source.image_shape)
+    read = started_with(source, run.source.image_shape)
     if read is None:
         raise ValueError(
             f"{source.workdir} was started with another {target} than that of {run.config.data_dir}, which is gone or of another"
             " size: whether it has images that this run holds out is not known; train it on these data"
         )
     return int(np.isin(run.source.digests(run.source.rows(target).index[held]), read).sum())
+
+
+def everything(run: Run) -> Callable[[], Rows]:
+    """All rows of the data of a run."""
+    return lambda: Rows.concatenate([run.source.rows(split) for split in run.source.splits])
+
+
+def gallery_sources(run: Run, learned: str = "") -> Iterator[Read]:
+    """What a run compares images with; of the stream `learned` an estimator has read the labels."""
+    for stream, splits in run.config.gallery.items():
+        what = "fitted its estimator to" if stream == learned else "compares images with a gallery that may depend on"
+        if splits:
+            yield run, what, present(run, splits)
+
+
+def present(run: Run, splits: Sequence[str]) -> Callable[[], Rows]:
+    """What a run trains on of splits. Of other data: what is there of them, and no extra labels, whose images may be missing."""
+    there = [split for split in splits if split.partition(":")[0] in run.source.splits]
+    rows = run.training_rows if run.fingerprints == run.provenance["fingerprints"] else run.rows
+    return lambda: (
+        Rows.concatenate([rows(split) for split in there]) if there else run.source.rows(run.target).take(np.array([], int))
+    )

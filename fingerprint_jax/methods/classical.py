@@ -2,16 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import Config, checks, distributed, estimators, features, files, methods, names
+from fingerprint_jax import Config, estimators, features, methods
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
-from fingerprint_jax.features import deep
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runtime import distributed, files, names
+from fingerprint_jax.training import network_features
 
 FIELDS = {
     "features": dict,
@@ -39,7 +40,7 @@ def encoder(run: Run) -> Run | None:
         return None
     features.get("pixels", enhance=options.enhance)  # an unknown filter is named before anything is trained
     if options.run:
-        source = Run.load(options.run, field="features.run")
+        source = methods.load(options.run, field="features.run")
         if source.config.task == run.config.task:  # a network of another task was trained on data of its own
             source.config.data_dir = run.config.data_dir
         if source.config.method != "gradient":
@@ -47,7 +48,7 @@ def encoder(run: Run) -> Run | None:
         return source
     if "member" not in run.config:
         raise ValueError("features.name='network' needs the run of a network here: give features.run")
-    if methods.get(run.config.member.method).reads(run.config.member, run.target):
+    if methods.reads(run.config.member, run.target):
         return run.child("encoder", run.config.member, seed=run.config.seed, fold=run.config.data.fold)
     return run.shared("encoder", run.config.member, run.config.seed)
 
@@ -56,8 +57,8 @@ def reads(config: Config, split: str) -> bool:
     """Whether the gallery, or the network that gives the features, has rows of a split."""
     if methods.gallery_reads(config, split) or config.features.name != "network":
         return methods.gallery_reads(config, split)
-    inner = Run.load(config.features.run).config if config.features.run else config.member
-    return methods.get(inner.method).reads(inner, split)
+    inner = methods.load(config.features.run).config if config.features.run else config.member
+    return methods.reads(inner, split)
 
 
 def of_images(config: Config) -> dict:
@@ -81,7 +82,7 @@ def check(run: Run) -> None:
     _check_beside(c)
     source, gallery = encoder(run), run.gallery
     if source is not None and not c.features.run:
-        checks.check(source)
+        methods.check(source)
     if source is not None and c.features.run:
         _check_views(run, source)
     width = _shape(run, source)
@@ -95,7 +96,11 @@ def check(run: Run) -> None:
 def _shape(run: Run, source: Run | None) -> tuple[int, ...]:
     """The shape of the features of an image: those of one are computed, of a network only their shapes."""
     c, image = run.config.features, run.source.images(np.array([0]))
-    found = [deep.shape(source, c.output, run.source)] if source else [features.get(**of_images(run.config))(image).shape[1:]]
+    found = (
+        [network_features.shape(source, c.output, run.source)]
+        if source
+        else [features.get(**of_images(run.config))(image).shape[1:]]
+    )
     if not c.beside:
         return found[0]
     found.append(features.get(c.beside, c.enhance)(image).shape[1:])
@@ -104,11 +109,11 @@ def _shape(run: Run, source: Run | None) -> tuple[int, ...]:
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the features of the gallery."""
-    with run.fitting():
+    with run.fitting(methods.check):
         source = encoder(run)
         if source is not None:
             if not run.config.features.run:
-                methods.get(source.config.method).fit(source)
+                methods.fit(source)
             _check_views(run, source)
         for rows in run.gallery.values():
             _features(run, rows)
@@ -118,7 +123,7 @@ def fit(run: Run) -> None:
 def state(run: Run) -> dict:
     """The state of the encoder; nothing where there is none, since config and data then tell all."""
     source = encoder(run)
-    return {str(source.workdir): methods.get(source.config.method).state(source)} if source else {}
+    return {str(source.workdir): methods.state(source)} if source else {}
 
 
 def predict(run: Run, split: str) -> Predictions:
@@ -154,11 +159,13 @@ def _estimator(config: Config):
 def _features(run: Run, rows: Rows) -> np.ndarray:
     c, source, options = run.config.features, encoder(run), of_images(run.config)
     cache, name = Path(c.cache_dir or run.outermost / "features"), options.pop("name")
-    if source and methods.get(source.config.method).reads(source.config, run.target):
-        found = deep.features(source, rows, c.output, run.workdir / "features", run.source, c.enhance)
+    if source and methods.reads(source.config, run.target):
+        found = network_features.features(source, rows, c.output, run.workdir / "features", run.source, c.enhance)
     elif source:
         folder = run.outermost / "features"
-        found = _of_splits(run, rows, lambda whole: deep.features(source, whole, c.output, folder, run.source, c.enhance))
+        found = _of_splits(
+            run, rows, lambda whole: network_features.features(source, whole, c.output, folder, run.source, c.enhance)
+        )
     else:
         found = _of_splits(run, rows, lambda whole: features.extract(run, whole, name, options, cache))
     if not c.beside:
@@ -181,10 +188,36 @@ def _of_splits(run: Run, rows: Rows, extract: Callable[[Rows], np.ndarray]) -> n
 
 
 def _check_views(run: Run, source: Run) -> None:
-    if source.config.task != run.config.task or not methods.get(source.config.method).reads(source.config, run.target):
+    if source.config.task != run.config.task or not methods.reads(source.config, run.target):
         return
     if seen := methods.seen(run, source):
         raise ValueError(
             f"features.run={str(source.workdir)!r} was trained on {seen} images that this run holds out:"
             " give both the same data, data.folds, data.fold, data.valid, data.sequester and data.split_seed"
         )
+
+
+def sources(run: Run) -> Iterator[methods.Read]:
+    """The gallery, and what the network of the features has read."""
+    yield from methods.gallery_sources(run, "labelled")
+    if source := encoder(run):
+        yield from methods.sources(source)
+
+
+def inner(config: Config) -> list[Config]:
+    """That of the network of the features."""
+    if config.features.run:
+        return [methods.load(config.features.run).config]
+    return [config.member] if "member" in config else []
+
+
+def network(run: Run) -> Run | None:
+    """The network of the features."""
+    source = encoder(run)
+    return methods.network(source) if source else None
+
+
+def describe(run: Run) -> list[tuple[str, str]]:
+    """What its encoder would take."""
+    source = encoder(run)
+    return [("encoder", str(source.workdir)), *methods.describe(source)] if source else [("features", run.config.features.name)]

@@ -1,16 +1,24 @@
 """Several runs combined: children over folds (cross-fitting) or seeds, or finished runs given by their work directories."""
 
+import functools
 import itertools
 import json
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
 from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
-from fingerprint_jax import Config, checks, config_file, files, methods, names, score_metrics, tables
-from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, flat_config
+from fingerprint_jax import Config, methods
+from fingerprint_jax.data import tables
+from fingerprint_jax.runs import config_file
+from fingerprint_jax.runs.config import flat_config, network_config
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runs.views import PARTS, TARGET
+from fingerprint_jax.runtime import files, names
+from fingerprint_jax.stats import score_metrics
 
 FIELDS = {"ensemble": dict, "ensemble.runs": (tuple, list), "ensemble.variants": dict, "member": dict}
 FIELDS |= {"ensemble.seeds": int, "ensemble.combine": str}
@@ -20,7 +28,7 @@ def members(run: Run) -> list[tuple[int, Run]]:
     """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out, or nothing."""
     e, data = run.config.ensemble, run.config.data
     if e.runs:
-        return [(-1, Run.load(path, data_dir=run.config.data_dir, field="ensemble.runs")) for path in e.runs]
+        return [(-1, methods.load(path, data_dir=run.config.data_dir, field="ensemble.runs")) for path in e.runs]
     whole = _whole(run)
     folds = range(data.folds) if data.folds and data.fold < 0 and not whole else [-1]
     found = []
@@ -53,7 +61,7 @@ def _whole(run: Run) -> bool:
     e = run.config.ensemble
     if e.runs or e.admit or e.best_variant:
         return False
-    return not any(methods.get(config.method).reads(config, run.target) for config in variants(run.config).values())
+    return not any(methods.reads(config, run.target) for config in variants(run.config).values())
 
 
 def admitted(run: Run) -> list[tuple[int, Run]]:
@@ -66,7 +74,7 @@ def admitted(run: Run) -> list[tuple[int, Run]]:
     if not least and not best_variant:
         return found
     judged = [m if m.same_target else m.own for _, m in found]
-    scored = [(m.rows("valid").labels, m.predict("valid").scores) for m in judged]
+    scored = [(m.rows("valid").labels, methods.predict(m, "valid").scores) for m in judged]
     figures = [next(iter(score_metrics.quick(*each, run.config.task).values())) for each in scored]
     if best_variant:
         chosen: dict[tuple[int, int], int] = {}
@@ -97,7 +105,7 @@ def check(run: Run) -> None:
         if member.config.task != task:
             raise ValueError(f"member.task={member.config.task!r}: the ensemble is of task={task!r}, its members too")
         if not e.runs:
-            checks.check(member)
+            methods.check(member)
         if e.admit or e.best_variant:
             member.rows("valid")
 
@@ -113,24 +121,24 @@ def _check_variants(config: Config) -> None:
 
 def fit(run: Run) -> None:
     """Trains every child that is not done."""
-    with run.fitting():
+    with run.fitting(methods.check):
         for _, member in members(run) if not run.config.ensemble.runs else ():
-            methods.get(member.config.method).fit(member)
+            methods.fit(member)
         # Before it is called done, so that a lower threshold can still be allowed.
         files.write_text(run.workdir / "done", json.dumps({"members": len(admitted(run))}))
 
 
 def state(run: Run) -> dict:
     """The states of the members that take part."""
-    return {str(m.workdir): methods.get(m.config.method).state(m) for _, m in admitted(run)}
+    return {str(m.workdir): methods.state(m) for _, m in admitted(run)}
 
 
 def reads(config: Config, split: str) -> bool:
     """Whether a member reads rows of a split, or is chosen by them."""
     e = config.ensemble
-    configs = [Run.load(path).config for path in e.runs] or variants(config).values()
+    configs = [methods.load(path).config for path in e.runs] or variants(config).values()
     chosen = bool(e.admit or e.best_variant) and split in (TARGET[config.task], *PARTS)
-    return chosen or any(methods.get(c.method).reads(c, split) for c in configs)
+    return chosen or any(methods.reads(c, split) for c in configs)
 
 
 def predict(run: Run, split: str) -> Predictions:
@@ -138,16 +146,16 @@ def predict(run: Run, split: str) -> Predictions:
     found = admitted(run)
     rows = run.rows(split)
     if _whole(run) and split.partition(":")[0] in (run.target, *PARTS):
-        parts = [_of(member.predict(run.target), rows.ids) for _, member in found]
+        parts = [_of(methods.predict(member, run.target), rows.ids) for _, member in found]
         return _combine(run, parts)
     if split == "heldout" and any(fold >= 0 for fold, _ in found):
         parts = []
         for fold in sorted({fold for fold, _ in found}):
-            parts.append(_combine(run, [m.predict("heldout") for f, m in found if f == fold]))
+            parts.append(_combine(run, [methods.predict(m, "heldout") for f, m in found if f == fold]))
         ids = np.concatenate([part.ids for part in parts])
         merged = Predictions(ids, np.concatenate([part.scores for part in parts]), parts[0].probabilities)
     else:
-        merged = _combine(run, [member.predict(split) for _, member in found])
+        merged = _combine(run, [methods.predict(member, split) for _, member in found])
     return Predictions(rows.ids, merged.scores[tables.align(rows.ids, merged.ids)], merged.probabilities)
 
 
@@ -202,3 +210,29 @@ def rank(scores: np.ndarray) -> np.ndarray:
 
 
 COMBINE = {"mean": mean, "logits": logits, "vote": vote, "rank": rank}
+
+
+def sources(run: Run) -> Iterator[methods.Read]:
+    """What the members have read, and what they were chosen by."""
+    for _, member in members(run):
+        if run.config.ensemble.admit or run.config.ensemble.best_variant:
+            yield run, "chose its members by", functools.partial(member.rows, "valid")
+        yield from methods.sources(member)
+
+
+def inner(config: Config) -> list[Config]:
+    """Those of the members."""
+    return [methods.load(path).config for path in config.ensemble.runs] or [config.member]
+
+
+def network(run: Run) -> Run | None:
+    """That of the first member."""
+    return methods.network(members(run)[0][1])
+
+
+def describe(run: Run) -> list[tuple[str, str]]:
+    """The number of members, and what one of them would take."""
+    children = [member for _, member in members(run)]
+    chosen = next((child for child in children if network_config(child.config).method == "gradient"), children[0])
+    which = "one of them:" if run.config.ensemble.variants else "each:"
+    return [("children", f"{len(children)}, {which}"), *methods.describe(chosen)]

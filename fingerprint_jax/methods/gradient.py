@@ -1,21 +1,21 @@
 """A network trained by gradients."""
 
 import functools
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
-from fingerprint_jax import Config, checkpoint, checks, distributed, files, methods, names, score_metrics, sharding, train
-from fingerprint_jax.data import augment
-from fingerprint_jax.data.source import Rows, Source
-from fingerprint_jax.model import State, model_of
-from fingerprint_jax.run import PARTS, TARGET, Predictions, Run, config_hash
-
-_normalize = jax.jit(augment.normalize, static_argnums=1)
+from fingerprint_jax import Config, methods
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runs.views import PARTS, TARGET
+from fingerprint_jax.runtime import files, names
+from fingerprint_jax.stats import score_metrics
+from fingerprint_jax.training import cost, inference, inputs, loop, pair_table
+from fingerprint_jax.training.model import model_of
 
 FIELDS = dict.fromkeys(("data.streams", "augment", "views", "backbone", "objective", "optimizer", "gallery"), dict)
 FIELDS |= dict.fromkeys(("num_steps", "eval_every", "checkpoint_every", "log_every", "steps_per_dispatch", "eval_batch"), int)
@@ -27,19 +27,19 @@ FIELDS |= {"data.balanced": bool, "data.workers": int}
 
 def check(run: Run) -> None:
     """The network, its weights, a step of its training, the children before it and what it begins with."""
-    c, stages = run.config, methods.get("pairs")
+    c = run.config
     if c.best:
         if not c.data.valid:
             raise ValueError(f"config.best={c.best!r} needs a validation split: set data.valid")
         checkpoint.parse_best(c.best)
         names.check("config.best", c.best, (f"{mode}:{score_metrics.QUICK[c.task]}" for mode in ("max", "min")))
-    if first := stages.stage(run):
-        checks.check(first)
+    if first := pair_table.stage(run):
+        methods.check(first)
     _check_origin(run)
     if not c.init_from and (source := origin(run)):
-        checks.check(source)
+        methods.check(source)
     _ = run.gallery
-    train.check_fit(run)
+    loop.check_fit(run)
 
 
 def fit(run: Run) -> None:
@@ -50,18 +50,17 @@ def fit(run: Run) -> None:
         if not validates:
             return {}
         rows = run.rows("valid")
-        scores = _scores(run, state, rows, functools.partial(encode, run, state))
+        scores = inference.scores(run, state, rows, functools.partial(inference.encode, run, state))
         return score_metrics.quick(rows.labels, scores, run.config.task)
 
-    stages = methods.get("pairs")
-    with run.fitting():
+    with run.fitting(methods.check):
         if not run.done:
             source = None
             if not checkpoint.Checkpoints(run.workdir).begun() and (source := origin(run)) and not run.config.init_from:
                 fit(source)
-            if first := stages.stage(run):
-                stages.fit(first)
-            train.train(run, evaluate, source)
+            if first := pair_table.stage(run):
+                methods.fit(first)
+            loop.train(run, evaluate, source)
             files.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
 
 
@@ -72,7 +71,7 @@ def origin(run: Run) -> Run | None:
     """
     c = run.config
     if c.init_from:
-        source = Run.load(c.init_from, field="init_from")
+        source = methods.load(c.init_from, field="init_from")
         if source.config.method != "gradient" or not source.done:
             raise ValueError(f"init_from={c.init_from!r} is no finished run of one network: give that of one of method gradient")
         if source.config.task == c.task:  # a network of another task was trained on data of its own
@@ -101,14 +100,14 @@ def _check_origin(run: Run) -> None:
 
 def state(run: Run) -> int:
     """The step that `predict` uses."""
-    return checkpoint.Checkpoints(run.workdir, run.config.best).resolve(run.step)
+    return inference.step_of(run)
 
 
 def predict(run: Run, split: str) -> Predictions:
     """Scores of a split from the checkpoint that `run.step` names."""
     rows = run.rows(split)
-    restored = restore(run)
-    scores = _scores(run, restored, rows, functools.partial(outputs, run, restored=restored))
+    _, restored = inference.restore(run)
+    scores = inference.scores(run, restored, rows, functools.partial(inference.outputs, run, restored=restored))
     return Predictions(rows.ids, scores, model_of(run).objective.probabilities)
 
 
@@ -125,118 +124,52 @@ def reads(config: Config, split: str) -> bool:
     return config.pretrain.task == config.task and reads(config.pretrain, split)
 
 
-def restore(run: Run) -> State:
-    """The state at the checkpoint that `run.step` names."""
-    return train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), run.step)[1]
+def sources(run: Run) -> Iterator[methods.Read]:
+    """Its streams and gallery, the choice of the checkpoint, and what the network it begins with has read."""
+    c = run.config
+    for stream in c.data.streams if c.num_steps else ():
+        yield run, "was trained on", methods.present(run, [run.split_of(stream)])
+    yield from methods.gallery_sources(run)
+    if c.best:
+        yield run, "chose its checkpoint by", functools.partial(run.rows, "valid")
+    if c.init_from and not (Path(c.init_from) / "config.json").exists():
+        yield run, f"began with {c.init_from}, which is gone and may have read", methods.everything(run)
+    elif begun := origin(run):
+        yield from methods.sources(begun)
 
 
-def _scores(run: Run, state: State, rows: Rows, encode: Callable[[Rows], dict]) -> np.ndarray:
-    model = model_of(run)
-    images = functools.partial(_images, run)
-    gallery = {}
-    for name, stream in run.gallery.items():
-        gallery[name] = encode(stream) | {"label": stream.labels, "index": stream.index, "images": images}
-    query = encode(rows) | {"index": rows.index, "images": images}
-
-    def scores() -> np.ndarray:
-        net = model.merge(*sharding.copied(model.weights(state), sharding.own(model.mesh)))
-        return np.asarray(model.objective.scores(net, query, gallery), np.float32)
-
-    return distributed.first(scores)
+def inner(config: Config) -> list[Config]:
+    """None: what it begins with is no part of its scores."""
+    return []
 
 
-def _images(run: Run, index: np.ndarray) -> jax.Array:
-    """Records of the run by number, as the network takes them: [N] -> float32 [N,H,W,C] on the devices of this process.
-
-    Split over them where N allows.
-    """
-    mesh = sharding.own(model_of(run).mesh)
-    place = sharding.replicated(mesh) if len(index) % mesh.size else sharding.split(mesh)
-    return _normalize(jax.device_put(run.source.images(index), place), run.config.data.normalize)
+def network(run: Run) -> Run:
+    """Itself."""
+    return run
 
 
-def outputs(
-    run: Run,
-    rows: Rows,
-    cache: Path | None = None,
-    restored: State | None = None,
-    enhance: str = "none",
-    layer: str = "",
-    source: Source | None = None,
-) -> dict[str, np.ndarray]:
-    """`encode` at the checkpoint that `run.step` names, computed once: galleries are read by every split and by the page.
-
-    Files in `cache`, else in the run's `outputs/`, go by checkpoint, config, content of the data and rows; those of another
-    checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given; `enhance`,
-    `layer` and `source` as of `encode`.
-    """
-    folder, source = cache or run.workdir / "outputs", source or run.source
-    keys = [config_hash(run.config), str(run.workdir)], [source.fingerprints, rows.index.tolist(), enhance, layer]
-    network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
-    step = state(run)
-
-    def clear():
-        for other in folder.glob(f"{network}-*.npz"):  # those of other runs may lie beside them
-            if not other.name.startswith(f"{network}-{step}-"):
-                other.unlink(missing_ok=True)
-
-    def compute():
-        distributed.first(run.refuse_links)
-        distributed.first(clear)
-        return encode(run, restored or restore(run), rows, enhance, layer, source)
-
-    return source.cached(folder / f"{network}-{step}-{content}.npz", compute, len(rows))
+def describe(run: Run) -> list[tuple[str, str]]:
+    """Parameters, FLOPs and memory of a step; it is compiled, and nothing is trained."""
+    c, model = run.config, model_of(run)
+    args = inputs.arguments(run)
+    memory: Any = model.step.lower(*args).compile().memory_analysis()
+    images, flops_a_step = sum(c.data.streams.values()), cost.flops(run)
+    params, state = model.abstract["params"], model.abstract
+    source = origin(run)
+    begins = f"{source.workdir}, {source.config.num_steps:,} steps on {source.config.task}" if source else ""
+    return [
+        *([("begins with", begins)] if source else []),
+        ("parameters", f"{sum(x.size for x in params.values()):,}"),
+        ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
+        ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
+        ("FLOPs a step", f"{flops_a_step:.4g}, as XLA counts them; {flops_a_step / images:.4g} an image"),
+        ("state", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))),
+        ("data on the device", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(args[1:3])))),
+        ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
+        ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
+        ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
+    ]
 
 
-def encode(
-    run: Run, state: State, rows: Rows, enhance: str = "none", layer: str = "", source: Source | None = None
-) -> dict[str, np.ndarray]:
-    """Outputs of every row, once each: the last batch is padded, and the padding cut off. Each process reads its block of a batch.
-
-    Args:
-        run: of the network.
-        state: its state.
-        rows: of `source`.
-        enhance: a filter of features/enhance.py that the network sees the images through.
-        layer: a path in the backbone, whose output is then the only one, its mean over places [N,D]; '' for the outputs of the
-            objective.
-        source: the data set of the images; None for that of the run. Raises ValueError where they are of another size.
-    """
-    model, source = model_of(run), source or run.source
-    _check_size(run, source)
-    size = run.config.eval_batch
-    sharding.check_batch("eval_batch", size, model.mesh)
-    params, rest = model.weights(state)
-    parts, pending = [], None
-    for first in range(0, len(rows), size):
-        index = rows.index[first : first + size]
-        own = sharding.block(size, jax.process_index(), jax.process_count())
-        images = source.images(np.pad(index, (0, size - len(index)), mode="edge")[own])
-        if enhance != "none":
-            from fingerprint_jax.features.enhance import enhance as filtered  # scikit-image, which few runs need
-
-            images = filtered(images, enhance)
-        images = jax.make_array_from_process_local_data(sharding.split(model.mesh), images)
-        # The batch before is read only now, so that the device works while this one was read from disk.
-        running, pending = pending, (model.outputs(params, rest, images, layer), len(index))
-        if running:
-            parts.append(_to_host(*running))
-    if pending:
-        parts.append(_to_host(*pending))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def shapes(run: Run, source: Source, layer: str = "") -> dict[str, tuple[int, ...]]:
-    """The shapes of what `encode` gives for one image, without computing it; raises ValueError as it does."""
-    _check_size(run, source)
-    return train.shapes_of_outputs(run, layer)
-
-
-def _check_size(run: Run, source: Source) -> None:
-    if source.image_shape != run.source.image_shape:
-        shapes = ["x".join(map(str, shape[:2])) for shape in (run.source.image_shape, source.image_shape)]
-        raise ValueError(f"{run.workdir}: its network takes images of {shapes[0]} pixels, these have {shapes[1]}")
-
-
-def _to_host(outputs: dict, count: int) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value)[:count] for name, value in jax.device_get(outputs).items()}
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

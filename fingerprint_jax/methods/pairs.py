@@ -10,52 +10,20 @@ No label is read. The real images are those that the run of the second stage is 
 """
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from sklearn.cluster import spectral_clustering
 
-from fingerprint_jax import Config, checks, distributed, files, methods, tables
+from fingerprint_jax import Config, methods
+from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import search
-from fingerprint_jax.features import deep
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.training import network_features, pair_table
 
 FIELDS = {"candidates": int, "clusters": int, "member": dict}
-
-
-def stage(run: Run) -> Run | None:
-    """The child `stage1` of a run of method gradient, which sees what that is trained on; None where it samples from no pairs.
-
-    Raises ValueError for streams that no pairs fill.
-    """
-    c = run.config
-    if "pairs" not in c or not c.pairs.candidates or not c.num_steps:
-        return None
-    if c.pairs.method != "pairs":
-        raise ValueError(f"pairs.method={c.pairs.method!r} makes no table of pairs: use pairs")
-    sizes = c.data.streams.to_dict()
-    if c.task != "subtask1" or sizes.keys() != {"real", "generated"} or len(set(sizes.values())) > 1:
-        raise ValueError(f"pairs are of subtask1, real and generated, as many of each: not {c.task} with data.streams={sizes}")
-    return run.child("stage1", c.pairs, seed=c.seed, fold=c.data.fold)
-
-
-def table(run: Run) -> dict[str, np.ndarray]:
-    """Record numbers of the pairs of the stage of a run: {'real': [M], 'generated': [M]}.
-
-    Raises ValueError where the table is not there, or of other data.
-    """
-    first = stage(run)
-    found = distributed.first(lambda: tables.read_arrays(_path(first))) if first and first.done else None
-    if first is None or found is None or found.keys() != {"real", "generated"}:
-        raise ValueError(f"{run.workdir}: its table of pairs is missing, the command that trains it makes one")
-    if first.provenance["fingerprints"] != run.fingerprints:
-        raise ValueError(f"{first.workdir}: its table of pairs is of other data than {run.config.data_dir}")
-    return found
-
-
-def _path(run: Run) -> Path:
-    return run.workdir / "pairs.npz"
 
 
 def encoder(run: Run) -> Run:
@@ -75,17 +43,17 @@ def check(run: Run) -> None:
     if not c.candidates:
         raise ValueError("candidates=0 makes no pairs: use 1 or more")
     run.rows("train_generated")
-    checks.check(encoder(run))
+    methods.check(encoder(run))
 
 
 def fit(run: Run) -> None:
     """Writes the table, after the network of the embeddings; returns at once where that is done."""
     c = run.config
-    with run.fitting():
-        if run.done and distributed.first(lambda: tables.read_arrays(_path(run)) is not None):
+    with run.fitting(methods.check):
+        if run.done and distributed.first(lambda: tables.read_arrays(pair_table.path(run)) is not None):
             return
         source = encoder(run)
-        methods.get(source.config.method).fit(source)
+        methods.fit(source)
         generated, real = run.rows("train_generated"), run.training_rows(run.target)
         query, gallery = (_embedding(run, source, rows) for rows in (generated, real))
 
@@ -99,7 +67,7 @@ def fit(run: Run) -> None:
             )
 
         row, position = distributed.first(pairs).T
-        tables.write_arrays(_path(run), {"real": real.index[position], "generated": generated.index[row]})
+        tables.write_arrays(pair_table.path(run), {"real": real.index[position], "generated": generated.index[row]})
         files.write_text(run.workdir / "done", json.dumps({"pairs": len(row), "encoder": str(source.workdir)}))
 
 
@@ -109,7 +77,7 @@ def _embedding(run: Run, source: Run, rows: Rows) -> np.ndarray:
     for split in run.source.splits:
         whole = run.source.rows(split)
         if np.isin(rows.index, whole.index).any():
-            values = deep.features(source, whole, "embedding", folder, run.source)
+            values = network_features.features(source, whole, "embedding", folder, run.source)
             found |= dict(zip(whole.index.tolist(), values, strict=True))
     return np.stack([found[number] for number in rows.index.tolist()])
 
@@ -158,3 +126,24 @@ def predict(run: Run, split: str) -> Predictions:
 def reads(config: Config, split: str) -> bool:
     """Whether the pairs hold rows of a split."""
     return split in ("train_real", "train_generated")
+
+
+def sources(run: Run) -> Iterator[methods.Read]:
+    """The images of the pairs."""
+    yield run, "may have read", methods.everything(run)
+
+
+def inner(config: Config) -> list[Config]:
+    """That of the network of the embeddings."""
+    return [config.member]
+
+
+def network(run: Run) -> Run | None:
+    """The network of the embeddings."""
+    return encoder(run)
+
+
+def describe(run: Run) -> list[tuple[str, str]]:
+    """What the network of the embeddings would take."""
+    source = encoder(run)
+    return [("encoder", str(source.workdir)), *methods.describe(source)]

@@ -2,11 +2,15 @@
 
 import json
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 
-from fingerprint_jax import Config, checks, distributed, files, methods, score_metrics, tables
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax import Config, methods
+from fingerprint_jax.data import tables
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.stats import score_metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ def check(run: Run) -> None:
     if pseudo.source not in run.source.splits or pseudo.source == run.target:
         others = [split for split in run.source.splits if split != run.target]
         raise ValueError(f"pseudo.source={pseudo.source!r}: labelled rows take no pseudo-labels, use one of {', '.join(others)}")
-    checks.check(round_of(run, 0))
+    methods.check(round_of(run, 0))
 
 
 def fit(run: Run) -> None:
@@ -51,15 +55,15 @@ def fit(run: Run) -> None:
     class that joined its training, and its accuracy on `sequestered`, null where the run has no such rows.
     """
     source, least, last = run.config.pseudo.source, run.config.pseudo.least, run.config.pseudo.rounds
-    with run.fitting():
+    with run.fitting(methods.check):
         rounds, accuracies, best, stopped = [], [], 0, ""
         joined = np.zeros(run.source.num_classes, np.int64)
         for number in range(last + 1):
             current = round_of(run, number)
             log.info("%s: %s images a class joined", current.workdir, joined.tolist())
-            methods.get(current.config.method).fit(current)
+            methods.fit(current)
             if run.config.data.sequester:
-                labels, scores = run.rows("sequestered").labels, current.predict("sequestered").scores
+                labels, scores = run.rows("sequestered").labels, methods.predict(current, "sequestered").scores
                 accuracies.append(score_metrics.quick(labels, scores, run.config.task)["accuracy"])
             rounds.append({"joined": joined.tolist(), "sequestered": accuracies[-1] if accuracies else None})
             if accuracies and number and accuracies[-1] < accuracies[-2]:
@@ -68,7 +72,7 @@ def fit(run: Run) -> None:
             best = number
             if number == last:
                 break
-            rows, scores = run.rows(source), current.predict(source).scores
+            rows, scores = run.rows(source), methods.predict(current, source).scores
             sure = select(rows.ids, scores, least, run.config.pseudo.cap)
             if not len(sure):
                 stopped = f"no image of {source} has a score of pseudo.least={least}"
@@ -96,14 +100,34 @@ def select(ids: np.ndarray, scores: np.ndarray, least: float, cap: int) -> np.nd
 def state(run: Run) -> dict:
     """The state of the chosen round."""
     child = chosen(run)
-    return {str(child.workdir): methods.get(child.config.method).state(child)}
+    return {str(child.workdir): methods.state(child)}
 
 
 def predict(run: Run, split: str) -> Predictions:
     """The scores of the chosen round."""
-    return chosen(run).predict(split)
+    return methods.predict(chosen(run), split)
 
 
 def reads(config: Config, split: str) -> bool:
     """Always: of a round nothing is known before it."""
     return True
+
+
+def sources(run: Run) -> Iterator[methods.Read]:
+    """Nothing is known of them."""
+    yield run, "may have read", methods.everything(run)
+
+
+def inner(config: Config) -> list[Config]:
+    """That of a round."""
+    return [config.member]
+
+
+def network(run: Run) -> Run | None:
+    """That of the chosen round."""
+    return methods.network(chosen(run))
+
+
+def describe(run: Run) -> list[tuple[str, str]]:
+    """The number of rounds, and what one of them would take."""
+    return [("rounds", f"{run.config.pseudo.rounds + 1}, each:"), *methods.describe(round_of(run, 0))]

@@ -17,7 +17,8 @@ check(images, batch)             optional; raises ValueError where so many image
 import importlib
 import pkgutil
 
-from fingerprint_jax import Config, names
+from fingerprint_jax import Config
+from fingerprint_jax.runtime import names
 
 
 def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]):

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, names
+from fingerprint_jax import Config, backbones
 from fingerprint_jax.backbones.decoder import Decoder
+from fingerprint_jax.runtime import names
 
 ERRORS = {"mse": jnp.square, "mae": jnp.abs}
 

@@ -14,10 +14,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses, objectives
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones import vit
 from fingerprint_jax.backbones.layers import BatchNorm
 from fingerprint_jax.objectives.cross_attention import CrossAttention, compared
+from fingerprint_jax.objectives.parts import losses
 
 SPAN = 10.0  # the learned temperature lies between 1/10 and 10, and begins as 1
 

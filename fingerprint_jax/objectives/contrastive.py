@@ -10,7 +10,9 @@ import numpy as np
 from flax import nnx
 from scipy.spatial.distance import cdist
 
-from fingerprint_jax import Config, backbones, losses, names
+from fingerprint_jax import Config, backbones
+from fingerprint_jax.objectives.parts import losses
+from fingerprint_jax.runtime import names
 
 BLOCK = 2048  # queries compared at a time, which bounds the memory of `scores`
 

@@ -12,9 +12,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses, names, objectives
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones.vit import LayerNorm
 from fingerprint_jax.estimators import search
+from fingerprint_jax.objectives.parts import losses
+from fingerprint_jax.runtime import names
 
 IMAGES = 128  # queries, and candidates, whose tokens are on the device at a time: 2 MB an image of ResNet50 at 256 pixels
 PAIRS = 64  # pairs compared at a time

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses, objectives
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones import cyclegan_resnet
 from fingerprint_jax.backbones.cyclegan_resnet import Discriminator, Generator
 from fingerprint_jax.backbones.layers import stopped
+from fingerprint_jax.objectives.parts import losses
 
 
 class Projection(nnx.Module):

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses, momentum, names, objectives
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.estimators import search
+from fingerprint_jax.objectives.parts import losses, momentum
+from fingerprint_jax.runtime import names
 
 
 class Encoder(nnx.Module):

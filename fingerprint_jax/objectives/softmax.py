@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones, losses
+from fingerprint_jax import Config, backbones
 from fingerprint_jax.backbones.layers import dropout
+from fingerprint_jax.objectives.parts import losses
 
 PROJECTION = 128  # of the contrastive loss, one linear layer, as in Khosla et al. 2020
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax import backbones, losses, momentum
+from fingerprint_jax import backbones
 from fingerprint_jax.objectives import moco
 from fingerprint_jax.objectives.cross_attention import CrossAttention
+from fingerprint_jax.objectives.parts import losses, momentum
 
 
 class Experts(nnx.Module):

@@ -10,10 +10,13 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from fingerprint_jax import estimators, files, metrics, score_metrics
+from fingerprint_jax import estimators
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.report import charts, neighbours, words
-from fingerprint_jax.run import Predictions, Run, flat_config
+from fingerprint_jax.runs.config import flat_config
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runtime import files
+from fingerprint_jax.stats import metrics, score_metrics
 
 REDACTED = "Pictures and file names are left out; a synthetic image can be a copy of a real one, so it is left out too."
 

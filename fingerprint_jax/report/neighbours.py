@@ -14,8 +14,8 @@ from PIL import Image
 
 from fingerprint_jax import methods
 from fingerprint_jax.data.source import Rows, Source
-from fingerprint_jax.methods import classical, ensemble, gradient, pseudo_label
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.training import inference
 
 SIDE = 256  # pictures are at most this large, which bounds the size of the page
 PIXELS = 32  # images are averaged to this side where they are compared by their pixels
@@ -85,18 +85,6 @@ def _closest(query, gallery):
     return distance.argmin(axis=1), distance.min(axis=1)
 
 
-def network(run: Run) -> Run | None:
-    """The run whose network compares images: a gradient run itself, the first member, the chosen round, the encoder, or none."""
-    if run.config.method == "ensemble":
-        return network(ensemble.members(run)[0][1])
-    if run.config.method == "pseudo_label":
-        return network(pseudo_label.chosen(run))
-    if run.config.method == "classical":
-        encoder = classical.encoder(run)
-        return network(encoder) if encoder else None
-    return run
-
-
 def look_alikes(
     run: Run, split: str, rows: Rows, predictions: Predictions, decided: np.ndarray, classes: list[str]
 ) -> LookAlikes | str:
@@ -112,11 +100,11 @@ def look_alikes(
     base = split.partition(":")[0]
     if base not in ("heldout", "valid", "sequestered", run.target, TEST.get(run.config.task)):
         return f"No pictures: {split} of {run.config.task} does not hold the images that the task asks about."
-    encoder = network(run)
+    encoder = methods.network(run)
     if encoder is None:
         return "No pictures: this system has no network that compares images."
     # Rows that the network of a fold has trained on would look nearer than they are.
-    trained = methods.get(encoder.config.method).reads(encoder.config, run.target)
+    trained = methods.reads(encoder.config, run.target)
     shown = np.flatnonzero(np.isin(rows.index, encoder.rows(split).index)) if trained else np.arange(len(rows))
     if not len(shown):
         return f"No pictures: the network of {encoder.workdir} sees no row of {split}."
@@ -191,9 +179,9 @@ def _attribution(run, rows, scores, decided, classes, embed, space) -> LookAlike
 def _embedder(run: Run, shown: Rows):
     """Rows -> [N,D], and the words for it."""
     if run.config.method == "gradient":
-        if "embedding" in gradient.outputs(run, shown):
+        if "embedding" in inference.outputs(run, shown):
             space = f"Distances are those of the embedding of the network in {run.workdir}."
-            return lambda rows: gradient.outputs(run, rows)["embedding"].astype(np.float32), space
+            return lambda rows: inference.outputs(run, rows)["embedding"].astype(np.float32), space
     return lambda rows: _pixels(run.source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fingerprint_jax import significance
 from fingerprint_jax.report.charts import number
+from fingerprint_jax.stats import permutation
 
 ASKED = {
     "subtask1": "Given images from a generator and one real image: was that image used to train the generator?",
@@ -65,7 +65,7 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
 def made_on(document: dict) -> list[tuple[str, str]]:
     """(what, text) of the code, the machine and the libraries that results were made with.
 
-    `document` is results.json or audit.json, of which `environment` (environment.py) and `versions` are read.
+    `document` is results.json or audit.json, of which `environment` (runtime/environment.py) and `versions` are read.
     """
     e = document["environment"]
     code = f"version {e['fingerprint_jax']}"
@@ -158,7 +158,7 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
         )
     if results.get("metrics", {}).get("cross_fitted"):
         notes.append(
-            f"Cross-fitted (each image was scored by what learned from the labels of the others): {significance.CONDITIONAL}."
+            f"Cross-fitted (each image was scored by what learned from the labels of the others): {permutation.CONDITIONAL}."
         )
     if found.get("reason"):
         notes.append(f"No permutation test: {found['reason']}.")

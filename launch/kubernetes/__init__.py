@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import yaml
 from absl import flags
 
-from fingerprint_jax import files, paths
-from fingerprint_jax.preemption import RUN_AGAIN
+from fingerprint_jax.runtime import files, paths
+from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from launch import local, sweep
 
 TEMPLATE = Path(__file__).with_name("jobset.yaml")

@@ -4,7 +4,7 @@ python -m launch.kubernetes --sweep=sweeps/lr --path=/mnt/sweeps/lr --claim=fing
     --accelerator=gpu:1 --output=lr.yaml
 """
 
-from fingerprint_jax import cli
+from fingerprint_jax.runtime import cli
 from launch import kubernetes
 
 cli.run("kubernetes", kubernetes.define_flags, kubernetes.main)

@@ -20,9 +20,9 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.cluster import KMeans
 
-from fingerprint_jax import environment, files
 from fingerprint_jax.audit import panel, stages, verdict
 from fingerprint_jax.data import phantom
+from fingerprint_jax.runtime import environment, files
 
 SEED = 2025  # declared beforehand
 SELECTED = ("shift", "bend", "radius", "clusters", "product", "mixture")  # by the content of the images

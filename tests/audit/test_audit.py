@@ -13,11 +13,11 @@ from absl import flags
 from PIL import Image
 from scipy.stats import rankdata
 
-from fingerprint_jax import files
 from fingerprint_jax.audit import __main__ as main
 from fingerprint_jax.audit import network, panel, stages, verdict
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
+from fingerprint_jax.runtime import files
 from tests.conftest import ROOT
 from tests.foreign import tree
 

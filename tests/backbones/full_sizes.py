@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax import backbones, pack, tables
-from fingerprint_jax.data import phantom
-from fingerprint_jax.preemption import RUN_AGAIN
-from fingerprint_jax.run import network
+from fingerprint_jax import backbones
+from fingerprint_jax.data import packing, phantom, tables
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from tests.conftest import ROOT, load_config
 from tests.faults import trainer
 
@@ -72,8 +72,8 @@ def pack_phantom(folder: Path) -> Path:
         root = folder / task
         phantom.write(root, task, splits, seed=0)
         reference = root / "reference" if task == "subtask1" else ""
-        pack.pack(task, folder / "data", root / "train", root / "test", reference)
-    pack.pack("images", folder / "data", folder / "subtask2" / "train" / "real")
+        packing.pack(task, folder / "data", root / "train", root / "test", reference)
+    packing.pack("images", folder / "data", folder / "subtask2" / "train" / "real")
     return folder / "data"
 
 
@@ -85,7 +85,7 @@ def start(name: str, data: Path, workdir: Path) -> subprocess.Popen:
         config, _, variant = config.partition(":")
         path, whole = f"configs/subtask1/{config}.py", {"data.folds": 2, "data.fold": 0}
         fields |= {"backbone.weights": ""} | more
-        fields |= {f"data.streams.{stream}": BATCH for stream in network(load_config(path, variant)).data.streams}
+        fields |= {f"data.streams.{stream}": BATCH for stream in network_config(load_config(path, variant)).data.streams}
         fields, path = {f"{prefix}{key}": value for key, value in fields.items()} | whole, f"{path}:{variant}"
     else:
         path = "configs/quickstart.py"

@@ -7,8 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fingerprint_jax import pack
-from fingerprint_jax.data import builder, controls, folders, phantom
+from fingerprint_jax.data import builder, controls, folders, packing, phantom
 from fingerprint_jax.data.source import Source
 
 SMALL = {"size": 48, "leak": 0.0, "real": 12, "generated": 100, "unknown": 50}
@@ -20,7 +19,7 @@ def packed(tmp_path_factory):
     root = tmp_path_factory.mktemp("controls")
     phantom.write(root / "images", "subtask2", phantom.subtask2(0, **SMALL), 0)
     arguments = (root / "images/train", root / "images/test")
-    pack.pack("subtask2", root / "data", *arguments, groups=root / "images/groups.csv")
+    packing.pack("subtask2", root / "data", *arguments, groups=root / "images/groups.csv")
     return str(root / "data")
 
 
@@ -86,7 +85,7 @@ def test_one_generator_is_one_subset_in_five_parts(packed, tmp_path):
 def test_there_is_nothing_to_find_in_one_generator(tmp_path):
     splits = phantom.subtask2(0, 48, 0.0, real=10, generated=300, unknown=5)
     phantom.write(tmp_path / "images", "subtask2", splits, 0)
-    pack.pack("subtask2", tmp_path / "data", tmp_path / "images/train")
+    packing.pack("subtask2", tmp_path / "data", tmp_path / "images/train")
     controls.write("one_generator", tmp_path / "control", tmp_path / "data")
     source, control = (Source(str(tmp_path / name), "subtask2") for name in ("data", "control"))
     rng = np.random.default_rng(0)
@@ -147,8 +146,8 @@ def membership(tmp_path_factory):
     splits = phantom.subtask1(0, 48, 1.0, real=12, generated=40, unknown=4, reference=20)
     phantom.write(root / "images", "subtask1", splits, 0)
     folders = (root / "images/train", root / "images/test", root / "images/reference")
-    pack.pack("subtask1", root / "data", *folders, groups=root / "images/groups.csv")
-    pack.pack("subtask1", root / "bare", root / "images/train")
+    packing.pack("subtask1", root / "data", *folders, groups=root / "images/groups.csv")
+    packing.pack("subtask1", root / "bare", root / "images/train")
     return root
 
 

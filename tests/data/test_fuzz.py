@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from fingerprint_jax import pack, tables
-from fingerprint_jax.data import builder, folders, images
+from fingerprint_jax.data import builder, folders, images, packing, tables
 from fingerprint_jax.data.source import Source
 from tests.conftest import FULL_FAULTS
 from tests.data.test_images import chunk, encode
@@ -333,7 +332,7 @@ def test_any_file_name_is_an_id_or_refused(names, prefix):
             file.id.encode()
         for _, reason in rejected:
             one_line(reason)
-        pack._csv(Path(folder, "t.csv"), ["file", "reason"], rejected)
+        packing._csv(Path(folder, "t.csv"), ["file", "reason"], rejected)
         lines = Path(folder, "t.csv").read_text(encoding="utf-8").splitlines()
         assert len(lines) == len(rejected) + 1 and all(map(str.isprintable, lines))
 
@@ -360,7 +359,7 @@ def test_a_pack_is_whole_or_not_there(extra, image_size, groups):
                 "max_rejected": 1,
                 "groups": "" if groups is None else table,
             }
-            summary = pack.pack("images", data, root, **arguments)
+            summary = packing.pack("images", data, root, **arguments)
         except ValueError as error:
             one_line(images.printable(str(error)))
             assert not data.exists()

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from fingerprint_jax import train
 from fingerprint_jax.data import loader
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inputs
 from tests.conftest import load_config
 
 
@@ -25,7 +25,7 @@ def test_batches_of_several_steps_are_those_of_single_ones_stacked(options, data
     config = load_config("configs/subtask1/aimm_siamese.py").member
     config.data_dir = data_dir
     run = Run(config, tmp_path)
-    read = (train.sampler_of(run), (data_dir, "subtask1"), 1, 7)
+    read = (inputs.sampler_of(run), (data_dir, "subtask1"), 1, 7)
     single = list(loader.host_batches(*read, **options))
     several = list(loader.host_batches(*read, per_dispatch=3, **options))
     expected = [jax.tree.map(lambda *x: np.stack(x), *single[a:b]) for a, b in ((0, 2), (2, 5), (5, 6))]
@@ -37,7 +37,7 @@ def test_batches_of_several_steps_are_those_of_single_ones_stacked(options, data
 def test_readers_start_only_where_what_they_hold_has_room(data_dir, tmp_path, monkeypatch):
     config = load_config("configs/subtask1/aimm_siamese.py").member
     config.data_dir = data_dir
-    sampler, asked = train.sampler_of(Run(config, tmp_path)), []
+    sampler, asked = inputs.sampler_of(Run(config, tmp_path)), []
     monkeypatch.setattr(loader.shared, "require", asked.append)
     loader.host_batches(sampler, (data_dir, "subtask1"), 0, 8, workers=3, per_dispatch=2, process_count=4)
     images = 2 * sum(config.data.streams.values()) // 4

@@ -16,12 +16,15 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from fingerprint_jax import checkpoint, evaluate, methods, pack, ranges, train
+from fingerprint_jax import evaluate, methods
 from fingerprint_jax.backbones import pretrained
-from fingerprint_jax.data import phantom
+from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.data.source import Source, open_source
-from fingerprint_jax.model import model_of
-from fingerprint_jax.run import Run
+from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs import checkpoint, ranges
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import loop
+from fingerprint_jax.training.model import model_of
 from tests.audit import test_audit
 from tests.backbones import test_pretrained
 from tests.conftest import CONFIGS, ROOT, last_state, load_config, same_bytes
@@ -267,7 +270,7 @@ def _acts(data_dir, images, tmp_path) -> dict:
 
     def fit_in_vain(folder):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "train", fails)
+            patch.setattr(loop, "train", fails)
             fit(folder, data_dir)
 
     return {
@@ -370,11 +373,11 @@ def test_no_figure_of_records_that_are_not_those_of_the_summary(trained, data_di
     packed = Source(data_dir, "subtask2")
     other = phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=20, unknown=20)
     phantom.write(tmp_path / "other", "subtask2", other, seed=9)
-    pack.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
+    packing.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
     shutil.copytree(data_dir, root)
     workdir = shutil.copytree(trained, tmp_path / "run")
     folder, scored = root / DATA, (workdir / "results.json").read_text()
-    figure = evaluate.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"]
+    figure = score.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"]
     files, summary = sorted(folder.glob("*array_record*")), (folder / "summary.json").read_text()
     others = [*sorted((tmp_path / "packed" / DATA).glob("*array_record*")), *files]
 
@@ -420,7 +423,7 @@ def test_no_figure_of_records_that_are_not_those_of_the_summary(trained, data_di
         flag = () if first else ("--verify",)
         line = _refusal(lambda: run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", *flag))  # noqa: B023
         if not line:
-            assert evaluate.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"] == figure
+            assert score.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"] == figure
             source, apart = Source(str(root), "subtask2"), False
             for split in packed.splits:
                 # One that has no part in the figure cannot be compared where it has damaged records, and is named.

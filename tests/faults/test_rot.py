@@ -10,11 +10,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fingerprint_jax import checkpoint, methods, sharding, train
+from fingerprint_jax import methods
 from fingerprint_jax.data import builder, loader
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.model import model_of
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import sharding
+from fingerprint_jax.training import inputs
+from fingerprint_jax.training.model import model_of
 from tests.conftest import load_config
 from tests.faults import trainer
 
@@ -196,7 +199,9 @@ def test_damaged_records_are_named_and_within_the_budget_replaced(damaged, data_
 
     with pytest.raises(ValueError, match=f"3 damaged records, data.max_damaged=2 .in train_real: {ids}.*pack the data again"):
         methods.get("gradient").fit(run(2))
-    batches = [list(loader.host_batches(train.sampler_of(run(3)), (data, "subtask2"), 0, 6, workers=workers)) for workers in (0, 1)]
+    batches = [
+        list(loader.host_batches(inputs.sampler_of(run(3)), (data, "subtask2"), 0, 6, workers=workers)) for workers in (0, 1)
+    ]
     jax.tree.map(np.testing.assert_array_equal, *batches)
     states = []
     for cache in ("none", "device"):
@@ -205,8 +210,8 @@ def test_damaged_records_are_named_and_within_the_budget_replaced(damaged, data_
         states.append(trainer.state(fitted.workdir))
     assert states[0] == states[1]
     with pytest.raises(ValueError, match=f"split train_real: damaged records are not scored: {ids}; pack the data again"):
-        fitted.predict("train_real")
-    fitted.predict("test_generated")
+        methods.predict(fitted, "train_real")
+    methods.predict(fitted, "test_generated")
     report(
         "damaged records in the packed data",
         3,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fingerprint_jax import checkpoint
-from fingerprint_jax.preemption import RUN_AGAIN
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from tests.faults import trainer
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fingerprint_jax import checkpoint, train
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inference
 from tests.conftest import ROOT
 
 STEPS, INTERVAL = 50, 2
@@ -80,7 +81,7 @@ def unfinished_saves(workdir) -> list[str]:
 def state(workdir, which="latest") -> dict[str, bytes]:
     """Every array of a checkpoint: path -> bytes."""
     run = Run.load(workdir)
-    return arrays(train.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), which)[1])
+    return arrays(inference.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), which)[1])
 
 
 def arrays(tree) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ import pytest
 
 from fingerprint_jax import features
 from fingerprint_jax.features import enhance, frequency, pixels, residual, texture
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
 from tests.conftest import ROOT, load_config
 from tests.features import worker
 

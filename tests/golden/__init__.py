@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fingerprint_jax.run import config_hash, flat_config
+from fingerprint_jax.runs.config import config_hash, flat_config
 
 CONFIGS = Path(__file__).with_name("configs.txt")
 STEPS = Path(__file__).with_name("steps.json")

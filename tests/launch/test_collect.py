@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fingerprint_jax import evaluate, methods, significance
-from fingerprint_jax.run import Run
+from fingerprint_jax import methods
+from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.stats import permutation
 from launch import collect, sweep
 from launch.collect import Scored
 from launch.sweep import product, values
@@ -125,10 +127,10 @@ def test_a_folder_of_runs_has_a_family_wise_p(data_dir, tmp_path, capsys):
     for name in ("gan_leaks", "domias", "monte_carlo"):
         run = fit(f"configs/subtask1/{name}.py", data_dir, tmp_path / f"0.{name}")
         runs[run.workdir.name] = run
-        evaluate.evaluate(run, "heldout")
+        score.evaluate(run, "heldout")
     rows = run.rows("heldout")
-    scores = np.concatenate([runs[name].predict("heldout").scores for name in sorted(runs)], axis=1)
-    expected = significance.permutation_p(significance.auc_of(scores), rows.labels, rows.groups)
+    scores = np.concatenate([methods.predict(runs[name], "heldout").scores for name in sorted(runs)], axis=1)
+    expected = permutation.permutation_p(permutation.auc_of(scores), rows.labels, rows.groups)
     lines = collect.collect(tmp_path, "heldout", "auc", "0.domias", True)
     assert [line["group"] for line in lines] == sorted(runs)
     assert [line["p"] for line in lines] == expected["p"]
@@ -145,12 +147,12 @@ def test_a_folder_of_runs_has_a_family_wise_p(data_dir, tmp_path, capsys):
 @pytest.mark.parametrize("said", [{"p": "0.01"}, {"p": 0.01, "null": ["a"]}, {"p": 2}, {}, [0.01]])
 def test_a_p_that_evaluate_has_not_written_is_refused(said, tmp_path):
     splits = {"heldout": {"metrics": {"permutation": said}}}
-    (tmp_path / "results.json").write_text(json.dumps({"schema": evaluate.SCHEMA, "splits": splits}))
+    (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": splits}))
     with pytest.raises(ValueError, match="results.json: the p of heldout is no number: evaluate it anew"):
         collect.permutation(tmp_path, "heldout")
     for p in (0.01, None):
         splits["heldout"]["metrics"]["permutation"] = {"p": p}
-        (tmp_path / "results.json").write_text(json.dumps({"schema": evaluate.SCHEMA, "splits": splits}))
+        (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": splits}))
         assert collect.permutation(tmp_path, "heldout") == {"p": p}
 
 
@@ -169,7 +171,7 @@ def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
         config = sweep.resolve(row.config, row.overrides)
         config.data_dir = data_dir
         methods.get(config.method).fit(Run(config, tmp_path / row.name))
-        evaluate.evaluate(Run.load(tmp_path / row.name), "heldout")
+        score.evaluate(Run.load(tmp_path / row.name), "heldout")
     (tmp_path / rows[3].name).mkdir()
     (tmp_path / rows[3].name / "failed.json").write_text(json.dumps({"error": "main: error: not finite"}))
     run_binary(collect, f"--sweep={tmp_path}", f"--baseline={rows[0].group}")
@@ -199,7 +201,7 @@ def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
     "found", [{}, 3, {"permutation": 3}, {"permutation": {"p": "x"}}, {"permutation": {"p": 0.1, "null": "x"}}]
 )
 def test_a_p_that_evaluate_has_not_written_is_one_line(found, tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps({"schema": evaluate.SCHEMA, "splits": {"heldout": {"metrics": found}}}))
+    (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": {"heldout": {"metrics": found}}}))
     with pytest.raises(ValueError, match="has no p on heldout|the p of heldout is no number"):
         collect.permutation(tmp_path, "heldout")
 

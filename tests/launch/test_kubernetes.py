@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from fingerprint_jax.preemption import RUN_AGAIN
+from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from launch import collect, kubernetes, local, sweep
 from tests.launch.test_slurm import ODD, finish, write_sweep
 from tests.test_evaluate import run_binary

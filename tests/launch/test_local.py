@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fingerprint_jax.preemption import Preempted
+from fingerprint_jax.runtime.preemption import Preempted
 from launch import local, sweep
 from tests.conftest import ROOT
 from tests.test_evaluate import run_binary

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from fingerprint_jax import pack, significance
-from fingerprint_jax.data import phantom
+from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.stats import permutation
 from launch import membership, systems, table
 from launch.collect import Scored
 from launch.systems import Comparison, Row
@@ -27,7 +27,7 @@ def compared(tmp_path_factory):
     splits = phantom.subtask1(0, 32, 1.0, real=60, generated=80, unknown=4, reference=60)
     phantom.write(root / "images", "subtask1", splits, 0)
     folders = (root / "images/train", root / "images/test", root / "images/reference")
-    pack.pack("subtask1", root / "data", *folders, groups=root / "images/groups.csv")
+    packing.pack("subtask1", root / "data", *folders, groups=root / "images/groups.csv")
     comparison = Comparison(root / "out", ROWS, {"d": str(root / "data")}, str(root / "controls"), 1.0, seeds=(0,))
     assert comparison.run(["d"], ROWS, lambda: None) == []
     return comparison
@@ -47,7 +47,7 @@ def test_the_figures_are_those_of_the_predictions(compared):
 def test_a_p_is_there_where_no_label_of_the_images_was_read(compared):
     label_free, learned = membership.table(compared, "d", "gan_leaks")[0]
     one = Scored.load(compared.workdir("d", ROWS[0], None, 0), "heldout")
-    expected = significance.permutation_p(significance.auc_of(one.scores), one.labels, one.groups)
+    expected = permutation.permutation_p(permutation.auc_of(one.scores), one.labels, one.groups)
     assert label_free["p"] == expected["p"][0] == expected["family_wise"] == 0.001
     assert label_free["shuffled"] == pytest.approx(expected["null"].mean())
     # Fitted anew to fewer permutations, which are among those of the other row.
@@ -86,7 +86,7 @@ def test_several_seeds_count_by_their_mean(monkeypatch, tmp_path):
     monkeypatch.setattr(membership, "_permutation", lambda *arguments: {"p": 0.5})
     found = membership.family(comparison, "d")
     mean = lambda y: np.mean([roc_auc_score(y, runs["good", seed].scores[:, 0]) for seed in (0, 1)])  # noqa: E731
-    expected = significance.permutation_p(lambda y: np.array([mean(y)]), labels, permutations=99)
+    expected = permutation.permutation_p(lambda y: np.array([mean(y)]), labels, permutations=99)
     assert found["p"]["good"] == 0.001 and expected["p"] == [0.01] and found["p"]["none"] > 0.01
     assert found["family_wise"] >= found["p"]["good"]
 

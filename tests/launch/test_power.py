@@ -7,9 +7,9 @@ import pytest
 from absl import flags
 from scipy.stats import beta
 
-from fingerprint_jax import methods, pack
-from fingerprint_jax.data import phantom
-from fingerprint_jax.run import Run
+from fingerprint_jax import methods
+from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.runs.run import Run
 from launch import power, sweep, systems
 from tests.conftest import ROOT
 
@@ -32,7 +32,7 @@ def test_the_scores_are_those_of_a_run_on_the_same_phantom(name, tmp_path):
     drawn = power.Phantom(0, leak=1.0, **SETTINGS)
     phantom.write(tmp_path / "images", "subtask1", drawn.splits, 0)
     folders = [tmp_path / "images" / part for part in ("train", "test", "reference")]
-    pack.pack("subtask1", tmp_path / "data", *folders, groups=tmp_path / "images" / "groups.csv")
+    packing.pack("subtask1", tmp_path / "data", *folders, groups=tmp_path / "images" / "groups.csv")
     row = next(row for row in sweep.load_file(FILE, "rows") if row.name == name)
     config = systems.resolve(row)
     config.data_dir = str(tmp_path / "data")
@@ -41,7 +41,7 @@ def test_the_scores_are_those_of_a_run_on_the_same_phantom(name, tmp_path):
     methods.get(config.method).fit(run)
     scores = drawn.scores(power.attack(name, config))
     # Files have other names than the arrays have places: by label, in ascending order.
-    rows, found = run.rows("heldout"), run.predict("heldout").scores[:, 0]
+    rows, found = run.rows("heldout"), methods.predict(run, "heldout").scores[:, 0]
     for label in (0, 1):
         if name == "local_match":  # its parts are drawn by place, and the larger set is in another order
             assert np.mean(scores[drawn.labels == label]) == pytest.approx(np.mean(found[rows.labels == label]), abs=0.1)

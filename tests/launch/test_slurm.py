@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fingerprint_jax.preemption import RUN_AGAIN, Preempted
+from fingerprint_jax.runtime.preemption import RUN_AGAIN, Preempted
 from launch import collect, local, slurm, sweep
 from tests.conftest import FULL_FAULTS, ROOT
 from tests.faults import trainer

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fingerprint_jax.run import flat_config
+from fingerprint_jax.runs.config import flat_config
 from launch import sweep
 from launch.sweep import chain, product, values, zip_
 from tests.conftest import CONFIGS, ROOT, load_config

@@ -7,13 +7,15 @@ import time
 import numpy as np
 import pytest
 
-from fingerprint_jax import methods, pack, score_metrics, train
-from fingerprint_jax.data import controls, phantom
+from fingerprint_jax import methods
+from fingerprint_jax.data import controls, packing, phantom
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.methods import classical
-from fingerprint_jax.model import model_of
-from fingerprint_jax.preemption import Preempted
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime.preemption import Preempted
+from fingerprint_jax.stats import score_metrics
+from fingerprint_jax.training import loop
+from fingerprint_jax.training.model import model_of
 from launch import attribution, sweep, systems, table
 from launch.collect import Scored
 from launch.systems import Comparison, Row
@@ -131,7 +133,9 @@ def test_the_command_makes_the_table_and_goes_on_without_training_again(command,
         run = Run.load(out / f"d/net/lr{rate:g}-seed0")
         assert (run.config.num_steps, run.config.eval_every, run.config.checkpoint_every) == (2, 1, 1)
         assert run.config.optimizer.learning_rate == rate
-        valid[f"{rate:g}"] = score_metrics.quick(run.rows("valid").labels, run.predict("valid").scores, "subtask2")["accuracy"]
+        valid[f"{rate:g}"] = score_metrics.quick(run.rows("valid").labels, methods.predict(run, "valid").scores, "subtask2")[
+            "accuracy"
+        ]
         assert (run.workdir / "results.json").exists() == (rate == chosen)  # the others are not looked at
     assert choice["valid"] == valid and valid[f"{chosen:g}"] == max(valid.values())
     assert {run.name for run in (out / "d/net").glob("lr*")} == {"lr0.001-seed0", "lr0.01-seed0", f"lr{chosen:g}-seed1"}
@@ -155,7 +159,7 @@ def test_the_command_makes_the_table_and_goes_on_without_training_again(command,
     assert "=small\\|" in (out / "table.md").read_text() and "Differences to `net`" in (out / "table.md").read_text()
 
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "failed" not in path.name}
-    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(loop, "train", None)
     capsys.readouterr()
     with pytest.raises(ValueError, match="1 rows failed: d/bad"):
         command("--baseline=net")
@@ -291,7 +295,7 @@ def test_p_of_classes_is_a_share_of_all_assignments():
 def test_controls_are_made_once_and_scored_with_the_first_seed(tmp_path, quick, monkeypatch):
     splits = phantom.subtask2(0, 48, 0.5, real=40, generated=100, unknown=5)
     phantom.write(tmp_path / "images", "subtask2", splits, 0)
-    pack.pack("subtask2", tmp_path / "data", tmp_path / "images/train", groups=tmp_path / "images/groups.csv")
+    packing.pack("subtask2", tmp_path / "data", tmp_path / "images/train", groups=tmp_path / "images/groups.csv")
     monkeypatch.setattr(controls, "PHANTOM", PHANTOM)
     write, made = controls.write, []
     monkeypatch.setattr(controls, "write", lambda kind, *rest, **options: (made.append(kind), write(kind, *rest, **options)))
@@ -327,7 +331,7 @@ def test_on_other_data_a_classical_run_learns_from_its_own(tmp_path, data_dir, m
     config.data_dir = str(tmp_path / "controls/a")
     methods.get("classical").fit(Run(config, tmp_path / "run"))
     read.clear()
-    Run.load(tmp_path / "run", data_dir=str(tmp_path / "controls/b")).predict("train_generated")
+    methods.predict(Run.load(tmp_path / "run", data_dir=str(tmp_path / "controls/b")), "train_generated")
     assert read == [str(tmp_path / "controls/a"), str(tmp_path / "controls/b")]
 
 

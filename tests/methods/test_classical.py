@@ -8,13 +8,15 @@ from ml_collections import ConfigDict, config_flags
 from sklearn.metrics.pairwise import cosine_similarity
 
 from configs import base
-from fingerprint_jax import estimators, evaluate, features, methods, pack, significance
+from fingerprint_jax import estimators, features, methods
 from fingerprint_jax.backbones import layers
-from fingerprint_jax.data import augment, phantom
+from fingerprint_jax.data import augment, packing, phantom
+from fingerprint_jax.evaluation import lineage, score
 from fingerprint_jax.methods import classical, ensemble, gradient
-from fingerprint_jax.model import model_of
 from fingerprint_jax.report import neighbours
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inference
+from fingerprint_jax.training.model import model_of
 from tests.conftest import ROOT, fit, load_config
 
 FEATURES = "configs/subtask2/aimm_features.py"
@@ -50,12 +52,12 @@ def test_the_command_line_chooses_the_estimator_and_its_options(name, options, f
     methods.get("classical").fit(Run(config, tmp_path))
     run = Run.load(tmp_path)
     source = classical.encoder(run)
-    x, query = (gradient.outputs(source, run.rows(split))["embedding"] for split in ("train_generated", "heldout"))
+    x, query = (inference.outputs(source, run.rows(split))["embedding"] for split in ("train_generated", "heldout"))
     known = run.rows("train_generated")
     gallery = {"labelled": estimators.Features(x, known.labels, known.index)}
     unknown = np.full(len(query), -1)  # no estimator needs a query's label or number
     expected = estimators.get(name, **options)(estimators.Features(query, unknown, unknown), gallery, seed=0)
-    np.testing.assert_allclose(run.predict("heldout").scores, expected, rtol=1e-6)
+    np.testing.assert_allclose(methods.predict(run, "heldout").scores, expected, rtol=1e-6)
 
 
 def test_an_option_of_another_estimator_is_refused_before_anything_is_trained(data_dir, tmp_path):
@@ -69,7 +71,7 @@ def test_an_option_of_another_estimator_is_refused_before_anything_is_trained(da
 def test_a_frozen_encoder_is_the_network_as_it_begins(frozen):
     source = classical.encoder(frozen)
     assert gradient.state(source) == 0
-    drawn, state = model_of(source).init(jax.random.key(source.config.seed)), gradient.restore(source)
+    drawn, state = model_of(source).init(jax.random.key(source.config.seed)), inference.restore(source)
     for part in ("params", "rest"):
         for name, value in drawn[part].items():
             assert np.asarray(value).tobytes() == np.asarray(state[part][name]).tobytes(), name
@@ -92,10 +94,10 @@ def test_similarity_is_to_the_real_images_of_a_network_trained_on_them(data_dir,
     source = classical.encoder(run)
     assert list(source.config.data.streams) == ["real"]
     real, query = run.rows("train_real"), run.rows("heldout")
-    x, q = (gradient.outputs(source, rows)["embedding"] for rows in (real, query))
+    x, q = (inference.outputs(source, rows)["embedding"] for rows in (real, query))
     pairs = cosine_similarity(q, x)
     expected = np.stack([pairs[:, real.labels == k].mean(axis=1) for k in range(5)], axis=1)
-    np.testing.assert_allclose(run.predict("heldout").scores, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(methods.predict(run, "heldout").scores, expected, rtol=1e-4, atol=1e-5)
     assert load_config("configs/subtask2/medhastra_similarity.py", "").member.backbone.name == "resnet18"
 
 
@@ -127,10 +129,10 @@ def test_a_frozen_network_and_image_features_are_shared_by_folds_and_seeds(data_
     config.ensemble.variants = {"texture": {"features": {"name": "moments"}}, "deep": {"seed": 0}}
     run = Run(config, tmp_path / "run")
     seen = []
-    encode = gradient.encode
-    monkeypatch.setattr(gradient, "encode", lambda *arguments: (seen.append(arguments[2].index.tolist()), encode(*arguments))[1])
+    encode = inference.encode
+    monkeypatch.setattr(inference, "encode", lambda *arguments: (seen.append(arguments[2].index.tolist()), encode(*arguments))[1])
     methods.get("ensemble").fit(run)
-    assert len(run.predict("heldout").ids) == len(run.rows("heldout"))
+    assert len(methods.predict(run, "heldout").ids) == len(run.rows("heldout"))
     # Two networks, that differ in the seed, encode each split once for all the folds.
     splits = [run.source.rows(split).index.tolist() for split in ("train_generated", "test_generated", "reference", "train_real")]
     assert sorted(seen) == sorted(2 * splits)
@@ -153,7 +155,7 @@ def test_the_network_of_a_finished_run_may_not_have_been_trained_on_what_is_held
     config.member.features.run = network("generated")
     run = Run(config, tmp_path / "b")
     methods.get("ensemble").fit(run)
-    assert np.isfinite(run.predict("heldout").scores).all()
+    assert np.isfinite(methods.predict(run, "heldout").scores).all()
     config.member.features.run = str(run.workdir)
     with pytest.raises(ValueError, match="is a run of method ensemble: give that of one network"):
         methods.get("ensemble").fit(Run(config, tmp_path / "c"))
@@ -174,8 +176,8 @@ def test_the_network_of_a_finished_run_is_known_by_what_it_was_trained_on(data_d
         methods.get("classical").fit(Run(config, tmp_path / "changed"))
     config.data_dir = packs["other"]  # none of which it has seen
     methods.get("classical").fit(Run(config, tmp_path / "other"))
-    assert evaluate.in_sample(Run.load(tmp_path / "other"), "heldout") == []
-    (trained,) = evaluate.in_sample(Run.load(tmp_path / "other"), "train_real")
+    assert lineage.in_sample(Run.load(tmp_path / "other"), "heldout") == []
+    (trained,) = lineage.in_sample(Run.load(tmp_path / "other"), "train_real")
     assert trained.startswith("The split train_real holds")  # by its gallery
     config.estimator.name, config.estimator.C, config.gallery = (
         "mahalanobis",
@@ -183,7 +185,7 @@ def test_the_network_of_a_finished_run_is_known_by_what_it_was_trained_on(data_d
         {"generated": ("train_generated",)},
     )  # then neither has seen them
     methods.get("classical").fit(Run(config, tmp_path / "unread"))
-    assert evaluate.in_sample(Run.load(tmp_path / "unread"), "train_real") == []
+    assert lineage.in_sample(Run.load(tmp_path / "unread"), "train_real") == []
 
 
 def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
@@ -192,11 +194,11 @@ def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
     config.member.features.output = "stages/0/0"
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
-    assert np.isfinite(run.predict("heldout").scores).all()
+    assert np.isfinite(methods.predict(run, "heldout").scores).all()
     member = ensemble.members(run)[0][1]
     source, rows = classical.encoder(member), run.rows("heldout")
     stored = classical._features(member, rows)
-    net = model_of(source).merge(*model_of(source).weights(gradient.restore(source)))
+    net = model_of(source).merge(*model_of(source).weights(inference.restore(source)))
     x = augment.normalize(run.source.images(rows.index), source.config.data.normalize)
     recorded = layers.record(net.backbone, "stages/0/0")
     net.backbone.maps(x, train=False)
@@ -218,7 +220,7 @@ def test_outputs_and_a_feature_of_the_images_stand_side_by_side(data_dir, tmp_pa
     member = ensemble.members(run)[0][1]
     rows = member.rows("train_real").take(np.arange(5))
     source = classical.encoder(member)
-    outputs = gradient.encode(source, gradient.restore(source), rows)
+    outputs = inference.encode(source, inference.restore(source), rows)
     moments = features.get("moments")(run.source.images(rows.index))
     expected = np.concatenate([outputs["error"][:, None], outputs["embedding"], moments], axis=1)
     np.testing.assert_allclose(classical._features(member, rows), expected, rtol=1e-4, atol=1e-6)
@@ -234,13 +236,13 @@ def test_the_network_of_another_task_gives_features_but_no_p(data_dir, tmp_path)
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
     rows = run.rows("heldout")
-    state = gradient.restore(network)
-    expected = gradient.encode(network, state, rows, source=run.source)["embedding"]
+    state = inference.restore(network)
+    expected = inference.encode(network, state, rows, source=run.source)["embedding"]
     np.testing.assert_array_equal(classical._features(ensemble.members(run)[0][1], rows), expected)
-    found = evaluate.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["permutation"]
+    found = score.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["permutation"]
     assert found["p"] is None and found["reason"].endswith("images of subtask2: whether these are among them is not known")
     phantom.write(tmp_path / "small", "subtask1", phantom.subtask1(0, 32, 0.0, 4, 4, 2, 0), 0)
-    pack.pack("subtask1", tmp_path / "data32", tmp_path / "small" / "train")
+    packing.pack("subtask1", tmp_path / "data32", tmp_path / "small" / "train")
     config.data_dir, config.member.gallery.reference = str(tmp_path / "data32"), ("train_real:0",)
     with pytest.raises(ValueError, match="its network takes images of 48x48 pixels, these have 32x32"):
         methods.get("ensemble").fit(Run(config, tmp_path / "c"))
@@ -263,7 +265,7 @@ def test_runs_share_the_features_of_a_cache(data_dir, tmp_path, monkeypatch):
 
 
 def test_a_frozen_network_has_trained_on_nothing_that_the_page_shows(frozen):
-    predictions = frozen.predict("heldout")
+    predictions = methods.predict(frozen, "heldout")
     rows = frozen.rows("heldout")
     found = neighbours.look_alikes(frozen, "heldout", rows, predictions, predictions.scores.argmax(axis=1), list("abcde"))
     assert not isinstance(found, str)
@@ -274,12 +276,12 @@ def test_on_data_without_its_reference_the_scores_have_the_same_p(data_dir, phan
     config.data_dir = data_dir
     methods.get("ensemble").fit(Run(config, tmp_path / "run"))
     root = phantoms["subtask1"]
-    pack.pack("subtask1", tmp_path / "other", root / "train", groups=root / "groups.csv")
+    packing.pack("subtask1", tmp_path / "other", root / "train", groups=root / "groups.csv")
     run = Run.load(tmp_path / "run", data_dir=str(tmp_path / "other"))
-    found, expected = (evaluate.evaluate(r, "heldout")["metrics"]["permutation"] for r in (run, Run.load(tmp_path / "run")))
+    found, expected = (score.evaluate(r, "heldout")["metrics"]["permutation"] for r in (run, Run.load(tmp_path / "run")))
     assert found == expected and found["p"] is not None  # no label had a part in the scores, here or there
     # What else is in the galleries counts nevertheless.
     config.member.gallery.labelled = ("train_real",)
     methods.get("ensemble").fit(Run(config, tmp_path / "labelled"))
     run = Run.load(tmp_path / "labelled", data_dir=str(tmp_path / "other"))
-    assert significance.cross_fitted(run, "heldout") and evaluate.in_sample(run, "train_real")
+    assert lineage.cross_fitted(run, "heldout") and lineage.in_sample(run, "train_real")

@@ -11,10 +11,13 @@ from scipy.special import softmax
 from scipy.stats import rankdata
 
 from configs import base
-from fingerprint_jax import decisions, evaluate, methods, train
+from fingerprint_jax import methods
+from fingerprint_jax.evaluation import decide, score
 from fingerprint_jax.methods import ensemble
-from fingerprint_jax.model import Model, _model
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.stats import decisions
+from fingerprint_jax.training import loop
+from fingerprint_jax.training.model import Model, _model
 from tests.conftest import fit, load_config
 
 
@@ -55,23 +58,23 @@ def fitted(data_dir, tmp_path_factory):
 
 
 def test_every_row_is_scored_by_the_child_that_did_not_see_it(fitted):
-    whole = fitted.predict("heldout")
+    whole = methods.predict(fitted, "heldout")
     assert sorted(whole.ids) == sorted(fitted.source.rows("train_real").ids)
     score = dict(zip(whole.ids, whole.scores[:, 0], strict=True))
     for _, child in ensemble.members(fitted):
-        own = child.predict("heldout")
+        own = methods.predict(child, "heldout")
         assert not set(own.ids) & set(child.rows("train_real").ids)
         np.testing.assert_array_equal([score[i] for i in own.ids], own.scores[:, 0])
 
 
 def test_unlabelled_rows_are_averaged_over_the_same_children(fitted):
-    parts = [child.predict("test_real").scores for _, child in ensemble.members(fitted)]
-    np.testing.assert_allclose(fitted.predict("test_real").scores, np.mean(parts, axis=0), rtol=1e-6)
+    parts = [methods.predict(child, "test_real").scores for _, child in ensemble.members(fitted)]
+    np.testing.assert_allclose(methods.predict(fitted, "test_real").scores, np.mean(parts, axis=0), rtol=1e-6)
 
 
 def test_the_threshold_of_a_fold_comes_from_the_other_folds(fitted):
-    rows, predictions = fitted.rows("heldout"), fitted.predict("heldout")
-    labels = evaluate.decide(fitted, "heldout", predictions)
+    rows, predictions = fitted.rows("heldout"), methods.predict(fitted, "heldout")
+    labels = decide.decide(fitted, "heldout", predictions)
     fold = fitted.folds(rows)
     for k in np.unique(fold):
         # A score that is far off in fold k alone must not move fold k's own labels.
@@ -81,13 +84,13 @@ def test_the_threshold_of_a_fold_comes_from_the_other_folds(fitted):
 
 
 def test_finished_children_are_not_trained_again(fitted, monkeypatch):
-    monkeypatch.setattr(train, "train", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train", lambda *a: pytest.fail("trained again"))
     methods.get("ensemble").fit(fitted)
 
 
 def test_a_split_that_is_all_held_out_says_so(fitted):
     with pytest.raises(ValueError, match="split train_real has no rows"):
-        evaluate.evaluate(fitted, "train_real")
+        score.evaluate(fitted, "train_real")
 
 
 def test_finished_runs_are_combined_on_the_data_of_the_ensemble(data_dir, tmp_path):
@@ -100,7 +103,7 @@ def test_finished_runs_are_combined_on_the_data_of_the_ensemble(data_dir, tmp_pa
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
     assert [m.config.data_dir for _, m in ensemble.members(run)] == [str(moved)]
-    np.testing.assert_array_equal(run.predict("heldout").scores, member.predict("heldout").scores)
+    np.testing.assert_array_equal(methods.predict(run, "heldout").scores, methods.predict(member, "heldout").scores)
 
 
 def test_on_other_labelled_images_those_members_take_part_that_were_chosen(data_dir, packs, tmp_path):
@@ -111,7 +114,7 @@ def test_on_other_labelled_images_those_members_take_part_that_were_chosen(data_
     methods.get("ensemble").fit(Run(config, tmp_path / "run"))
     run, other = Run.load(tmp_path / "run"), Run.load(tmp_path / "run", data_dir=packs["other"])
     assert ensemble.state(run) == ensemble.state(other)
-    assert len(other.predict("train_real").ids) == len(other.source.rows("train_real"))
+    assert len(methods.predict(other, "train_real").ids) == len(other.source.rows("train_real"))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +150,7 @@ def test_members_of_one_architecture_are_compiled_once(data_dir, tmp_path, monke
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
     assert len(ensemble.members(run)) == 4 and len(traced) == 1
-    outputs = {member.predict("heldout").scores.tobytes() for _, member in ensemble.members(run)}
+    outputs = {methods.predict(member, "heldout").scores.tobytes() for _, member in ensemble.members(run)}
     assert len(outputs) == 4  # learning rate and seed are heard all the same
 
 
@@ -171,7 +174,7 @@ def test_members_below_the_threshold_take_no_part_and_the_best_is_named_where_al
     truth = np.resize(truth, 100)
     rows = voted.rows("valid").take(np.resize(np.arange(len(voted.rows("valid"))), 100))
     monkeypatch.setattr(Run, "rows", lambda run, split: rows)
-    monkeypatch.setattr(Run, "predict", predict)
+    monkeypatch.setattr(methods, "predict", predict)
     voted.config.ensemble.admit = 0.98
     assert [run.workdir.name for _, run in ensemble.admitted(voted)] == ["b1-seed0", "b2-seed0"]
     voted.config.ensemble.admit = 0.995
@@ -197,7 +200,7 @@ def test_the_best_variant_is_chosen_for_each_fold_and_seed(voted, monkeypatch):
         return Predictions(rows.ids, np.eye(5)[np.where(right, rows.labels, (rows.labels + 1) % 5)], True)
 
     monkeypatch.setattr(Run, "rows", lambda run, split: rows)
-    monkeypatch.setattr(Run, "predict", predict)
+    monkeypatch.setattr(methods, "predict", predict)
     assert {run.workdir.name for _, run in ensemble.admitted(voted)} == set(accuracy)
 
 
@@ -205,7 +208,7 @@ def test_members_that_read_no_row_of_the_target_are_one_for_all_folds(data_dir, 
     run = fit("configs/subtask1/gan_leaks.py", data_dir, tmp_path / "run")
     ((fold, member),) = ensemble.members(run)
     assert (fold, member.workdir.name) == (-1, "seed0") and member.config.data.folds == 0
-    found, whole = run.predict("heldout"), member.predict("train_real")
+    found, whole = methods.predict(run, "heldout"), methods.predict(member, "train_real")
     np.testing.assert_array_equal(found.ids, run.source.rows("train_real").ids)
     np.testing.assert_array_equal(found.scores, whole.scores)
     # What compares with images of the folds, or is chosen by some of them, has members of its own for each fold.

@@ -7,17 +7,20 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.cluster import SpectralClustering
 
-from fingerprint_jax import files, methods, train
+from fingerprint_jax import methods
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.methods import gradient, pairs
-from fingerprint_jax.run import Run, network
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
+from fingerprint_jax.training import inference, inputs, loop, pair_table
 from tests.conftest import fit, last_state, load_config, same_bytes
 
 PATH = "configs/subtask1/zhouyijiang_canet.py"
 
 
 def _config(data_dir, fold=0, **fields):
-    config = network(load_config(PATH))
+    config = network_config(load_config(PATH))
     config.data_dir, config.data.folds, config.data.fold = data_dir, 2, fold
     config.update_from_flattened_dict(fields)
     return config
@@ -85,17 +88,17 @@ def _folds(run):
 
 def test_the_table_is_that_of_brute_force_over_the_rows_that_are_trained_on(fitted):
     for run in _folds(fitted):
-        stage = pairs.stage(run)
+        stage = pair_table.stage(run)
         source = pairs.encoder(stage)
         real, generated = run.rows("train_real"), run.rows("train_generated")
-        query, gallery = (gradient.encode(source, gradient.restore(source), rows)["embedding"] for rows in (generated, real))
+        query, gallery = (inference.encode(source, inference.restore(source), rows)["embedding"] for rows in (generated, real))
         expected = []
         for number, q in zip(generated.index, query, strict=True):
             near = np.array(_nearest(q, gallery, 4))
             kept = pairs.pruned(q, gallery[near], 2, 0, near)
             assert 0 < len(kept) < len(near)
             expected += [(i, number) for i in real.index[kept]]
-        table = pairs.table(run)
+        table = pair_table.table(run)
         assert list(zip(table["real"], table["generated"], strict=True)) == expected
         assert not np.isin(table["real"], run.rows("heldout").index).any()
         assert json.loads((stage.workdir / "done").read_text())["pairs"] == len(expected)
@@ -104,11 +107,11 @@ def test_the_table_is_that_of_brute_force_over_the_rows_that_are_trained_on(fitt
 
 def test_held_out_validating_and_sequestered_rows_are_in_no_pair(data_dir, tmp_path):
     run = Run(_config(data_dir, **{"data.valid": 1 / 3, "data.sequester": 1 / 3}), tmp_path / "run")
-    pairs.fit(pairs.stage(run))
+    pairs.fit(pair_table.stage(run))
     hidden = np.concatenate([run.rows(split).index for split in ("heldout", "valid", "sequestered")])
-    table = pairs.table(run)
+    table = pair_table.table(run)
     assert set(table["real"]) <= set(run.rows("train_real").index) and not np.isin(table["real"], hidden).any()
-    batch = train.sampler_of(run)(3)
+    batch = inputs.sampler_of(run)(3)
     drawn = set(zip(batch["real"]["index"].tolist(), batch["generated"]["index"].tolist(), strict=True))
     assert drawn <= set(zip(table["real"].tolist(), table["generated"].tolist(), strict=True))
 
@@ -116,7 +119,7 @@ def test_held_out_validating_and_sequestered_rows_are_in_no_pair(data_dir, tmp_p
 def test_one_network_embeds_for_all_folds(fitted):
     names = sorted(path.name for path in (fitted.workdir / "children").iterdir())
     assert [name.partition("-")[0] for name in names] == ["encoder", "fold0", "fold1"]
-    assert {pairs.encoder(pairs.stage(run)).workdir.name for run in _folds(fitted)} == {names[0]}
+    assert {pairs.encoder(pair_table.stage(run)).workdir.name for run in _folds(fitted)} == {names[0]}
 
 
 def test_a_stage_is_made_once_and_a_resumed_run_ends_byte_identical(data_dir, tmp_path, monkeypatch):
@@ -133,13 +136,13 @@ def test_a_stage_is_made_once_and_a_resumed_run_ends_byte_identical(data_dir, tm
     gradient.fit(longer)
     assert len(made) == 2 and path.stat().st_mtime_ns == before
     same_bytes(last_state(runs[0]), last_state(longer))
-    table = pairs.table(longer)
+    table = pair_table.table(longer)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="its table of pairs is missing"):
-        pairs.table(longer)
-    pairs.fit(pairs.stage(longer))
+        pair_table.table(longer)
+    pairs.fit(pair_table.stage(longer))
     assert len(made) == 3
-    for name, numbers in pairs.table(longer).items():
+    for name, numbers in pair_table.table(longer).items():
         np.testing.assert_array_equal(numbers, table[name])
 
 
@@ -151,21 +154,21 @@ def test_other_options_of_the_stage_are_another_run(data_dir, tmp_path):
 
 def test_without_candidates_each_stream_is_drawn_by_itself(data_dir, tmp_path):
     run = Run(_config(data_dir, **{"pairs.candidates": 0}), tmp_path / "run")
-    assert pairs.stage(run) is None and type(train.sampler_of(run)) is Sampler
+    assert pair_table.stage(run) is None and type(inputs.sampler_of(run)) is Sampler
     gradient.fit(run)
     assert not (run.workdir / "children").exists()
-    assert type(train.sampler_of(Run(_config(data_dir), tmp_path / "b"), paired=False)) is Sampler
+    assert type(inputs.sampler_of(Run(_config(data_dir), tmp_path / "b"), paired=False)) is Sampler
 
 
 def test_reader_blocks_of_two_processes_are_aligned(fitted):
     run = _folds(fitted)[0]
-    sampler = train.sampler_of(run)
+    sampler = inputs.sampler_of(run)
     assert isinstance(sampler, PairSampler)
-    table = pairs.table(run)
+    table = pair_table.table(run)
     known = set(zip(table["real"].tolist(), table["generated"].tolist(), strict=True))
     for process in (0, 1):
         options = {"with_images": False, "process_index": process, "process_count": 2}
-        for batch in train.loader.host_batches(sampler, (run.config.data_dir, "subtask1"), 0, 2, **options):
+        for batch in loop.loader.host_batches(sampler, (run.config.data_dir, "subtask1"), 0, 2, **options):
             assert set(zip(batch["real"]["index"].tolist(), batch["generated"]["index"].tolist(), strict=True)) <= known
 
 
@@ -186,12 +189,12 @@ def test_what_cannot_be_is_refused(fields, message, data_dir, tmp_path):
 
 def test_a_table_of_other_data_or_scores_of_it_are_refused(fitted):
     run = _folds(fitted)[0]
-    stage = pairs.stage(run)
+    stage = pair_table.stage(run)
     with pytest.raises(ValueError, match="is a table of pairs, which scores no image"):
-        stage.predict("heldout")
+        methods.predict(stage, "heldout")
     path = stage.workdir / "provenance.json"
     content = path.read_text()
     files.write_text(path, content.replace(run.fingerprints["train_real"], "other"))
     with pytest.raises(ValueError, match="its table of pairs is of other data"):
-        pairs.table(run)
+        pair_table.table(run)
     path.write_text(content)

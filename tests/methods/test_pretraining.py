@@ -11,13 +11,17 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from fingerprint_jax import checkpoint, evaluate, methods, pack, significance, train
+from fingerprint_jax import methods
 from fingerprint_jax.backbones import vit
 from fingerprint_jax.backbones.vit import resample_positions
-from fingerprint_jax.data import phantom
+from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.evaluation import lineage
 from fingerprint_jax.methods import gradient
-from fingerprint_jax.model import Model, model_of
-from fingerprint_jax.run import Run, network
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inference, loop
+from fingerprint_jax.training.model import Model, model_of
 from tests.conftest import last_state, load_config, same_bytes
 
 SMALL = {"name": "strided_resnet_tiny", "weights": ""}
@@ -52,7 +56,7 @@ def source(data_dir, tmp_path_factory):
 
 
 def test_parameters_and_statistics_are_copied_by_path_and_shape_and_the_rest_is_named(source, data_dir, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "fingerprint_jax.model"):
+    with caplog.at_level(logging.INFO, "fingerprint_jax.training.model"):
         run = _fit(_autoencoder(data_dir, num_steps=0, init_from=str(source.workdir)), tmp_path / "run")
     (line,) = [record.getMessage() for record in caplog.records if "begins with" in record.getMessage()]
     ours, theirs = last_state(run), last_state(source)
@@ -73,7 +77,7 @@ def test_parameters_and_statistics_are_copied_by_path_and_shape_and_the_rest_is_
 def test_what_has_another_shape_is_drawn_and_nothing_in_common_is_refused(source, data_dir, tmp_path, caplog):
     wide = _autoencoder(data_dir, num_steps=0, init_from=str(source.workdir))
     wide.backbone.num_features = 8
-    with caplog.at_level(logging.INFO, "fingerprint_jax.model"):
+    with caplog.at_level(logging.INFO, "fingerprint_jax.training.model"):
         run = _fit(wide, tmp_path / "wide")
     assert "of another shape: backbone/dense/bias, backbone/dense/kernel" in caplog.text
     name = "backbone/stages/0/conv/kernel"
@@ -85,7 +89,7 @@ def test_what_has_another_shape_is_drawn_and_nothing_in_common_is_refused(source
 
 @pytest.mark.parametrize("name", ["taozi_experts", "neural_nexus_dclgan"])
 def test_networks_of_several_backbones_begin_with_all_of_them(name):
-    config = network(load_config(f"configs/subtask1/{name}.py"))
+    config = network_config(load_config(f"configs/subtask1/{name}.py"))
     small, large = (Model(config, 2, (side, side, 1)) for side in (16, 32))
     known, state = small.init(jax.random.key(1)), large.init(jax.random.key(2))
     found = large.begin(state, known["params"] | known["rest"], "another")["params"]
@@ -109,7 +113,7 @@ def test_a_network_is_known_by_the_labelled_images_it_was_trained_on(data_dir, p
         _fit(config, tmp_path / "changed")
     config.data_dir = packs["other"]  # none of which it has seen
     _fit(config, tmp_path / "other")
-    assert evaluate.in_sample(Run.load(tmp_path / "other"), "heldout") == []
+    assert lineage.in_sample(Run.load(tmp_path / "other"), "heldout") == []
     path = source.workdir / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_dir": str(tmp_path / "gone")}))
     with pytest.raises(ValueError, match=f"{source.workdir} was started with another train_real than .* is gone"):
@@ -126,11 +130,11 @@ def test_a_pretraining_on_a_data_set_of_its_own_is_known_by_it_too(data_dir, pac
         _fit(config, tmp_path / "run")
     config.pretrain.data_dir = packs["other"]
     run = _fit(config, tmp_path / "apart")
-    assert "images of another data set" in significance.unavailable(run, run.rows("heldout"))
+    assert "images of another data set" in lineage.unavailable(run, run.rows("heldout"))
     unread = _autoencoder(data_dir)
     unread.pretrain = config.pretrain
     run = _fit(unread, tmp_path / "unread")  # which sees no labelled image itself
-    assert evaluate.in_sample(run, "train_real") == []
+    assert lineage.in_sample(run, "train_real") == []
 
 
 def test_a_resumed_run_does_not_begin_again_and_ends_byte_identical(source, data_dir, tmp_path):
@@ -151,10 +155,10 @@ def test_a_pretraining_is_one_child_for_all_folds(data_dir, tmp_path, monkeypatc
     config.data_dir, config.data.folds = data_dir, 3
     config.member.data.streams = ConfigDict({"real": 8})
     config.member.pretrain = _classifier("")
-    trained, real = [], train.train
-    monkeypatch.setattr(train, "train", lambda run, *rest: (trained.append(run.workdir), real(run, *rest))[1])
+    trained, real = [], loop.train
+    monkeypatch.setattr(loop, "train", lambda run, *rest: (trained.append(run.workdir), real(run, *rest))[1])
     run = Run(config, tmp_path / "run")
-    with caplog.at_level(logging.INFO, "fingerprint_jax.model"):
+    with caplog.at_level(logging.INFO, "fingerprint_jax.training.model"):
         methods.get("ensemble").fit(run)
     first, *folds = [path.name for path in trained]
     assert first.startswith("pretrain-") and trained[0].parent == tmp_path / "run" / "children"
@@ -162,15 +166,15 @@ def test_a_pretraining_is_one_child_for_all_folds(data_dir, tmp_path, monkeypatc
     assert caplog.text.count(f"begins with {trained[0]}") == 3
     methods.get("ensemble").fit(Run.load(tmp_path / "run"))
     assert len(trained) == 4
-    assert np.isfinite(run.predict("heldout").scores).all()
-    found = significance.unavailable(run, run.rows("heldout"))
+    assert np.isfinite(methods.predict(run, "heldout").scores).all()
+    found = lineage.unavailable(run, run.rows("heldout"))
     assert found and "fold0-seed0 was trained on the labels of" in found
 
 
 def test_positions_are_those_of_the_grid_of_other_images(data_dir, tmp_path):
     content = phantom.subtask2(seed=1, size=32, leak=0.5, real=4, generated=1, unknown=1)
     phantom.write(tmp_path / "small", "subtask2", content, seed=1)
-    pack.pack("images", tmp_path / "data32", tmp_path / "small" / "train" / "real")
+    packing.pack("images", tmp_path / "data32", tmp_path / "small" / "train" / "real")
     config = _autoencoder(data_dir, "vit_tiny", num_steps=0)
     config.pretrain = _classifier(str(tmp_path / "data32"), backbone="vit_tiny")
     run = _fit(config, tmp_path / "run")
@@ -199,7 +203,7 @@ def test_labels_that_the_first_network_read_are_counted(source, data_dir, tmp_pa
     def reason(config, name):
         config.data.folds, config.data.fold = 2, 0
         run = _fit(config, tmp_path / name)
-        return run, significance.unavailable(run, run.rows("heldout"))
+        return run, lineage.unavailable(run, run.rows("heldout"))
 
     assert reason(_autoencoder(data_dir), "free")[1] is None
     first = _classifier(data_dir, "subtask1", "real")
@@ -207,10 +211,10 @@ def test_labels_that_the_first_network_read_are_counted(source, data_dir, tmp_pa
     _fit(first, tmp_path / "first")
     run, found = reason(_autoencoder(data_dir, init_from=str(tmp_path / "first")), "same")
     assert found is None  # it read those of the other fold alone
-    found = significance.unavailable(run, run.rows("train_real"))
+    found = lineage.unavailable(run, run.rows("train_real"))
     assert found and found.startswith(f"{tmp_path / 'first'} was trained on the labels of")
     shutil.rmtree(tmp_path / "first")
-    found = significance.unavailable(run, run.rows("heldout"))
+    found = lineage.unavailable(run, run.rows("heldout"))
     assert found and f"began with {tmp_path / 'first'}, which is gone and may have read the labels of" in found
     watched = _autoencoder(data_dir)
     watched.pretrain = _classifier("")
@@ -246,7 +250,7 @@ def test_a_run_whose_arrays_are_not_finite_is_nothing_to_begin_with(source, data
     path = tmp_path / "source"
     shutil.copytree(source.workdir, path)
     checkpoints = checkpoint.Checkpoints(path)
-    step, state = train.restore(Run.load(path), checkpoints, "latest")
+    step, state = inference.restore(Run.load(path), checkpoints, "latest")
     name = next(name for name in state["params"] if name.startswith("backbone/"))
     state["params"][name] = state["params"][name] * np.float32(np.nan)
     checkpoints.save(step + 1, state, {}, last=True)

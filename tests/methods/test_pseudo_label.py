@@ -8,10 +8,12 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from configs import base
-from fingerprint_jax import evaluate, methods, train
+from fingerprint_jax import methods
+from fingerprint_jax.evaluation import score
 from fingerprint_jax.methods import classical, gradient, pseudo_label
 from fingerprint_jax.report import neighbours
-from fingerprint_jax.run import Predictions, Run
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.training import inputs, loop
 from tests.conftest import load_config
 
 
@@ -67,19 +69,19 @@ def test_a_round_learns_the_labels_of_the_round_before_and_nothing_that_is_kept_
     kept = set(np.concatenate([fitted.rows(name).index for name in ("heldout", "valid", "sequestered")]))
     assert len(kept) + len(plain) == len(fitted.source.rows("train_generated"))
     for before, after in zip(rounds[:-1], rounds[1:], strict=True):
-        found, expected = before.predict("test_generated"), {}
+        found, expected = methods.predict(before, "test_generated"), {}
         for k in range(5):
             of_class = [(-max(s), i) for i, s in zip(found.ids.tolist(), found.scores, strict=True) if s.argmax() == k]
             expected |= {i: k for _, i in sorted(of_class)[:3]}
         assert _labels(fitted, int(after.workdir.name[-1])) == expected != {}
-        streams = train.sampler_of(after).rows["generated"]
+        streams = inputs.sampler_of(after).rows["generated"]
         joined = np.isin(streams.index, fitted.source.rows("test_generated").index)
         assert dict(zip(streams.ids[joined].tolist(), streams.labels[joined].tolist(), strict=True)) == expected
         assert not kept & set(streams.index)
         assert streams.ids[~joined].tolist() == plain.ids.tolist()
         for split in ("heldout", "valid", "sequestered", "test_generated"):  # figures see no pseudo-label
             np.testing.assert_array_equal(after.rows(split).labels, fitted.rows(split).labels)
-    assert not np.array_equal(rounds[0].predict("heldout").scores, rounds[1].predict("heldout").scores)
+    assert not np.array_equal(methods.predict(rounds[0], "heldout").scores, methods.predict(rounds[1], "heldout").scores)
 
 
 def test_done_says_who_joined_and_the_result_is_the_last_round(fitted):
@@ -90,14 +92,14 @@ def test_done_says_who_joined_and_the_result_is_the_last_round(fitted):
     for k in (1, 2):
         assert done["rounds"][k]["joined"] == np.bincount(list(_labels(fitted, k).values()), minlength=5).tolist()
     last = pseudo_label.round_of(fitted, 2)
-    np.testing.assert_array_equal(fitted.predict("heldout").scores, last.predict("heldout").scores)
+    np.testing.assert_array_equal(methods.predict(fitted, "heldout").scores, methods.predict(last, "heldout").scores)
     assert pseudo_label.state(fitted) == {str(last.workdir): gradient.state(last)}
 
 
 def test_the_accuracy_on_sequestered_is_that_of_the_rounds(data_dir, tmp_path):
     run = Run(_config(data_dir, rounds=0), tmp_path)
     methods.get("pseudo_label").fit(run)
-    rows, scores = run.rows("sequestered"), run.predict("sequestered").scores
+    rows, scores = run.rows("sequestered"), methods.predict(run, "sequestered").scores
     expected = accuracy_score(rows.labels, scores.argmax(axis=1))
     assert _done(run)["rounds"] == [{"joined": [0] * 5, "sequestered": expected}]
 
@@ -125,7 +127,7 @@ def scripted(data_dir, tmp_path, monkeypatch):
         methods.get("pseudo_label").fit(run)
         return run
 
-    monkeypatch.setattr(Run, "predict", predict)
+    monkeypatch.setattr(methods, "predict", predict)
     monkeypatch.setattr(gradient, "fit", lambda run: fit.trained.append(run.workdir.name))
     fit.trained = []
     return fit
@@ -182,7 +184,7 @@ def test_a_run_that_was_stopped_ends_the_same_and_trains_no_round_twice(fitted, 
     class Killed(Exception):
         pass
 
-    trained, real_train = [], train.train
+    trained, real_train = [], loop.train
 
     def counted(run, *rest):
         trained.append(run.workdir.name)
@@ -190,19 +192,19 @@ def test_a_run_that_was_stopped_ends_the_same_and_trains_no_round_twice(fitted, 
             raise Killed
         real_train(run, *rest)
 
-    monkeypatch.setattr(train, "train", counted)
+    monkeypatch.setattr(loop, "train", counted)
     run = Run(_config(data_dir, cap=3), tmp_path / "run")
     with pytest.raises(Killed):
         methods.get("pseudo_label").fit(run)
     with pytest.raises(ValueError, match="is not finished, no round is chosen yet"):
-        run.predict("heldout")
+        methods.predict(run, "heldout")
     for _ in range(2):  # the second time nothing is left to do
         methods.get("pseudo_label").fit(Run(_config(data_dir, cap=3), tmp_path / "run"))
         assert trained == ["round0", "round1", "round1", "round2"]
     assert _done(run) == _done(fitted)
     for name in ("labels/round1.csv", "labels/round2.csv"):
         assert (run.workdir / name).read_bytes() == (fitted.workdir / name).read_bytes()
-    np.testing.assert_array_equal(run.predict("test_generated").scores, fitted.predict("test_generated").scores)
+    np.testing.assert_array_equal(methods.predict(run, "test_generated").scores, methods.predict(fitted, "test_generated").scores)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_an_estimator_learns_them_too(fitted, tmp_path, monkeypatch):
         return np.zeros((len(query.index), 5))
 
     monkeypatch.setattr(classical, "_estimator", lambda run: estimator)
-    assert len(run.predict("heldout").ids) == len(run.rows("heldout"))
+    assert len(methods.predict(run, "heldout").ids) == len(run.rows("heldout"))
     assert learned["count"] == len(learned["labels"]) == len(run.rows("train_generated")) + len(_labels(fitted, 1))
 
     config.data.sequester = 0.5  # the network has seen some of these
@@ -248,4 +250,4 @@ def test_an_estimator_learns_them_too(fitted, tmp_path, monkeypatch):
 
 def test_results_say_transductive_and_compare_images_by_the_chosen_network(fitted):
     assert neighbours.network(fitted).workdir == pseudo_label.round_of(fitted, 2).workdir
-    assert evaluate.evaluate(fitted, "heldout")["transductive"] == ["pseudo-labels of test_generated were trained on"]
+    assert score.evaluate(fitted, "heldout")["transductive"] == ["pseudo-labels of test_generated were trained on"]

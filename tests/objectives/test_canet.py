@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 from scipy.special import expit, log_expit, softmax
 from sklearn.metrics import roc_auc_score
 
-from fingerprint_jax import evaluate, methods
+from fingerprint_jax import methods
 from fingerprint_jax.backbones import vit
+from fingerprint_jax.evaluation import decide, score
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.objectives.canet import Fusion, Net, Objective
-from fingerprint_jax.run import Run, network
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.run import Run
 from tests.conftest import fit, load_config
 from tests.objectives.test_cross_attention import _arrays, _attended
 
@@ -222,17 +224,17 @@ def run(data_dir, tmp_path_factory):
 
 
 def test_figures_are_of_the_similarity_and_labels_of_both_conditions(run):
-    predictions, rows = run.predict("heldout"), run.rows("heldout")
+    predictions, rows = methods.predict(run, "heldout"), run.rows("heldout")
     scores = predictions.scores
     assert scores.shape == (len(rows), 2) and not predictions.probabilities
     assert (abs(scores[:, 0]) <= 1).all() and (0 < scores[:, 1]).all() and (scores[:, 1] < 1).all()
     run.config.decision.params.confidence = float(np.median(scores[:, 1]))
-    results = evaluate.evaluate(run, "heldout")["metrics"]
+    results = score.evaluate(run, "heldout")["metrics"]
     assert results["scores"]["auc"] == pytest.approx(roc_auc_score(rows.labels, scores[:, 0]))
-    decided, folds = evaluate.decide(run, "heldout", predictions), run.folds(rows)
+    decided, folds = decide.decide(run, "heldout", predictions), run.folds(rows)
     assert 0 < decided.sum() <= (scores[:, 1] > np.median(scores[:, 1])).sum()
     run.config.decision.params.confidence = 0.0
-    reached = evaluate.decide(run, "heldout", predictions)
+    reached = decide.decide(run, "heldout", predictions)
     np.testing.assert_array_equal(decided, reached * (scores[:, 1] > np.median(scores[:, 1])))
     for fold in (0, 1):  # each with a threshold of its own
         inside = folds == fold
@@ -240,13 +242,13 @@ def test_figures_are_of_the_similarity_and_labels_of_both_conditions(run):
 
 
 def test_a_training_watches_the_auc_of_the_similarity(data_dir, tmp_path):
-    config = network(load_config(PATH))
+    config = network_config(load_config(PATH))
     config.data_dir, config.data.valid, config.best, config.pairs.candidates = data_dir, 0.5, "max:auc", 0
     run = Run(config, tmp_path / "run")
     gradient.fit(run)
     lines = [line for line in (run.workdir / "metrics.jsonl").read_text().splitlines() if "valid_auc" in line]
     assert len(lines) == 2
-    scores, labels = run.predict("valid").scores, run.rows("valid").labels
+    scores, labels = methods.predict(run, "valid").scores, run.rows("valid").labels
     assert any(f"{roc_auc_score(labels, scores[:, 0])}"[:6] in line for line in lines)
     ensemble = methods.get("ensemble")
     whole = load_config(PATH)
@@ -255,7 +257,7 @@ def test_a_training_watches_the_auc_of_the_similarity(data_dir, tmp_path):
     with pytest.raises(ValueError, match=r"ensemble.admit=1.0: no member reaches it on valid, the best is .* with 0\.\d+"):
         ensemble.fit(Run(whole, tmp_path / "ensemble"))
     child = ensemble.members(Run(whole, tmp_path / "ensemble"))[0][1]
-    with pytest.raises(ValueError, match=f"with {roc_auc_score(labels, child.predict('valid').scores[:, 0]):.4f}"):
+    with pytest.raises(ValueError, match=f"with {roc_auc_score(labels, methods.predict(child, 'valid').scores[:, 0]):.4f}"):
         ensemble.admitted(Run(whole, tmp_path / "ensemble"))
 
 

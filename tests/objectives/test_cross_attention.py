@@ -8,9 +8,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 from scipy.special import log_expit, softmax
 
+from fingerprint_jax import methods
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.objectives import cross_attention
 from fingerprint_jax.objectives.cross_attention import CrossAttention, Net, Objective
+from fingerprint_jax.training import inference
 from tests.conftest import fit
 
 PATH = "configs/subtask1/scope_siamese_cross_attention.py"
@@ -213,13 +215,13 @@ def test_a_run_reads_its_own_images_normalised(data_dir, tmp_path, monkeypatch):
     run = fit(PATH, data_dir, tmp_path / "run")
     child = run.load(min((run.workdir / "children").iterdir()))
     rows = child.rows("heldout")
-    images = gradient._images(child, rows.index)
+    images = inference.images_of(child, rows.index)
     expected = (child.source.images(rows.index) / 255.0 - 0.449) / 0.226
     assert images.dtype == jnp.float32
     np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-6)
-    first = child.predict("heldout").scores
+    first = methods.predict(child, "heldout").scores
     with monkeypatch.context() as patch:  # from the outputs that were written down
-        patch.setattr(gradient, "encode", None)
+        patch.setattr(inference, "encode", None)
         np.testing.assert_array_equal(gradient.predict(child, "heldout").scores, first)
 
 

@@ -10,11 +10,13 @@ import pytest
 from flax import nnx
 from scipy.special import logsumexp
 
-from fingerprint_jax import methods, train
+from fingerprint_jax import methods
 from fingerprint_jax.methods import ensemble
-from fingerprint_jax.model import PICTURES
 from fingerprint_jax.objectives.dclgan import Domain, Net, Objective, attention, overlap
-from fingerprint_jax.run import Run, network
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inputs
+from fingerprint_jax.training.model import PICTURES
 from tests.backbones.test_backbones import FAST
 from tests.conftest import fit_until, last_state, load_config, same_bytes
 from tests.test_writer import pictures
@@ -25,7 +27,7 @@ KEY = jax.random.key(5)
 
 
 def _objective(task="subtask1", backbone="cyclegan_resnet_tiny", size=SIZE, **options):
-    config = network(load_config(CONFIG))
+    config = network_config(load_config(CONFIG))
     config.task, config.backbone.name = task, backbone
     config.objective.update({"widths": (4, 6), "features": 5, "num_patches": 7} | options)
     return Objective(config, 2, (*size, 1))
@@ -217,7 +219,7 @@ def test_one_network_does_for_all_folds_unless_it_trains_on_the_images_asked_abo
 
 def test_a_resumed_training_ends_byte_identical_and_shows_the_same_pictures(data_dir, tmp_path):
     def config():
-        config = network(load_config(CONFIG))
+        config = network_config(load_config(CONFIG))
         config.data_dir, config.data.cache = data_dir, "none"
         config.augment.shift = 2  # pictures show the images as they are
         return config
@@ -244,6 +246,6 @@ def test_a_resumed_training_ends_byte_identical_and_shows_the_same_pictures(data
     for key, picture in shown.items():
         np.testing.assert_array_equal(found[key], picture)
     # Above are images of the batch of that step, as they were packed.
-    index = train.sampler_of(whole)(3)["reference"]["index"][:PICTURES]
+    index = inputs.sampler_of(whole)(3)["reference"]["index"][:PICTURES]
     above = np.concatenate(list(whole.source.images(index)[..., 0]), axis=1)
     np.testing.assert_array_equal(shown[4, names[1]][: len(above), :, 0], above)

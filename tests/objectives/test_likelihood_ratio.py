@@ -7,11 +7,12 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from fingerprint_jax import significance
+from fingerprint_jax import methods
+from fingerprint_jax.evaluation import lineage
 from fingerprint_jax.methods import ensemble
 from fingerprint_jax.objectives import likelihood_ratio
 from fingerprint_jax.objectives.likelihood_ratio import Denoiser, Net
-from fingerprint_jax.run import Run
+from fingerprint_jax.runs.run import Run
 from tests.conftest import fit, load_config
 
 SIZE, DEVIATION = 8, 0.5
@@ -143,7 +144,7 @@ def test_there_is_no_one_backbone(net):
 def test_one_network_does_for_all_folds_and_has_a_p(data_dir, tmp_path):
     run = fit("configs/subtask1/likelihood_ratio.py", data_dir, tmp_path / "run")
     assert [(fold, member.workdir.name) for fold, member in ensemble.members(run)] == [(-1, "seed0"), (-1, "seed1")]
-    assert significance.unavailable(run, run.rows("heldout")) is None
+    assert lineage.unavailable(run, run.rows("heldout")) is None
 
 
 def test_ranks_of_whole_configs_are_averaged(data_dir, tmp_path):
@@ -153,6 +154,6 @@ def test_ranks_of_whole_configs_are_averaged(data_dir, tmp_path):
     assert ConfigDict(parts["gan_leaks-seed0"].config).features.name == "pixels"
     ranked = []
     for part in parts.values():
-        scores = part.predict("train_real").scores[:, 0]
+        scores = methods.predict(part, "train_real").scores[:, 0]
         ranked.append((scores[:, None] > scores[None, :]).sum(axis=1) + ((scores[:, None] == scores[None, :]).sum(axis=1) + 1) / 2)
-    np.testing.assert_allclose(run.predict("heldout").scores[:, 0], np.mean(ranked, axis=0) / len(ranked[0]), rtol=1e-6)
+    np.testing.assert_allclose(methods.predict(run, "heldout").scores[:, 0], np.mean(ranked, axis=0) / len(ranked[0]), rtol=1e-6)

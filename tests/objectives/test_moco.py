@@ -13,12 +13,14 @@ import pytest
 from flax import nnx
 from scipy.special import logsumexp
 
-from fingerprint_jax import losses, methods, momentum, train
+from fingerprint_jax import methods
 from fingerprint_jax.backbones.layers import BatchNorm
 from fingerprint_jax.data import loader
-from fingerprint_jax.model import model_of
 from fingerprint_jax.objectives import moco
-from fingerprint_jax.run import Run
+from fingerprint_jax.objectives.parts import losses, momentum
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inputs
+from fingerprint_jax.training.model import model_of
 from tests.conftest import ROOT, fit_until, last_state, load_config, same_bytes
 
 SMALL = {"queue": 16, "width": 8, "projection": (8, 4), "momentum": 0.5}
@@ -163,7 +165,7 @@ def test_queries_learn_to_find_their_keys_once_the_queue_is_full(name, rate, ste
         config.backbone.name = "resnet_tiny+vit_tiny"
     run = Run(config, tmp_path)
     model = model_of(run)
-    batch = next(loader.host_batches(train.sampler_of(run), (data_dir, config.task), 0, 1))
+    batch = next(loader.host_batches(inputs.sampler_of(run), (data_dir, config.task), 0, 1))
     state, found = model.init(jax.random.key(0)), []
     for _ in range(steps):
         state, metrics = model.step(state, batch, {}, np.float32(rate), jax.random.key(1))
@@ -177,7 +179,7 @@ def test_the_two_views_of_an_image_are_augmented_each_by_itself(data_dir, tmp_pa
     config.data_dir = data_dir
     run = Run(config, tmp_path)
     model = model_of(run)
-    batch = next(loader.host_batches(train.sampler_of(run), (data_dir, config.task), 0, 1))
+    batch = next(loader.host_batches(inputs.sampler_of(run), (data_dir, config.task), 0, 1))
     views = model._images(batch["generated"], None, jax.random.key(0))
     assert set(views) == {"image", "second"}
     assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(*views.values(), strict=True))
@@ -240,7 +242,7 @@ def test_four_devices_train_to_the_same_loss(data_dir, tmp_path):
         f"""
         import jax
         from fingerprint_jax import methods
-        from fingerprint_jax.run import Run
+        from fingerprint_jax.runs.run import Run
         assert jax.device_count() == 4
         for name in {names!r}:
             config = Run.load({str(tmp_path)!r} + "/one/" + name).config

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fingerprint_jax import checkpoint, methods, train
+from fingerprint_jax import methods
 from fingerprint_jax.data import loader
-from fingerprint_jax.model import model_of
-from fingerprint_jax.run import Run, identity, network
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs.config import identity, network_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inference, inputs
+from fingerprint_jax.training.model import model_of
 from tests.conftest import CONFIGS, load_config
 
 
@@ -18,19 +21,19 @@ def _trained() -> list[str]:
     """The configs that train a network, the first of those that train the same."""
     found = {}
     for path in CONFIGS:
-        config = network(load_config(path))
+        config = network_config(load_config(path))
         if config.method == "gradient" and config.num_steps:
             found.setdefault(json.dumps(identity(config), sort_keys=True), path)
     return list(found.values())
 
 
 TRAINED = _trained()
-BY_OBJECTIVE = {network(load_config(path)).objective.name: path for path in TRAINED}
+BY_OBJECTIVE = {network_config(load_config(path)).objective.name: path for path in TRAINED}
 
 
 def _begin(path, data_dir, tmp_path, dtype="float32", backbone=""):
     """The run of the network of a config, its beginning, and step(state) -> state, metrics on one batch."""
-    config = network(load_config(path))
+    config = network_config(load_config(path))
     config.backbone.dtype = dtype
     if backbone and "+" in config.backbone.name:
         config.backbone.name = backbone
@@ -39,7 +42,7 @@ def _begin(path, data_dir, tmp_path, dtype="float32", backbone=""):
     if stage := methods.get("pairs").stage(run):
         methods.get("pairs").fit(stage)
     model = model_of(run)
-    batch = next(loader.host_batches(train.sampler_of(run), (data_dir, config.task), 0, 1))
+    batch = next(loader.host_batches(inputs.sampler_of(run), (data_dir, config.task), 0, 1))
     return run, model.init(jax.random.key(0)), lambda state: model.step(state, batch, {}, np.float32(3e-3), jax.random.key(1))
 
 
@@ -76,7 +79,7 @@ def test_a_checkpoint_holds_all_that_the_next_step_depends_on(path, data_dir, tm
     saved = checkpoint.Checkpoints(run.workdir)
     saved.save(1, state, {})
     saved.close()
-    number, restored = train.restore(run, saved, "latest")
+    number, restored = inference.restore(run, saved, "latest")
     assert number == 1
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     (after, metrics), (expected, others) = step(restored), step(state)

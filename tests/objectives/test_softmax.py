@@ -8,7 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from scipy.special import log_softmax, softmax
 
-from fingerprint_jax import losses
+from fingerprint_jax.objectives.parts import losses
 from fingerprint_jax.objectives.softmax import PROJECTION, Net, Objective
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fingerprint_jax import evaluate, methods, pack
-from fingerprint_jax.data import phantom
-from fingerprint_jax.run import Run
+from fingerprint_jax import evaluate, methods
+from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.runs.run import Run
 from tests.conftest import fit, load_config
 from tests.test_evaluate import run_binary
 
@@ -27,7 +27,7 @@ def membership_data(tmp_path_factory):
     for path in list((root / "images").rglob("*.png")):
         path.rename(path.with_name(HOSTILE + path.name))
     images = root / "images"
-    pack.pack("subtask1", str(root / "data"), str(images / "train"), str(images / "test"), str(images / "reference"))
+    packing.pack("subtask1", str(root / "data"), str(images / "train"), str(images / "test"), str(images / "reference"))
     return str(root / "data")
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from fingerprint_jax import evaluate
+from fingerprint_jax import methods
 from fingerprint_jax.data.source import Rows
-from fingerprint_jax.methods import gradient
+from fingerprint_jax.evaluation import decide
 from fingerprint_jax.report import neighbours
+from fingerprint_jax.training import inference
 
 
 @pytest.mark.parametrize("block", [7, 64, 4096])
@@ -22,8 +23,8 @@ def test_nearest_is_that_of_scipy(block):
 
 
 def look_alikes(run, split):
-    predictions, rows = run.predict(split), run.rows(split)
-    decided = evaluate.decide(run, split, predictions)
+    predictions, rows = methods.predict(run, split), run.rows(split)
+    decided = decide.decide(run, split, predictions)
     return rows, neighbours.look_alikes(run, split, rows, predictions, decided, run.source.summary["classes"])
 
 
@@ -32,12 +33,12 @@ def test_pairs_of_membership_are_the_nearest_and_of_one_rank(membership):
     encoder = neighbours.network(membership)
     assert encoder.workdir.name == "fold0-seed0" and "20 of 40 images" in found.space
 
-    state = gradient.restore(encoder)
+    state = inference.restore(encoder)
     unseen = encoder.rows("heldout")
     synthetic = Rows.concatenate([membership.rows("train_generated"), membership.rows("test_generated")])
     reference = membership.rows("reference")
-    gallery = gradient.encode(encoder, state, synthetic)["embedding"]
-    mine, theirs = (cdist(gradient.encode(encoder, state, r)["embedding"], gallery) for r in (unseen, reference))
+    gallery = inference.encode(encoder, state, synthetic)["embedding"]
+    mine, theirs = (cdist(inference.encode(encoder, state, r)["embedding"], gallery) for r in (unseen, reference))
     ranks = mine.min(axis=1).argsort().argsort()
     for (query, nearest, _), (other, others_nearest, _) in [[pair.pictures for pair in case] for case in found.cases]:
         i = unseen.ids.tolist().index(query.caption)
@@ -56,7 +57,7 @@ def test_without_a_reference_the_page_says_so(membership, monkeypatch):
 
 
 def test_pixels_stand_in_where_there_is_no_embedding(membership, monkeypatch):
-    monkeypatch.setattr(gradient, "outputs", lambda run, rows: {"error": np.zeros(len(rows))})
+    monkeypatch.setattr(inference, "outputs", lambda run, rows: {"error": np.zeros(len(rows))})
     _, found = look_alikes(membership, "heldout")
     assert "pixels, averaged" in found.space and len(found.cases) == 4
 

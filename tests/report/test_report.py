@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from fingerprint_jax import evaluate, methods, metrics, pack, report, score_metrics, significance
-from fingerprint_jax.run import Run, flat_config
+from fingerprint_jax import evaluate, methods, report
+from fingerprint_jax.data import packing
+from fingerprint_jax.evaluation import decide
+from fingerprint_jax.runs.config import flat_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.stats import metrics, permutation, score_metrics
 from tests.conftest import load_config
 from tests.report.conftest import HOSTILE, Elements, pictures
 from tests.report.conftest import report as write
@@ -44,7 +48,7 @@ def test_it_says_what_was_asked_found_and_done(page, membership):
     for expected in ("Cohen's kappa", "learned_threshold", "member.objective.margin", "content control", "20"):
         assert expected in text
     assert "Whether that is more than chance is not said: that takes a permutation test" in text  # of a cross-fitted run
-    assert f"labels of the others): {significance.CONDITIONAL}." in text and "conditional on the fits, see below" in text
+    assert f"labels of the others): {permutation.CONDITIONAL}." in text and "conditional on the fits, see below" in text
     assert all(digest in text for digest in membership.source.fingerprints.values())
     assert re.search(r"Written \d{4}-\d\d-\d\d \d\d:\d\d UTC", text)
 
@@ -52,7 +56,7 @@ def test_it_says_what_was_asked_found_and_done(page, membership):
 def test_other_test_images_are_no_other_training(membership, data_dir, packs, tmp_path):
     runs = []
     for data in (data_dir, packs["moved"], packs["other"]):
-        with Run(Run.load(membership.workdir, data_dir=data).config, tmp_path / str(len(runs))).fitting():
+        with Run(Run.load(membership.workdir, data_dir=data).config, tmp_path / str(len(runs))).fitting(methods.check):
             runs.append(Run.load(tmp_path / str(len(runs))))
     assert len({json.dumps(run.provenance["fingerprints"]) for run in runs}) == 3
     first, moved, other = map(report._trained_on, runs)
@@ -112,7 +116,7 @@ def test_a_split_that_is_not_asked_about_has_no_pictures(attribution):
 
 
 def test_any_labelled_set_has_a_page_without_pictures(phantoms, tmp_path):
-    pack.pack("images", str(tmp_path / "data"), str(phantoms["subtask2"] / "train" / "generated"))
+    packing.pack("images", str(tmp_path / "data"), str(phantoms["subtask2"] / "train" / "generated"))
     config = load_config("configs/quickstart.py")
     config.task, config.data_dir, config.data.streams = "images", str(tmp_path / "data"), ConfigDict({"train": 8})
     methods.get(config.method).fit(Run(config, tmp_path / "run"))
@@ -126,7 +130,7 @@ def test_runs_side_by_side_have_paired_differences(membership, other_membership)
     found = Elements(write(membership, "heldout", f"--compare={other_membership.workdir},{membership.workdir}"))
     assert "on the 40 images that both have" in found.text
     labels = membership.rows("heldout").labels
-    decided = [evaluate.decide(run, "heldout", run.predict("heldout")) for run in (membership, other_membership)]
+    decided = [decide.decide(run, "heldout", methods.predict(run, "heldout")) for run in (membership, other_membership)]
     kappa = [metrics.report(labels, d, 2)["cohen_kappa"] for d in decided]
     numbers = [f"{x:.3f}".replace("-", "\N{MINUS SIGN}") for x in (*kappa, kappa[0] - kappa[1])]
     table = found.text.split("Beside other runs")[1]
@@ -146,8 +150,8 @@ def test_runs_that_cannot_be_paired_are_refused_and_the_page_stays(membership, a
 
 def test_only_images_that_both_have_are_paired(membership, other_membership):
     def scored(run: Run):
-        predictions = run.predict("heldout")
-        return report.Scored(run, run.rows("heldout"), predictions, evaluate.decide(run, "heldout", predictions))
+        predictions = methods.predict(run, "heldout")
+        return report.Scored(run, run.rows("heldout"), predictions, decide.decide(run, "heldout", predictions))
 
     a, b = scored(membership), scored(other_membership)
     even = np.arange(0, len(b.rows), 2)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fingerprint_jax import metrics
 from fingerprint_jax.report import words
+from fingerprint_jax.stats import metrics
 from tests import published
 
 

@@ -1,0 +1,1 @@
+"""Predictions to figures: labels, scores, and which images a run has read."""

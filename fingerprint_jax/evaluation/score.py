@@ -1,0 +1,208 @@
+"""Scores a split of a run, or a prediction file; results.json."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fingerprint_jax import methods
+from fingerprint_jax.data import folders, tables
+from fingerprint_jax.data.source import Rows, open_source
+from fingerprint_jax.evaluation import lineage
+from fingerprint_jax.evaluation.decide import decide
+from fingerprint_jax.evaluation.lineage import in_sample, transductive, unavailable
+from fingerprint_jax.runs.config import config_hash
+from fingerprint_jax.runs.run import Predictions, Run
+from fingerprint_jax.runs.views import PARTS
+from fingerprint_jax.runtime import distributed, environment, files
+from fingerprint_jax.stats import decisions, metrics, permutation, score_metrics
+from fingerprint_jax.stats.permutation import auc_of, permutation_p
+
+SCHEMA = 2  # of results.json, docs/results.md
+
+
+CLASSES = {task: len(names) for task, names in folders.CLASSES.items()}
+
+
+def figures(workdir: Path) -> dict:
+    """The content of results.json; empty where there is none, or that of another version, whose splits would be read wrongly."""
+    path, remedy = workdir / "results.json", "move it away, and evaluate writes it anew"
+    try:
+        document = files.read_json(path, {}, remedy)
+    except FileNotFoundError:
+        return {}
+    if document.get("schema") != SCHEMA:
+        return {}
+    splits = document.get("splits")
+    if not isinstance(splits, dict) or any(not isinstance(found, dict) for found in splits.values()):
+        raise ValueError(f"{path} cannot be used (a split is no object): {remedy}")
+    return document
+
+
+@distributed.by_first
+def _record(run: Run, split: str, results: dict) -> None:
+    """Puts the results of a split into results.json, beside those of others; another evaluation of the run waits meanwhile."""
+    with files.locked(run.workdir / "results.lock"):
+        document = figures(run.workdir) or {"schema": SCHEMA, "splits": {}}
+        document |= {
+            "task": run.config.task,
+            "config": run.config.to_dict(),
+            "config_hash": config_hash(run.config),
+            "fingerprints": run.fingerprints,
+            "versions": environment.libraries(),
+            "environment": environment.record(),
+            "changes": run.provenance["changes"],
+        }
+        document["splits"][split] = results
+        files.write_text(run.workdir / "results.json", json.dumps(document, indent=1))
+
+
+def evaluate(
+    run: Run, split: str, submission: dict | None = None, refits: int = 0, permutations: int = permutation.PERMUTATIONS
+) -> dict:
+    """Predicts a split, decides, scores it where its labels are known; writes predictions, results.json, the submission.
+
+    Args:
+        run: a run with a checkpoint, or an ensemble or classical run that is fitted.
+        split: `heldout`, `valid`, `sequestered` or a packed split.
+        submission: `{path, header, extension, style}`, or None.
+        permutations: of the labels, where the scores do not depend on them.
+        refits: permutations for which a run whose scores depend on the labels is fitted anew, to have a p; 0: then it has none.
+
+    Returns:
+        The results of the split, as in results.json.
+    """
+    if submission:
+        tables.check_style(run.config.task, submission["style"])
+    rows = run.rows(split)
+    if not len(rows):
+        raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
+    if distributed.first(lambda: "metrics" not in figures(run.workdir).get("splits", {}).get(split, {})):
+        # The first figure of a split: whatever lies there was not made by what is about to be said of it.
+        distributed.first(run.source.verify)
+        run.forget(split)
+    predictions = methods.predict(run, split)
+    labels = decide(run, split, predictions)
+    results = {
+        "split": split,
+        "n": len(rows),
+        "decision": run.config.decision.to_dict() | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
+        "state": methods.state(run),
+        "transductive": transductive(run.config),
+        "in_sample": in_sample(run, split),
+        "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
+    }
+    if (rows.labels >= 0).all():
+        results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
+        try:
+            results["metrics"] |= score_rows(run, rows, predictions, refits if split == "heldout" else 0, permutations)
+            results["metrics"]["cross_fitted"] = lineage.cross_fitted(run, split)
+            results["runs_beside"] = distributed.first(lambda: runs_beside(run, split))
+        except ValueError as error:
+            raise ValueError(f"split {split}: {error}") from None
+    _record(run, split, results)
+    if submission:
+        order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
+        tables.write_submission(ids=predictions.ids[order], labels=labels[order], **submission)
+    return results
+
+
+def runs_beside(run: Run, split: str) -> int:
+    """How many other runs in the folder of a run have figures of this split of the same data."""
+    base = split.partition(":")[0]
+    packed = run.target if base in PARTS else base
+    count = 0
+    for path in run.workdir.parent.glob("*/results.json"):
+        try:
+            other = figures(path.parent)
+            same = other["fingerprints"][packed] == run.fingerprints[packed] and "metrics" in other["splits"][split]
+        except (OSError, ValueError, KeyError, TypeError):  # no results of ours, or of other data
+            continue
+        count += same and not path.parent.samefile(run.workdir)
+    return count
+
+
+def score_rows(
+    run: Run, rows: Rows, predictions: Predictions, refits: int = 0, permutations: int = permutation.PERMUTATIONS
+) -> dict:
+    """Figures of the scores of rows with known labels: `scores` and `permutation`, as in results.json; empty where there are none.
+
+    Raises ValueError where a p is asked of scores that are all equal.
+    """
+    scores = predictions.scores
+    if run.config.task != "subtask1":
+        return {"scores": {"calibration": score_metrics.calibration(rows.labels, scores)}} if predictions.probabilities else {}
+    groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
+    out = {"scores": score_metrics.score_report(rows.labels, scores[:, 0], predictions.probabilities, groups)}
+    reason = lineage.unavailable(run, rows)
+    out["permutation"] = {"p": None, "reason": reason}
+    if not methods.reads_synthetic(run.config):
+        out["permutation"]["note"] = permutation.NOTHING_SYNTHETIC
+    if not reason:
+        found = permutation.permutation_p(permutation.auc_of(scores[:, 0]), rows.labels, groups, permutations)
+    elif refits and not (unfit := lineage.unavailable(run, rows, refitted=True)):
+        found = refitted_p(run, refits)
+    else:
+        if not refits and not lineage.unavailable(run, rows, refitted=True):
+            reason += "; or have it fitted anew to permuted labels, with --refits=199"
+        out["permutation"]["reason"] = unfit if refits else reason
+        return out
+    p, null = found["p"][0], found["null"][:, 0]
+    out["permutation"] |= {"p": p, "permutations": found["permutations"], "split_groups": found["split_groups"]}
+    out["permutation"] |= {"null_mean": float(null.mean()), "null_interval": np.percentile(null, [2.5, 97.5]).tolist()}
+    if reason:  # the others can be had from the scores again
+        out["permutation"] |= {"reason": None, "null": null.tolist()}
+    return out
+
+
+def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
+    """Scores a prediction file against a truth file, writes `output`/results.json and returns its content."""
+    ids, labels = tables.read_labels(predictions, CLASSES[task], task)
+    true_ids, true_labels = tables.read_labels(truth, CLASSES[task], task)
+    try:
+        order = tables.align(true_ids, ids, either=True)
+    except ValueError as error:
+        raise ValueError(f"{predictions} does not fit {truth}: {error}") from None
+    if (true_labels == true_labels[0]).all():
+        raise ValueError(f"{truth}: all {len(true_labels)} labels are {true_labels[0]}, a score needs at least two classes")
+    path, remedy = Path(output) / "results.json", "it is not replaced, give another --output"
+    if path.exists():
+        files.read_json(path, {"schema": int}, remedy)  # else it is somebody else's
+    results = {"schema": SCHEMA, "task": task, "environment": environment.code()}
+    results["metrics"] = metrics.report(true_labels, labels[order], CLASSES[task])
+    if task == "subtask1":
+        results["metrics"]["labels_p"] = metrics.labels_p(true_labels, labels[order])
+    files.write_text(path, json.dumps(results, indent=1))
+    return results
+
+
+def validate(submission: str, task: str, data_dir: str, split: str) -> np.ndarray:
+    """Checks that a submission has each id of a packed split once and labels of the task only; the rows a label [K].
+
+    Raises ValueError with the first ids or the line that are wrong.
+    """
+    rows = open_source(data_dir, task).rows(split)
+    ids, labels = tables.read_labels(submission, CLASSES[task], task)
+    try:
+        tables.align(rows.ids, ids)
+    except ValueError as error:
+        raise ValueError(f"{submission} does not fit the split {split} of {data_dir}: {error}") from None
+    return np.bincount(labels, minlength=CLASSES[task])
+
+
+def refitted_p(run: Run, permutations: int) -> dict:
+    """`permutation_p` of the AUC of a cross-fitted run, whose estimators are fitted anew to every permutation of the labels.
+
+    The folds, which are stratified, are drawn anew as well; M is 1, the AUC that of column 0.
+
+    Raises ValueError where `unavailable` gives a reason, of refits.
+    """
+    rows = run.rows("heldout")
+    if reason := unavailable(run, rows, refitted=True):
+        raise ValueError(f"{run.workdir}: {reason}")
+
+    def statistic(labels: np.ndarray) -> np.ndarray:
+        scores = methods.predict(Run(run.config, run.workdir, run.step, labels=labels), "heldout").scores[:, 0]
+        return auc_of(scores)(labels) if np.ptp(scores) else np.array([0.5])
+
+    return permutation_p(statistic, rows.labels, rows.groups, permutations)

@@ -1,0 +1,59 @@
+"""Figures as a table for the terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from fingerprint_jax.stats import permutation
+
+
+def table(title: str, report: dict, decision: dict | None = None, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> Table:
+    """The figures of a report for the terminal, intervals beside them; `reasons` and `notes`: of `transductive`, `in_sample`."""
+    out = Table(title=title, title_justify="left")
+    for column in ("figure", "value", "95% interval"):
+        out.add_column(column, justify="left" if column == "figure" else "right")
+
+    def row(name, value, interval):
+        text = "" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}"
+        out.add_row(name, "not defined" if value is None else f"{value:.2g}" if 0 < value < 1e-4 else f"{value:.4f}", text)
+
+    intervals = report["intervals"]
+    row("Cohen's kappa", report["cohen_kappa"], intervals["cohen_kappa"])
+    row("accuracy", report["accuracy"], intervals["accuracy"])
+    row("accuracy (Wilson)", report["accuracy"], report["accuracy_wilson"])
+    averages = ["positive"] if "positive" in report else ["macro", "weighted"]
+    for average in averages:
+        for figure in ("precision", "recall", "f1", "specificity"):
+            row(f"{figure} ({average})", report[average][figure], intervals[f"{average}.{figure}"])
+    scores = report.get("scores", {})
+    if "auc" in scores:
+        row("AUC", scores["auc"], scores["auc_interval"])
+        for at in scores["tpr_at_fpr"]:
+            row(f"TPR at FPR {at['fpr']:g}", at["tpr"], at["interval"])
+    if "calibration" in scores:
+        row("Brier score", scores["calibration"]["brier"], None)
+        row("calibration error", scores["calibration"]["ece"], None)
+    lines = ["confusion matrix (rows: truth)", *(" ".join(f"{v:6d}" for v in r) for r in report["confusion_matrix"])]
+    for name, p in report.get("labels_p", {}).items():
+        row(f"{name.replace('_', ' ')} of the labels (hypergeometric)", p, None)
+    if "permutation" in report:
+        found = report["permutation"]
+        if found["p"] is None:
+            lines.append(f"p not available: {found['reason']}")
+        else:
+            row(f"p of the AUC ({'refits' if 'null' in found else 'permutation'})", found["p"], None)
+            if found["split_groups"]:
+                lines.append(f"p: {found['split_groups']} groups hold both labels and were permuted as two")
+        if "note" in found:
+            lines.append(f"AUC and p: {found['note']}")
+    if report.get("cross_fitted"):
+        lines.append(f"cross-fitted: {permutation.CONDITIONAL}")
+    if None in intervals["accuracy"]:
+        lines.append(f"intervals: {report['interval_method']}")
+    if decision:
+        lines.append(f"decision: {decision['name']}" + (", uses the class balance" if decision["uses_class_balance"] else ""))
+    lines += [f"transductive: {reason}" for reason in reasons]
+    lines += [f"in-sample: {note}" for note in notes]
+    out.caption = "\n".join(lines)
+    out.caption_justify = "left"
+    return out

@@ -1,0 +1,1 @@
+"""A run: its directory, its config and the rows it sees."""

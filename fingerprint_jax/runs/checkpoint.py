@@ -1,0 +1,391 @@
+"""Orbax checkpoints with a digest manifest beside each: what does not match its digests is never used."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from fingerprint_jax.runtime import distributed, files, preemption
+
+log = logging.getLogger(__name__)
+
+_UNCOMMITTED = r"[0-9]+\.orbax-checkpoint-tmp.*"  # what Orbax writes to before it renames it; nothing else is removed
+
+# Orbax looks for what it wrote by a pattern that begins with the whole path, and takes some beginnings for buckets in a cloud;
+# TensorStore reads a backslash as a slash.
+UNFIT, BUCKETS = ("\\", "[", "*", "?", "gs:/"), ("/gs/", "/s3/", "/az/", "/hf/")
+
+
+def check_place(workdir: Path) -> None:
+    """Raises ValueError where a checkpoint in this directory could not be read again, because of a character in its path."""
+    path = f"{workdir.absolute()}/"
+    wrong = [text for text in UNFIT if text in path] + [text for text in BUCKETS if path.startswith(text)]
+    if path.encode(errors="ignore").decode() != path:
+        wrong.append("bytes that are no UTF-8")
+    if wrong:
+        raise ValueError(
+            f"{path!r} has {' and '.join(map(repr, wrong))}: checkpoints cannot be read again from there; use another directory, or"
+            " a symbolic link to it"
+        )
+
+
+def parse_best(best: str) -> tuple[str, str]:
+    """`max:accuracy` -> ('max', 'accuracy'); '' -> ('', '')."""
+    mode, _, metric = best.partition(":")
+    if best and (mode not in ("max", "min") or not metric):
+        raise ValueError(f"config.best={best!r}: use max:<metric> or min:<metric>, for example max:accuracy")
+    return mode, metric
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: the latest two and the best are kept.
+
+    `checkpoints/<step>` holds what Orbax wrote, `digests/<step>.json` its manifest: step, metrics, the arrays' shapes and the
+    SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do; until these are
+    removed it is called `<step>.removed`, by which the next process knows what to end. The first and the last checkpoint that a
+    process saves are read back, array by array, before their manifests are written.
+
+    Several processes write a checkpoint together; its manifest, and what is removed, is the work of process 0.
+    """
+
+    def __init__(self, workdir: Path, best: str = ""):
+        self.mode, self.metric = parse_best(best)
+        self._digests = workdir / "digests"
+        self._directory = workdir / "checkpoints"
+        self._workdir = workdir
+        self._pending: tuple[int, dict, dict] | None = None
+        self._manager: ocp.CheckpointManager | None = None
+        self._read_one = False  # whether this process has read a checkpoint back
+
+    def _rank(self, metrics: dict) -> float:
+        # A step without the metric, or with NaN, never counts as the best.
+        value = metrics.get(self.metric, math.nan)
+        value = value if isinstance(value, (int, float)) else math.nan
+        value = value if self.mode == "max" else -value
+        return value if -math.inf < value < math.inf else -math.inf  # `isfinite` trips over an int beyond all floats
+
+    def save(self, step: int, state: dict, metrics: dict[str, float], last: bool = False) -> None:
+        """Starts writing `state`; the manifest follows when all bytes are there (`poll`, the next `save` or `close`).
+
+        The first time, and with `last`, it returns when all is written and was read back. All processes call it together.
+
+        Raises OSError where it cannot be written, for example on a full disk, or not be read back; the checkpoints before it stay.
+        """
+        self.wait()
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True)
+            self._manager = ocp.CheckpointManager(self._directory.absolute(), options=options)
+        self._pending = (step, metrics, shapes(state))
+        reads = last or not self._read_one
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+            if reads:
+                self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failed(error)
+        if reads:
+            self._read_back(step, state)
+            self._read_one = True
+            self.wait()
+
+    def _read_back(self, step: int, state: dict) -> None:
+        """Raises OSError unless the checkpoint that was written holds `state` to the last bit. It is read into host memory."""
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                found = reader.restore(self._item(step), jax.tree.map(lambda x: np.empty(x.shape, x.dtype), state))
+            for (path, value), read in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(found), strict=True):
+                for shard in {str(shard.index): shard for shard in value.addressable_shards}.values():
+                    if jax.device_get(shard.data).tobytes() != read[shard.index].tobytes():
+                        raise ValueError(f"{jax.tree_util.keystr(path)} is not what was saved")
+        except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
+            self._failed(error, "read back")
+
+    def poll(self) -> None:
+        """Writes the manifest of a save that has ended; returns at once where it has not."""
+        if self._pending and self._manager is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save under way, writes its manifest and removes what retention lets go."""
+        if self._pending is None or self._manager is None:
+            return
+        step, metrics, arrays = self._pending
+        try:
+            self._manager.wait_until_finished()
+            if distributed.index():
+                self._pending = None
+                return
+            digests = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
+            _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": digests})
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failed(error)
+        self._pending = None
+        kept = self.manifests()
+        keep = set(sorted(kept)[-2:])
+        if self.metric:
+            keep.add(max(kept, key=lambda step: (self._rank(kept[step]["metrics"]), step)))
+        for old in kept.keys() - keep:
+            self._remove(old)
+
+    def _failed(self, error: Exception, done: str = "written") -> None:
+        assert self._pending
+        step, self._pending = self._pending[0], None
+        manager, self._manager = self._manager, None  # it would raise the same error at the next save
+        if manager is not None and distributed.count() == 1:  # of several, this process ends, and the others with it
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                manager.close()
+        for leftover in self._directory.glob("*"):  # it may have filled the disk
+            if leftover.name.partition(".")[0] == str(step):
+                shutil.rmtree(leftover, ignore_errors=True)
+        text = str(error).strip() or type(error).__name__
+        full = os.strerror(errno.ENOSPC)
+        reason = full if full in text else text.splitlines()[-1]
+        raise OSError(f"{self._directory}: the checkpoint of step {step} could not be {done}: {reason}") from error
+
+    def close(self) -> None:
+        """Ends the save under way."""
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+    def _path(self, step: int) -> Path:
+        return self._digests / f"{step}.json"
+
+    def _mark(self, step: int) -> Path:
+        return self._digests / f"{step}.removed"
+
+    def _item(self, step: int) -> Path:
+        return self._directory.absolute() / str(step) / "default"
+
+    def _files(self, step: int) -> list[str]:
+        root = self._directory / str(step)
+        found = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+        return sorted(str(path.relative_to(root)) for path in found if not files.litter(path.name))
+
+    def _committed(self) -> set[int]:
+        return {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
+
+    def manifests(self) -> dict[int, dict]:
+        """Checkpoints by step, oldest first; a manifest that is damaged itself has no `files`."""
+        return {step: _read_manifest(self._path(step)) for step in steps(self._workdir)}
+
+    def begun(self) -> bool:
+        """Whether there is a checkpoint."""
+        return distributed.first(lambda: bool(self.manifests()))
+
+    def damage(self, step: int) -> str:
+        """Names the first file that does not match the manifest; '' where all do."""
+        digests = _read_manifest(self._path(step))["files"]
+        if digests is None:
+            return f"{self._path(step)} is missing or damaged"
+        for name, digest in digests.items():
+            path = self._directory / str(step) / name
+            try:
+                found = _digest(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return f"{path} is missing"
+            except ValueError as error:
+                return str(error)
+            if found != digest:
+                return f"{path} is damaged (its digest differs)"
+        extra = sorted(set(self._files(step)) - digests.keys())
+        return f"{self._directory / str(step) / extra[0]} is not part of the checkpoint" if extra else ""
+
+    def resolve(self, which: str) -> int:
+        """best | latest | a step -> the step of an undamaged checkpoint; raises ValueError where there is none.
+
+        A damaged checkpoint is named and the next one in line is used, except where its number was asked for.
+        """
+        return distributed.first(lambda: self._resolve(which))
+
+    def _resolve(self, which: str) -> int:
+        manifests = self.manifests()
+        if which not in ("best", "latest"):
+            if not which.isdigit() or int(which) not in manifests:
+                raise ValueError(f"step={which!r}: {self._workdir} has checkpoints {list(manifests)}; or use best, latest")
+            if damage := self.damage(int(which)):
+                raise ValueError(f"step={which}: {damage}; use another of {list(manifests)}")
+            return int(which)
+        for step in sorted(self._committed() - manifests.keys()):
+            if self._mark(step).exists():
+                continue
+            _warn(f"{self._path(step)} is missing: step {step} is being saved, or was not to its end; it is not used")
+        steps = sorted(manifests, reverse=True)
+        if which == "best" and self.metric:
+            steps.sort(key=lambda step: self._rank(manifests[step]["metrics"]), reverse=True)  # stable: ties to the latest
+        for step in steps:
+            damage = self.damage(step)
+            if not damage:
+                return step
+            if self._path(step).exists():  # else retention has removed it since
+                _warn(f"{damage}; the checkpoint before it is used")
+        raise ValueError(f"{self._workdir}: no usable checkpoint")
+
+    def restore(self, which: str, abstract: dict) -> tuple[int, dict]:
+        """Step and state of an undamaged checkpoint; arrays have the shapes, types and shardings of `abstract`.
+
+        A training that goes on may remove the checkpoint while it is read; then the choice is made again.
+
+        Raises ValueError where there is none, where its arrays are not those of `abstract`, or where it cannot be read.
+        """
+        while True:
+            step, fits = self.resolve(which), False
+            try:
+                distributed.first(functools.partial(self.compare, step, abstract))
+                fits = True
+                with ocp.StandardCheckpointer() as reader:
+                    state = dict(reader.restore(self._item(step), abstract))
+            except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
+                # The others wait for this one, and may have read it.
+                if distributed.count() > 1 and not isinstance(error, ValueError):
+                    raise OSError(f"{self._item(step)} cannot be read, or was removed meanwhile: {error}") from error
+                if self._path(step).exists():
+                    check_place(self._workdir)
+                    if not fits or isinstance(error, preemption.Preempted):
+                        raise
+                    # Its digests hold, and yet it is not as Orbax wrote it: somebody has made them anew.
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                    raise ValueError(f"{self._item(step)} cannot be read ({reason}): use another --step, or train anew") from error
+            else:
+                # Manifests go first: as long as it stands every file did while it was read.
+                if distributed.first(self._path(step).exists):
+                    return step, state
+            log.info("%s: step %d was removed while it was read; choosing again", self._workdir, step)
+
+    def compare(self, step: int, abstract: dict) -> None:
+        """Raises ValueError that names the first array which a checkpoint and `abstract` do not have alike."""
+        there, here = _read_manifest(self._path(step))["arrays"], shapes(abstract)
+        for name in sorted(there.keys() | here.keys(), key=lambda name: ("'params'" not in name, name)):
+            if there.get(name) != here.get(name):
+                raise ValueError(
+                    f"{self._directory / str(step)} does not fit the config: {name} is {there.get(name, 'missing')} in the"
+                    f" checkpoint, {here.get(name, 'missing')} in the model"
+                )
+
+    def adopt(self, other: "Checkpoints", step: int) -> bool:
+        """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
+        self._digests.mkdir(parents=True, exist_ok=True)
+        self._remove(step)
+        if damage := other.damage(step):  # what is no part of it may be without end, or elsewhere
+            if other._path(step).exists():  # else it was removed meanwhile
+                log.warning("%s", damage)
+            return False
+        try:
+            shutil.copytree(other._directory / str(step), self._directory / str(step))
+            with files.replacing(self._path(step)) as temporary:
+                shutil.copyfile(other._path(step), temporary)
+        except (FileNotFoundError, shutil.Error):
+            self._remove(step)
+            return False
+        damage = self.damage(step)
+        if damage:
+            log.warning("%s", damage)
+            self._remove(step)
+        return not damage
+
+    def keep_best(self, step: int, metrics: dict[str, float]) -> bool:
+        """Gives a checkpoint its metrics and keeps only the best so far; True where that is this one."""
+        manifest = _read_manifest(self._path(step))
+        _write_manifest(self._path(step), manifest | {"metrics": metrics})
+        best = self.resolve("best")
+        for other in self.manifests():
+            if other != best:
+                self._remove(other)
+        return best == step
+
+    def _remove(self, step: int) -> None:
+        if self._path(step).exists():
+            os.replace(self._path(step), self._mark(step))
+        elif (self._directory / str(step)).exists():
+            self._mark(step).touch()
+        self._end_removals()
+
+    def _end_removals(self) -> None:
+        for mark in self._digests.glob("*.removed"):
+            folder = self._directory / mark.stem
+            if mark.stem.isdigit() and not self._path(int(mark.stem)).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                if not folder.exists():
+                    mark.unlink(missing_ok=True)
+
+    @distributed.by_first
+    def prune(self) -> None:
+        """Clears what a killed process left and what is damaged, before a training goes on.
+
+        What Orbax had not committed is removed, and what was being removed; any other checkpoint that is damaged or has no
+        manifest is moved to `damaged/`, in case it is wanted one day.
+        """
+        self._end_removals()
+        for path in sorted(self._directory.glob("*")):
+            if re.fullmatch(_UNCOMMITTED, path.name):
+                log.warning("%s was not written to its end and is removed", path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for step in sorted(self._committed() | self.manifests().keys()):
+            if damage := self.damage(step):
+                names = itertools.chain([f"{step}"], (f"{step}.{n}" for n in itertools.count(1)))  # what lies there stays
+                aside = next(path for name in names if not os.path.lexists(path := self._workdir / "damaged" / name))
+                log.warning("%s; step %d is moved to %s", damage, step, aside)
+                aside.mkdir(parents=True)
+                for path in (self._path(step), self._directory / str(step)):
+                    if path.exists():
+                        shutil.move(path, aside / path.name)
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    log.warning(text)  # once a process: an evaluation looks at a checkpoint several times
+
+
+def shapes(tree: dict) -> dict[str, str]:
+    """Path -> type and shape of every array of a tree, for example `['params']['head/kernel']` -> `float32[16,5]`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{x.dtype}[{','.join(map(str, x.shape))}]" for path, x in leaves}
+
+
+def abstract(tree: dict, sharding: jax.sharding.Sharding) -> dict:
+    """Shapes and types of a tree of arrays, every leaf with the same sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _digest(path: Path) -> str:
+    with files.opened(path, os.O_RDONLY, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+
+
+def _write_manifest(path: Path, content: dict) -> None:
+    files.write_text(path, json.dumps(content | {"sha256": files.seal(content)}, indent=1))
+
+
+def _read_manifest(path: Path) -> dict:
+    fields = {"sha256": str, "step": int, "metrics": dict, "arrays": dict, "files": dict}
+    with contextlib.suppress(OSError, ValueError):
+        content = files.read_json(path, fields, "")
+        inside = all(_inside(name) for name in content["files"])
+        if content.pop("sha256") == files.seal(content) and content["step"] == int(path.stem) and inside:
+            return content
+    return {"metrics": {}, "arrays": {}, "files": None}
+
+
+def _inside(name: str) -> bool:
+    """Whether a name in a manifest is that of a file below the checkpoint."""
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps of a workdir that have a manifest, ascending."""
+    return sorted(int(path.stem) for path in (workdir / "digests").glob("*.json") if re.fullmatch("[0-9]{1,18}", path.stem))

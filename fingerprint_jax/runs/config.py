@@ -1,0 +1,136 @@
+"""A config as a run keeps it: its fields, its hash, what may be missing in one that somebody else wrote."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from fingerprint_jax import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+# What every config has; `FIELDS` of a method has the rest.
+FIELDS: dict = dict.fromkeys(("data", "decision", "decision.params"), dict)
+
+
+FIELDS |= dict.fromkeys(("method", "task", "data_dir", "data.extra_labels", "decision.name", "decision.known"), str)
+
+
+FIELDS |= dict.fromkeys(("seed", "data.folds", "data.fold", "data.max_damaged", "data.split_seed"), int)
+
+
+FIELDS |= dict.fromkeys(("data.valid", "data.sequester"), (int, float))
+
+
+def wrong_field(fields: dict, of_method: Callable[[str], dict], prefix: str = "") -> str:
+    """What of a config as JSON, or of one in it, is missing or of another kind; nothing where all is as its method wants it.
+
+    `of_method` gives the fields of a method, beside those of every config.
+    """
+    found = flat_fields(fields)
+    known = FIELDS
+    if isinstance(method := fields.get("method"), str):
+        known = FIELDS | of_method(method)
+    for name, kind in known.items():
+        value = found.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return f"field {prefix + name!r} is {'missing' if name not in found else f'of another kind: {str(value)[:40]!r}'}"
+    inner = [name for name in ("member", "pretrain", "pairs") if isinstance(fields.get(name), dict)]
+    return next(filter(None, (wrong_field(fields[name], of_method, f"{prefix}{name}.") for name in inner)), "")
+
+
+def flat_fields(fields: dict, prefix: str = "") -> dict:
+    """`{'data': {...}, 'data.fold': 0, ...}` of nested fields."""
+    found = {}
+    for name, value in fields.items():
+        found[prefix + name] = value
+        if isinstance(value, dict):
+            found |= flat_fields(value, f"{prefix}{name}.")
+    return found
+
+
+def network_config(config: Config) -> Config:
+    """The config of the networks that a config uses, however deep its members lie; where it uses none, that of the estimator."""
+    imaged = config.method == "classical" and config.features.name != "network"
+    return config if imaged or "member" not in config else network_config(config.member)
+
+
+def flat_config(config: Config, prefix: str = "") -> dict:
+    """Nested fields as `{'data.fold': 0, ...}`; tuples become lists, as in JSON."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= flat_config(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def identity(config: Config) -> dict:
+    """The flat config without what changes no result: how steps are dispatched, and paths that may move.
+
+    These are data and extra labels, whose content has fingerprints, and a cache.
+    """
+    moving = ("data_dir", "extra_labels", "cache_dir", "steps_per_dispatch")
+    return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] not in moving}
+
+
+def config_hash(config: Config) -> str:
+    """Digest of a config's identity."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def from_json(fields: dict) -> dict:
+    """JSON as it is in a config: lists are tuples."""
+
+    def converted(value):
+        if isinstance(value, dict):
+            return from_json(value)
+        return tuple(map(converted, value)) if isinstance(value, list) else value
+
+    return {name: converted(value) for name, value in fields.items()}
+
+
+LISTED = 3  # fields named where a config is another one altogether
+
+
+LONGEST = 60  # characters of a value
+
+
+def another(workdir: Path, before: dict, after: dict, refused: list[str]) -> str:
+    """Why a run that was begun cannot go on with a config: the fields that differ, in one line.
+
+    Args:
+        workdir: of the run.
+        before: the flat config that it was started with; `data` has the fingerprints of its data.
+        after: the same, of this start.
+        refused: names of what differs and may not.
+    """
+    if before["method"] != after["method"] or before["task"] != after["task"] or len(refused) > 2 * LISTED:
+        kinds = [f"{each['task']}, method {each['method']}" for each in (before, after)]
+        of = "is a run of another config" + (f" ({kinds[0]}), not of this one ({kinds[1]})" if kinds[0] != kinds[1] else "")
+        first = [name for name in ("task", "method") if name in refused]
+        listed = (first + [name for name in refused if name not in first])[:LISTED]
+        more = f" and {len(refused) - len(listed)} more" if len(refused) > len(listed) else ""
+        return f"{workdir} {of}: {len(refused)} fields differ: {', '.join(listed)}{more}; use another --workdir"
+    return f"{workdir}: {'; '.join(_difference(name, before, after) for name in refused)}"
+
+
+def _difference(name: str, before: dict, after: dict) -> str:
+    if name == "data":
+        splits = sorted(s for s in before[name].keys() | after[name].keys() if before[name].get(s) != after[name].get(s))
+        values = [", ".join(f"{s} {known.get(s, 'missing')[:12]}" for s in splits) for known in (after[name], before[name])]
+        what = "the content of the data"
+    else:
+        what = f"config.{name}"
+        values = [_shortened(repr(known[name])) if name in known else "not there" for known in (after, before)]
+    return f"{what} is {values[0]}, the run was started with {values[1]} (--allow_change={name} goes on with the new)"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 20]} ... {text[-15:]}"

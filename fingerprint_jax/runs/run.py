@@ -1,0 +1,376 @@
+"""A run is a directory and the data seen through its config; predictions are a table."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fingerprint_jax import Config
+from fingerprint_jax.runs import checkpoint, ranges
+from fingerprint_jax.runs.config import another, config_hash, flat_config, from_json, identity, network_config, wrong_field
+from fingerprint_jax.runs.views import View
+from fingerprint_jax.runtime import distributed, environment, files, names, paths
+
+log = logging.getLogger(__name__)
+
+# What moves images between them, where it changes; an `extra_labels` that changed is a change of `data`.
+MOVING = ("data", *(f"data.{name}" for name in ("folds", "fold", "valid", "sequester", "split_seed", "max_damaged")))
+
+_ANEW = "train this run anew in another folder"
+# What can lie in a work directory before its config does: what the launcher writes, logs, and what a kill has left.
+_BEGUN = re.compile(
+    r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Scores of N records. Higher is likelier; attribution has K = classes columns, membership K >= 1 and column 0 counts."""
+
+    ids: np.ndarray  # [N] str
+    scores: np.ndarray  # [N, K] float
+    probabilities: bool  # scores are probabilities
+
+
+class Run(View):
+    """A config, a directory and what `predict` reads from it.
+
+    Args:
+        config: the experiment; a leading `~` of its paths is written out in it.
+        workdir: where everything of the run lies.
+        step: best | latest | a number, the checkpoint that `predict` reads.
+        allow_change: fields that may differ from those the run was started with; `data` stands for the content of the data set.
+        labels: of all rows of the target split, in place of their own: what `predict` gives had the labels been these. Nothing is
+            read from or written to the tables of the run then.
+        outermost: of the run that this one is made as a child of; None where it is none, or lies there.
+
+    Raises ValueError for a number in the config that is out of its range, see ranges.py: there is no run with one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: str | Path,
+        step: str = "best",
+        allow_change: tuple[str, ...] = (),
+        labels: np.ndarray | None = None,
+        outermost: Path | None = None,
+    ):
+        ranges.check(config)
+        paths.expand_fields(config)
+        super().__init__(config, labels)
+        self.workdir = Path(workdir)
+        self.step = step
+        self.allow_change = allow_change
+        self._outermost = outermost
+
+    @staticmethod
+    def load(
+        workdir: str | Path,
+        step: str = "best",
+        data_dir: str = "",
+        field: str = "workdir",
+        of_method: Callable[[str], dict] = lambda method: {},
+    ) -> "Run":
+        """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
+
+        Use `methods.load`, which knows the fields that each method needs, for one that was not looked at before.
+
+        Raises ValueError that names the `field` where no run is there, and the file where its config cannot be, or that is a link.
+        """
+        path = Path(workdir) / "config.json"
+        if not path.exists():
+            others = [*path.parent.parent.glob("*/config.json"), *path.parent.glob("*/config.json")]
+            near = names.nearest(str(workdir), [str(other.parent) for other in others])
+            hint = f": did you mean {near!r}?" if near else ""
+            raise ValueError(f"{field}={str(workdir)!r}: no run there ({path} is missing){hint}")
+        fields = from_json(files.read_json(path, {}, _ANEW))
+        if wrong := wrong_field(fields, of_method):
+            raise ValueError(f"{path} cannot be used ({wrong}): {_ANEW}")
+        config: Config = ConfigDict(fields)
+        if data_dir:
+            config.data_dir = data_dir
+        try:
+            found = Run(config, workdir, step)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used ({error}): {_ANEW}") from None
+        found.refuse_links()  # whoever scores a run writes to it, also where the config of another run names it
+        return found
+
+    @contextlib.contextmanager
+    def fitting(self, check: Callable[["Run"], None]) -> Iterator[None]:
+        """The block in which this process, or it and those beside it, may change the run; its config is written or compared first.
+
+        A config that `check` refuses leaves nothing behind: no folder, and no change of an older config. Nor
+        does a first start that ends with a ValueError before a checkpoint or a finished child stands.
+
+        The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
+        devices, library versions) and every change of the config that was allowed.
+
+        Raises ValueError where another process holds the run, or where config or data differ from those it was started with
+        in more than where the data lie and the fields of `allow_change`; names the fields and both values. Also where checkpoints
+        cannot lie in the work directory, see `checkpoint.check_place`.
+        """
+        refusal = f"{self.workdir}: %s is fitting this run; wait for it, or use another --workdir"
+        with contextlib.ExitStack() as held:
+
+            def begin() -> list[bool]:
+                if self.workdir.exists() and not self.workdir.is_dir():
+                    raise ValueError(f"--workdir={self.workdir}: a file is there, name a folder")
+                self.refuse_links()
+                self.refuse_foreign()
+                if network_config(self.config).method == "gradient":
+                    checkpoint.check_place(self.workdir)
+                if not (self.workdir / "config.json").exists():
+                    check(self)
+                if self.config.data.extra_labels:
+                    _ = self.extra
+                fingerprints = self.fingerprints
+                made = not self.workdir.exists()
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(files.locked(self.workdir / "lock", refusal))
+                return [self._write_or_check(fingerprints, check), made]
+
+            first, made = distributed.first(begin)
+            try:
+                yield
+            except ValueError:
+                if first:
+                    self._withdraw(made)
+                raise
+
+    def refuse_links(self) -> None:
+        """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through."""
+        for folder in _tree(self.workdir):
+            files.refuse_links(folder)
+            files.refuse_links(folder / "children")
+
+    def refuse_foreign(self) -> None:
+        """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
+
+        What makes it a run is that it has both files that `_write_or_check` writes: what lies beside them is then ours to remove.
+        """
+        if not self.workdir.is_dir() or _is_run(self.workdir):
+            return
+        for path in sorted(self.workdir.iterdir()):
+            if not (path.is_file() and _BEGUN.fullmatch(path.name)) and not files.litter(path.name):
+                raise ValueError(
+                    f"--workdir={self.workdir} is no run, and {path.name!r} is in it: name an empty folder, or a new one"
+                )
+        if (path := self.workdir / "provenance.json").exists():  # all that a kill has left: it has to be ours
+            files.read_json(path, {"fingerprints": dict, "starts": list, "changes": list}, "name another --workdir")
+
+    @distributed.by_first
+    def _withdraw(self, made: bool) -> None:
+        """Takes back what a first start has written, and the folder that it `made`, unless there is something to go on with."""
+        if any(path for pattern in ("digests/*.json", "done") for path in self.workdir.rglob(pattern)):
+            return
+        for path in self.workdir.iterdir():  # nothing else of somebody else's was there, see `refuse_foreign`
+            if files.litter(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name in ("lock", "provenance.json") or not _BEGUN.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where a log lies there
+            if made:
+                self.workdir.rmdir()
+
+    def _write_or_check(self, fingerprints: dict[str, str], check: Callable[["Run"], None]) -> bool:
+        """Writes the config of a first start, which is True, or compares that of a later one."""
+        path = self.workdir / "config.json"
+        start: dict = {"step": max(checkpoint.steps(self.workdir), default=0)}
+        start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
+        if (count := self.config.get("steps_per_dispatch", 1)) > 1:
+            start["topology"] += f", {count} steps a dispatch"
+        start["versions"], start["settings"] = environment.libraries(), environment.settings()
+        if not path.exists():
+            self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
+            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+            return True
+        known = self.provenance
+        before = identity(Run.load(self.workdir).config) | {"data": known["fingerprints"]}
+        after = identity(self.config) | {"data": fingerprints}
+        changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+        if refused := [name for name in changed if name not in self.allow_change]:
+            raise ValueError(another(self.workdir, before, after, refused))
+        finished = (self.workdir / "done").exists()
+        if changed:
+            if finished and not any(name.endswith("num_steps") for name in changed):
+                raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
+            check(self)
+        last = known["starts"][-1]
+        rounding = "batches are the same, sums may be rounded otherwise"
+        if last["topology"] != start["topology"]:
+            change = f"{last['topology']} -> {start['topology']} processes x devices"
+            log.warning("%s: topology changed: %s; %s", self.workdir, change, rounding)
+        for what in ("versions", "settings"):
+            before_it, now = last.get(what, {}), start[what]
+            if other := [name for name in sorted(before_it.keys() | now.keys()) if before_it.get(name) != now.get(name)]:
+                change = ", ".join(f"{name} {now.get(name)} (before: {before_it.get(name)})" for name in other)
+                log.warning("%s goes on with other %s: %s; %s", self.workdir, what, change, rounding)
+        changes = [{"step": start["step"], "field": n, "from": before.get(n), "to": after.get(n)} for n in changed]
+        for change in changes:
+            log.warning("%s: %s changes at step %d, as allowed", self.workdir, change["field"], change["step"])
+        if changed or not finished:  # else nothing is started
+            known["starts"].append(start)
+        known["changes"] += changes
+        self._write_provenance(known | {"fingerprints": fingerprints})
+        if changed:
+            (self.workdir / "done").unlink(missing_ok=True)
+            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
+        return False
+
+    @property
+    def name(self) -> str:
+        """The work directory."""
+        return str(self.workdir)
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished."""
+        return distributed.first((self.workdir / "done").exists)
+
+    @property
+    def provenance(self) -> dict:
+        """`fingerprints` of the data, `starts` and `changes` of this run."""
+        path, fields = self.workdir / "provenance.json", {"fingerprints": dict, "starts": list, "changes": list}
+        try:
+            found = files.read_json(path, fields, _ANEW)
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing: {_ANEW}") from None
+
+        def whole(each: Any, names: tuple[str, ...], text: str, objects: tuple[str, ...] = ()) -> bool:
+            fits = isinstance(each, dict) and each.keys() >= {*names} and isinstance(each.get(text), str)
+            return fits and all(isinstance(each.get(name, {}), dict) for name in objects)
+
+        starts = all(whole(start, (), "topology", ("versions", "settings")) for start in found["starts"])
+        changes = all(whole(change, ("step", "from", "to"), "field") for change in found["changes"])
+        digests = all(isinstance(digest, str) for digest in found["fingerprints"].values())
+        if not (found["starts"] and starts and changes and digests):
+            raise ValueError(f"{path} cannot be used (a start, a change or a fingerprint is not whole): {_ANEW}")
+        return found
+
+    def _write_provenance(self, content: dict) -> None:
+        files.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
+
+    @property
+    def moved(self) -> list[str]:
+        """What changed in mid-training and moved images between parts: it may have read images that it now holds out."""
+        return [change["field"] for change in self.provenance["changes"] if change["field"] in MOVING]
+
+    @property
+    def same_target(self) -> bool:
+        """Whether the target split is that of the data the run was started with; yes where it was not, or where data may change."""
+        if "data" in self.allow_change or not (self.workdir / "provenance.json").exists():
+            return True
+        return self.provenance["fingerprints"].get(self.target) == self.source.fingerprints.get(self.target)
+
+    @property
+    def own(self) -> "Run":
+        """This run on the data it was started with: itself where it sees those."""
+        return self if self.fingerprints == self.provenance["fingerprints"] else Run.load(self.workdir, self.step)
+
+    def child(self, name: str, config: Config, *, seed: int, fold: int) -> "Run":
+        """A run at `workdir/children/name` from a member's config: on the data of this one, with its folds, holding out `fold`."""
+        config = ConfigDict(config.to_dict())
+        config.data_dir, config.seed = self.config.data_dir, seed
+        for field in ("folds", "valid", "sequester", "split_seed", "max_damaged", "extra_labels"):
+            config.data[field] = self.config.data[field]
+        config.data.fold = fold
+        allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
+        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost)
+
+    def shared(self, name: str, config: Config, seed: int) -> "Run":
+        """A run that reads no row of the target split: one beside the outermost run, for all folds, rounds and members that ask.
+
+        On the data of this run, unless the config names its own.
+        """
+        config = ConfigDict(config.to_dict())
+        config.data_dir = config.data_dir or self.config.data_dir
+        config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
+        return Run(config, self.outermost / "children" / f"{name}-{config_hash(config)}", outermost=self.outermost)
+
+    @property
+    def outermost(self) -> Path:
+        """The work directory of the run that this one is a child of, however deep; its own where it is none.
+
+        A folder of somebody's that is called `children` makes no run a child: what lies above it has to be a run.
+        """
+        if self._outermost is not None:
+            return self._outermost
+        path = self.workdir
+        if path.name.startswith("watch-") and not (path / "lock").exists() and _is_run(path.parent):  # a copy that --watch keeps
+            path = path.parent
+        while path.parent.name == "children" and _is_run(path.parent.parent):
+            path = path.parent.parent
+        return path
+
+    @distributed.by_first
+    def forget(self, split: str = "") -> None:
+        """Removes tables of predictions, of the run, its children and the finished runs that these use: they are computed again.
+
+        Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
+        images on the way, also beside the run that this one is a child of. Other files in these folders are not ours, and a folder
+        `features.cache_dir` is left out of use.
+
+        Raises ValueError where a link is in the way, or another run keeps features in such a folder.
+        """
+        self.refuse_links()
+        tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
+        for folder in _tree(self.workdir if split else self.outermost):
+            for name in tables_of:
+                (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
+            for described in () if split else folder.glob("predictions/*.csv.json"):
+                described.unlink()
+                described.with_suffix("").unlink(missing_ok=True)
+            for path in () if split else (*folder.glob("outputs/*.npz"), *folder.glob("features/*.npz")):
+                if re.fullmatch(r".+-[0-9a-f]{16,32}\.npz", path.name):
+                    path.unlink()
+        if not split:
+            _without_caches(self.config)
+        for path in _used(self.config):
+            other = Run.load(path)
+            if not split and _without_caches(other.config):
+                raise ValueError(f"{path}: features.cache_dir in its config.json is not removed, which may hold anything: empty it")
+            other.forget(split)
+
+
+def _tree(workdir: Path) -> Iterator[Path]:
+    """A work directory and those of its children, however deep; what else lies there is not walked through."""
+    yield workdir
+    for path in () if (workdir / "children").is_symlink() else workdir.glob("children/*/config.json"):
+        if not path.parent.is_symlink():
+            yield from _tree(path.parent)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has both files that make it a run."""
+    return all((folder / name).exists() for name in ("config.json", "provenance.json"))
+
+
+def _used(config: Config) -> Iterator[str]:
+    """The work directories of the finished runs whose predictions or outputs a run of a config reads."""
+    for name, value in flat_config(config).items():
+        if value and f".{name}".endswith((".ensemble.runs", ".features.run")):
+            yield from [value] if isinstance(value, str) else value
+
+
+def _without_caches(config: Config) -> bool:
+    """Empties every `features.cache_dir` of a config; whether there was one."""
+    found = False
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= _without_caches(value)
+        elif name == "cache_dir" and value:
+            config[name], found = "", True
+    return found

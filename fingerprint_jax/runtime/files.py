@@ -1,0 +1,199 @@
+"""Files: written whole or not at all, locked, and read as what they have to be. Names of files are often somebody else's choice.
+
+A folder that is handed around can hold anything under the names that are read: a link to another file, a pipe nobody writes to, a
+device without end, text where a number should be. Nothing here follows a link to write, waits for a pipe, or reads without bound.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from fingerprint_jax.runtime import distributed
+
+MOST = 2**30  # bytes of a file that is read at once
+
+# What systems leave in folders; it belongs to no run.
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found")
+
+
+def litter(name: str) -> bool:
+    """Whether a file of this name is what macOS, Windows, NFS or a file system leaves in any folder."""
+    return name in LITTER or name.startswith(("._", ".nfs"))
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link of that name is not written through
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def opened(path: Path, flags: int, mode: str) -> IO:
+    """A regular file, opened without following a link or waiting for a pipe; UTF-8 where `mode` is of text.
+
+    Raises ValueError that names the file where it is no regular file, OSError where it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if path.is_symlink() or path.is_dir() or path.is_fifo():
+            raise ValueError(f"{path}: {_kind(path)}, expected a file: remove it") from None
+        raise error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: {_kind(path)}, expected a file: remove it")
+    return os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8")
+
+
+def _kind(path: Path) -> str:
+    kinds = ("a link", path.is_symlink), ("a folder", path.is_dir), ("a pipe", path.is_fifo)
+    return next((kind for kind, found in kinds if found()), "no regular file")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises ValueError where an entry of a folder is a link: it would be written through."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and nothing is written through one: put what it names in its place")
+
+
+def appending(path: Path) -> IO[str]:
+    """A text file to which lines are appended; a link is refused with ValueError."""
+    return opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "a")
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str = "") -> Iterator[None]:
+    """The block that only this process is in; the lock goes with the process, however it ends.
+
+    Without a `refusal` it waits for others. Raises ValueError where another one is: `refusal`, in which %s stands for it; also
+    where the lock is a link, whose target would be written.
+    """
+    with opened(path, os.O_RDWR | os.O_CREAT, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise ValueError(refusal % (file.read(1000) or "another process")) from None
+        if (
+            refusal and not os.fstat(file.fileno()).st_nlink
+        ):  # who held it has removed it: the next file of that name is another lock
+            raise ValueError(refusal % "another process")
+        if (content := file.read(1000)) and not content.startswith("process "):
+            raise ValueError(f"{path}: no lock of ours, it is not overwritten: move it away")
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+@distributed.by_first
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_bytes(path: str | Path, most: int = MOST) -> bytes:
+    """The content of a regular file, a link to one included.
+
+    Raises ValueError where it is none or has more than `most` bytes, OSError where it cannot be read.
+    """
+    path = Path(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path}: {_kind(path)}, expected a file")
+        if found.st_size > most:
+            raise ValueError(f"{path}: {found.st_size:,} bytes, at most {most:,} are read")
+        return file.read(most)
+
+
+def read_text(path: str | Path) -> str:
+    """The content of a UTF-8 file; raises ValueError where it is none, see `read_bytes`."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def read_json(path: str | Path, fields: Mapping[str, type | tuple[type, ...]], remedy: str) -> dict:
+    """The object of a JSON file that we wrote.
+
+    Args:
+        path: the file.
+        fields: that it has, with their types.
+        remedy: what to do where the file is not so.
+
+    Raises ValueError in one line that names the file, what is wrong and the remedy; FileNotFoundError where it is not there.
+    """
+    try:
+        found = json.loads(read_text(path))
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}: {_json_type(found)}, expected an object")
+        for name, kind in fields.items():
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            if name not in found:
+                raise ValueError(f"{path}: field {name!r} is missing")
+            if not isinstance(found[name], kinds) or (isinstance(found[name], bool) and bool not in kinds):
+                raise ValueError(f"{path}: field {name!r} is {_json_type(found[name])}, expected {' or '.join(map(_named, kinds))}")
+    except FileNotFoundError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
+        reason = str(error).removeprefix(f"{path}: ") if not isinstance(error, RecursionError) else "nested too deeply"
+        raise ValueError(f"{path} cannot be used ({reason}): {remedy}") from None
+    return found
+
+
+def seal(content: dict) -> str:
+    """SHA-256 of a JSON object without its fields `seal` and `sha256`: it shows damage, and anybody can make it anew."""
+    bare = {name: value for name, value in content.items() if name not in ("seal", "sha256")}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def _named(kind: type) -> str:
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+    return names.get(kind, "null")
+
+
+def _json_type(value: object) -> str:
+    return _named(type(value))
+
+
+def read_journal(path: str | Path) -> list:
+    """The values of a file of one JSON value a line, to which lines are appended one by one; [] where there is none.
+
+    What a kill has left of a last line is cut off, so that the next one begins a line. Raises ValueError that names the file and
+    the line where another one is no JSON.
+    """
+    path = Path(path)
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        return []
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with opened(path, os.O_WRONLY, "ab") as file:
+            file.truncate(len(whole))
+    found = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path}, line {number}: no JSON; remove the line, what it stood for is done again") from None
+    return found

@@ -1,0 +1,1 @@
+"""Figures and their uncertainty: numpy, SciPy and scikit-learn alone."""

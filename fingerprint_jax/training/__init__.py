@@ -1,0 +1,1 @@
+"""Training a network, and computing with one that is trained."""

@@ -1,0 +1,120 @@
+"""Following a training from beside it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fingerprint_jax import methods
+from fingerprint_jax.evaluation import score, watch
+from fingerprint_jax.runs.checkpoint import Checkpoints
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime.preemption import Preempted
+from tests.conftest import fit, load_config
+from tests.faults import trainer
+
+
+@pytest.fixture
+def finished(data_dir, tmp_path):
+    """A run of four saves, of which the training keeps two."""
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps, config.checkpoint_every, config.best = data_dir, 8, 2, ""
+    methods.get("gradient").fit(Run(config, tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def test_it_keeps_its_own_best_while_the_training_removes(finished, monkeypatch):
+    scores = {6: 0.9, 8: 0.3}
+    real = score.evaluate
+
+    def scored(run, split):
+        results = real(run, split)
+        results["metrics"]["accuracy"] = scores[int(run.step)]
+        return results
+
+    best = watch.watch(finished, "valid", 5, scored)
+    assert best.workdir == finished / "watch-valid" and trainer.saved(best.workdir) == [6]
+    lines = [json.loads(line) for line in (best.workdir / "metrics.jsonl").open()]
+    assert [(line["step"], line["accuracy"]) for line in lines] == [(6, 0.9), (8, 0.3)]
+    assert trainer.state(best.workdir) == trainer.state(finished, "6")
+    np.testing.assert_array_equal(
+        methods.predict(best, "heldout").scores, methods.predict(Run.load(finished, "6"), "heldout").scores
+    )
+    shutil.rmtree(finished / "checkpoints")  # the copy does not need the run
+    score.evaluate(Run.load(best.workdir), "valid")
+    with (best.workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "accu')  # a kill cut it
+    watch.watch(finished, "valid", 5, scored)  # nothing is scored twice
+    assert len((best.workdir / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_first_steps_are_scored_though_the_training_removes_them(data_dir, tmp_path):
+    process = trainer.start(data_dir, tmp_path / "run", "--config.data.valid=0.2")
+    while not trainer.saved(tmp_path / "run"):
+        assert process.poll() is None, process.stderr.read()
+    best = watch.watch(tmp_path / "run", "valid", 60, score.evaluate)
+    _, text = process.communicate()
+    assert process.returncode == 0, text
+    lines = [json.loads(line) for line in (best.workdir / "metrics.jsonl").open()]
+    assert lines[-1]["step"] == trainer.STEPS and lines == sorted(lines, key=lambda line: line["step"])
+    top = max(line["accuracy"] for line in lines)
+    assert trainer.saved(best.workdir) == [max(line["step"] for line in lines if line["accuracy"] == top)]
+
+
+def test_a_run_of_no_steps_has_one_checkpoint(data_dir, tmp_path):
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps = data_dir, 0
+    methods.get("gradient").fit(Run(config, tmp_path / "run"))
+    best = watch.watch(tmp_path / "run", "valid", 5, score.evaluate)
+    assert trainer.saved(best.workdir) == [0]
+
+
+def test_a_dead_training_ends_the_watch(finished):
+    (finished / "done").unlink()
+    with pytest.raises(Preempted, match="no new checkpoint for 0 s, and it is not done; the same command goes on"):
+        watch.watch(finished, "valid", 0.01, score.evaluate)
+
+
+def test_what_cannot_be_watched_is_named(finished, data_dir, tmp_path):
+    with pytest.raises(ValueError, match="the labels of test_generated are unknown"):
+        watch.watch(finished, "test_generated", 1, score.evaluate)
+    ensemble = fit("configs/subtask2/siamese_vote.py", data_dir, tmp_path / "vote")
+    with pytest.raises(ValueError, match="a run of the method ensemble"):
+        watch.watch(ensemble.workdir, "valid", 1, score.evaluate)
+    with pytest.raises(ValueError, match="`heldout` has a say in nothing: use valid"):
+        watch.watch(finished, "heldout", 1, score.evaluate)
+
+
+def test_it_writes_through_no_link_and_copies_no_device(finished, tmp_path, monkeypatch):
+    target = tmp_path / "mine"
+    target.write_text("mine")
+    (finished / "watch-valid").mkdir()
+    (finished / "watch-valid" / "config.json").symlink_to(target)
+    with pytest.raises(ValueError, match="config.json is a link"):
+        watch.watch(finished, "valid", 1, score.evaluate)
+    assert target.read_text() == "mine"
+    theirs = Checkpoints(finished)
+    step = max(theirs.manifests())
+    (finished / "checkpoints" / str(step) / "x").symlink_to("/dev/zero")
+    monkeypatch.setattr(shutil, "copytree", lambda *_: pytest.fail("copied without end"))
+    assert not Checkpoints(tmp_path / "home").adopt(theirs, step)
+
+
+def test_a_copy_with_links_and_a_checkpoint_with_more_than_its_files_are_not_used(finished, tmp_path, caplog):
+    (tmp_path / "mine").mkdir()
+    (finished / "watch-valid").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="watch-valid is a link, and nothing is written through one"):
+        watch.watch(finished, "valid", 5, score.evaluate)
+    (finished / "watch-valid").unlink()
+    (finished / "watch-valid").mkdir()
+    (tmp_path / "keys").write_text("my keys")
+    (finished / "watch-valid" / "config.json").symlink_to(tmp_path / "keys")
+    with pytest.raises(ValueError, match="watch-valid/config.json is a link, and nothing is written through one"):
+        watch.watch(finished, "valid", 5, score.evaluate)
+    assert (tmp_path / "keys").read_text() == "my keys" and not list((tmp_path / "mine").iterdir())
+    (finished / "watch-valid" / "config.json").unlink()
+    (finished / "checkpoints" / "6" / "more").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / "without end").write_text("x")
+    best = watch.watch(finished, "valid", 5, score.evaluate)
+    assert trainer.saved(best.workdir) == [8] and "6/more is not part of the checkpoint" in caplog.text

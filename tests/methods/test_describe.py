@@ -1,0 +1,54 @@
+"""The figures before a training."""
+
+import re
+
+import jax
+import pytest
+
+from fingerprint_jax import methods
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training.model import model_of
+from tests.conftest import CONFIGS, load_config
+
+
+def _rows(config, data_dir, tmp_path):
+    config.data_dir = data_dir
+    return dict(methods.describe(Run(config, tmp_path / "run")))
+
+
+def _number(text):
+    return float(re.match(r"[\d,.e+]+", text)[0].replace(",", ""))
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_can_be_described_and_nothing_is_written(path, data_dir, tmp_path):
+    config = load_config(path)
+    if config.get("features", {}).get("run") or config.get("ensemble", {}).get("runs"):
+        pytest.skip("it stands on finished runs")
+    rows = _rows(config, data_dir, tmp_path)
+    if network_config(config).method == "gradient":
+        assert _number(rows["parameters"]) > 1000 and _number(rows["FLOPs a step"]) > 1e6 and _number(rows["memory a device"]) > 0
+    else:
+        assert rows["features"] == network_config(config).features.name
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_figures_are_those_of_the_network(data_dir, tmp_path):
+    config = load_config("configs/quickstart.py")
+    rows = _rows(config, data_dir, tmp_path)
+    # siamese_cnn_tiny at 48 px: convolutions 1-4-8-16-32 on maps 48 -> 23 -> 10 -> 4 -> 1, dense 32 x 16, head 16 x 5.
+    kernels = [9 * a * b for a, b in ((1, 4), (4, 8), (8, 16), (16, 32))]
+    assert _number(rows["parameters"]) == sum(kernels) + 4 + 8 + 16 + 32 + (32 * 16 + 16) + (16 * 5 + 5)
+    forward = sum(2 * k * side**2 for k, side in zip(kernels, (46, 21, 8, 2), strict=True)) * 8
+    # The gradient of a convolution costs twice its forward pass, the first one's by its images is not needed.
+    assert 2 * forward < _number(rows["FLOPs a step"]) < 5 * forward
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model_of(Run(config, tmp_path)).abstract))
+    assert _number(rows["state"]) == pytest.approx(state / 2**20, abs=0.051)
+
+
+def test_accumulation_costs_the_same_flops(data_dir, tmp_path):
+    config = load_config("configs/quickstart.py")
+    plain = _number(_rows(config, data_dir, tmp_path)["FLOPs a step"])
+    config.optimizer.accumulate = 4
+    assert _number(_rows(config, data_dir, tmp_path)["FLOPs a step"]) == pytest.approx(plain, rel=1e-3)

@@ -1,0 +1,67 @@
+"""A profile tells what a step takes, and the run that is profiled is the same."""
+
+import re
+
+import jax
+import pytest
+
+from fingerprint_jax import methods
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import cost, profile
+from tests.conftest import last_state, load_config, same_bytes
+
+
+def _run(data_dir, workdir, **fields):
+    config = load_config("configs/quickstart.py")
+    config.data_dir = data_dir
+    config.update({"num_steps": 16, "eval_every": 8, "checkpoint_every": 16, "log_every": 1, "steps_per_dispatch": 1} | fields)
+    return Run(config, workdir)
+
+
+def _page(folder):
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", (folder / "summary.md").read_text(), re.MULTILINE)
+    return dict(rows)
+
+
+def test_a_profiled_run_is_the_same_and_its_page_tells_what_a_step_takes(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(profile.PEAKS, jax.devices()[0].device_kind, 1e12)
+    plain, seen = _run(data_dir, tmp_path / "plain"), _run(data_dir, tmp_path / "seen")
+    methods.get("gradient").fit(plain)
+    with profile.asked(seen.workdir / "profile"):
+        methods.get("gradient").fit(seen)
+    same_bytes(last_state(plain), last_state(seen))
+    assert list((seen.workdir / "profile").rglob("*.xplane.pb")) and not (plain.workdir / "profile").exists()
+    page = _page(seen.workdir / "profile")
+    flops = cost.flops(seen)
+    median, low, high, count = re.fullmatch(
+        r"median (\S+) ms, (\S+) to (\S+) ms over (\d+) dispatches", page["time of a step"]
+    ).groups()
+    assert float(low) <= float(median) <= float(high)
+    assert int(count) == 9  # of 16: 1 compiles, 9 follows an evaluation, 12 is done when the trace has begun, 13 to 16 come later
+    assert page["FLOPs a step"] == f"{flops:.4g}, as XLA counts them"
+    achieved = float(page["achieved"].removesuffix(" FLOP/s"))
+    assert achieved == pytest.approx(flops / (1e-3 * float(median)), rel=0.01)
+    assert page["of the peak in bfloat16"] == f"{achieved / 1e12 / jax.device_count():.2%} of {1e12 * jax.device_count():.4g}"
+    assert 0 <= float(page["input wait"].partition("%")[0]) <= 100
+
+
+def test_of_several_trainings_the_first_is_profiled_and_of_none_it_is_said(data_dir, tmp_path):
+    runs = [_run(data_dir, tmp_path / name, num_steps=8, steps_per_dispatch=4) for name in "ab"]
+    with profile.asked(tmp_path / "profile"):
+        for run in runs:
+            methods.get("gradient").fit(run)
+    text = (tmp_path / "profile" / "summary.md").read_text()
+    assert text.startswith(f"# Profile of {tmp_path / 'a'}\n")
+    page = _page(tmp_path / "profile")
+    assert page["steps a dispatch"] == "4" and page["time of a step"] == "not known: too few steps in one go"
+    with profile.asked(tmp_path / "none"):
+        methods.get("gradient").fit(runs[0])  # done
+    assert not (tmp_path / "none").exists() and not profile._folders
+
+
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12), ("TPU v5 lite", 197e12), ("cpu", None)],
+)
+def test_the_peak_goes_by_the_kind_of_the_device(kind, flops):
+    assert profile.peak(kind) == flops
