@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from fingerprint_jax import backbones
-from fingerprint_jax.runtime import names
+from fingerprint_jax import backbones, objectives
+from fingerprint_jax.runtime import names, plugins
 
 
 def common(task: str, method: str) -> ConfigDict:
@@ -190,6 +190,7 @@ def finish(c: ConfigDict, variant: str, own: tuple[str, ...] = ()) -> ConfigDict
     The config has applied those that are its `own`.
     """
     names.check("variant", variant, ("", "smoke", *own))
+    plugins.trust(plugins.packages(c))  # a config file is what a command line names
     if variant == "smoke":
         _smoke(c)
     return c
@@ -219,13 +220,7 @@ def _smoke(c: ConfigDict) -> None:
         for name in c.data.streams:
             c.data.streams[name] = min(c.data.streams[name], 8)
         c.backbone.name, c.backbone.weights = backbones.tiny(c.backbone.name), ""
-        if "widths" in c.objective:
-            c.objective.widths = tuple(min(width, 8) for width in c.objective.widths)
-        if "layers" in c.objective:
-            c.objective.layers, c.objective.features = (1, 2), min(c.objective.features, 16)  # the blocks of a tiny ViT
-        if "queue" in c.objective:
-            c.objective.queue, c.objective.width = min(c.objective.queue, 32), min(c.objective.width, 32)
-            c.objective.projection = tuple(min(width, 16) for width in c.objective.projection)
+        objectives.of(c.objective.name).smoke(c.objective)
     if c.method == "pairs":
         c.candidates = min(c.candidates, 4)
     if "pairs" in c:

@@ -19,7 +19,7 @@ from fingerprint_jax.evaluation.terminal import table
 from fingerprint_jax.report import words
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import cli, distributed, environment, paths, preemption
+from fingerprint_jax.runtime import cli, distributed, environment, paths, plugins, preemption
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.stats import permutation
 
@@ -61,6 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
     paths.define("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
     paths.define("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
     paths.define("output", None, "Without a run: the folder for results.json.", flag_values=values)
+    plugins.define_flag(values)
     distributed.define_flags(values)
 
 
@@ -79,6 +80,7 @@ def write_report(run: Run, values: flags.FlagValues) -> Path:
 def main(values: flags.FlagValues) -> None:
     """One evaluation; what the user can mend is one line and exit status 1."""
     show_log()
+    plugins.trust(values.plugins)
     distributed.initialize("evaluate", values)
     preemption.stop_at_once()
     console = Console(quiet=distributed.index() > 0, markup=False, highlight=False)  # brackets in paths are no markup

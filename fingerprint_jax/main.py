@@ -9,7 +9,7 @@ from absl import flags
 from fingerprint_jax import methods
 from fingerprint_jax.runs import config_file
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import cli, distributed, environment, paths, preemption
+from fingerprint_jax.runtime import cli, distributed, environment, paths, plugins, preemption
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.training import profile
 
@@ -24,6 +24,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "stall_s", 600, "Show the stacks of all threads where a step takes this many seconds; 0: never.", 0, flag_values=values
     )
+    plugins.define_flag(values)
     distributed.define_flags(values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
@@ -37,6 +38,7 @@ def main(values: flags.FlagValues) -> None:
     preemption.watch_steps(values.stall_s)
     if not values.workdir:
         raise ValueError("--workdir is empty: name the folder of the run")
+    plugins.trust([*values.plugins, *plugins.packages(values.config)])
     run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change))
     logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
     say = distributed.by_first(print)

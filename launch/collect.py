@@ -22,7 +22,7 @@ from rich.text import Text
 from fingerprint_jax import methods
 from fingerprint_jax.data.images import printable
 from fingerprint_jax.evaluation import decide, score
-from fingerprint_jax.runtime import cli, files, paths
+from fingerprint_jax.runtime import cli, files, paths, plugins
 from fingerprint_jax.stats import metrics, permutation, score_metrics
 from launch import local, sweep
 
@@ -351,10 +351,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("baseline", "", "A row or group that the others are compared with.", flag_values=values)
     text = "Subtask 1: the p of each group, and of the best of all groups that are about the same images."
     flags.DEFINE_bool("family", False, text, flag_values=values)
+    plugins.define_flag(values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes table.csv, table.md and table.png beside sweep.json."""
+    plugins.trust(values.plugins)
     output = Path(values.sweep)
     lines = collect(output, values.split, values.figure, values.baseline, values.family)
     title = f"{output.name}: {values.figure} on {values.split}" + (f", baseline {values.baseline}" if values.baseline else "")

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from fingerprint_jax.runtime import cli, files, paths
+from fingerprint_jax.runtime import cli, files, paths, plugins
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, SIGNALS, Preempted
 from launch import sweep
 
@@ -62,7 +63,8 @@ class Launcher:
         where = [f"--workdir={workdir}"]
         data = [f"--config.data_dir={self.data_dir}"] if self.data_dir and "data_dir" not in row.overrides else []
         fit = ["fingerprint_jax.main", *row.flags, *data, *where]
-        for command in (fit, ["fingerprint_jax.evaluate", *where, f"--split={self.split}"]):
+        for binary in ("main", "evaluate"):
+            command = fit if binary == "main" else ["fingerprint_jax.evaluate", *where, f"--split={self.split}", *own_code(workdir)]
             if self.stopping.is_set():
                 return "stopped"
             status = self.call(command, workdir)
@@ -105,6 +107,15 @@ class Launcher:
             status = child.wait()
             self.children.discard(child)
             return status
+
+
+def own_code(workdir: Path) -> list[str]:
+    """The flag for packages that the config of a run names, which is that of the row: `main` has just compared them."""
+    try:
+        named = plugins.packages(ConfigDict(files.read_json(workdir / "config.json", {}, "")))
+    except (OSError, ValueError):  # `evaluate` says it
+        return []
+    return [f"--plugins={','.join(sorted(named))}"] * bool(named)
 
 
 def ended_by(status: int) -> str:

@@ -24,7 +24,7 @@ from fingerprint_jax.data import builder, controls
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import files, sharding
+from fingerprint_jax.runtime import files, plugins, sharding
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import inputs
 from fingerprint_jax.training.model import forget_programs, model_of
@@ -59,6 +59,7 @@ def resolve(row: Row) -> Config:
     config = sweep.resolve(row.config, {field: value for field, value in row.overrides.items() if field not in nodes})
     for field, value in nodes.items():
         _assign(config, field, ConfigDict(value))
+    plugins.trust(plugins.packages(config))  # the file of the rows is what the command line names
     return config
 
 

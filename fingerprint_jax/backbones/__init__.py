@@ -28,7 +28,7 @@ from flax import nnx
 
 from fingerprint_jax import Config
 from fingerprint_jax.backbones.layers import BatchNorm, Keys
-from fingerprint_jax.runtime import names
+from fingerprint_jax.runtime import names, plugins
 
 DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "frozen")
@@ -68,7 +68,7 @@ def build(
     """A variant.
 
     Args:
-        name: of the variant.
+        name: of the variant, or `package.module:Backbone`, a class.
         image_size: (H, W).
         channels: C.
         rngs: `params` initialises.
@@ -79,9 +79,12 @@ def build(
     Raises:
         ValueError: an unknown name, option, norm, dtype or stem, or images smaller than the variant takes.
     """
-    known = variants()
-    names.check("backbone.name", name, sorted(known))
-    backbone, fixed = known[name]
+    if plugins.dotted(name):
+        backbone, fixed = plugins.find("backbone.name", name), {}
+    else:
+        known = variants()
+        names.check("backbone.name", name, sorted(known))
+        backbone, fixed = known[name]
     accepted = set(inspect.signature(backbone.__init__).parameters) - {"self", "channels", "image_size", "rngs"}
     for option in options:
         names.check_option("backbone", option, name, accepted)

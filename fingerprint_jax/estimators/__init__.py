@@ -8,7 +8,8 @@ give one column, class 1 against class 0, and so do estimators that read no labe
 A query is never compared with itself: rows of the gallery with its `index` are left out. A model that was fitted to it has seen it
 all the same, which is for the caller to avoid.
 
-Each file has `ESTIMATORS = {name: function}`, and together they are the registry of `config.estimator.name`. It may have
+Each file has `ESTIMATORS = {name: function}`, and together they are the registry of `config.estimator.name`, which may also be
+`package.module:function`. It may have
 `CHECKS = {name: f(gallery, **options)}`: what raises ValueError where the estimator could not be fitted to such a gallery, without
 a look at the values, so that it is known before anything is trained.
 """
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fingerprint_jax.runtime import names
+from fingerprint_jax.runtime import names, plugins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +61,20 @@ def get(name: str, **options) -> Callable[..., np.ndarray]:
     options = {option: value for option, value in options.items() if value is not None}
     for option in options:
         names.check_option("estimator", option, name, accepted)
-    return functools.partial(registry()[name], **options)
+    return functools.partial(_function(name), **options)
+
+
+def _function(name: str) -> Callable[..., np.ndarray]:
+    if plugins.dotted(name):
+        return plugins.find("estimator.name", name)
+    known = registry()
+    names.check("estimator.name", name, sorted(known))
+    return known[name]
 
 
 def defaults(name: str) -> dict[str, Any]:
     """The options of an estimator with its own values; raises ValueError with the known names."""
-    known = registry()
-    names.check("estimator.name", name, sorted(known))
-    found = inspect.signature(known[name]).parameters.values()
+    found = inspect.signature(_function(name)).parameters.values()
     return {p.name: p.default for p in found if p.name not in ("query", "gallery", "seed")}
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import joblib
 import numpy as np
 
-from fingerprint_jax.runtime import distributed, names
+from fingerprint_jax.runtime import distributed, names, plugins
 from fingerprint_jax.runtime.preemption import SIGNALS
 
 if TYPE_CHECKING:
@@ -36,12 +36,26 @@ if TYPE_CHECKING:
 BLOCK = 64  # images read, and given to a process, at once
 
 
-def get(name: str, enhance: str | None = None, **options) -> Callable[[np.ndarray], np.ndarray]:
+def get(name: str, enhance: str | None = None, field: str = "features.name", **options) -> Callable[[np.ndarray], np.ndarray]:
     """A feature with its options set, of the images as the filter `enhance` leaves them; options that are None keep the default.
 
-    Raises ValueError with the known names, filters or options.
+    The name may be `package.module:function`. Raises ValueError with the known names, filters or options.
     """
-    return _plan(name, enhance, **options)[0]
+    return _plan(name, enhance, field, **options)[0]
+
+
+def slow(feature: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Marks a feature that goes from image to image in Python: its images are shared among processes."""
+    feature.slow = True  # pyright: ignore[reportFunctionMemberAccess]
+    return feature
+
+
+def _function(name: str, field: str) -> Callable[..., np.ndarray]:
+    if plugins.dotted(name):
+        return plugins.find(field, name)
+    known = registry()
+    names.check(field, name, [*["network"] * (field == "features.name"), *sorted(known)])
+    return known[name]
 
 
 def registry() -> dict[str, Callable[..., np.ndarray]]:
@@ -63,7 +77,7 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
     """
     function, key, slow = _plan(name, **options)
     content = json.dumps([run.source.fingerprints, rows.index.tolist(), key], sort_keys=True)
-    path = cache / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.npz"
+    path = cache / f"{name.replace(':', '-')}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.npz"
     blocks = [rows.index[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
     processes = min(processes or joblib.cpu_count(), len(blocks)) if slow else 1
     images = map(run.source.images, blocks)
@@ -71,24 +85,25 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
     return run.source.cached(path, lambda: distributed.first(lambda: {"x": compute()}), len(rows), "x")["x"]
 
 
-def _plan(name: str, enhance: str | None = None, **options) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:
+def _plan(
+    name: str, enhance: str | None = None, field: str = "features.name", **options
+) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:
     """The function, what tells it from others, and whether it is worth processes: it loops over the images in Python."""
-    known = registry()
-    names.check("features.name", name, ["network", *sorted(known)])
-    defaults = {p.name: p.default for p in inspect.signature(known[name]).parameters.values() if p.name != "images"}
+    feature = _function(name, field)
+    defaults = {p.name: p.default for p in inspect.signature(feature).parameters.values() if p.name != "images"}
     options = {option: value for option, value in options.items() if value is not None}
     for option in options:
         names.check_option("features", option, name, ["enhance", *defaults])
     for option, default in (defaults | options).items():
         if default is inspect.Parameter.empty:
             raise ValueError(f"features.{option} is missing: {name} needs it")
-    function = functools.partial(known[name], **options)
+    function = functools.partial(feature, **options)
     enhance = enhance or "none"
     filters = importlib.import_module(f"{__name__}.enhance").FILTERS
     names.check("features.enhance", enhance, filters)
     if enhance != "none":
         function = functools.partial(_enhanced, enhance, function)
-    slow = enhance != "none" or known[name].__module__ == f"{__name__}.texture"
+    slow = enhance != "none" or getattr(feature, "slow", False)
     return function, [name, enhance, defaults | options], slow
 
 

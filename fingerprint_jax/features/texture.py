@@ -13,10 +13,13 @@ from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 from skimage.filters import gabor_kernel, threshold_otsu
 from skimage.measure import label
 
+from fingerprint_jax.features import slow
+
 ANGLES = (0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
 PROPERTIES = ("contrast", "correlation", "energy", "homogeneity")
 
 
+@slow
 def lbp(images: np.ndarray, *, points: int = 8, radius: float = 1.0) -> np.ndarray:
     """Frequencies of the uniform local binary patterns: uint8 [N,H,W,1] -> float32 [N, points + 2].
 
@@ -31,6 +34,7 @@ def lbp(images: np.ndarray, *, points: int = 8, radius: float = 1.0) -> np.ndarr
     return _each(histogram, images)
 
 
+@slow
 def glcm(images: np.ndarray) -> np.ndarray:
     """Haralick's properties of the co-occurrences of grey levels: uint8 [N,H,W,1] -> float32 [N,16].
 
@@ -44,6 +48,7 @@ def glcm(images: np.ndarray) -> np.ndarray:
     return _each(properties, images)
 
 
+@slow
 def gabor(images: np.ndarray) -> np.ndarray:
     """Means, then standard deviations of the responses to nine Gabor filters: uint8 [N,H,W,1] -> float32 [N,18].
 
@@ -71,6 +76,7 @@ def _gabor_kernels() -> np.ndarray:
     return np.stack(cut).astype(np.float32)
 
 
+@slow
 def wavelet(images: np.ndarray) -> np.ndarray:
     """Mean squares of the bands of two levels of Haar's wavelet (db1): uint8 [N,H,W,1] -> float32 [N,7].
 
@@ -81,6 +87,7 @@ def wavelet(images: np.ndarray) -> np.ndarray:
     return np.stack([np.square(band).mean(axis=(1, 2)) for band in bands], axis=1).astype(np.float32)
 
 
+@slow
 def moments(images: np.ndarray) -> np.ndarray:
     """Mean, variance, skewness and excess kurtosis (0 of a constant image): uint8 [N,H,W,1] -> float32 [N,4]."""
     pixels = images.reshape(len(images), -1).astype(np.float64)  # whole numbers: their sums are exact
@@ -90,6 +97,7 @@ def moments(images: np.ndarray) -> np.ndarray:
     return np.stack([mean / 255, variance / 255**2, (z**3).mean(axis=1), kurtosis], axis=1).astype(np.float32)
 
 
+@slow
 def otsu(images: np.ndarray) -> np.ndarray:
     """Connected components (8 neighbours) of the pixels above Otsu's threshold: uint8 [N,H,W,1] -> float32 [N,2].
 
@@ -104,6 +112,7 @@ def otsu(images: np.ndarray) -> np.ndarray:
     return _each(components, images)
 
 
+@slow
 def texture(images: np.ndarray) -> np.ndarray:
     """`glcm`, `gabor`, `wavelet`, `moments` and `otsu` side by side: uint8 [N,H,W,1] -> float32 [N,47]."""
     return np.concatenate([feature(images) for feature in (glcm, gabor, wavelet, moments, otsu)], axis=1)

@@ -11,7 +11,7 @@ from fingerprint_jax import Config, estimators, features, methods
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.runs.run import Predictions, Run
-from fingerprint_jax.runtime import distributed, files, names
+from fingerprint_jax.runtime import distributed, files
 from fingerprint_jax.training import network_features
 
 FIELDS = {
@@ -69,8 +69,7 @@ def of_images(config: Config) -> dict:
 
 def _check_beside(config: Config) -> None:
     if config.features.beside:
-        names.check("features.beside", config.features.beside, sorted(features.registry()))
-        features.get(config.features.beside, config.features.enhance)
+        features.get(config.features.beside, config.features.enhance, field="features.beside")
 
 
 def check(run: Run) -> None:

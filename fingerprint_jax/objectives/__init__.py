@@ -1,31 +1,74 @@
-"""What a network is trained for. The file name is the registry; each file has
-
-class Objective(config, num_classes, image_shape):
-
-trainable                        an nnx filter
-build(rngs)                      -> nnx.Module that owns everything; its `backbone` is what pretrained weights go into
-loss(net, batch, key)            -> scalar, {name: scalar}; images arrive normalised and augmented; may assign to net's state
-outputs(net, images)             evaluation mode -> {'logits' | 'embedding': [N, ..]}, of each image alone
-scores(net, query, gallery)      outputs of the query, {stream: outputs + label + index} on the host -> [N, K]; query and streams
-                                 have a reader too, `images(index)` -> normalised images on the devices
-probabilities                    whether scores are probabilities
-pictures(net, images)            optional: {stream: a few of its images} -> {name: images}, shown in TensorBoard at each evaluation
-two_views                        optional; True: each stream of a batch has `second` too, its images augmented a second time
-check(images, batch)             optional; raises ValueError where so many images, `batch` at a time, are not what it can train on
-"""
+"""What a network is trained for. The file name is the registry; each file has a class `Objective`, made of the one here."""
 
 import importlib
 import pkgutil
+from typing import Any
+
+import numpy as np
+from flax import nnx
 
 from fingerprint_jax import Config
-from fingerprint_jax.runtime import names
+from fingerprint_jax.runtime import names, plugins
 
 
-def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-    """The objective named by `config.objective.name`; raises ValueError with the known names."""
-    name = config.objective.name
-    names.check("objective.name", name, sorted(module.name for module in pkgutil.iter_modules(__path__)))
-    return importlib.import_module(f"{__name__}.{name}").Objective(config, num_classes, image_shape)
+class Objective:
+    """A network, its loss, and the scores that follow from what it says.
+
+    Args:
+        config: of the run, whose options are in `config.objective`; raises ValueError for one that cannot be.
+        num_classes: of the task.
+        image_shape: (H, W, C).
+    """
+
+    trainable: Any = nnx.Param  # an nnx filter
+    probabilities = False  # whether scores are probabilities
+    two_views = False  # True: each stream of a batch has `second` too, its images augmented a second time
+
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+        self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The module that owns everything; its `backbone` is what pretrained weights go into."""
+        raise NotImplementedError
+
+    def loss(self, net, batch: dict, key) -> tuple[Any, dict]:
+        """A scalar, and {name: scalar}; images arrive normalised and augmented. It may assign to the state of the net."""
+        raise NotImplementedError
+
+    def outputs(self, net, images) -> dict[str, Any]:
+        """In evaluation mode {'logits' | 'embedding': [N, ..]}, of each image alone."""
+        raise NotImplementedError
+
+    def scores(self, net, query: dict, gallery: dict) -> np.ndarray:
+        """Scores [N,K] of the outputs of a query, given {stream: outputs + label + index} on the host.
+
+        Query and streams have a reader too, `images(index)` -> normalised images on the devices.
+        """
+        raise NotImplementedError
+
+    def check(self, images: int, batch: int) -> None:
+        """Raises ValueError where so many images, `batch` at a time, are not what it can train on."""
+
+    def pictures(self, net, images: dict) -> dict[str, Any]:
+        """{stream: a few of its images} -> {name: images}, shown in TensorBoard at each evaluation."""
+        return {}
+
+    @staticmethod
+    def smoke(options: Any) -> None:
+        """Shrinks `config.objective` for FILE:smoke."""
+
+
+def of(name: str) -> type[Objective]:
+    """The class of `config.objective.name`, which may be `package.module:Class`; raises ValueError with the known names."""
+    if plugins.dotted(name):
+        return plugins.find("objective.name", name)
+    names.check("objective.name", name, sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
+    return importlib.import_module(f"{__name__}.{name}").Objective
+
+
+def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> Objective:
+    """The objective that a config names."""
+    return of(config.objective.name)(config, num_classes, image_shape)
 
 
 def membership_only(config: Config) -> None:

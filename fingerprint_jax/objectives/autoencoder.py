@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax import Config, backbones
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones.decoder import Decoder
 from fingerprint_jax.runtime import names
 
@@ -29,23 +29,25 @@ class Net(nnx.Module):
         return latent, self.decoder(latent, train=train)
 
 
-class Objective:
+class Objective(objectives.Objective):
     """The error of the normalised images, through tanh where those are -1..1 (`data.normalize='symmetric'`).
 
     The score is minus the error, whatever the labels say: the autoencoder of the synthetic images knows the used ones better.
     """
 
-    trainable = nnx.Param
-    probabilities = False
-
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-        self.config, self.image_shape = config, image_shape
+        super().__init__(config, num_classes, image_shape)
         options = config.objective
         if config.task == "subtask2":
             raise ValueError("objective.name='autoencoder' gives one score, membership; subtask2 asks which of five sets")
         names.check("objective.error", options.error, ERRORS)
         if not options.widths:
             raise ValueError("objective.widths=(): use at least one width")
+
+    @staticmethod
+    def smoke(options) -> None:
+        """Narrow layers."""
+        options.widths = tuple(min(width, 8) for width in options.widths)
 
     def build(self, rngs):
         """The network."""

@@ -88,16 +88,18 @@ class Net(nnx.Module):
         return jnp.stack([self.similarity(real, generated), jax.nn.sigmoid(self.logits(real, generated))], axis=-1)
 
 
-class Objective:
+class Objective(objectives.Objective):
     """Row i of the stream `real` and row i of `generated` are a pair; each image is encoded once a step."""
 
-    trainable = nnx.Param
-    probabilities = False
-
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-        self.config, self.image_shape = config, image_shape
+        super().__init__(config, num_classes, image_shape)
         objectives.membership_only(config)
         objectives.no_views(config)
+
+    @staticmethod
+    def smoke(options) -> None:
+        """The blocks of a tiny Vision Transformer, and few features."""
+        options.layers, options.features = (1, 2), min(options.features, 16)
 
     def build(self, rngs):
         """The network."""

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from scipy.spatial.distance import cdist
 
-from fingerprint_jax import Config, backbones
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.objectives.parts import losses
 from fingerprint_jax.runtime import names
 
@@ -28,14 +28,11 @@ class Net(nnx.Module):
         return losses.l2_normalize(self.backbone(images, train=train, rngs=rngs))
 
 
-class Objective:
+class Objective(objectives.Objective):
     """Each image is encoded once; pairs are formed among the embeddings of the batch."""
 
-    trainable = nnx.Param
-    probabilities = False
-
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-        self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
+        super().__init__(config, num_classes, image_shape)
         options = config.objective
         names.check("objective.pairs", options.pairs, ("sampled", "all"))
         readouts = ("mean", "min", "knn") if config.task == "subtask1" else ("mean", "centroid")

@@ -97,14 +97,11 @@ class Net(nnx.Module):
         return self.similarity(*self.aligned(a, b))[:, None]
 
 
-class Objective:
+class Objective(objectives.Objective):
     """Each image is encoded once a step; pairs are drawn among the real x synthetic images of the batch, half of them positive."""
 
-    trainable = nnx.Param
-    probabilities = False
-
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-        self.config, self.image_shape = config, image_shape
+        super().__init__(config, num_classes, image_shape)
         objectives.membership_only(config)
         names.check("objective.readout", config.objective.readout, ("mean", "max"))
         if not config.objective.hidden:

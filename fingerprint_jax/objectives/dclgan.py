@@ -49,7 +49,7 @@ class Net(nnx.Module):
         raise ValueError("objective.name='dclgan' has two generators, drawn from the seed: no backbone.weights, no layers")
 
 
-class Objective:
+class Objective(objectives.Objective):
     """One summed loss of both players, updated together: what either gives the other passes no gradient to its weights.
 
     The overlap of two attention maps is the sum of their minima over that of their maxima, 1 where they are equal. The map is the
@@ -57,15 +57,17 @@ class Objective:
     map nor measure was published. The score is the overlap, whatever the labels say: a used image looks alike to both.
     """
 
-    trainable = nnx.Param
-    probabilities = False
-
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-        self.config, self.image_shape = config, image_shape
+        super().__init__(config, num_classes, image_shape)
         options, least = config.objective, 2 ** len(config.objective.widths)
         objectives.membership_only(config)
         if not options.widths or min(image_shape[:2]) < least:
             raise ValueError(f"objective.widths={options.widths}: use at least one width, and images of {least} pixels or more")
+
+    @staticmethod
+    def smoke(options) -> None:
+        """Narrow layers."""
+        options.widths = tuple(min(width, 8) for width in options.widths)
 
     def build(self, rngs):
         """The networks of both domains."""

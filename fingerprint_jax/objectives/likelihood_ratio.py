@@ -48,16 +48,13 @@ class Net(nnx.Module):
         raise ValueError("objective.name='likelihood_ratio' has two networks, drawn from the seed: no backbone.weights, no layers")
 
 
-class Objective:
+class Objective(objectives.Objective):
     """One summed loss; the networks share neither weights nor images, but their start, noise and augmentation.
 
     Images are averaged to `objective.size` pixels a side. In training the deviation of the noise is log-uniform between the two
     `objective.sigmas`, in units of the normalised images, and the squared error is weighted so that every level counts alike. In
     evaluation it is each of the levels in `objective.scored`, with `objective.draws` draws of noise, the same ones for all images.
     """
-
-    trainable = nnx.Param
-    probabilities = False
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
         self.config, options = config, config.objective

@@ -27,7 +27,7 @@ class Encoder(nnx.Module):
         return self.projection(self.features(self.backbone(images, train=train, rngs=rngs)))
 
 
-class Objective:
+class Objective(objectives.Objective):
     """InfoNCE of each image's query, by the online encoder, among its own key, by the momentum encoder, and the queue.
 
     `objective.online` times that, plus the rest of 1 times the same with the roles of the encoders swapped: the key looks for its
@@ -44,7 +44,7 @@ class Objective:
     two_views = True
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-        self.config, self.image_shape = config, image_shape
+        super().__init__(config, num_classes, image_shape)
         options = config.objective
         objectives.membership_only(config)
         names.check("objective.positives", options.positives, ("none", "pool"))
@@ -66,6 +66,12 @@ class Objective:
         options = self.config.objective
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
         return Encoder(backbone, options.width, options.projection, rngs)
+
+    @staticmethod
+    def smoke(options) -> None:
+        """A short queue, narrow layers."""
+        options.queue, options.width = min(options.queue, 32), min(options.width, 32)
+        options.projection = tuple(min(width, 16) for width in options.projection)
 
     def build(self, rngs):
         """The network."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from fingerprint_jax import Config, backbones
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones.layers import dropout
 from fingerprint_jax.objectives.parts import losses
 
@@ -31,7 +31,7 @@ class Net(nnx.Module):
         return features, self.head(dropout(x, self.rate, train=train, rngs=rngs))
 
 
-class Objective:
+class Objective(objectives.Objective):
     """Classes are the labels of the task; scores are the softmax probabilities.
 
     With `objective.real_class` the stream `real` is one class more, which is dropped before the softmax of the scores (SDVA's six
@@ -39,11 +39,10 @@ class Objective:
     `objective.hidden` units with ReLU may lie before the logits, and `objective.dropout` acts on what the logits are computed from.
     """
 
-    trainable = nnx.Param
     probabilities = True
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
-        self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
+        super().__init__(config, num_classes, image_shape)
         self.real_class = config.objective.real_class
         if self.real_class and config.task != "subtask2":
             raise ValueError(f"objective.real_class is of subtask2, where synthetic images are classified, not of {config.task}")

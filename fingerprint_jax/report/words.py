@@ -139,10 +139,9 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
         notes.append(f"{results['split']} is the part of {base} with one label: nothing here compares it with the rest.")
     for reason in results["transductive"]:
         notes.append(f"Transductive: {reason}. Such a result needs the images that are asked about beforehand.")
-    if decision["name"] == "top_fraction":
-        notes.append(
-            f"It is told that a share of {decision['params']['fraction']} is to be called used, which nobody knows in earnest."
-        )
+    if results["decision"]["uses_class_balance"]:
+        share = decision["params"].get("fraction", "the images")
+        notes.append(f"It is told that a share of {share} is to be called used, which nobody knows in earnest.")
     own = document["fingerprints"].get(base, trained_on[target]) in trained_on.values()  # heldout and the like are of the target
     if not own and not results["in_sample"]:
         notes.append("These images are of another data set than the one the run was trained on.")

@@ -2,15 +2,33 @@
 -> int labels [N], and raises ValueError for scores that are not finite.
 
 Those of membership read column 0 only, `both_thresholds` column 1 too; 1 is `used`. What a decision learns from never contains
-what it decides about: that is the caller's duty (`evaluate.decide`).
+what it decides about: that is the caller's duty (`evaluation/decide.py`). What others ask about a decision it says by `facts`.
 """
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from fingerprint_jax import Config
-from fingerprint_jax.runtime import names
+from fingerprint_jax.runtime import names, plugins
+
+_FACTS: dict[str, Any] = {
+    "needs_known": lambda params: False,  # of its params, whether it cannot do without known scores and labels
+    "sees_split": lambda known: False,  # of `decision.known`, whether a label depends on the other rows of the split
+    "class_balance": False,  # whether it rests on how many rows of the split are used, which an honest test does not tell
+}
+
+
+def facts(**said: Any) -> Callable[[Callable], Callable]:
+    """What a decision says of itself: `needs_known`, `sees_split` and `class_balance` as in `_FACTS`, where it is not as there."""
+
+    def mark(decision: Callable) -> Callable:
+        decision.facts = said  # pyright: ignore[reportFunctionMemberAccess]
+        return decision
+
+    return mark
 
 
 def argmax(scores, known_scores=None, known_labels=None) -> np.ndarray:
@@ -26,11 +44,13 @@ def threshold(scores, known_scores=None, known_labels=None, *, value: float) -> 
     return (_checked(scores)[:, 0] >= np.float32(value)).astype(np.int64)
 
 
+@facts(needs_known=lambda params: True)
 def learned_threshold(scores, known_scores, known_labels) -> np.ndarray:
     """1 where the score reaches the threshold that has the highest Cohen's kappa on the known rows (`best_threshold`)."""
     return threshold(scores, value=best_threshold(_checked(known_scores)[:, 0], np.asarray(known_labels)))
 
 
+@facts(needs_known=lambda params: params["value"] is None)
 def both_thresholds(scores, known_scores=None, known_labels=None, *, confidence: float, value: float | None) -> np.ndarray:
     """1 where column 1 exceeds `confidence` and column 0 reaches `value`; None: the threshold of `learned_threshold`.
 
@@ -43,6 +63,7 @@ def both_thresholds(scores, known_scores=None, known_labels=None, *, confidence:
     return near * (scores[:, 1] > np.float32(confidence))
 
 
+@facts(sees_split=lambda known: not known)
 def mean_plus_std(scores, known_scores=None, known_labels=None, *, k: float) -> np.ndarray:
     """1 where the score is at least mean + k * population standard deviation.
 
@@ -53,6 +74,7 @@ def mean_plus_std(scores, known_scores=None, known_labels=None, *, k: float) -> 
     return threshold(scores, value=reference.mean() + k * reference.std())
 
 
+@facts(sees_split=lambda known: True, class_balance=True)
 def top_fraction(scores, known_scores=None, known_labels=None, *, fraction: float) -> np.ndarray:
     """1 for the round(fraction * N) highest scores (round half to even), ties to the earlier rows.
 
@@ -110,7 +132,9 @@ DECISIONS = {f.__name__: f for f in (argmax, threshold, learned_threshold, both_
 
 
 def get(name: str):
-    """A decision by name; raises ValueError with the known names."""
+    """A decision by name, or `package.module:function`; raises ValueError with the known names."""
+    if plugins.dotted(name):
+        return plugins.find("decision.name", name)
     names.check("decision.name", name, DECISIONS)
     return DECISIONS[name]
 
@@ -129,9 +153,18 @@ def check(decision: Config) -> None:
 
 def needs_known(name: str, params: dict) -> bool:
     """Whether a decision cannot do without known scores and labels."""
-    return name == "learned_threshold" or name == "both_thresholds" and params["value"] is None
+    return _facts(name)["needs_known"](params)
 
 
 def uses_class_balance(name: str) -> bool:
     """Whether a decision rests on how many rows of the split are used, which an honest test does not tell."""
-    return name == "top_fraction"
+    return _facts(name)["class_balance"]
+
+
+def sees_split(name: str, known: str) -> bool:
+    """Whether a label depends on the other rows of the split, given the split that the decision learns from."""
+    return _facts(name)["sees_split"](known)
+
+
+def _facts(name: str) -> dict[str, Any]:
+    return _FACTS | getattr(get(name), "facts", {})

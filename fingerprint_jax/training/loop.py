@@ -36,9 +36,8 @@ def check_fit(run: Run) -> None:
     """
     c, model, checkpoints = run.config, model_of(run), checkpoint.Checkpoints(run.workdir)
     _check_steps(c, model.mesh)
-    if check := getattr(model.objective, "check", None):  # what it says is clearer than what its loss does
-        sizes = c.data.streams.values()
-        check(sum(map(len, run.streams.values())), sum(sizes) // c.optimizer.accumulate)
+    # What it says is clearer than what its loss does.
+    model.objective.check(sum(map(len, run.streams.values())), sum(c.data.streams.values()) // c.optimizer.accumulate)
     if c.num_steps:
         if not c.data.streams:
             raise ValueError("data.streams is empty: name a stream and its images a step")

@@ -64,7 +64,7 @@ class Model:
         self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)
         self._finite = jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=replicated)
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=sharding.readable(self.mesh))
-        shows = hasattr(self.objective, "pictures")
+        shows = type(self.objective).pictures is not objectives.Objective.pictures
         self.pictures = jax.jit(self._pictures, out_shardings=replicated) if shows else None
 
     def _split(self, net: nnx.Module):
@@ -168,7 +168,7 @@ class Model:
 
     def _images(self, stream: dict, cached, key: jax.Array) -> dict[str, jax.Array]:
         images = self._plain(stream, cached)
-        if not getattr(self.objective, "two_views", False):
+        if not self.objective.two_views:
             return {"image": augment.augment(images, key, **self._config.augment)}
         keys = zip(("image", "second"), jax.random.split(key), strict=True)
         return {name: augment.augment(images, view_key, **self._config.augment) for name, view_key in keys}

@@ -1,0 +1,67 @@
+"""Code of the user's own: a name such as `mypkg.scores:my_score` in a config is a function or class of an installed package.
+
+What the command line names is imported, as it is the user's word. A config.json that lies in a folder is not: what it names is
+imported only where the command line names the package too, by `--plugins=mypkg`.
+"""
+
+import importlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from fingerprint_jax.runtime import names
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_FIELDS = ("name", "beside")  # the last parts of the fields that name code
+_trusted: set[str] = set()  # packages that the command line of this process names
+
+
+def dotted(name: str) -> bool:
+    """Whether a name is one of a package, `package.module:name`."""
+    return bool(_NAME.fullmatch(name))
+
+
+def packages(config: ConfigDict) -> set[str]:
+    """The packages that a config, or one inside it, names."""
+    found = set()
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= packages(value)
+        elif key in _FIELDS and isinstance(value, str):  # of several backbones each
+            found |= {re.split("[.:]", name)[0] for name in value.split("+") if dotted(name)}
+    return found
+
+
+def trust(named: Iterable[str]) -> None:
+    """Lets `find` import from packages; for names from the command line alone."""
+    _trusted.update(named)
+
+
+def define_flag(values: flags.FlagValues) -> None:
+    """`--plugins`, for a binary that reads runs; call `trust` with it."""
+    text = "Packages, beside this one, that the configs of runs may import code from: docs/extending.md."
+    flags.DEFINE_list("plugins", [], text, flag_values=values)
+
+
+def find(field: str, name: str) -> Any:
+    """What a dotted name is of.
+
+    Raises ValueError, which names the field, for a package that is not trusted, one that cannot be imported, and a name that is
+    not in it.
+    """
+    module, _, attribute = name.partition(":")
+    package = module.partition(".")[0]
+    if package not in _trusted:
+        raise ValueError(f"{field}={name!r} is code of the package {package}: allow its import by --plugins={package}")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever its own code raises
+        reason = f"{type(error).__name__}: {error}"
+        remedy = f"install the package {package}, or put its folder on PYTHONPATH"
+        raise ValueError(f"{field}={name!r}: {module} cannot be imported ({reason}); {remedy}") from error
+    if not hasattr(found, attribute):
+        raise ValueError(f"{field}={name!r}: {module} has no {attribute!r}{names.hint(attribute, vars(found)).rstrip('; ')}")
+    return getattr(found, attribute)

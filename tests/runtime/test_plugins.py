@@ -1,0 +1,47 @@
+"""Names of a user's own package: found where the command line says so, else one line."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from fingerprint_jax.runtime import plugins
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path, monkeypatch):
+    (tmp_path / "some_pkg").mkdir()
+    (tmp_path / "some_pkg" / "scores.py").write_text("def near():\n    return 3\n")
+    (tmp_path / "some_pkg" / "broken.py").write_text("import nothing_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_trusted", set())
+
+
+def test_what_is_trusted_is_found():
+    plugins.trust(["some_pkg"])
+    assert plugins.find("estimator.name", "some_pkg.scores:near")() == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("some_pkg.broken:near", "ModuleNotFoundError: No module named 'nothing_there'.; install the package some_pkg, or put"),
+        ("some_pkg.scors:near", "some_pkg.scors cannot be imported .* install the package some_pkg"),
+        ("some_pkg.scores:neer", "some_pkg.scores has no 'neer': did you mean 'near'"),
+        ("os:system", "estimator.name='os:system' is code of the package os: allow its import by --plugins=os"),
+    ],
+)
+def test_what_cannot_be_is_one_line(name, text):
+    plugins.trust(["some_pkg"])
+    with pytest.raises(ValueError, match=text):
+        plugins.find("estimator.name", name)
+
+
+def test_the_packages_of_a_config_are_those_of_its_names():
+    config = ConfigDict(
+        {
+            "estimator": {"name": "a.b:c"},
+            "backbone": {"name": "resnet18+b.nets:Small", "weights": "pip:efficientnet_lite0"},
+            "best": "max:accuracy",
+            "member": {"features": {"name": "lbp", "beside": "c:d"}},
+        }
+    )
+    assert plugins.packages(config) == {"a", "b", "c"}
