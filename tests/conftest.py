@@ -15,6 +15,8 @@ _CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 _CACHE.mkdir(mode=0o700, exist_ok=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Most of the suite compiles tiny networks, which takes half as long where LLVM does not optimise.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -26,7 +28,6 @@ from fingerprint_jax import methods  # noqa: E402
 from fingerprint_jax.data import loader, packing, phantom  # noqa: E402
 from fingerprint_jax.data.source import open_source  # noqa: E402
 from fingerprint_jax.evaluation import score  # noqa: E402
-from fingerprint_jax.runs import checkpoint  # noqa: E402
 from fingerprint_jax.runs.run import Run  # noqa: E402
 from fingerprint_jax.runtime import preemption  # noqa: E402
 from fingerprint_jax.training import inference  # noqa: E402
@@ -165,7 +166,7 @@ def fit_until(run: Run, reads: int) -> None:
 
 def last_state(run: Run) -> dict:
     """The last state that a run saved, as numpy."""
-    _, state = inference.restore(run, checkpoint.Checkpoints(run.workdir, run.config.best), "latest")
+    _, state = inference.restore(run, "latest")
     return jax.tree.map(np.asarray, jax.device_get(state))
 
 

@@ -101,7 +101,7 @@ def test_records_of_another_pack_under_an_old_summary_are_noticed(data, workdir,
             summary["seal"] = files.seal(summary)
         (folder / "summary.json").write_text(json.dumps(summary))
         with pytest.raises(ValueError, match="the records of train_generated are not those that summary.json describes"):
-            score.evaluate(Run.load(workdir, data_dir=str(root)), "heldout")
+            score.evaluate(methods.load(workdir, data_dir=str(root)), "heldout")
         with pytest.raises(ValueError, match="the records of train_generated are not those"):
             run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", "--verify", "--split=valid")
         open_source.cache_clear()
@@ -181,20 +181,20 @@ def test_a_lock_that_is_not_ours_is_not_overwritten(data_dir, tmp_path):
 
 
 def test_to_compute_anew_removes_what_was_computed_and_nothing_else(workdir):
-    methods.predict(Run.load(workdir), "valid")
+    methods.predict(methods.load(workdir), "valid")
     mine = ["predictions/notes.txt", "predictions/mine.csv", "outputs/mine.npz", "features/of/mine"]
     (workdir / "features" / "of").mkdir(parents=True)
     (workdir / "outputs").mkdir(exist_ok=True)
     for name in mine:
         (workdir / name).write_text("weeks of work")
     (workdir / "outputs" / f"{'0' * 16}-4-{'1' * 16}.npz").write_text("")
-    Run.load(workdir).forget()
+    methods.load(workdir).forget()
     left = {str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file()}
     assert {name for name in left if name.startswith(("predictions", "outputs", "features"))} == set(mine)
 
 
 def test_what_lies_in_damaged_stays_there(workdir):
-    step = methods.get("gradient").state(Run.load(workdir))
+    step = methods.get("gradient").state(methods.load(workdir))
     for content in ("first", "second"):
         (workdir / "checkpoints" / str(step)).mkdir(exist_ok=True)
         (workdir / "checkpoints" / str(step) / "mine").write_text(content)
@@ -222,7 +222,7 @@ def test_links_in_a_work_directory_are_not_written_through(name, workdir, data_d
     before = sorted(target.rglob("*")) if target.is_dir() else target.read_text()
     (workdir / name).symlink_to(target)
     (workdir / "done").unlink()
-    for act in (lambda: fit(workdir, data_dir), lambda: score.evaluate(Run.load(workdir), "heldout")):
+    for act in (lambda: fit(workdir, data_dir), lambda: score.evaluate(methods.load(workdir), "heldout")):
         with pytest.raises(ValueError, match=f"{name} is a link, and nothing is written through one"):
             act()
     assert (sorted(target.rglob("*")) if target.is_dir() else target.read_text()) == before
@@ -234,7 +234,7 @@ def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emp
         (victim / name).mkdir(parents=True)
     (victim / "config.json").write_text("{}")
     before = sorted(victim.rglob("*"))
-    run = Run.load(workdir)
+    run = methods.load(workdir)
     (workdir / "children").mkdir()
     (workdir / "children" / "x").symlink_to(victim)
     for act in (run.forget, lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
@@ -287,19 +287,19 @@ def test_results_of_something_else_are_not_replaced(tmp_path):
 
 
 def test_what_a_system_leaves_in_folders_is_passed_over(workdir, data_dir, caplog):
-    step = methods.predict(Run.load(workdir), "heldout")
-    state = methods.get("gradient").state(Run.load(workdir))
+    step = methods.predict(methods.load(workdir), "heldout")
+    state = methods.get("gradient").state(methods.load(workdir))
     (workdir / "digests" / f"._{state}.json").write_text("x")
     for place in (workdir, workdir / "checkpoints", workdir / "checkpoints" / str(state), workdir / "predictions"):
         (place / ".DS_Store").write_text("x")
     (workdir / "done").unlink()
     fit(workdir, data_dir)
-    assert methods.get("gradient").state(Run.load(workdir)) == state and "damaged" not in caplog.text
-    assert (methods.predict(Run.load(workdir), "heldout").scores == step.scores).all()
+    assert methods.get("gradient").state(methods.load(workdir)) == state and "damaged" not in caplog.text
+    assert (methods.predict(methods.load(workdir), "heldout").scores == step.scores).all()
 
 
 def test_a_manifest_that_names_files_elsewhere_is_damaged(workdir, tmp_path):
-    state = methods.get("gradient").state(Run.load(workdir))
+    state = methods.get("gradient").state(methods.load(workdir))
     path = workdir / "digests" / f"{state}.json"
     for other in (workdir / "digests").glob("*.json"):
         if other != path:
@@ -310,14 +310,14 @@ def test_a_manifest_that_names_files_elsewhere_is_damaged(workdir, tmp_path):
         content = whole | {"files": whole["files"] | {name: "0" * 64}}
         path.write_text(json.dumps(content | {"sha256": files.seal(content)}))
         with pytest.raises(ValueError, match="no usable checkpoint"):
-            methods.predict(Run.load(workdir), "heldout")
+            methods.predict(methods.load(workdir), "heldout")
     # A pipe in place of one of its files.
     path.write_text(json.dumps(whole))
     file = workdir / "checkpoints" / str(state) / next(iter(whole["files"]))
     file.unlink()
     os.mkfifo(file)
     with pytest.raises(ValueError, match="no usable checkpoint"):
-        methods.predict(Run.load(workdir), "heldout")
+        methods.predict(methods.load(workdir), "heldout")
 
 
 def test_a_config_that_names_a_device_is_refused(workdir):
@@ -325,7 +325,7 @@ def test_a_config_that_names_a_device_is_refused(workdir):
     content["data"]["extra_labels"] = "/dev/zero"
     (workdir / "config.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="/dev/zero: no regular file, expected a file"):
-        score.evaluate(Run.load(workdir), "heldout")
+        score.evaluate(methods.load(workdir), "heldout")
 
 
 def test_predictions_of_other_images_are_computed_again(workdir, tmp_path):
@@ -351,17 +351,17 @@ def test_predictions_of_other_images_are_computed_again(workdir, tmp_path):
 
     forge(rename)
     found = score.evaluate(
-        Run.load(workdir), "heldout", {"path": tmp_path / "s.csv", "header": False, "extension": "", "style": "int"}
+        methods.load(workdir), "heldout", {"path": tmp_path / "s.csv", "header": False, "extension": "", "style": "int"}
     )
     assert path.read_bytes() == before and found["metrics"]["accuracy"] == scores and "=" not in (tmp_path / "s.csv").read_text()
     # Scores alone: no digest shows it, anybody can make one. They are computed again where it is asked, and before a first figure.
     forge(all_right)
-    assert score.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == 1
+    assert score.evaluate(methods.load(workdir), "heldout")["metrics"]["accuracy"] == 1
     run_binary(evaluate, f"--workdir={workdir}", "--recompute")
     assert path.read_bytes() == before and score.figures(workdir)["splits"]["heldout"]["metrics"]["accuracy"] == scores
     forge(all_right)
     (workdir / "results.json").unlink()
-    assert score.evaluate(Run.load(workdir), "heldout")["metrics"]["accuracy"] == scores
+    assert score.evaluate(methods.load(workdir), "heldout")["metrics"]["accuracy"] == scores
 
 
 def mutations(content: dict):
@@ -380,7 +380,7 @@ JSON = ("config.json", "provenance.json", "results.json", "done", "predictions/h
 
 @pytest.mark.parametrize("name", JSON)
 def test_json_of_a_run_that_is_not_ours_is_one_line_or_made_again(name, workdir, data_dir):
-    name = name.replace("STEP", str(methods.get("gradient").state(Run.load(workdir))))
+    name = name.replace("STEP", str(methods.get("gradient").state(methods.load(workdir))))
     path = workdir / name
     before = path.read_text()
     content = json.loads(before)
@@ -389,7 +389,7 @@ def test_json_of_a_run_that_is_not_ours_is_one_line_or_made_again(name, workdir,
         if seal and field:
             found = json.loads(text)
             text = json.dumps(found | {"sha256": files.seal(found)} if field != "sha256" else found)
-        for act in (lambda: score.evaluate(Run.load(workdir), "heldout"), lambda: fit(workdir, data_dir)):
+        for act in (lambda: score.evaluate(methods.load(workdir), "heldout"), lambda: fit(workdir, data_dir)):
             path.write_bytes(text.encode("utf-8", "surrogatepass"))
             try:
                 act()
@@ -400,7 +400,7 @@ def test_json_of_a_run_that_is_not_ours_is_one_line_or_made_again(name, workdir,
     os.unlink(path)
     os.mkfifo(path)
     with contextlib.suppress(ValueError, OSError):
-        score.evaluate(Run.load(workdir), "heldout")
+        score.evaluate(methods.load(workdir), "heldout")
 
 
 @pytest.mark.parametrize("name", ["summary.json", "dataset_info.json", "features.json"])
@@ -454,7 +454,7 @@ def test_children_that_are_links_to_their_run_have_an_end(workdir):
     for name in "ab":
         (workdir / "children" / name).symlink_to(workdir)
     with pytest.raises(ValueError, match="is a link"):
-        score.evaluate(Run.load(workdir), "heldout")
+        score.evaluate(methods.load(workdir), "heldout")
 
 
 def test_a_run_that_is_compared_is_written_to_through_no_link(workdir, trained, tmp_path):
@@ -471,7 +471,7 @@ def test_recompute_leaves_out_kept_features_wherever_they_lie(data_dir, tmp_path
     config = load_config("configs/subtask2/residual_svm.py")
     config.data_dir, config.features.cache_dir = data_dir, str(tmp_path / "cache")
     methods.get(config.method).fit(Run(config, tmp_path / "run"))
-    before = score.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["accuracy"]
+    before = score.evaluate(methods.load(tmp_path / "run"), "heldout")["metrics"]["accuracy"]
     for path in (tmp_path / "cache").glob("*.npz"):
         known = tables.read_arrays(path)
         tables.write_arrays(path, {"x": known["x"][::-1]})
@@ -495,7 +495,7 @@ def test_predictions_of_other_classes_are_computed_again(workdir):
     path = workdir / "predictions" / "heldout.csv"
     ids, scores, meta = tables.read_predictions(path)
     tables.write_predictions(path, ids, np.eye(9, dtype=np.float32)[np.full(len(ids), 8)], meta)
-    assert methods.predict(Run.load(workdir), "heldout").scores.shape == scores.shape
+    assert methods.predict(methods.load(workdir), "heldout").scores.shape == scores.shape
 
 
 @pytest.mark.parametrize("kind", ["pipe", "compressed", "shape", "others", "text"])
@@ -504,7 +504,7 @@ def test_kept_outputs_that_are_none_are_computed_again(kind, workdir):
 
     def anew():
         (workdir / "predictions" / "heldout.csv").unlink()
-        return methods.predict(Run.load(workdir), "heldout").scores
+        return methods.predict(methods.load(workdir), "heldout").scores
 
     before = anew()
     (path,) = (workdir / "outputs").glob("*.npz")
@@ -566,11 +566,11 @@ def test_what_is_inside_the_provenance_is_checked(field, value, workdir):
     path = workdir / "provenance.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(ValueError, match="provenance.json cannot be used .a start, a change or a fingerprint is not whole"):
-        _ = Run.load(workdir).provenance
+        _ = methods.load(workdir).provenance
 
 
 def test_a_checkpoint_that_cannot_be_read_is_one_line(workdir):
-    state = methods.get("gradient").state(Run.load(workdir))
+    state = methods.get("gradient").state(methods.load(workdir))
     manifest = workdir / "digests" / f"{state}.json"
     whole = json.loads(manifest.read_text())
     for name in (name for name in whole["files"] if name.endswith(("_METADATA", "process_0")) or "/d/" in name):
@@ -582,5 +582,5 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(workdir):
         for kept in ("predictions", "outputs"):
             shutil.rmtree(workdir / kept, ignore_errors=True)
         with contextlib.suppress(ValueError):  # whatever it is, it is one
-            score.evaluate(Run.load(workdir), "heldout")
+            score.evaluate(methods.load(workdir), "heldout")
         file.write_bytes(before)

@@ -71,7 +71,7 @@ def test_an_option_of_another_estimator_is_refused_before_anything_is_trained(da
 def test_a_frozen_encoder_is_the_network_as_it_begins(frozen):
     source = classical.encoder(frozen)
     assert gradient.state(source) == 0
-    drawn, state = model_of(source).init(jax.random.key(source.config.seed)), inference.restore(source)
+    drawn, state = model_of(source).init(jax.random.key(source.config.seed)), inference.restore(source)[1]
     for part in ("params", "rest"):
         for name, value in drawn[part].items():
             assert np.asarray(value).tobytes() == np.asarray(state[part][name]).tobytes(), name
@@ -198,7 +198,7 @@ def test_features_are_of_any_layer_of_the_network(data_dir, tmp_path):
     member = ensemble.members(run)[0][1]
     source, rows = classical.encoder(member), run.rows("heldout")
     stored = classical._features(member, rows)
-    net = model_of(source).merge(*model_of(source).weights(inference.restore(source)))
+    net = model_of(source).merge(*model_of(source).weights(inference.restore(source)[1]))
     x = augment.normalize(run.source.images(rows.index), source.config.data.normalize)
     recorded = layers.record(net.backbone, "stages/0/0")
     net.backbone.maps(x, train=False)
@@ -220,7 +220,7 @@ def test_outputs_and_a_feature_of_the_images_stand_side_by_side(data_dir, tmp_pa
     member = ensemble.members(run)[0][1]
     rows = member.rows("train_real").take(np.arange(5))
     source = classical.encoder(member)
-    outputs = inference.encode(source, inference.restore(source), rows)
+    outputs = inference.encode(source, inference.restore(source)[1], rows)
     moments = features.get("moments")(run.source.images(rows.index))
     expected = np.concatenate([outputs["error"][:, None], outputs["embedding"], moments], axis=1)
     np.testing.assert_allclose(classical._features(member, rows), expected, rtol=1e-4, atol=1e-6)
@@ -236,7 +236,7 @@ def test_the_network_of_another_task_gives_features_but_no_p(data_dir, tmp_path)
     run = Run(config, tmp_path / "run")
     methods.get("ensemble").fit(run)
     rows = run.rows("heldout")
-    state = inference.restore(network)
+    state = inference.restore(network)[1]
     expected = inference.encode(network, state, rows, source=run.source)["embedding"]
     np.testing.assert_array_equal(classical._features(ensemble.members(run)[0][1], rows), expected)
     found = score.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["permutation"]

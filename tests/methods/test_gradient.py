@@ -16,7 +16,7 @@ def run(data_dir, tmp_path_factory):
 
 def test_outputs_are_computed_once(run, monkeypatch):
     rows = run.rows("train_real")
-    expected = inference.encode(run, inference.restore(run), rows)
+    expected = inference.encode(run, inference.restore(run)[1], rows)
     np.testing.assert_array_equal(inference.outputs(run, rows)["embedding"], expected["embedding"])
     with monkeypatch.context() as patch:
         patch.setattr(inference, "encode", None)

@@ -91,7 +91,7 @@ def test_the_table_is_that_of_brute_force_over_the_rows_that_are_trained_on(fitt
         stage = pair_table.stage(run)
         source = pairs.encoder(stage)
         real, generated = run.rows("train_real"), run.rows("train_generated")
-        query, gallery = (inference.encode(source, inference.restore(source), rows)["embedding"] for rows in (generated, real))
+        query, gallery = (inference.encode(source, inference.restore(source)[1], rows)["embedding"] for rows in (generated, real))
         expected = []
         for number, q in zip(generated.index, query, strict=True):
             near = np.array(_nearest(q, gallery, 4))

@@ -79,7 +79,7 @@ def test_a_checkpoint_holds_all_that_the_next_step_depends_on(path, data_dir, tm
     saved = checkpoint.Checkpoints(run.workdir)
     saved.save(1, state, {})
     saved.close()
-    number, restored = inference.restore(run, saved, "latest")
+    number, restored = inference.restore(run, "latest")
     assert number == 1
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     (after, metrics), (expected, others) = step(restored), step(state)

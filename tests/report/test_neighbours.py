@@ -33,7 +33,7 @@ def test_pairs_of_membership_are_the_nearest_and_of_one_rank(membership):
     encoder = neighbours.network(membership)
     assert encoder.workdir.name == "fold0-seed0" and "20 of 40 images" in found.space
 
-    state = inference.restore(encoder)
+    state = inference.restore(encoder)[1]
     unseen = encoder.rows("heldout")
     synthetic = Rows.concatenate([membership.rows("train_generated"), membership.rows("test_generated")])
     reference = membership.rows("reference")
