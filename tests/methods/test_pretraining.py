@@ -218,6 +218,9 @@ def test_labels_that_the_first_network_read_are_counted(source, data_dir, tmp_pa
     assert found and f"began with {tmp_path / 'first'}, which is gone and may have read the labels of" in found
     watched = _autoencoder(data_dir)
     watched.pretrain = _classifier("")
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "provenance.json"):  # what makes it a run
+        (tmp_path / "run" / name).touch()
     found = [gradient.origin(Run(watched, tmp_path / "run" / name)).workdir for name in ("", "watch-valid", "children/fold0-seed0")]
     assert found[0] == found[1] == found[2]  # the copy that --watch keeps, and a child
     _, found = reason(_autoencoder(data_dir, init_from=str(source.workdir)), "images")
