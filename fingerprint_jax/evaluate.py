@@ -142,5 +142,10 @@ def main(values: flags.FlagValues) -> None:
         console.print(f"submission: {values.submission}", soft_wrap=True)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("evaluate", define_flags, main)
+
+
+if __name__ == "__main__":
+    command()

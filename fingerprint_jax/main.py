@@ -51,5 +51,10 @@ def main(values: flags.FlagValues) -> None:
     say(f"fitted: {run.workdir}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("main", define_flags, main)
+
+
+if __name__ == "__main__":
+    command()

@@ -69,5 +69,10 @@ def main(values: flags.FlagValues) -> None:
         sys.exit("pack: error: interrupted, nothing was written")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("pack", define_flags, main)
+
+
+if __name__ == "__main__":
+    command()

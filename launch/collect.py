@@ -383,5 +383,10 @@ def main(values: flags.FlagValues) -> None:
     console.print(f"table: {output}/table.csv, table.md, table.png", soft_wrap=True)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("collect", define_flags, main, devices=True)
+
+
+if __name__ == "__main__":
+    command()

@@ -170,5 +170,10 @@ def main(values: flags.FlagValues) -> None:
     print(f"{len(rows)} rows are finished: python -m launch.collect --sweep={values.sweep} --split={values.split}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("slurm", define_flags, main)
+
+
+if __name__ == "__main__":
+    command()

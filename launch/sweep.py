@@ -213,5 +213,10 @@ def main(values: flags.FlagValues) -> None:
     print(f"{len(found)} rows, {added} of them new: python -m launch.local --sweep={values.output}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("sweep", define_flags, main)
+
+
+if __name__ == "__main__":
+    command()

@@ -83,5 +83,10 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError(f"{len(failed)} rows failed: {', '.join(failed)}; {output}/table.md says why, and they are tried again")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("table", define_flags, main, devices=True)
+
+
+if __name__ == "__main__":
+    command()

@@ -222,5 +222,10 @@ def main(values: flags.FlagValues) -> None:
     print(f"page: {Path(values.output) / 'index.html'}   results: {Path(values.output) / 'audit.json'}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("audit", define_flags, main, devices=True)
+
+
+if __name__ == "__main__":
+    command()

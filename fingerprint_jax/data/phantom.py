@@ -348,5 +348,10 @@ def main(values: flags.FlagValues) -> None:
     print(f"phantom: {sum(len(part.images) for part in splits.values())} images in {values.output_dir}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     cli.run("phantom", define_flags, main)
+
+
+if __name__ == "__main__":
+    command()

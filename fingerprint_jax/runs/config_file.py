@@ -55,11 +55,14 @@ class _Parser(flags.ArgumentParser):
 
 
 def read(text: str) -> Config:
-    """The config of FILE or FILE:variant; raises ValueError that says what is wrong with the file, and where in it."""
+    """The config of FILE or FILE:variant, or of a published one by its name (`published`).
+
+    Raises ValueError that says what is wrong with the file, and where in it.
+    """
     file, *variant = text.split(":", 1)
-    path = Path(paths.expanded(file))
+    path = published(file) or Path(paths.expanded(file))
     if not file:
-        raise ValueError("it is empty: name a config, such as configs/quickstart.py")
+        raise ValueError("it is empty: name a config, such as quickstart")
     if path.is_dir():
         found = sorted(each.name for each in path.glob("*.py") if each.stem not in ("__init__", "base"))
         raise ValueError("this is a folder: name a config in it" + (f", such as {found[0]}" if found else ""))
@@ -77,6 +80,17 @@ def read(text: str) -> Config:
     if not isinstance(config, ConfigDict):
         raise ValueError(f"get_config() returns {type(config).__name__}: a config is an ml_collections.ConfigDict")
     return config
+
+
+def published(name: str) -> Path | None:
+    """The file of a config of the package `configs`, wherever that is installed, by its name: `subtask2/aimm_siamese`.
+
+    None for a path that is there, and for a name that is none of these.
+    """
+    if not re.fullmatch(r"\w+(/\w+)?", name) or Path(name).exists() or not (found := importlib.util.find_spec("configs")):
+        return None
+    files = [Path(folder) / f"{name}.py" for folder in found.submodule_search_locations or ()]
+    return next((file for file in files if file.is_file() and file.stem not in ("__init__", "base")), None)
 
 
 def load(path: Path) -> ModuleType:

@@ -7,7 +7,7 @@ from fingerprint_jax import main
 from fingerprint_jax.audit.__main__ import define_flags as audit_flags
 from fingerprint_jax.runs import config_file
 from launch import sweep
-from tests.conftest import ROOT
+from tests.conftest import CONFIGS, ROOT, load_config
 
 FILES = {
     "syntax.py": "x = 1\ndef get_config(variant=''):\n    retrun 3\n",
@@ -33,12 +33,12 @@ def files(tmp_path, monkeypatch):
     ("config", "message"),
     [
         ("configs/subtask1/locl_match.py", "there is no such file: did you mean configs/subtask1/local_match.py?"),
-        ("quickstart", "there is no such file: did you mean configs/quickstart.py?"),
+        ("quickstrat", "there is no such file: did you mean configs/quickstart.py?"),
         ("subtask1/domias.py", "there is no such file: did you mean configs/subtask1/domias.py?"),
         ("config/quickstart.py", "there is no such file: did you mean configs/quickstart.py?"),
         ("{}/sintax.py", "there is no such file: did you mean {}/syntax.py?"),
         ("configs", "this is a folder: name a config in it, such as quickstart.py"),
-        ("", "it is empty: name a config, such as configs/quickstart.py"),
+        ("", "it is empty: name a config, such as quickstart"),
         ("{}/text.txt", "not a config, which is a Python file with a function get_config(variant)"),
         ("{}/names.py", "not a config: the file has no function get_config(variant)"),
         ("{}/nothing.py", "get_config() returns NoneType: a config is an ml_collections.ConfigDict"),
@@ -115,3 +115,19 @@ def test_a_sweep_file_that_raises_is_one_line(files):
     (files / "rows.py").write_text("def sweep():\n    return nothing\n")
     with pytest.raises(ValueError, match=r"^--file=.*rows.py: .*rows.py, line 2: NameError: name 'nothing' is not defined$"):
         sweep.load_file(str(files / "rows.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_published_config_has_a_name_everywhere(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = path.removeprefix("configs/").removesuffix(".py")
+    assert config_file.read(f"{name}:smoke").to_dict() == load_config(path).to_dict()
+
+
+def test_a_file_comes_before_a_published_config_and_the_defaults_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    with pytest.raises(ValueError, match="this is a folder"):
+        config_file.read("quickstart")
+    with pytest.raises(ValueError, match="there is no such file"):
+        config_file.read("base")
