@@ -2,7 +2,7 @@
 
     python -m benchmarks.predict --names=siamese_cnn,efficientnet_b0 --images=25000 --size=64
 
-Both sides take turns, in one process: `gradient.encode` over the packed split, and the same compiled function as often on one
+Both sides take turns, in one process: `inference.encode` over the packed split, and the same compiled function as often on one
 batch that lies on the device. A repeat gives one ratio, the second time by the first; 1 is all of it.
 """
 

@@ -94,7 +94,8 @@ def encode(
             images = filtered(images, enhance)
         images = jax.make_array_from_process_local_data(sharding.split(model.mesh), images)
         # The batch before is read only now, so that the device works while this one was read from disk.
-        running, pending = pending, (model.outputs(params, rest, images, layer), len(index))
+        with jax.transfer_guard("disallow"):
+            running, pending = pending, (model.outputs(params, rest, images, layer), len(index))
         if running:
             parts.append(_to_host(*running))
     if pending:

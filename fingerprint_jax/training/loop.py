@@ -158,7 +158,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             # Where the step before still runs, the devices did not wait.
             waits = 0.0 if pending and not jax.tree.leaves(pending[1])[0].is_ready() else ready - wait_from
             waited += waits
-            state, metrics = dispatch(state, batch, cache, learning_rate, key)
+            with jax.transfer_guard("disallow"):  # all that a step takes lies on the devices already
+                state, metrics = dispatch(state, batch, cache, learning_rate, key)
             profiled = profiler.dispatched(waits, time.perf_counter() - ready)
             before, pending = pending, (steps, metrics)
             if before is not None:

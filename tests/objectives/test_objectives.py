@@ -12,7 +12,7 @@ from fingerprint_jax.data import loader
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.config import identity, network_config
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.training import inference, inputs
+from fingerprint_jax.training import inference, inputs, pair_table
 from fingerprint_jax.training.model import model_of
 from tests.conftest import CONFIGS, load_config
 
@@ -39,7 +39,7 @@ def _begin(path, data_dir, tmp_path, dtype="float32", backbone=""):
         config.backbone.name = backbone
     config.data_dir, config.num_steps = data_dir, 1000  # no decay of the learning rate within these steps
     run = Run(config, tmp_path)
-    if stage := methods.get("pairs").stage(run):
+    if stage := pair_table.stage(run):
         methods.get("pairs").fit(stage)
     model = model_of(run)
     batch = next(loader.host_batches(inputs.sampler_of(run), (data_dir, config.task), 0, 1))

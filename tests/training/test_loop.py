@@ -18,7 +18,7 @@ from fingerprint_jax.data import loader, tables
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import preemption
-from fingerprint_jax.training import inputs, loop
+from fingerprint_jax.training import inference, inputs, loop
 from fingerprint_jax.training.model import model_of
 from tests.backbones import test_pretrained
 from tests.conftest import ROOT, fit_until, last_state, load_config, same_bytes, tiny_config
@@ -390,11 +390,10 @@ def test_weights_that_do_not_fit_leave_no_run_behind(data_dir, tmp_path):
 def test_prediction_does_not_depend_on_the_batch(data_dir, tmp_path):
     run = Run(tiny_config(data_dir), tmp_path)
     methods.get("gradient").fit(run)
-    gradient = methods.get("gradient")
     rows = run.rows("test_generated")
     state = last_state(run)
-    whole = gradient.encode(run, state, rows)
+    whole = inference.encode(run, state, rows)
     run.config.eval_batch = 7  # 20 rows: a padded tail
-    part = gradient.encode(run, state, rows)
+    part = inference.encode(run, state, rows)
     assert len(part["logits"]) == len(rows) == 20
     np.testing.assert_allclose(whole["logits"], part["logits"], rtol=1e-4, atol=1e-5)

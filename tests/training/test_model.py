@@ -8,7 +8,7 @@ from fingerprint_jax import methods
 from fingerprint_jax.data import augment, loader
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import sharding
-from fingerprint_jax.training import inputs
+from fingerprint_jax.training import inference, inputs
 from fingerprint_jax.training.model import model_of
 from tests.conftest import last_state, same_bytes, tiny_config
 
@@ -151,13 +151,13 @@ def test_averaged_weights_follow_the_closed_form_and_are_those_that_predict(data
             expected = decay * expected + (1 - decay) * value
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7, err_msg=name)
     gradient, rows = methods.get("gradient"), run.rows("test_generated")
-    logits = gradient.encode(run, states[-1], rows)["logits"]
+    logits = inference.encode(run, states[-1], rows)["logits"]
     plain = {key: value for key, value in states[-1].items() if key != "ema"}
     swapped = plain | {
         part: states[-1][part] | {k: v for k, v in states[-1]["ema"].items() if k in plain[part]} for part in ("params", "rest")
     }
-    np.testing.assert_allclose(logits, gradient.encode(run, swapped, rows)["logits"], rtol=1e-6)
-    assert not np.allclose(logits, gradient.encode(run, plain, rows)["logits"], rtol=1e-3)
+    np.testing.assert_allclose(logits, inference.encode(run, swapped, rows)["logits"], rtol=1e-6)
+    assert not np.allclose(logits, inference.encode(run, plain, rows)["logits"], rtol=1e-3)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(data_dir, tmp_path):
