@@ -415,8 +415,8 @@ def test_a_table_without_intervals_says_why(capsys):
 def test_scores_that_are_all_equal_are_one_line(membership, monkeypatch):
     run = Run.load(membership[1].workdir)
     constant = dataclasses.replace(methods.predict(run, "heldout"), scores=np.full((len(run.rows("heldout")), 1), 0.25, np.float32))
-    predict = run.predict
-    monkeypatch.setattr(run, "predict", lambda split: constant if split == "heldout" else predict(split))
+    predict = methods.predict
+    monkeypatch.setattr(methods, "predict", lambda run, split: constant if split == "heldout" else predict(run, split))
     with pytest.raises(ValueError, match=r"split heldout: all \d+ scores are 0.25: they tell no two images apart"):
         score.evaluate(run, "heldout")
 

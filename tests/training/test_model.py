@@ -150,7 +150,7 @@ def test_averaged_weights_follow_the_closed_form_and_are_those_that_predict(data
             decay = min(0.25, (1 + step) / (10 + step))
             expected = decay * expected + (1 - decay) * value
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7, err_msg=name)
-    gradient, rows = methods.get("gradient"), run.rows("test_generated")
+    rows = run.rows("test_generated")
     logits = inference.encode(run, states[-1], rows)["logits"]
     plain = {key: value for key, value in states[-1].items() if key != "ema"}
     swapped = plain | {
