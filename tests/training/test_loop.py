@@ -391,7 +391,7 @@ def test_prediction_does_not_depend_on_the_batch(data_dir, tmp_path):
     run = Run(tiny_config(data_dir), tmp_path)
     methods.get("gradient").fit(run)
     rows = run.rows("test_generated")
-    state = last_state(run)
+    _, state = inference.restore(run)
     whole = inference.encode(run, state, rows)
     run.config.eval_batch = 7  # 20 rows: a padded tail
     part = inference.encode(run, state, rows)

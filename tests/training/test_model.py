@@ -151,13 +151,17 @@ def test_averaged_weights_follow_the_closed_form_and_are_those_that_predict(data
             expected = decay * expected + (1 - decay) * value
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7, err_msg=name)
     rows = run.rows("test_generated")
-    logits = inference.encode(run, states[-1], rows)["logits"]
+
+    def predicted(state):
+        return inference.encode(run, jax.device_put(state, sharding.replicated(model_of(run).mesh)), rows)["logits"]
+
+    logits = predicted(states[-1])
     plain = {key: value for key, value in states[-1].items() if key != "ema"}
     swapped = plain | {
         part: states[-1][part] | {k: v for k, v in states[-1]["ema"].items() if k in plain[part]} for part in ("params", "rest")
     }
-    np.testing.assert_allclose(logits, inference.encode(run, swapped, rows)["logits"], rtol=1e-6)
-    assert not np.allclose(logits, inference.encode(run, plain, rows)["logits"], rtol=1e-3)
+    np.testing.assert_allclose(logits, predicted(swapped), rtol=1e-6)
+    assert not np.allclose(logits, predicted(plain), rtol=1e-3)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(data_dir, tmp_path):
