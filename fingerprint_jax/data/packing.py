@@ -26,8 +26,6 @@ from fingerprint_jax.runtime.files import opened, seal
 from fingerprint_jax.runtime.progress import progress
 
 BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
-
-
 MAX_REJECTED = "The share of a folder's images that may be rejected; where it is more, nothing is packed."
 
 

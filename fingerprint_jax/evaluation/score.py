@@ -19,8 +19,6 @@ from fingerprint_jax.stats import decisions, metrics, permutation, score_metrics
 from fingerprint_jax.stats.permutation import auc_of, permutation_p
 
 SCHEMA = 2  # of results.json, docs/results.md
-
-
 CLASSES = {task: len(names) for task, names in folders.CLASSES.items()}
 
 

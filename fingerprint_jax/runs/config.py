@@ -4,26 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
 # What every config has; `FIELDS` of a method has the rest.
 FIELDS: dict = dict.fromkeys(("data", "decision", "decision.params"), dict)
-
-
 FIELDS |= dict.fromkeys(("method", "task", "data_dir", "data.extra_labels", "decision.name", "decision.known"), str)
-
-
 FIELDS |= dict.fromkeys(("seed", "data.folds", "data.fold", "data.max_damaged", "data.split_seed"), int)
-
-
 FIELDS |= dict.fromkeys(("data.valid", "data.sequester"), (int, float))
 
 
@@ -97,8 +86,6 @@ def from_json(fields: dict) -> dict:
 
 
 LISTED = 3  # fields named where a config is another one altogether
-
-
 LONGEST = 60  # characters of a value
 
 

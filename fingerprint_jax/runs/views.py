@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -15,13 +14,8 @@ from fingerprint_jax.runs import ranges
 from fingerprint_jax.runtime import files, names
 from fingerprint_jax.stats import bootstrap
 
-if TYPE_CHECKING:
-    from fingerprint_jax.data.source import Rows
-
 # The labelled rows a system is asked about: held-out and validation rows come from here.
 TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "train"}
-
-
 PARTS = {"valid": 1, "heldout": 2, "sequestered": 3}  # of the target split; 0 is the rest, which a run learns from
 
 

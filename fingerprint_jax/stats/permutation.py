@@ -9,14 +9,10 @@ from scipy.stats import mannwhitneyu, rankdata
 from fingerprint_jax.stats import bootstrap
 
 PERMUTATIONS = 999
-
-
 CONDITIONAL = (
     "intervals hold the fits fixed and are too narrow. Without any effect they hold chance in about 83% of cases instead of 95%"
     " where there are two classes, in about 91% where there are five (simulated)"
 )
-
-
 NOTHING_SYNTHETIC = "a difference between the real images; no synthetic image was read"
 
 
