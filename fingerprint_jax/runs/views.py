@@ -5,7 +5,6 @@ import functools
 import hashlib
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from fingerprint_jax import Config
 from fingerprint_jax.data import tables
@@ -221,6 +220,8 @@ class View:
 
 def fold_of(rows: Rows, folds: int, seed: int) -> np.ndarray:
     """Stratified folds of whole groups: [N] int in 0..folds-1."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # here, as it is half of a binary's start
+
     whole = len(np.unique(rows.groups)) < len(rows)
     if whole:
         groups = bootstrap.as_they_come(rows.groups)
