@@ -449,6 +449,26 @@ def test_recompute_removes_nothing_where_a_link_leads(place, workdir, tmp_path):
     assert (mine / "outputs" / "weeks").exists() and (mine / "a" / "outputs" / "weeks").exists()
 
 
+@pytest.mark.parametrize("place", ["predictions", "children/other/predictions"])
+def test_recompute_of_a_child_removes_nothing_where_a_link_beside_it_leads(place, tmp_path):
+    above, mine = tmp_path / "run", tmp_path / "mine"
+    mine.mkdir()
+    for name in ("x.csv", "x.csv.json"):
+        (mine / name).write_text("weeks of work")
+    for folder in (above, above / "children" / "other"):
+        folder.mkdir(parents=True)
+        for name in ("config.json", "provenance.json"):
+            (folder / name).write_text("{}")
+    (above / place).symlink_to(mine)
+    child = Run(load_config("configs/quickstart.py"), above / "children" / "fold0")
+    with pytest.raises(ValueError, match=f"{place} is a link, and nothing is written through one"):
+        child.forget()
+    if place == "predictions":  # where what all children look at is kept, links lead away, too
+        with pytest.raises(ValueError, match=f"{place} is a link"):
+            child.refuse_links()
+    assert sorted(tree(mine)) == ["x.csv", "x.csv.json"]
+
+
 def test_children_that_are_links_to_their_run_have_an_end(workdir):
     (workdir / "children").mkdir()
     for name in "ab":

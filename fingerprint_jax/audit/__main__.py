@@ -36,6 +36,7 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "reference": ("reference", "not_used"),
 }
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
+OTHER = "give another --output"
 
 
 _BEGUN = re.compile(r"lock|.+\.(log|out|err|txt)|\.folders\.json\.[0-9]+\.tmp")  # what can lie in the folder before an audit does
@@ -102,6 +103,7 @@ def _refuse_foreign(output: Path) -> None:
     if not output.is_dir():
         return
     if (output / KNOWN).exists():
+        files.read_json(output / KNOWN, {"image_size": int}, OTHER)  # another program may have a file of that name
         for folder in [path for path in output.rglob("*") if path.is_dir()]:
             files.refuse_links(folder)
         return
@@ -165,7 +167,7 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def _check_same(path: Path, given: dict) -> None:
-    known = files.read_json(path, {"image_size": int}, "give another --output")
+    known = files.read_json(path, {"image_size": int}, OTHER)
     for name in ("image_size", "bits", *FOLDERS, "groups"):
         before, now = known.get(name), given.get(name)
         if before == now:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
+from ml_collections import ConfigDict
 
 from fingerprint_jax.runtime import distributed, names, plugins
 from fingerprint_jax.runtime.preemption import SIGNALS
@@ -104,7 +105,8 @@ def _plan(
     if enhance != "none":
         function = functools.partial(_enhanced, enhance, function)
     slow = enhance != "none" or getattr(feature, "slow", False)
-    return function, [name, enhance, defaults | options], slow
+    code = plugins.code(ConfigDict({"name": name}))
+    return function, [name, enhance, defaults | options] + [code] * bool(code), slow
 
 
 def _enhanced(filter: str, function: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from fingerprint_jax.data.source import Rows
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS, check_folds
-from fingerprint_jax.runtime import distributed, names
+from fingerprint_jax.runtime import distributed, names, plugins
 from fingerprint_jax.stats import decisions
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,9 @@ def fit(run: Run) -> None:
 
 
 def state(run: Run) -> Any:
-    """What `predict` would use of a run, as JSON."""
-    return get(run.config.method).state(run)
+    """What `predict` would use of a run, as JSON; with `code` of other packages, by its digests, where its config names some."""
+    found, code = get(run.config.method).state(run), plugins.code(run.config)
+    return {"state": found, "code": code} if code else found
 
 
 def reads(config: Config, split: str) -> bool:

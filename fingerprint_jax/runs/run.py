@@ -149,10 +149,12 @@ class Run(View):
                 raise
 
     def refuse_links(self) -> None:
-        """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through."""
-        for folder in _tree(self.workdir):
-            files.refuse_links(folder)
-            files.refuse_links(folder / "children")
+        """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through.
+
+        So it is in the folder of the run that this one is a child of, which keeps what all children look at.
+        """
+        files.refuse_links(self.outermost)
+        _refuse_links(self.workdir)
 
     def refuse_foreign(self) -> None:
         """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
@@ -325,9 +327,10 @@ class Run(View):
 
         Raises ValueError where a link is in the way, or another run keeps features in such a folder.
         """
-        self.refuse_links()
+        root = self.workdir if split else self.outermost
+        _refuse_links(root)
         tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
-        for folder in _tree(self.workdir if split else self.outermost):
+        for folder in _tree(root):
             for name in tables_of:
                 (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
             for described in () if split else folder.glob("predictions/*.csv.json"):
@@ -351,6 +354,12 @@ def _tree(workdir: Path) -> Iterator[Path]:
     for path in () if (workdir / "children").is_symlink() else workdir.glob("children/*/config.json"):
         if not path.parent.is_symlink():
             yield from _tree(path.parent)
+
+
+def _refuse_links(workdir: Path) -> None:
+    for folder in _tree(workdir):
+        files.refuse_links(folder)
+        files.refuse_links(folder / "children")
 
 
 def _is_run(folder: Path) -> bool:

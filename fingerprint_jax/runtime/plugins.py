@@ -4,9 +4,11 @@ What the command line names is imported, as it is the user's word. A config.json
 imported only where the command line names the package too, by `--plugins=mypkg`.
 """
 
-import importlib
+import hashlib
+import importlib.util
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -16,7 +18,7 @@ from fingerprint_jax.runtime import names
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FIELDS = ("name", "beside")  # the last parts of the fields that name code
-_trusted: set[str] = set()  # packages that the command line of this process names
+_trusted: dict[str, str] = {}  # packages that the command line of this process names, and digests of their files
 
 
 def dotted(name: str) -> bool:
@@ -37,7 +39,26 @@ def packages(config: ConfigDict) -> set[str]:
 
 def trust(named: Iterable[str]) -> None:
     """Lets `find` import from packages; for names from the command line alone."""
-    _trusted.update(named)
+    for package in set(named) - _trusted.keys():
+        _trusted[package] = _digest(package)  # before anything of it is imported
+
+
+def code(config: ConfigDict) -> dict[str, str]:
+    """{package: digest of its files} of what a config names, {} for none: what is kept of results hangs on it."""
+    return {package: _trusted[package] for package in sorted(packages(config)) if package in _trusted}
+
+
+def _digest(package: str) -> str:
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    files = [(path, folder) for folder in folders for path in sorted(folder.rglob("*.py"))]
+    if spec and spec.origin and not files:
+        files = [(Path(spec.origin), Path(spec.origin).parent)]
+    found = hashlib.sha256()
+    for path, folder in files:
+        content = path.read_bytes() if path.is_file() else b""
+        found.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:16]
 
 
 def define_flag(values: flags.FlagValues) -> None:

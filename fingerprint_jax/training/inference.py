@@ -14,7 +14,7 @@ from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import distributed, sharding
+from fingerprint_jax.runtime import distributed, plugins, sharding
 from fingerprint_jax.training.model import State, model_of
 
 _normalize = jax.jit(augment.normalize, static_argnums=1)
@@ -47,7 +47,8 @@ def outputs(
     `layer` and `source` as of `encode`.
     """
     folder, source = cache or run.workdir / "outputs", source or run.source
-    keys = [config_hash(run.config), str(run.workdir)], [source.fingerprints, rows.index.tolist(), enhance, layer]
+    code = [found] if (found := plugins.code(run.config)) else []
+    keys = [config_hash(run.config), str(run.workdir)], [source.fingerprints, rows.index.tolist(), enhance, layer, *code]
     network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
     step = step_of(run)
 

@@ -3,7 +3,10 @@
 import pytest
 from ml_collections import ConfigDict
 
+from fingerprint_jax import features, methods
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import plugins
+from tests.conftest import load_config
 
 
 @pytest.fixture(autouse=True)
@@ -12,7 +15,8 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "some_pkg" / "scores.py").write_text("def near():\n    return 3\n")
     (tmp_path / "some_pkg" / "broken.py").write_text("import nothing_there\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(plugins, "_trusted", set())
+    monkeypatch.setattr(plugins, "_trusted", {})
+    return tmp_path / "some_pkg"
 
 
 def test_what_is_trusted_is_found():
@@ -45,3 +49,18 @@ def test_the_packages_of_a_config_are_those_of_its_names():
         }
     )
     assert plugins.packages(config) == {"a", "b", "c"}
+
+
+def test_what_is_kept_of_a_run_goes_by_the_code_that_its_config_names(package, monkeypatch):
+    config = load_config("configs/subtask1/domias.py").member
+    config.estimator.name = "some_pkg.scores:near"
+    known = []
+    for text in ("def near(images):\n    return 3\n", "def near(images):\n    return 4\n"):
+        (package / "scores.py").write_text(text)
+        monkeypatch.setattr(plugins, "_trusted", {})
+        plugins.trust(["some_pkg"])
+        known.append((methods.state(Run(config, package / "run")), features._plan(config.estimator.name)[1]))
+    (state, feature), (other_state, other_feature) = known
+    assert state["code"].keys() == {"some_pkg"} and state != other_state and feature != other_feature
+    config.estimator.name = "domias"
+    assert methods.state(Run(config, package / "run")) == {}
