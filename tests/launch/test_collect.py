@@ -149,11 +149,11 @@ def test_a_p_that_evaluate_has_not_written_is_refused(said, tmp_path):
     splits = {"heldout": {"metrics": {"permutation": said}}}
     (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": splits}))
     with pytest.raises(ValueError, match="results.json: the p of heldout is no number: evaluate it anew"):
-        collect.permutation(tmp_path, "heldout")
+        collect.kept_permutation(tmp_path, "heldout")
     for p in (0.01, None):
         splits["heldout"]["metrics"]["permutation"] = {"p": p}
         (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": splits}))
-        assert collect.permutation(tmp_path, "heldout") == {"p": p}
+        assert collect.kept_permutation(tmp_path, "heldout") == {"p": p}
 
 
 def test_a_row_whose_failure_cannot_be_read_is_not_finished(tmp_path):
@@ -203,7 +203,7 @@ def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
 def test_a_p_that_evaluate_has_not_written_is_one_line(found, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": {"heldout": {"metrics": found}}}))
     with pytest.raises(ValueError, match="has no p on heldout|the p of heldout is no number"):
-        collect.permutation(tmp_path, "heldout")
+        collect.kept_permutation(tmp_path, "heldout")
 
 
 def test_names_from_outside_are_no_links():
