@@ -329,15 +329,14 @@ def test_a_group_that_tables_cannot_hold_is_refused(tmp_path):
 # Packs, and stops for long before the data set takes its place.
 STOPPING = """if True:
     import sys, time
-    from fingerprint_jax import pack
-    from fingerprint_jax.data import builder
+    from fingerprint_jax.data import builder, packing
     write = builder.write
     def stopping(*rest):
         write(*rest)
         print("written", flush=True)
         time.sleep(600)
     builder.write = stopping
-    pack.pack("images", *sys.argv[1:])
+    packing.pack("images", *sys.argv[1:])
 """
 
 

@@ -417,7 +417,9 @@ SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
-from fingerprint_jax import backbones, losses, sharding
+from fingerprint_jax import backbones
+from fingerprint_jax.objectives.parts import losses
+from fingerprint_jax.runtime import sharding
 from tests.backbones.test_backbones import parts
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 4

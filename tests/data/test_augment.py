@@ -243,8 +243,8 @@ def test_images_differ_and_the_key_decides():
 
 SHARDED = """
 import functools, jax, numpy as np
-from fingerprint_jax import sharding
 from fingerprint_jax.data import augment
+from fingerprint_jax.runtime import sharding
 assert jax.device_count() == 4
 options = {"flip": 0.5, "shift": 2, "brightness": 0.1, "contrast": 0.1, "rotate": 9, "scale": 0.1}
 options |= {"erase": 0.5, "gabor": 0.1, "mask": 0.5, "crop": 0.5}

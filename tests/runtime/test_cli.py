@@ -93,7 +93,7 @@ def test_a_run_that_names_itself_is_one_line(data_dir, tmp_path):
 FAULTS = """
 import resource, sys
 import numpy as np
-from fingerprint_jax import cli
+from fingerprint_jax.runtime import cli
 
 if sys.argv[1] == "keep":
     cli.keep_freed_memory()
