@@ -36,7 +36,8 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path, monke
 
 def test_a_lock_without_a_refusal_waits(tmp_path):
     path = tmp_path / "lock"
-    inside = f"from pathlib import Path; from fingerprint_jax.runtime import files\nwith files.locked(Path({str(path)!r})): print('inside')"
+    imports = "from pathlib import Path; from fingerprint_jax.runtime import files"
+    inside = f"{imports}\nwith files.locked(Path({str(path)!r})): print('inside')"
     with files.locked(path):
         other = subprocess.Popen([sys.executable, "-c", inside], stdout=subprocess.PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
