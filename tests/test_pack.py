@@ -383,7 +383,7 @@ def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch)
         (tmp_path / ".packing").unlink()
         (tmp_path / ".packing").touch()  # by the next pack
 
-    monkeypatch.setattr(pack.fcntl, "flock", late)
+    monkeypatch.setattr(packing.fcntl, "flock", late)
     with pytest.raises(ValueError, match="another pack is writing"), packing._alone(tmp_path / "1.0.0"):
         pass
     assert (tmp_path / ".packing").exists()
@@ -473,7 +473,7 @@ def test_the_old_data_returns_when_the_new_cannot_take_its_place(tmp_path, monke
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(pack.os, "replace", failing)
+    monkeypatch.setattr(packing.os, "replace", failing)
     with pytest.raises(OSError, match="No space left"):
         packing.pack("images", data, root, overwrite=True)
     assert json.loads((builder.dataset_dir(data, "images") / "summary.json").read_text()) == before

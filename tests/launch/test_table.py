@@ -102,7 +102,7 @@ def test_a_row_resolves_to_its_config_with_leaves_and_nodes(tmp_path):
     row = Row("r", "configs/subtask2/sdva_vote.py:smoke", {"ensemble.variants": {}, "ensemble.seeds": 6, "member.seed": 3})
     config = systems.resolve(row)
     assert not config.ensemble.variants and config.ensemble.seeds == 6 and config.member.seed == 3
-    assert systems.network(config) is config.member
+    assert systems.network_config(config) is config.member
     for field in ("ensemble.nothing", "nothing.variants"):
         with pytest.raises(ValueError, match=f"no field '{field}'"):
             systems.resolve(Row("r", row.config, {field: {}}))
@@ -321,9 +321,11 @@ def test_controls_are_made_once_and_scored_with_the_first_seed(tmp_path, quick, 
 
 def test_on_other_data_a_classical_run_learns_from_its_own(tmp_path, data_dir, monkeypatch):
     read = []
-    features = classical.deep.features
+    features = classical.network_features.features
     monkeypatch.setattr(
-        classical.deep, "features", lambda run, *arguments: (read.append(run.config.data_dir), features(run, *arguments))[1]
+        classical.network_features,
+        "features",
+        lambda run, *arguments: (read.append(run.config.data_dir), features(run, *arguments))[1],
     )
     monkeypatch.setattr(controls, "PHANTOM", PHANTOM)
     controls.write("phantom_runs", tmp_path / "controls")
@@ -341,7 +343,7 @@ def test_the_rows_of_subtask_2_resolve_and_see_the_same_images():
     views = {(c.task, c.data.folds, c.data.fold, c.data.valid, c.data.split_seed) for c in comparison.configs.values()}
     assert views == {("subtask2", 5, 0, 0.1, 0)}
     for row in rows:
-        found = systems.network(comparison.configs[row.name])
+        found = systems.network_config(comparison.configs[row.name])
         if found.method == "gradient" and found.num_steps:
             assert found.backbone.name.endswith("_tiny") or found.backbone.name == "siamese_cnn"
 
@@ -352,7 +354,7 @@ def test_the_rows_of_subtask_1_resolve_and_see_the_same_images():
     views = {(c.task, c.data.folds, c.data.fold, c.data.split_seed) for c in comparison.configs.values()}
     assert views == {("subtask1", 5, -1, 0)}
     for row in rows:
-        found = systems.network(comparison.configs[row.name])
+        found = systems.network_config(comparison.configs[row.name])
         assert bool(row.networks) == (found.method == "gradient" and found.num_steps > 0), row.name
         if row.networks:
             assert found.backbone.name.endswith("_tiny") or found.backbone.name == "mlp", row.name

@@ -11,7 +11,6 @@ from configs import base
 from fingerprint_jax import methods
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.methods import classical, gradient, pseudo_label
-from fingerprint_jax.report import neighbours
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.training import inputs, loop
 from tests.conftest import load_config
@@ -249,5 +248,5 @@ def test_an_estimator_learns_them_too(fitted, tmp_path, monkeypatch):
 
 
 def test_results_say_transductive_and_compare_images_by_the_chosen_network(fitted):
-    assert neighbours.network(fitted).workdir == pseudo_label.round_of(fitted, 2).workdir
+    assert methods.network(fitted).workdir == pseudo_label.round_of(fitted, 2).workdir
     assert score.evaluate(fitted, "heldout")["transductive"] == ["pseudo-labels of test_generated were trained on"]

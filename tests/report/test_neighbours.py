@@ -30,7 +30,7 @@ def look_alikes(run, split):
 
 def test_pairs_of_membership_are_the_nearest_and_of_one_rank(membership):
     rows, found = look_alikes(membership, "heldout")
-    encoder = neighbours.network(membership)
+    encoder = methods.network(membership)
     assert encoder.workdir.name == "fold0-seed0" and "20 of 40 images" in found.space
 
     state = inference.restore(encoder)[1]
