@@ -21,6 +21,7 @@ from fingerprint_jax.evaluation import decide, lineage, score, terminal
 from fingerprint_jax.report import words
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import decisions, metrics
+from fingerprint_jax.stats.permutation import CONDITIONAL
 from tests import published
 from tests.conftest import ROOT, fit, load_config
 
@@ -369,7 +370,7 @@ def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, cap
     printed = " ".join(capsys.readouterr().out.split())
     assert "p not available" in printed and "decision: learned_threshold" in printed and "AUC" in printed
     assert "--refits" not in printed  # which would train networks
-    assert found["splits"]["heldout"]["metrics"]["cross_fitted"] and permutation.CONDITIONAL in printed
+    assert found["splits"]["heldout"]["metrics"]["cross_fitted"] and CONDITIONAL in printed
 
 
 def test_runs_that_were_scored_on_the_same_images_are_counted(data_dir, tmp_path, capsys):
@@ -480,7 +481,7 @@ def test_without_reference_images_those_asked_about_can_be_the_reference(phantom
 
 
 def test_unknown_labels_have_no_figure_but_say_what_was_looked_at(quickstart, capsys, monkeypatch):
-    monkeypatch.setattr(lineage, "transductive", lambda config: ["it looks"])
+    monkeypatch.setattr(score, "transductive", lambda config: ["it looks"])
     run_binary(evaluate, f"--workdir={quickstart.workdir}", "--split=test_generated")
     printed = capsys.readouterr().out
     assert "nothing to score" in printed and "transductive: it looks" in printed

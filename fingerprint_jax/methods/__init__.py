@@ -80,7 +80,12 @@ def get(name: str) -> Method:
 
 def load(workdir: str | Path, step: str = "best", data_dir: str = "", field: str = "workdir") -> Run:
     """`Run.load`, with every field that its method needs there; the way to open a run that somebody else may have written."""
-    return Run.load(workdir, step, data_dir, field, lambda method: get(method).FIELDS)
+    return Run.load(workdir, step, data_dir, field, fields)
+
+
+def fields(method: str) -> dict[str, Any]:
+    """The fields that a config of a method has, beside those of every config, with their types."""
+    return get(method).FIELDS
 
 
 def fit(run: Run) -> None:

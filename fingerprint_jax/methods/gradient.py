@@ -53,7 +53,7 @@ def fit(run: Run) -> None:
         scores = inference.scores(run, state, rows, functools.partial(inference.encode, run, state))
         return score_metrics.quick(rows.labels, scores, run.config.task)
 
-    with run.fitting(methods.check):
+    with run.fitting(methods.check, methods.fields):
         if not run.done:
             source = None
             if not checkpoint.Checkpoints(run.workdir).begun() and (source := origin(run)) and not run.config.init_from:

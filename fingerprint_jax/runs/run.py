@@ -32,6 +32,10 @@ _BEGUN = re.compile(
 )
 
 
+def _no_fields(method: str) -> dict:
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """Scores of N records. Higher is likelier; attribution has K = classes columns, membership K >= 1 and column 0 counts."""
@@ -79,7 +83,7 @@ class Run(View):
         step: str = "best",
         data_dir: str = "",
         field: str = "workdir",
-        of_method: Callable[[str], dict] = lambda method: {},
+        of_method: Callable[[str], dict] = _no_fields,
     ) -> "Run":
         """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
 
@@ -107,7 +111,7 @@ class Run(View):
         return found
 
     @contextlib.contextmanager
-    def fitting(self, check: Callable[["Run"], None]) -> Iterator[None]:
+    def fitting(self, check: Callable[["Run"], None], of_method: Callable[[str], dict] = _no_fields) -> Iterator[None]:
         """The block in which this process, or it and those beside it, may change the run; its config is written or compared first.
 
         A config that `check` refuses leaves nothing behind: no folder, and no change of an older config. Nor
@@ -138,7 +142,7 @@ class Run(View):
                 made = not self.workdir.exists()
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 held.enter_context(files.locked(self.workdir / "lock", refusal))
-                return [self._write_or_check(fingerprints, check), made]
+                return [self._write_or_check(fingerprints, check, of_method), made]
 
             first, made = distributed.first(begin)
             try:
@@ -187,7 +191,9 @@ class Run(View):
             if made:
                 self.workdir.rmdir()
 
-    def _write_or_check(self, fingerprints: dict[str, str], check: Callable[["Run"], None]) -> bool:
+    def _write_or_check(
+        self, fingerprints: dict[str, str], check: Callable[["Run"], None], of_method: Callable[[str], dict]
+    ) -> bool:
         """Writes the config of a first start, which is True, or compares that of a later one."""
         path = self.workdir / "config.json"
         start: dict = {"step": max(checkpoint.steps(self.workdir), default=0)}
@@ -200,7 +206,7 @@ class Run(View):
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return True
         known = self.provenance
-        before = identity(Run.load(self.workdir).config) | {"data": known["fingerprints"]}
+        before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
         after = identity(self.config) | {"data": fingerprints}
         changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
         if refused := [name for name in changed if name not in self.allow_change]:

@@ -116,9 +116,9 @@ def test_a_gallery_that_holds_the_rows_has_no_p(half):
     assert reason in lineage.unavailable(run, rows)
 
 
-def test_a_method_that_is_not_known_has_no_p(half):
+def test_a_method_that_does_not_say_what_it_has_read_has_no_p(half):
     run = Run.load(half.workdir)
-    run.config.method = "divination"
+    run.config.method = "pseudo_label"
     assert "may have read the labels" in lineage.unavailable(run, run.rows("heldout"))
 
 

@@ -19,7 +19,7 @@ from fingerprint_jax.training import inputs
 from fingerprint_jax.training.model import PICTURES
 from tests.backbones.test_backbones import FAST
 from tests.conftest import fit_until, last_state, load_config, same_bytes
-from tests.test_writer import pictures
+from tests.training.test_writer import pictures
 
 CONFIG = "configs/subtask1/neural_nexus_dclgan.py"
 SIZE = (12, 8)
