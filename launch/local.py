@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -62,9 +62,12 @@ class Launcher:
             return "finished"
         where = [f"--workdir={workdir}"]
         data = [f"--config.data_dir={self.data_dir}"] if self.data_dir and "data_dir" not in row.overrides else []
-        fit = ["fingerprint_jax.main", *row.flags, *data, *where]
-        for binary in ("main", "evaluate"):
-            command = fit if binary == "main" else ["fingerprint_jax.evaluate", *where, f"--split={self.split}", *own_code(workdir)]
+
+        def commands() -> Iterator[list[str]]:  # the second stands on what the first has written
+            yield ["fingerprint_jax.main", *row.flags, *data, *where]
+            yield ["fingerprint_jax.evaluate", *where, f"--split={self.split}", *own_code(workdir)]
+
+        for command in commands():
             if self.stopping.is_set():
                 return "stopped"
             status = self.call(command, workdir)

@@ -37,8 +37,6 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
 }
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
-
-
 _BEGUN = re.compile(r"lock|.+\.(log|out|err|txt)|\.folders\.json\.[0-9]+\.tmp")  # what can lie in the folder before an audit does
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (

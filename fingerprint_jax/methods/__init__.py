@@ -121,9 +121,8 @@ def describe(run: Run) -> list[tuple[str, str]]:
 
 def sources(run: Run) -> Iterator[Read]:
     """The rows whose labels had a part in the scores of a run."""
-    name = run.workdir.name
-    if name.startswith("watch-") and not (run.workdir / "lock").exists():  # kept by --watch, never trained there
-        yield run, "chose its checkpoint by", functools.partial(run.rows, name.removeprefix("watch-").replace("-", ":"))
+    if run.followed:
+        yield run, "chose its checkpoint by", functools.partial(run.rows, run.followed)
     yield from get(run.config.method).sources(run)
 
 
@@ -192,9 +191,9 @@ def _check_parts(run: Run) -> None:
     asked = {"heldout": data.folds and (data.fold >= 0 or run.config.method == "ensemble")}
     if not (asked["heldout"] and data.fold < 0):  # of folds, each child has its own
         asked |= {"valid": data.valid, "sequestered": data.sequester}
-    fields = {"heldout": "folds", "valid": "valid", "sequestered": "sequester"}
+    named = {"heldout": "folds", "valid": "valid", "sequestered": "sequester"}
     for split in (split for split, wanted in asked.items() if wanted):
-        rows, field = run.rows(split), f"data.{fields[split]}={data[fields[split]]}"
+        rows, field = run.rows(split), f"data.{named[split]}={data[named[split]]}"
         if run.config.task == "subtask1" and len(found := np.unique(rows.labels)) < 2:
             label = run.source.summary["classes"][found[0]]
             raise ValueError(f"{field}: all {len(rows)} images of {split} are {label!r}, both classes are needed; use larger parts")

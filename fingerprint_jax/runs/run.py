@@ -309,6 +309,13 @@ class Run(View):
         return Run(config, self.outermost / "children" / f"{name}-{config_hash(config)}", outermost=self.outermost)
 
     @property
+    def followed(self) -> str:
+        """Of the copy of a training that --watch keeps, which was never trained there, the split it is scored on; else ''."""
+        name = self.workdir.name
+        watched = name.startswith("watch-") and not (self.workdir / "lock").exists()
+        return name.removeprefix("watch-").replace("-", ":") if watched else ""
+
+    @property
     def outermost(self) -> Path:
         """The work directory of the run that this one is a child of, however deep; its own where it is none.
 
@@ -317,7 +324,7 @@ class Run(View):
         if self._outermost is not None:
             return self._outermost
         path = self.workdir
-        if path.name.startswith("watch-") and not (path / "lock").exists() and _is_run(path.parent):  # a copy that --watch keeps
+        if self.followed and _is_run(path.parent):
             path = path.parent
         while path.parent.name == "children" and _is_run(path.parent.parent):
             path = path.parent.parent
