@@ -60,7 +60,7 @@ class Checkpoints:
     Several processes write a checkpoint together; its manifest, and what is removed, is the work of process 0.
     """
 
-    def __init__(self, workdir: Path, best: str = ""):
+    def __init__(self, workdir: Path, best: str = "") -> None:
         self.mode, self.metric = parse_best(best)
         self._digests = workdir / "digests"
         self._directory = workdir / "checkpoints"

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -77,7 +78,7 @@ def config_hash(config: Config) -> str:
 def from_json(fields: dict) -> dict:
     """JSON as it is in a config: lists are tuples."""
 
-    def converted(value):
+    def converted(value: Any) -> Any:
         if isinstance(value, dict):
             return from_json(value)
         return tuple(map(converted, value)) if isinstance(value, list) else value

@@ -35,7 +35,7 @@ def define_flag(name: str, text: str, values: flags.FlagValues, argv: list[str] 
 
 
 class _Parser(flags.ArgumentParser):
-    def __init__(self, name: str, argv: list[str] | None):
+    def __init__(self, name: str, argv: list[str] | None) -> None:
         self.name, self._argv = name, argv
 
     def parse(self, argument: str) -> Config:

@@ -68,7 +68,7 @@ class Run(View):
         allow_change: tuple[str, ...] = (),
         labels: np.ndarray | None = None,
         outermost: Path | None = None,
-    ):
+    ) -> None:
         ranges.check(config)
         paths.expand_fields(config)
         super().__init__(config, labels)
