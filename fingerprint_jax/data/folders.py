@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def _official(task: str, train: Path, test_dir: str | Path, mapped: dict[str, st
     test = Path(test_dir)
     folders: list[Folder] = []
 
-    def add(name: str, candidates: list[Path], *rest) -> None:
+    def add(name: str, candidates: list[Path], *rest: Any) -> None:
         default = next((path for path in candidates if path.is_dir()), candidates[0])
         folders.append(Folder(name, Path(mapped.get(name, default)), *rest))
 

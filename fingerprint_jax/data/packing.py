@@ -272,7 +272,7 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
-    def cell(value):
+    def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
         return "'" * (value[:1] in tuple("=+-@")) + images.printable(value)  # no formulas for spreadsheets
