@@ -27,7 +27,7 @@ def lbp(images: np.ndarray, *, points: int = 8, radius: float = 1.0) -> np.ndarr
     of pixels with k neighbours at least as bright, in one run; the last one that of all other patterns.
     """
 
-    def histogram(image):
+    def histogram(image: np.ndarray) -> np.ndarray:
         codes = local_binary_pattern(image, points, radius, "uniform").astype(np.int64)
         return np.bincount(codes.ravel(), minlength=points + 2) / codes.size
 
@@ -41,7 +41,7 @@ def glcm(images: np.ndarray) -> np.ndarray:
     Contrast, correlation, energy and homogeneity, each at 0, 45, 90 and 135 degrees, of 256 levels one pixel apart, symmetric.
     """
 
-    def properties(image):
+    def properties(image: np.ndarray) -> np.ndarray:
         table = graycomatrix(image, [1], ANGLES, levels=256, symmetric=True, normed=True)
         return np.concatenate([graycoprops(table, name)[0] for name in PROPERTIES])
 
@@ -56,7 +56,7 @@ def gabor(images: np.ndarray) -> np.ndarray:
     column; sigma is 4 pixels along the wave and 8 across (gamma 0.5). Borders are mirrored.
     """
 
-    def responses(image):
+    def responses(image: np.ndarray) -> np.ndarray:
         padded = np.pad(image / np.float32(255), 10, mode="reflect")
         found = fftconvolve(padded[None], _gabor_kernels(), mode="valid", axes=(1, 2))
         return np.concatenate([found.mean(axis=(1, 2)), found.std(axis=(1, 2))])
@@ -104,7 +104,7 @@ def otsu(images: np.ndarray) -> np.ndarray:
     How many, and the mean share of the image that one covers; both 0 of a constant image.
     """
 
-    def components(image):
+    def components(image: np.ndarray) -> np.ndarray:
         bright = image > threshold_otsu(image)
         _, count = label(bright, return_num=True)  # pyright: ignore[reportGeneralTypeIssues]
         return np.array([count, bright.mean() / max(count, 1)])
