@@ -62,7 +62,7 @@ class Profiler:
         dispatches: how many there will be.
     """
 
-    def __init__(self, run: Run, dispatches: int):
+    def __init__(self, run: Run, dispatches: int) -> None:
         self._folder = _folders.pop() if _folders else None
         if jax.process_index():
             self._folder = None

@@ -24,7 +24,7 @@ class Writer:
     """`metrics.jsonl`, `tensorboard/` and the progress of one training, by process 0."""
 
     @distributed.by_first
-    def __init__(self, workdir: Path, name: str, start: int, stop: int):
+    def __init__(self, workdir: Path, name: str, start: int, stop: int) -> None:
         keep_lines(workdir / "metrics.jsonl", start)
         self._file = files.appending(workdir / "metrics.jsonl")
         # Not SummaryWriter: it writes from a thread, where a full disk ends in a traceback, and holds semaphores that a kill leaks.
