@@ -96,7 +96,7 @@ class Audit:
         joins: the config of a network that joins the panel, and its rank average; None for none. The detection limit is without it.
     """
 
-    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20, joins: Config | None = None):
+    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20, joins: Config | None = None) -> None:
         self.output, self.source, self.seed, self.repeats, self.joins = output, source, seed, repeats, joins
         self.methods = panel.METHODS + (network.METHODS if joins is not None else ())
         self._blank: dict[str, int] = {}  # images of each split that show nothing
@@ -496,8 +496,9 @@ class Audit:
         real = self.sides["real"]
 
         def figure(name: str, scores: list) -> dict:
-            interval = score_metrics.auc_interval(real.labels, scores, real.units)
-            return {"name": name, "auc": score_metrics.auc(real.labels, scores), "interval": interval}
+            column = np.array(scores)
+            interval = score_metrics.auc_interval(real.labels, column, real.units)
+            return {"name": name, "auc": score_metrics.auc(real.labels, column), "interval": interval}
 
         parts = {"content": of_content, "replaced": replaced["scores"], "alone": alone}
         found = {name: [figure(*item) for item in scores.items()] for name, scores in parts.items()}
