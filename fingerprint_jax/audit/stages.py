@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -579,7 +579,7 @@ class Audit:
 
 
 @contextlib.contextmanager
-def timed(output: Path, name: str) -> Iterator[None]:
+def timed(output: Path, name: str) -> Generator[None]:
     """Adds what the block takes, ends it well or not, to the seconds of the part `name`."""
     path, begin = output / "seconds.json", time.monotonic()
     try:

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -104,7 +104,7 @@ def load(path: Path) -> ModuleType:
 
 
 @contextlib.contextmanager
-def one_line(path: Path) -> Iterator[None]:
+def one_line(path: Path) -> Generator[None]:
     """Whatever the code of a Python file raises is a ValueError that names the place in it."""
     try:
         yield

@@ -217,7 +217,8 @@ def first(function: Callable[[], Any]) -> Any:
     try:
         message = _encode(["value", function()])
     except (ValueError, OSError, FloatingPointError) as error:
-        kinds = (kind.__name__ for kind in (OSError, FloatingPointError, ValueError) if isinstance(error, kind))
+        known = (OSError, FloatingPointError, ValueError)
+        kinds = (kind.__name__ for kind in known if isinstance(error, kind))  # pyright: ignore[reportUnnecessaryIsInstance]
         _channel.tell(_VALUE + _encode([next(kinds), str(error)]))
         raise
     finally:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Never
 
@@ -57,7 +57,7 @@ def step_begins() -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], str]]:
+def deferred() -> Generator[Callable[[], str]]:
     """Within the block the first signal only sets a mark, a second one acts as before; yields name of the signal or ''.
 
     A signal that was of no use to the block, which ends without an error, acts as before after it.

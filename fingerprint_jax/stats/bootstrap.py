@@ -13,6 +13,8 @@ RESAMPLES = 2000
 LEAST = 5  # groups that hold a class, and groups of a stratum
 BLOCK = 2**20  # weights held at a time, which bounds the memory
 
+Interval = list[float] | list[None]  # [low, high]
+
 
 def weights(
     labels: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
@@ -59,7 +61,7 @@ def sums(
     return draws
 
 
-def percentiles(values: np.ndarray, confidence: float = 0.95) -> list:
+def percentiles(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """[low, high] of resampled values [R]; those that are not finite are left out, [None, None] where none is left."""
     finite = values[np.isfinite(values)]
     tail = 100 * (1 - confidence) / 2

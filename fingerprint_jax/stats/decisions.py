@@ -14,6 +14,8 @@ import numpy as np
 from fingerprint_jax import Config
 from fingerprint_jax.runtime import names, plugins
 
+Decision = Callable[..., np.ndarray]
+
 _FACTS: dict[str, Any] = {
     "needs_known": lambda params: False,  # of its params, whether it cannot do without known scores and labels
     "sees_split": lambda known: False,  # of `decision.known`, whether a label depends on the other rows of the split
@@ -21,10 +23,10 @@ _FACTS: dict[str, Any] = {
 }
 
 
-def facts(**said: Any) -> Callable[[Callable], Callable]:
+def facts(**said: Any) -> Callable[[Decision], Decision]:
     """What a decision says of itself: `needs_known`, `sees_split` and `class_balance` as in `_FACTS`, where it is not as there."""
 
-    def mark(decision: Callable) -> Callable:
+    def mark(decision: Decision) -> Decision:
         decision.facts = said  # pyright: ignore[reportFunctionMemberAccess]
         return decision
 
@@ -144,7 +146,7 @@ def _checked(scores: np.ndarray) -> np.ndarray:
 DECISIONS = {f.__name__: f for f in (argmax, threshold, learned_threshold, both_thresholds, mean_plus_std, top_fraction)}
 
 
-def get(name: str) -> Callable[..., np.ndarray]:
+def get(name: str) -> Decision:
     """A decision by name, or `package.module:function`; raises ValueError with the known names."""
     if plugins.dotted(name):
         return plugins.find("decision.name", name)
@@ -164,7 +166,7 @@ def check(decision: Config) -> None:
         raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
 
 
-def needs_known(name: str, params: dict) -> bool:
+def needs_known(name: str, params: dict[str, Any]) -> bool:
     """Whether a decision cannot do without known scores and labels."""
     return _facts(name)["needs_known"](params)
 

@@ -5,6 +5,7 @@ groups are too few for that, an interval is [None, None].
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, hypergeom, t
@@ -16,7 +17,9 @@ RESAMPLES = bootstrap.RESAMPLES
 FIGURES = ("precision", "recall", "f1", "specificity")
 
 
-def report(labels: np.ndarray, predicted: np.ndarray, num_classes: int, groups: np.ndarray | None = None, seed: int = 0) -> dict:
+def report(
+    labels: np.ndarray, predicted: np.ndarray, num_classes: int, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Figures of predicted labels as JSON types.
 
     Args:
@@ -53,7 +56,7 @@ def report(labels: np.ndarray, predicted: np.ndarray, num_classes: int, groups: 
         zero_division=0,  # pyright: ignore[reportArgumentType]
     )
     specificity = _specificity(confusion[None])[0]
-    per_class = {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity, "support": support}
+    per_class: dict[str, Any] = {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity, "support": support}
     correct = int(np.trace(confusion))
     class_groups = np.zeros(num_classes, int)
     class_groups[np.unique(labels)] = bootstrap.holding(labels, groups)
@@ -137,7 +140,9 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> list[fl
     return [float(interval.low), float(interval.high)]
 
 
-def bootstrap_confusion(confusion: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> dict:
+def bootstrap_confusion(
+    confusion: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
+) -> dict[str, Any]:
     """Percentile intervals {figure: [low, high]} of a confusion table [K,K] of independent images.
 
     The cells of each true class are resampled as one multinomial, so that its size stays. Figures are named as by
@@ -159,7 +164,7 @@ def bootstrap_groups(
     resamples: int = RESAMPLES,
     seed: int = 0,
     confidence: float = 0.95,
-) -> dict:
+) -> dict[str, Any]:
     """Percentile intervals {figure: [low, high]} where the images of a group [N] are not independent.
 
     Whole groups are drawn with replacement, stratified by the set of true classes that a group holds, sets that few groups hold
@@ -177,7 +182,7 @@ def paired_difference(
     num_classes: int,
     groups: np.ndarray | None = None,
     seed: int = 0,
-) -> dict:
+) -> dict[str, Any]:
     """How much better a is than b on the same rows.
 
     Args:
@@ -208,7 +213,7 @@ def paired_difference(
     return out
 
 
-def over_images(labels: np.ndarray, values: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> dict:
+def over_images(labels: np.ndarray, values: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> dict[str, Any]:
     """The mean of one figure of each image, for example the share of seeds that are right about it.
 
     Args:
@@ -225,7 +230,7 @@ def over_images(labels: np.ndarray, values: np.ndarray, groups: np.ndarray | Non
     return {"mean": float(np.mean(values)), "interval": bootstrap.percentiles(draws @ levels / draws.sum(axis=1))}
 
 
-def over_seeds(values: Sequence[float | None] | np.ndarray, bounds: tuple[float, float] = (0, 1)) -> dict:
+def over_seeds(values: Sequence[float | None] | np.ndarray, bounds: tuple[float, float] = (0, 1)) -> dict[str, Any]:
     """The mean of one figure of several seeds.
 
     Args:
@@ -248,7 +253,7 @@ def over_seeds(values: Sequence[float | None] | np.ndarray, bounds: tuple[float,
     return {"values": values.tolist(), "mean": float(values.mean()), "interval": interval}
 
 
-def _intervals(draws: np.ndarray, confidence: float) -> dict:
+def _intervals(draws: np.ndarray, confidence: float) -> dict[str, Any]:
     return {name: bootstrap.percentiles(values, confidence) for name, values in figures(draws).items()}
 
 

@@ -22,7 +22,7 @@ def permutation_p(
     groups: np.ndarray | None = None,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> dict:
+) -> dict[str, Any]:
     """One-sided p-values by permuting the labels of whole groups (without groups: of rows).
 
     A group keeps its rows together and hands on its label as one unit; a group with both labels is split into a unit a label.
@@ -62,7 +62,7 @@ def permutation_p(
     return p_of(observed, null) | {"permutations": permutations, "split_groups": len(units) - len(np.unique(group)), "null": null}
 
 
-def p_of(observed: np.ndarray, null: np.ndarray) -> dict:
+def p_of(observed: np.ndarray, null: np.ndarray) -> dict[str, Any]:
     """`p` and `family_wise` as `permutation_p` gives them, of statistics [M] and those after each permutation [B,M]."""
     reached = 1 + (null >= observed).sum(axis=0), 1 + (null.max(axis=1) >= observed.max()).sum()
     return {"p": (reached[0] / (1 + len(null))).tolist(), "family_wise": float(reached[1] / (1 + len(null)))}

@@ -4,6 +4,7 @@ Whatever takes groups [N] resamples whole groups, as in metrics.py; an interval 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
@@ -31,7 +32,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None
 
 
-def auc_interval(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> list[float]:
+def auc_interval(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> bootstrap.Interval:
     """Interval [low, high] of the AUC of scores [N] for labels [N] in {0, 1}; [None, None] where groups are too few (`bootstrap`).
 
     It holds whatever made the scores fixed. Cross-fitted scores depend on the labels of the other folds, which it leaves out: where
@@ -45,7 +46,7 @@ def auc_interval(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | No
 
 def paired_auc(
     labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
-) -> dict:
+) -> dict[str, Any]:
     """{difference: AUC of a - AUC of b, interval: [low, high]} on the same rows, from resamples that both sides share.
 
     Scores are [N], or [S,N] of S runs, whose mean AUC counts. Raises ValueError as `auc_interval` does.
@@ -63,7 +64,7 @@ def paired_auc(
 
 def excess_auc(
     labels: np.ndarray, attacks: np.ndarray, controls: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
-) -> dict:
+) -> dict[str, Any]:
     """How much more the best of some attacks tells than the best of some controls: the largest AUC of each, and their difference.
 
     Args:
@@ -90,7 +91,9 @@ def excess_auc(
     return {"value": float(observed[0] - observed[1]), "interval": interval, "attack": best[0], "control": best[1]}
 
 
-def tpr_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float, groups: np.ndarray | None = None, seed: int = 0) -> dict | None:
+def tpr_at_fpr(
+    labels: np.ndarray, scores: np.ndarray, fpr: float, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any] | None:
     """The largest share of used rows (label 1) called used, where at most a share `fpr` of the others is called used too.
 
     Args:
@@ -123,7 +126,7 @@ def tpr_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float, groups: np.nd
     }
 
 
-def calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict:
+def calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
     """How far probabilities can be taken at their word.
 
     Args:
@@ -168,7 +171,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict:
 
 def score_report(
     labels: np.ndarray, scores: np.ndarray, probabilities: bool, groups: np.ndarray | None = None, seed: int = 0
-) -> dict:
+) -> dict[str, Any]:
     """Figures of membership scores that no decision enters, as JSON types.
 
     Args:
@@ -186,7 +189,7 @@ def score_report(
     Raises ValueError for scores that are not finite, other labels or unequal lengths.
     """
     labels, scores = _checked_scores(labels, scores, both=False)
-    out: dict = {"auc": auc(labels, scores), "auc_interval": None, "tpr_at_fpr": []}
+    out: dict[str, Any] = {"auc": auc(labels, scores), "auc_interval": None, "tpr_at_fpr": []}
     if out["auc"] is not None:
         out["auc_interval"] = auc_interval(labels, scores, groups, seed)
         found = (tpr_at_fpr(labels, scores, fpr, groups, seed) for fpr in FALSE_POSITIVE_RATES)
@@ -198,7 +201,7 @@ def score_report(
 
 def over_runs(
     labels: np.ndarray, scores: np.ndarray, predicted: np.ndarray, fpr: float, groups: np.ndarray | None = None, seed: int = 0
-) -> dict:
+) -> dict[str, Any]:
     """Means of membership figures over S runs that are about the same images, for example of several seeds.
 
     Args:
@@ -219,7 +222,7 @@ def over_runs(
     labels = np.asarray(labels)
     draws = np.mean(_resampled_auc(labels, columns, groups, seed), axis=0)
     mean = np.mean([roc_auc_score(labels, column) for column in columns])
-    out: dict = {"auc": {"mean": float(mean), "interval": bootstrap.percentiles(draws)}, "tpr": None}
+    out: dict[str, Any] = {"auc": {"mean": float(mean), "interval": bootstrap.percentiles(draws)}, "tpr": None}
     if rates := [found["tpr"] for column in columns if (found := tpr_at_fpr(labels, column, fpr, groups, seed))]:
         draws = np.mean([_resampled_tpr(labels, column, fpr, groups, seed) for column in columns], axis=0)
         out["tpr"] = {"mean": float(np.mean(rates)), "interval": bootstrap.percentiles(draws)}
@@ -244,7 +247,7 @@ def _resampled_auc(labels: np.ndarray, columns: Sequence[np.ndarray], groups: np
         order = negative[np.argsort(scores[negative], kind="stable")]
         beaten = [np.searchsorted(scores[order], scores[positive], side=side) for side in ("left", "right")]  # ties: half-way
         plans.append((order, *beaten))
-    parts: list[list] = [[] for _ in columns]
+    parts: list[list[np.ndarray]] = [[] for _ in columns]
     for weights in bootstrap.weights(labels, groups, seed=seed):
         used = weights[:, positive]
         for part, (order, below, level) in zip(parts, plans, strict=True):

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import jax
@@ -38,7 +38,7 @@ _folders: list[Path] = []  # where the next training of this process writes its 
 
 
 @contextlib.contextmanager
-def asked(folder: Path) -> Iterator[None]:
+def asked(folder: Path) -> Generator[None]:
     """The first training within the block is profiled: of an ensemble that of one child, whose step the others share."""
     _folders.append(folder)
     try:

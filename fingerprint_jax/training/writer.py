@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ class Writer:
             self._flushed = time.perf_counter()
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self) -> Generator[None]:
         try:
             yield
         except OSError as error:  # Python does not say which file
