@@ -73,7 +73,8 @@ class Objective(objectives.Objective):
         features, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         found = {"train_accuracy": (logits.argmax(-1) == labels).mean()}
-        if net.projection is not None:
+        if self.contrast:
+            assert net.projection is not None  # `build` makes it
             contrast = losses.supervised_contrastive(net.projection(features), labels, self.temperature)
             loss, found["contrast"] = loss + self.contrast * contrast, contrast
         return loss, found

@@ -32,7 +32,7 @@ def stop_at_once() -> None:
         came.append(number)
         raise Preempted(f"{signal.Signals(number).name}: the same command continues the run")
 
-    def again(unraisable: sys.UnraisableHookArgs) -> None:
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, Preempted):
             threading.Timer(0.01, os.kill, (os.getpid(), came[-1])).start()
         else:
