@@ -40,7 +40,8 @@ def glcm(images: np.ndarray) -> np.ndarray:
     Contrast, correlation, energy and homogeneity, each at 0, 45, 90 and 135 degrees, of 256 levels one pixel apart, symmetric.
     """
 
-    # From the pairs of neighbours: `skimage.feature.graycoprops` reads tables of 256 x 256 x 4, which takes 6 (256 px) to 20 times (64 px) as long.
+    # From the pairs of neighbours. `skimage.feature.graycoprops` reads tables of 256 x 256 x 4, which takes 6 (256 px) to 20 times
+    # (64 px) as long.
     def properties(image):
         x = image.astype(np.int64)
         pairs = (x[:, :-1], x[:, 1:]), (x[:-1, :-1], x[1:, 1:]), (x[:-1], x[1:]), (x[:-1, 1:], x[1:, :-1])
