@@ -12,6 +12,7 @@ from unittest import mock
 from fingerprint_jax.runtime import environment
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores: threads that wait for one another took as long as the work
 _CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
 _CACHE.mkdir(mode=0o700, exist_ok=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))

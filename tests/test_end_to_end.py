@@ -1,39 +1,152 @@
-"""Every config runs, shrunk, through both binaries, and names have no say."""
+"""Every config runs, shrunk, through both binaries, its network learns, and names have no say.
+
+All tests of a config come one after the other, on the programs that its training has compiled.
+"""
 
 import csv
 import json
+import re
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fingerprint_jax import methods
 from fingerprint_jax.data import packing, tables
 from fingerprint_jax.evaluation import score
-from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs.config import identity, network_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import sharding
+from fingerprint_jax.training import inputs, optim, pair_table
+from fingerprint_jax.training.model import model_of
 from tests import golden
 from tests.conftest import CONFIGS, fit, load_config
 
 WITHOUT_NETWORKS = [path for path in CONFIGS if network_config(load_config(path)).method == "classical"]
 
 
-@pytest.mark.parametrize("path", CONFIGS)
-def test_config_fits_evaluates_and_submits(path, data_dir, tmp_path, phantoms, request):
-    run = fit(path, data_dir, tmp_path / "run")
-    golden.check_step(path, golden.first_step(run), request.config.getoption("--golden"))
-    config = run.config
-    held = score.evaluate(run, "heldout")
+@pytest.fixture(scope="module", params=CONFIGS)
+def path(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def fitted(path, data_dir, tmp_path_factory) -> Run:
+    return fit(path, data_dir, tmp_path_factory.mktemp("fitted") / "run")
+
+
+def test_config_fits_evaluates_and_submits(path, fitted, tmp_path, phantoms, request):
+    golden.check_step(path, golden.first_step(fitted), request.config.getoption("--golden"))
+    config = fitted.config
+    held = score.evaluate(fitted, "heldout")
     assert held["metrics"]["n"] == held["n"] > 0
     unknown = "test_real" if config.task == "subtask1" else "test_generated"
     submission = tmp_path / "run.csv"
-    result = score.evaluate(run, unknown, {"path": submission, "header": True, "extension": ".png", "style": "int"})
+    result = score.evaluate(fitted, unknown, {"path": submission, "header": True, "extension": ".png", "style": "int"})
     assert "metrics" not in result
     scored = score.score_files(config.task, submission, phantoms[config.task] / "truth.csv", tmp_path / "score")
     assert scored["metrics"]["n"] == result["n"]
-    document = json.loads((tmp_path / "run" / "results.json").read_text())
+    document = json.loads((fitted.workdir / "results.json").read_text())
     assert set(document["splits"]) == {"heldout", unknown}
     ids, _ = tables.read_labels(submission, score.CLASSES[config.task], config.task)
-    assert len(tables.align(run.rows(unknown).ids, ids)) == result["n"]
+    assert len(tables.align(fitted.rows(unknown).ids, ids)) == result["n"]
+
+
+def test_config_can_be_described_and_nothing_is_written(path, data_dir, tmp_path):
+    config = load_config(path)
+    if config.get("features", {}).get("run") or config.get("ensemble", {}).get("runs"):
+        pytest.skip("it stands on finished runs")
+    config.data_dir = data_dir
+    rows = dict(methods.describe(Run(config, tmp_path / "run")))
+    if network_config(config).method == "gradient":
+        for name in ("parameters", "FLOPs a step", "memory a device"):
+            assert float(re.match(r"[\d,.e+]+", rows[name])[0].replace(",", "")) > 0, name
+    else:
+        assert rows["features"] == network_config(config).features.name
+    assert not (tmp_path / "run").exists()
+
+
+def _trained() -> list[str]:
+    """The configs that train a network, the first of those that train the same."""
+    found = {}
+    for path in CONFIGS:
+        config = network_config(load_config(path))
+        if config.method == "gradient" and config.num_steps:
+            found.setdefault(json.dumps(identity(config), sort_keys=True), path)
+    return list(found.values())
+
+
+TRAINED = _trained()
+OF_OBJECTIVES = {network_config(load_config(path)).objective.name: path for path in TRAINED}.values()
+
+
+def _begin(path, data_dir, workdir, dtype="float32"):
+    """The run of a config's network, its beginning, and step(state) -> state, metrics: the program of its training on one batch."""
+    config = network_config(load_config(path))
+    config.backbone.dtype, config.data_dir = dtype, data_dir
+    run = Run(config, workdir)
+    if stage := pair_table.stage(run):
+        methods.get("pairs").fit(stage)
+    model = model_of(run)
+    _, cache, batches = inputs.of_run(run, 0)
+    batch, key = next(batches), sharding.key(1, model.mesh)
+    rate = sharding.put(np.float32(3e-3), sharding.replicated(model.mesh))
+
+    def beginning():
+        return model.init(sharding.key(0, model.mesh))  # a step takes the arrays of a state for itself
+
+    return run, beginning, lambda state: model.step(state, batch, cache, rate, key)
+
+
+@pytest.fixture(scope="module")
+def begun(path, data_dir, tmp_path_factory):
+    if path not in TRAINED:
+        pytest.skip("trains no network, or that of another config")
+    return _begin(path, data_dir, tmp_path_factory.mktemp("begun"))
+
+
+def test_the_loss_of_its_network_falls(begun):
+    run, beginning, step = begun
+    if "queue" in run.config.objective:
+        pytest.skip("its loss rises while the queue fills: test_moco.py has how it falls then")
+    # Always the step of the highest learning rate, else it would have decayed after four.
+    rates = [float(optim.schedule(run.config.optimizer, run.config.num_steps)(k)) for k in range(run.config.num_steps)]
+    state, number, losses = beginning(), np.int32(np.argmax(rates)), []
+    for _ in range(40):
+        state, metrics = step(state | {"step": sharding.put(number, state["step"].sharding)})
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2]), losses
+
+
+def test_its_objective_trains_in_bfloat16_and_keeps_float32(path, begun, data_dir, tmp_path):
+    if path not in OF_OBJECTIVES:
+        pytest.skip("the objective of another config")
+    losses = {}
+    for dtype, (_, beginning, step) in {"float32": begun, "bfloat16": _begin(path, data_dir, tmp_path, "bfloat16")}.items():
+        state = beginning()
+        for _ in range(2):  # at the first one a head of zeros hides all before it
+            state, metrics = step(state)
+            assert bool(metrics["finite"])
+        losses[dtype] = float(metrics["loss"])
+        assert jnp.bfloat16 not in {x.dtype for x in jax.tree.leaves(state)}
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05, abs=0.02)
+    assert losses["bfloat16"] != losses["float32"]
+
+
+def test_its_checkpoint_holds_all_that_the_next_step_depends_on(begun, tmp_path):
+    run, beginning, step = begun
+    state, _ = step(beginning())
+    saved, model = checkpoint.Checkpoints(tmp_path), model_of(run)
+    saved.save(1, state, {})
+    saved.close()
+    number, restored = saved.restore("latest", sharding.abstract(model.abstract, sharding.replicated(model.mesh)))
+    assert number == 1
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    (after, metrics), (expected, others) = step(restored), step(state)
+    jax.tree.map(np.testing.assert_array_equal, (after, metrics), (expected, others))
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +177,11 @@ def renamed(phantoms, tmp_path_factory):
     return str(root), names
 
 
-@pytest.mark.parametrize("path", [*WITHOUT_NETWORKS, "configs/quickstart.py", "configs/subtask1/likelihood_ratio.py"])
-def test_names_of_files_and_patients_change_no_score(path, data_dir, renamed, tmp_path):
+def test_names_of_files_and_patients_change_no_score(path, fitted, renamed, tmp_path):
+    if path not in (*WITHOUT_NETWORKS, "configs/quickstart.py", "configs/subtask1/likelihood_ratio.py"):
+        pytest.skip("the same of networks by three configs")
     other_dir, names = renamed
-    before, after = fit(path, data_dir, tmp_path / "before"), fit(path, other_dir, tmp_path / "after")
+    before, after = fitted, fit(path, other_dir, tmp_path / "after")
     for split in ("heldout", "test_real" if before.config.task == "subtask1" else "test_generated"):
         places = [name.rpartition("/") for name in before.rows(split).ids.tolist()]
         assert [folder + slash + names[name] for folder, slash, name in places] == after.rows(split).ids.tolist()
