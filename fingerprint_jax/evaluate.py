@@ -12,6 +12,7 @@ from absl import flags
 from rich.console import Console
 
 from fingerprint_jax import methods, report
+from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.evaluation import score, watch
 from fingerprint_jax.evaluation.decide import decide
 from fingerprint_jax.evaluation.lineage import in_sample
@@ -56,7 +57,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
     paths.define_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
     flags.DEFINE_bool("published", False, "Page: the place among the published runs.", flag_values=values)
-    flags.DEFINE_enum("task", None, sorted(score.CLASSES), "Without a run: the task of the files.", flag_values=values)
+    named = sorted(name for name, task in TASKS.items() if task.classes)
+    flags.DEFINE_enum("task", None, named, "Without a run: the task of the files.", flag_values=values)
     paths.define("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
     paths.define("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
     paths.define("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)

@@ -24,7 +24,7 @@ def test_config_fits_evaluates_and_submits(path, data_dir, tmp_path, phantoms, r
     config = run.config
     held = score.evaluate(run, "heldout")
     assert held["metrics"]["n"] == held["n"] > 0
-    unknown = "test_real" if config.task == "subtask1" else "test_generated"
+    unknown = run.task.test
     submission = tmp_path / "run.csv"
     result = score.evaluate(run, unknown, {"path": submission, "header": True, "extension": ".png", "style": "int"})
     assert "metrics" not in result
@@ -32,7 +32,7 @@ def test_config_fits_evaluates_and_submits(path, data_dir, tmp_path, phantoms, r
     assert scored["metrics"]["n"] == result["n"]
     document = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(document["splits"]) == {"heldout", unknown}
-    ids, _ = tables.read_labels(submission, score.CLASSES[config.task], config.task)
+    ids, _ = tables.read_labels(submission, len(run.task.classes), config.task)
     assert len(tables.align(run.rows(unknown).ids, ids)) == result["n"]
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from fingerprint_jax import Config, methods
+from fingerprint_jax.data import tasks
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runs.views import PARTS, TARGET
+from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.stats import decisions
 from fingerprint_jax.stats.permutation import uneven
 
@@ -108,7 +109,7 @@ def _remedy(run: Run) -> str:
 
 def transductive(config: Config) -> list[str]:
     """Why labels or scores of a run of this config may depend on images that it was asked about; empty where they do not."""
-    reasons, decision, asked = [], config.decision, TARGET[config.task].replace("train", "test")
+    reasons, decision, asked = [], config.decision, tasks.of(config.task).test
     if decisions.sees_split(decision.name, decision.known):
         reasons.append(f"the decision {decision.name} sees all images of the split at once")
     for each in _stands_on(config):

@@ -146,7 +146,7 @@ def predict(run: Run, split: str) -> Predictions:
                 if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
                     if not np.array_equal(ids, run.rows(split).ids):
                         raise ValueError(f"{path}: its ids are not those of the split")
-                    width = run.source.num_classes if run.config.task != "subtask1" else scores.shape[1]
+                    width = run.source.num_classes if not run.task.membership else scores.shape[1]
                     whole = np.isfinite(scores).all() and 0 < scores.shape[1] == width
                     if not whole or not isinstance(known.get("probabilities"), bool):
                         raise ValueError(f"{path}: not scores")
@@ -194,7 +194,7 @@ def _check_parts(run: Run) -> None:
     named = {"heldout": "folds", "valid": "valid", "sequestered": "sequester"}
     for split in (split for split, wanted in asked.items() if wanted):
         rows, field = run.rows(split), f"data.{named[split]}={data[named[split]]}"
-        if run.config.task == "subtask1" and len(found := np.unique(rows.labels)) < 2:
+        if run.task.membership and len(found := np.unique(rows.labels)) < 2:
             label = run.source.summary["classes"][found[0]]
             raise ValueError(f"{field}: all {len(rows)} images of {split} are {label!r}, both classes are needed; use larger parts")
 

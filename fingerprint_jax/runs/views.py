@@ -7,14 +7,13 @@ import hashlib
 import numpy as np
 
 from fingerprint_jax import Config
-from fingerprint_jax.data import tables
+from fingerprint_jax.data import tables, tasks
 from fingerprint_jax.data.source import Rows, Source, open_source
+from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.runs import ranges
 from fingerprint_jax.runtime import files, names
 from fingerprint_jax.stats import bootstrap
 
-# The labelled rows a system is asked about: held-out and validation rows come from here.
-TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "train"}
 PARTS = {"valid": 1, "heldout": 2, "sequestered": 3}  # of the target split; 0 is the rest, which a run learns from
 
 
@@ -45,13 +44,17 @@ class View:
         """The packed data set."""
         if not self.config.data_dir:
             raise ValueError("config.data_dir is empty: give the folder that `fingerprint_jax.pack` wrote, --config.data_dir=DIR")
-        names.check("task", self.config.task, TARGET)
-        return open_source(str(self.config.data_dir), self.config.task)
+        return open_source(str(self.config.data_dir), self.task.name)
+
+    @property
+    def task(self) -> Task:
+        """What is asked."""
+        return tasks.of(self.config.task)
 
     @property
     def target(self) -> str:
         """The packed split that held-out, validation and sequestered rows come from."""
-        return TARGET[self.config.task]
+        return self.task.target
 
     def packed(self, split: str) -> str:
         """The packed split that the rows of a split come from."""
