@@ -109,7 +109,7 @@ def main(values: flags.FlagValues) -> None:
         if values.recompute:
             distributed.first(run.refuse_links)
             run.forget()
-        if not run.done and (run.config.method != "gradient" or not Checkpoints(run.workdir).begun()):
+        if not run.done and not Checkpoints(run.workdir).begun():
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None
         if values.submission:

@@ -62,8 +62,12 @@ class Method(Protocol):
         """The configs of children, or of the finished runs that a config names, whose outputs are in the scores."""
         ...
 
+    def transductive(self, config: Config) -> list[str]:
+        """Why scores of a run of this config depend on images that it is asked about, but for its gallery and those of `inner`."""
+        ...
+
     def network(self, run: Run) -> Run | None:
-        """The run of the network that compares images; None where there is none."""
+        """The run of the network, trained by gradients, that compares images; None where there is none."""
         ...
 
     def describe(self, run: Run) -> list[tuple[str, str]]:
@@ -107,6 +111,11 @@ def reads(config: Config, split: str) -> bool:
 def inner(config: Config) -> list[Config]:
     """The configs of what is in the scores of a run of a config, children or finished runs."""
     return get(config.method).inner(config)
+
+
+def transductive(config: Config) -> list[str]:
+    """Why scores of a run of a config depend on images that it is asked about, by its own doing; empty where they do not."""
+    return get(config.method).transductive(config)
 
 
 def network(run: Run) -> Run | None:
@@ -188,8 +197,8 @@ def _check_parts(run: Run) -> None:
     if data.folds:
         classes = run.source.summary["classes"]
         check_folds(run.source.rows(run.target), data.folds, f"data.folds={data.folds}", classes)
-    asked = {"heldout": data.folds and (data.fold >= 0 or run.config.method == "ensemble")}
-    if not (asked["heldout"] and data.fold < 0):  # of folds, each child has its own
+    asked = {"heldout": run.cross_fits or (data.folds and data.fold >= 0)}
+    if not run.cross_fits:  # of folds, each child has its own
         asked |= {"valid": data.valid, "sequestered": data.sequester}
     named = {"heldout": "folds", "valid": "valid", "sequestered": "sequester"}
     for split in (split for split, wanted in asked.items() if wanted):

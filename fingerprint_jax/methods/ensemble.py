@@ -225,6 +225,12 @@ def inner(config: Config) -> list[Config]:
     return [methods.load(path).config for path in config.ensemble.runs] or [config.member]
 
 
+def transductive(config: Config) -> list[str]:
+    """Ranks are."""
+    ranked = config.ensemble.combine == "rank"
+    return ["ensemble.combine='rank' ranks the images of the split among each other"] if ranked else []
+
+
 def network(run: Run) -> Run | None:
     """That of the first member."""
     return methods.network(members(run)[0][1])

@@ -144,6 +144,11 @@ def inner(config: Config) -> list[Config]:
     return []
 
 
+def transductive(config: Config) -> list[str]:
+    """Not by its own doing."""
+    return []
+
+
 def network(run: Run) -> Run:
     """Itself."""
     return run

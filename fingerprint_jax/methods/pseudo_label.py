@@ -123,6 +123,11 @@ def inner(config: Config) -> list[Config]:
     return [config.member]
 
 
+def transductive(config: Config) -> list[str]:
+    """The images that join."""
+    return [f"pseudo-labels of {config.pseudo.source} were trained on"]
+
+
 def network(run: Run) -> Run | None:
     """That of the chosen round."""
     return methods.network(chosen(run))

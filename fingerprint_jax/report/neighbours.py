@@ -177,10 +177,9 @@ def _attribution(run, rows, scores, decided, classes, embed, space) -> LookAlike
 
 def _embedder(run: Run, shown: Rows):
     """Rows -> [N,D], and the words for it."""
-    if run.config.method == "gradient":
-        if "embedding" in inference.outputs(run, shown):
-            space = f"Distances are those of the embedding of the network in {run.workdir}."
-            return lambda rows: inference.outputs(run, rows)["embedding"].astype(np.float32), space
+    if "embedding" in inference.outputs(run, shown):
+        space = f"Distances are those of the embedding of the network in {run.workdir}."
+        return lambda rows: inference.outputs(run, rows)["embedding"].astype(np.float32), space
     return lambda rows: _pixels(run.source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."
 
 

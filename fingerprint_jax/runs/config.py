@@ -45,7 +45,7 @@ def flat_fields(fields: dict, prefix: str = "") -> dict:
 
 def network_config(config: Config) -> Config:
     """The config of the networks that a config uses, however deep its members lie; where it uses none, that of the estimator."""
-    imaged = config.method == "classical" and config.features.name != "network"
+    imaged = "features" in config and config.features.name != "network"
     return config if imaged or "member" not in config else network_config(config.member)
 
 

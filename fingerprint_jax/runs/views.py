@@ -56,6 +56,12 @@ class View:
         """The packed split that held-out, validation and sequestered rows come from."""
         return self.task.target
 
+    @property
+    def cross_fits(self) -> bool:
+        """Whether it is of all folds: an ensemble, whose members hold out one each and together every labelled row."""
+        data = self.config.data
+        return bool("ensemble" in self.config and data.folds and data.fold < 0)
+
     def packed(self, split: str) -> str:
         """The packed split that the rows of a split come from."""
         name = split.partition(":")[0]
@@ -190,14 +196,13 @@ class View:
         part = np.zeros(len(rows), np.int8)
         if not self.same_target:
             return part
-        if data.folds:
+        if self.cross_fits:
+            part[:] = 2
+        elif data.folds and data.fold >= 0:
             if data.fold >= data.folds:
                 raise ValueError(f"data.fold={data.fold} is outside the data.folds={data.folds} folds")
-            if data.fold >= 0:
-                check_folds(rows, data.folds, f"data.folds={data.folds}", self.source.summary["classes"])
-                part[fold_of(rows, data.folds, data.split_seed) == data.fold] = 2
-            elif self.config.method == "ensemble":  # each row is held out from one child
-                part[:] = 2
+            check_folds(rows, data.folds, f"data.folds={data.folds}", self.source.summary["classes"])
+            part[fold_of(rows, data.folds, data.split_seed) == data.fold] = 2
         # One after the other from what is left, so that a share of the second moves nothing in the first.
         for draw, (number, name) in enumerate(((1, "valid"), (3, "sequester")), 1):
             left, share = np.flatnonzero(part == 0), data[name]
