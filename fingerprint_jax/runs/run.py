@@ -45,6 +45,14 @@ class Predictions:
     probabilities: bool  # scores are probabilities
 
 
+@dataclasses.dataclass
+class Profile:
+    """A profile that is asked for, of the first training of a run or of its children: they share one step. `begun` once it is."""
+
+    folder: Path
+    begun: bool = False
+
+
 class Run(View):
     """A config, a directory and what `predict` reads from it.
 
@@ -56,6 +64,7 @@ class Run(View):
         labels: of all rows of the target split, in place of their own: what `predict` gives had the labels been these. Nothing is
             read from or written to the tables of the run then.
         outermost: of the run that this one is made as a child of; None where it is none, or lies there.
+        profile: what its training, or the first of its children's, is to be profiled to; None for nothing.
 
     Raises ValueError for a number in the config that is out of its range, see ranges.py: there is no run with one.
     """
@@ -68,6 +77,7 @@ class Run(View):
         allow_change: tuple[str, ...] = (),
         labels: np.ndarray | None = None,
         outermost: Path | None = None,
+        profile: Profile | None = None,
     ):
         ranges.check(config)
         paths.expand_fields(config)
@@ -76,6 +86,7 @@ class Run(View):
         self.step = step
         self.allow_change = allow_change
         self._outermost = outermost
+        self.profile = profile
 
     @staticmethod
     def load(
@@ -296,7 +307,7 @@ class Run(View):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
-        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost)
+        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost, self.profile)
 
     def shared(self, name: str, config: Config, seed: int) -> "Run":
         """A run that reads no row of the target split: one beside the outermost run, for all folds, rounds and members that ask.
@@ -306,7 +317,8 @@ class Run(View):
         config = ConfigDict(config.to_dict())
         config.data_dir = config.data_dir or self.config.data_dir
         config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
-        return Run(config, self.outermost / "children" / f"{name}-{config_hash(config)}", outermost=self.outermost)
+        workdir = self.outermost / "children" / f"{name}-{config_hash(config)}"
+        return Run(config, workdir, outermost=self.outermost, profile=self.profile)
 
     @property
     def followed(self) -> str:
