@@ -15,6 +15,7 @@ from fingerprint_jax import methods, report
 from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.evaluation import score, watch
 from fingerprint_jax.evaluation.decide import decide
+from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.evaluation.lineage import in_sample
 from fingerprint_jax.evaluation.terminal import table
 from fingerprint_jax.report import words
@@ -108,7 +109,7 @@ def main(values: flags.FlagValues) -> None:
             distributed.first(run.source.verify)
         if values.recompute:
             distributed.first(run.refuse_links)
-            run.forget()
+            forget(run)
         if not run.done and not Checkpoints(run.workdir).begun():
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None

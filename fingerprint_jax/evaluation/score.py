@@ -10,6 +10,7 @@ from fingerprint_jax.data import tables, tasks
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.evaluation import lineage
 from fingerprint_jax.evaluation.decide import decide
+from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.evaluation.lineage import in_sample, transductive, unavailable
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
@@ -77,7 +78,7 @@ def evaluate(
     if distributed.first(lambda: "metrics" not in figures(run.workdir).get("splits", {}).get(split, {})):
         # The first figure of a split: whatever lies there was not made by what is about to be said of it.
         distributed.first(run.source.verify)
-        run.forget(split)
+        forget(run, split)
     predictions = methods.predict(run, split)
     labels = decide(run, split, predictions)
     results = {

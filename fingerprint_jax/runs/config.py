@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,7 +22,7 @@ def wrong_field(fields: dict, of_method: Callable[[str], dict], prefix: str = ""
 
     `of_method` gives the fields of a method, beside those of every config.
     """
-    found = flat_fields(fields)
+    found = dict(walk(fields))
     known = FIELDS
     if isinstance(method := fields.get("method"), str):
         known = FIELDS | of_method(method)
@@ -33,14 +34,12 @@ def wrong_field(fields: dict, of_method: Callable[[str], dict], prefix: str = ""
     return next(filter(None, (wrong_field(fields[name], of_method, f"{prefix}{name}.") for name in inner)), "")
 
 
-def flat_fields(fields: dict, prefix: str = "") -> dict:
-    """`{'data': {...}, 'data.fold': 0, ...}` of nested fields."""
-    found = {}
-    for name, value in fields.items():
-        found[prefix + name] = value
-        if isinstance(value, dict):
-            found |= flat_fields(value, f"{prefix}{name}.")
-    return found
+def walk(config: Config | dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(`data.fold`, its value) of every field of a config, or of one as JSON; a section comes before what is in it."""
+    for name, value in config.items():
+        yield prefix + name, value
+        if isinstance(value, (ConfigDict, dict)):
+            yield from walk(value, f"{prefix}{name}.")
 
 
 def network_config(config: Config) -> Config:
@@ -49,15 +48,10 @@ def network_config(config: Config) -> Config:
     return config if imaged or "member" not in config else network_config(config.member)
 
 
-def flat_config(config: Config, prefix: str = "") -> dict:
-    """Nested fields as `{'data.fold': 0, ...}`; tuples become lists, as in JSON."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= flat_config(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+def flat_config(config: Config) -> dict:
+    """Nested fields as `{'data.fold': 0, ...}`, without the sections; tuples become lists, as in JSON."""
+    fields = ((name, value) for name, value in walk(config) if not isinstance(value, ConfigDict))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
 
 
 def identity(config: Config) -> dict:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs import checkpoint, ranges
-from fingerprint_jax.runs.config import another, config_hash, flat_config, from_json, identity, network_config, wrong_field
+from fingerprint_jax.runs.config import another, config_hash, from_json, identity, network_config, wrong_field
 from fingerprint_jax.runs.views import View
 from fingerprint_jax.runtime import distributed, environment, files, names, paths
 
@@ -98,7 +98,8 @@ class Run(View):
     ) -> "Run":
         """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
 
-        Use `methods.load`, which knows the fields that each method needs, for one that was not looked at before.
+        Use `methods.load`, which knows the fields that each method needs, for a config that was not looked at before: whatever a
+        command or another config names.
 
         Raises ValueError that names the `field` where no run is there, and the file where its config cannot be, or that is a link.
         """
@@ -169,7 +170,7 @@ class Run(View):
         So it is in the folder of the run that this one is a child of, which keeps what all children look at.
         """
         files.refuse_links(self.outermost)
-        _refuse_links(self.workdir)
+        refuse_links(self.workdir)
 
     def refuse_foreign(self) -> None:
         """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
@@ -342,47 +343,18 @@ class Run(View):
             path = path.parent.parent
         return path
 
-    @distributed.by_first
-    def forget(self, split: str = "") -> None:
-        """Removes tables of predictions, of the run, its children and the finished runs that these use: they are computed again.
 
-        Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
-        images on the way, also beside the run that this one is a child of. Other files in these folders are not ours, and a folder
-        `features.cache_dir` is left out of use.
-
-        Raises ValueError where a link is in the way, or another run keeps features in such a folder.
-        """
-        root = self.workdir if split else self.outermost
-        _refuse_links(root)
-        tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
-        for folder in _tree(root):
-            for name in tables_of:
-                (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
-            for described in () if split else folder.glob("predictions/*.csv.json"):
-                described.unlink()
-                described.with_suffix("").unlink(missing_ok=True)
-            for path in () if split else (*folder.glob("outputs/*.npz"), *folder.glob("features/*.npz")):
-                if re.fullmatch(r".+-[0-9a-f]{16,32}\.npz", path.name):
-                    path.unlink()
-        if not split:
-            _without_caches(self.config)
-        for path in _used(self.config):
-            other = Run.load(path)
-            if not split and _without_caches(other.config):
-                raise ValueError(f"{path}: features.cache_dir in its config.json is not removed, which may hold anything: empty it")
-            other.forget(split)
-
-
-def _tree(workdir: Path) -> Iterator[Path]:
+def tree(workdir: Path) -> Iterator[Path]:
     """A work directory and those of its children, however deep; what else lies there is not walked through."""
     yield workdir
     for path in () if (workdir / "children").is_symlink() else workdir.glob("children/*/config.json"):
         if not path.parent.is_symlink():
-            yield from _tree(path.parent)
+            yield from tree(path.parent)
 
 
-def _refuse_links(workdir: Path) -> None:
-    for folder in _tree(workdir):
+def refuse_links(workdir: Path) -> None:
+    """Raises ValueError where a name in a work directory, or in one of a child, is a link."""
+    for folder in tree(workdir):
         files.refuse_links(folder)
         files.refuse_links(folder / "children")
 
@@ -390,21 +362,3 @@ def _refuse_links(workdir: Path) -> None:
 def _is_run(folder: Path) -> bool:
     """Whether a folder has both files that make it a run."""
     return all((folder / name).exists() for name in ("config.json", "provenance.json"))
-
-
-def _used(config: Config) -> Iterator[str]:
-    """The work directories of the finished runs whose predictions or outputs a run of a config reads."""
-    for name, value in flat_config(config).items():
-        if value and f".{name}".endswith((".ensemble.runs", ".features.run")):
-            yield from [value] if isinstance(value, str) else value
-
-
-def _without_caches(config: Config) -> bool:
-    """Empties every `features.cache_dir` of a config; whether there was one."""
-    found = False
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            found |= _without_caches(value)
-        elif name == "cache_dir" and value:
-            config[name], found = "", True
-    return found
