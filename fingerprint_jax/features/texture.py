@@ -9,14 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import pywt
 from scipy.signal import fftconvolve
-from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
+from skimage.feature import local_binary_pattern
 from skimage.filters import gabor_kernel, threshold_otsu
 from skimage.measure import label
 
 from fingerprint_jax.features import slow
 
 ANGLES = (0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
-PROPERTIES = ("contrast", "correlation", "energy", "homogeneity")
 
 
 @slow
@@ -41,11 +40,25 @@ def glcm(images: np.ndarray) -> np.ndarray:
     Contrast, correlation, energy and homogeneity, each at 0, 45, 90 and 135 degrees, of 256 levels one pixel apart, symmetric.
     """
 
+    # From the pairs of neighbours. `skimage.feature.graycoprops` reads tables of 256 x 256 x 4, which takes 6 (256 px) to 20 times
+    # (64 px) as long.
     def properties(image):
-        table = graycomatrix(image, [1], ANGLES, levels=256, symmetric=True, normed=True)
-        return np.concatenate([graycoprops(table, name)[0] for name in PROPERTIES])
+        x = image.astype(np.int64)
+        pairs = (x[:, :-1], x[:, 1:]), (x[:-1, :-1], x[1:, 1:]), (x[:-1], x[1:]), (x[:-1, 1:], x[1:, :-1])
+        return np.stack([_properties(one.ravel(), other.ravel()) for one, other in pairs], axis=1).ravel()
 
     return _each(properties, images)
+
+
+def _properties(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Contrast, correlation, energy and homogeneity of pairs of grey levels [P], of which each is also read the other way round."""
+    squares = (one - other) ** 2
+    counts = np.bincount(256 * one + other, minlength=256**2).reshape(256, 256)
+    share = (counts + counts.T) / (2 * len(one))
+    mean = (one.mean() + other.mean()) / 2
+    variance = (np.square(one - mean).mean() + np.square(other - mean).mean()) / 2
+    correlation = np.mean((one - mean) * (other - mean)) / variance if variance else 1.0
+    return np.array([squares.mean(), correlation, np.sqrt(np.square(share).sum()), np.mean(1 / (1 + squares))])
 
 
 @slow

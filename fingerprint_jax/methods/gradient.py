@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,12 +170,17 @@ def describe(run: Run) -> list[tuple[str, str]]:
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
         ("FLOPs a step", f"{flops_a_step:.4g}, as XLA counts them; {flops_a_step / images:.4g} an image"),
-        ("state", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))),
-        ("data on the device", _mib(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(args[1:3])))),
+        ("state", _mib(sum(_bytes(x) for x in jax.tree.leaves(args[0])))),
+        ("data on the device", _mib(sum(_bytes(x) for x in jax.tree.leaves(args[1:3])))),
         ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
         ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
         ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
     ]
+
+
+def _bytes(x: jax.ShapeDtypeStruct) -> int:
+    """What a device holds of an array."""
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def _mib(count: int) -> str:

@@ -357,11 +357,6 @@ def shapes(tree: dict) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{x.dtype}[{','.join(map(str, x.shape))}]" for path, x in leaves}
 
 
-def abstract(tree: dict, sharding: jax.sharding.Sharding) -> dict:
-    """Shapes and types of a tree of arrays, every leaf with the same sharding."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
 def _digest(path: Path) -> str:
     with files.opened(path, os.O_RDONLY, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]

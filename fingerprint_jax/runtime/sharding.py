@@ -49,6 +49,11 @@ def key(seed: int, mesh: Mesh) -> jax.Array:
     return jax.random.wrap_key_data(put(data, replicated(mesh)))
 
 
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes and types of a tree of arrays, every leaf with the same sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
 def copied(tree: Any, mesh: Mesh) -> Any:
     """Replicated arrays of all processes on the devices `own` of this one; of a single process they are there."""
     if jax.process_count() == 1:

@@ -28,7 +28,7 @@ def step_of(run: Run) -> int:
 def restore(run: Run, which: str = "") -> tuple[int, State]:
     """Step and state of an undamaged checkpoint of a run: `which`, or the one that `run.step` names."""
     model, checkpoints = model_of(run), checkpoint.Checkpoints(run.workdir, run.config.best)
-    return checkpoints.restore(which or run.step, checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
+    return checkpoints.restore(which or run.step, sharding.abstract(model.abstract, sharding.replicated(model.mesh)))
 
 
 def outputs(
@@ -149,7 +149,7 @@ def _to_host(outputs: dict, count: int) -> dict[str, np.ndarray]:
 def shapes_of_outputs(run: Run, layer: str = "") -> dict[str, tuple[int, ...]]:
     """Of what `Model.outputs` gives for one image: it is traced for a batch, and nothing is computed."""
     model = model_of(run)
-    params, rest = model.weights(checkpoint.abstract(model.abstract, sharding.replicated(model.mesh)))
+    params, rest = model.weights(sharding.abstract(model.abstract, sharding.replicated(model.mesh)))
     shape = (run.config.eval_batch, *run.source.image_shape)
     images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split(model.mesh))
     return {name: value.shape[1:] for name, value in model.outputs.trace(params, rest, images, layer).out_info.items()}

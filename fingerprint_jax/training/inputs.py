@@ -63,8 +63,9 @@ def of_run(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> 
 
 
 def arguments(run: Run) -> tuple:
-    """What `Model.step` takes, without content."""
+    """What `Model.step` takes, without content: shapes, types and places as `train` has them, so that both are one program."""
     c, model = run.config, model_of(run)
+    whole, split = sharding.replicated(model.mesh), sharding.split(model.mesh)
     sampler = sampler_of(run, paired=False)
     batch: dict[str, dict[str, Any]] = {**sampler(0)}
     cache = {}
@@ -74,4 +75,6 @@ def arguments(run: Run) -> tuple:
         else:
             shape = (len(batch[name]["index"]), *run.source.image_shape)
             batch[name]["image"] = jax.ShapeDtypeStruct(shape, np.uint8)
-    return model.abstract, batch, cache, np.float32(0), jax.random.key(0)
+    key = jax.eval_shape(jax.random.key, 0)
+    trees = (model.abstract, whole), (batch, split), (cache, whole), (np.float32(0), whole), (key, whole)
+    return tuple(sharding.abstract(tree, place) for tree, place in trees)

@@ -41,11 +41,8 @@ def check_fit(run: Run) -> None:
     if c.num_steps:
         if not c.data.streams:
             raise ValueError("data.streams is empty: name a stream and its images a step")
-        whole, split = sharding.replicated(model.mesh), sharding.split(model.mesh)
-        places = whole, split, whole, whole, whole  # as `train` has them, else the step would be traced once more
-        args = [checkpoint.abstract(tree, place) for tree, place in zip(arguments(run), places, strict=True)]
         try:
-            model.trace(*args)
+            model.trace(*arguments(run))
         except KeyError as error:
             name = error.args[0]
             if name in c.data.streams or run.split_of(name) not in run.source.splits:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -492,7 +491,7 @@ def test_a_run_to_begin_with_that_has_a_number_that_is_none_is_refused(trained, 
         part, name = _weighted(state)[rng.integers(len(_weighted(state)))]
         ruined = state | {part: state[part] | {name: _ruined(state[part][name], rng)}}
         checkpoints = checkpoint.Checkpoints(tmp_path / "ruined")
-        checkpoints.save(int(state["step"]) + 1, jax.tree.map(jnp.asarray, ruined), {"accuracy": 2.0}, last=True)
+        checkpoints.save(int(state["step"]) + 1, jax.tree.map(jax.device_put, ruined), {"accuracy": 2.0}, last=True)
         checkpoints.close()
         line = _refusal(lambda: methods.get("gradient").fit(Run(begins, tmp_path / f"run{trial}")))  # noqa: B023
         assert line == f"{tmp_path / 'ruined'}: {name} is not finite, nothing can begin with it"
@@ -520,7 +519,7 @@ def test_parameters_with_a_number_that_is_none_are_never_saved(data_dir, tmp_pat
         def ruins(state, *rest):
             state, metrics = real(state, *rest)  # noqa: B023 - called at once
             if int(state["step"]) == last:  # the last; its loss is that of the parameters before
-                state[part][name] = jnp.asarray(_ruined(state[part][name], rng))  # noqa: B023 - called at once
+                state[part][name] = jax.device_put(_ruined(state[part][name], rng))  # noqa: B023 - called at once
             return state, metrics
 
         longer = ConfigDict(config.to_dict())

@@ -30,7 +30,7 @@ def saves(data_dir, tmp_path_factory):
     run = Run(config, tmp_path_factory.mktemp("saves"))
     methods.get("gradient").fit(run)
     model = model_of(run)
-    abstract = checkpoint.abstract(model.abstract, sharding.replicated(model.mesh))
+    abstract = sharding.abstract(model.abstract, sharding.replicated(model.mesh))
     return run.workdir, abstract, {step: trainer.state(run.workdir, str(step)) for step in (4, 6)}
 
 
@@ -111,7 +111,7 @@ def _fill(disk):
 
 
 def test_a_full_disk_costs_the_save_and_nothing_else(small_disk, report, caplog):
-    abstract = checkpoint.abstract({"w": np.zeros(200_000, np.float32)}, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    abstract = sharding.abstract({"w": np.zeros(200_000, np.float32)}, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
     def state(step):
         return {"w": jax.random.normal(jax.random.key(step), 200_000)}  # does not compress

@@ -15,9 +15,9 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from fingerprint_jax.runs import checkpoint
-from fingerprint_jax.runtime import files
+from fingerprint_jax.runtime import files, sharding
 
-ABSTRACT = checkpoint.abstract({"w": jnp.zeros(3)}, SingleDeviceSharding(jax.devices()[0]))
+ABSTRACT = sharding.abstract({"w": jnp.zeros(3)}, SingleDeviceSharding(jax.devices()[0]))
 
 
 def _fill(tmp_path, values, best="max:accuracy"):
@@ -147,7 +147,7 @@ def test_a_mark_beside_a_manifest_removes_nothing(tmp_path):
 
 def test_arrays_that_do_not_fit_are_named_with_both_shapes(tmp_path):
     checkpoints = _fill(tmp_path, [0.1])
-    other = checkpoint.abstract({"w": jnp.zeros(4), "v": jnp.zeros(1)}, SingleDeviceSharding(jax.devices()[0]))
+    other = sharding.abstract({"w": jnp.zeros(4), "v": jnp.zeros(1)}, SingleDeviceSharding(jax.devices()[0]))
     with pytest.raises(ValueError, match=r"\['v'\] is missing in the checkpoint, float32\[1\] in the model"):
         checkpoints.restore("latest", other)
     del other["v"]
