@@ -41,7 +41,7 @@ NAMES = [
 class Net(nnx.Module):
     """A backbone and a head for two classes."""
 
-    def __init__(self, name: str, size: int, dtype: str, key: jax.Array):
+    def __init__(self, name: str, size: int, dtype: str, key: jax.Array) -> None:
         rngs = nnx.Rngs(key)
         self.backbone = backbones.build(name, image_size=(size, size), dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(self.backbone.num_features, 2, rngs=rngs)
@@ -54,17 +54,17 @@ class Net(nnx.Module):
 class Ours:
     """One step of a backbone, of training (SGD with momentum) or of inference, on random images."""
 
-    def __init__(self, name: str, size: int, batch: int, train: bool, dtype: str):
+    def __init__(self, name: str, size: int, batch: int, train: bool, dtype: str) -> None:
         build = functools.partial(Net, name, size, dtype)
         graph = nnx.split(nnx.eval_shape(build, jax.random.key(0)))[0]
         params, rest = jax.jit(lambda key: nnx.split(build(key), nnx.Param, ...)[1:])(jax.random.key(0))
         images, labels = jax.random.uniform(jax.random.key(1), (batch, size, size, 1)), jnp.arange(batch) % 2
         optimizer = optax.sgd(1e-3, momentum=0.9)
 
-        def training(state, images, labels):
+        def training(state: tuple, images: jax.Array, labels: jax.Array) -> tuple[tuple, jax.Array]:
             params, rest, moments = state
 
-            def loss_fn(params):
+            def loss_fn(params: nnx.State) -> tuple[jax.Array, nnx.State]:
                 net = nnx.merge(graph, params, rest, copy=True)
                 logits = net(images, train=True, rngs=nnx.Rngs(dropout=jax.random.key(2)))
                 loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -74,7 +74,7 @@ class Ours:
             updates, moments = optimizer.update(gradients, moments)
             return (optax.apply_updates(params, updates), rest, moments), loss
 
-        def inference(state, images, labels):
+        def inference(state: tuple, images: jax.Array, labels: jax.Array) -> tuple[tuple, jax.Array]:
             return state, nnx.merge(graph, *state[:2])(images, train=False)
 
         self.step = jax.jit(training if train else inference, donate_argnums=0)

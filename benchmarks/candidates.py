@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from scipy.stats import spearmanr
 
-from fingerprint_jax import methods
+from fingerprint_jax import Config, methods
 from fingerprint_jax.methods import ensemble, gradient
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, paths
@@ -25,7 +25,7 @@ def heldout(run: Run, candidates: int) -> tuple[list[np.ndarray], float]:
     """Scores of each fold's held-out images by the network that did not see them, and processor seconds a fold without encoding."""
     found, seconds = [], []
     for _, member in ensemble.admitted(run):
-        config = ConfigDict(member.config.to_dict())
+        config: Config = ConfigDict(member.config.to_dict())
         config.objective.candidates = candidates
         varied = Run(config, member.workdir, member.step)
         gradient.predict(varied, "heldout")  # from here on what it encoded is on disk, and its programs are compiled

@@ -9,6 +9,7 @@ ratio (above 1 ours is faster). Both sides take turns; medians of several runs.
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,20 +40,20 @@ def functions(layer: nnx.Module, groups: int, kernel_size: int, stride: int) -> 
     graph = nnx.graphdef(layer)
     pad = [(kernel_size // 2, kernel_size // 2)] * 2
 
-    def ours(kernel, x):
+    def ours(kernel: jax.Array, x: jax.Array) -> jax.Array:
         return nnx.merge(graph, nnx.State({"kernel": nnx.Param(kernel)}))(x)
 
-    def theirs(kernel, x):
+    def theirs(kernel: jax.Array, x: jax.Array) -> jax.Array:
         dims = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=dims, feature_group_count=groups)
 
-    def gradients(f):
+    def gradients(f: Callable) -> Callable:
         return jax.jit(jax.grad(lambda kernel, x: (f(kernel, x) ** 2).sum(), argnums=(0, 1)))
 
     return {"forward": (jax.jit(ours), jax.jit(theirs)), "gradients": (gradients(ours), gradients(theirs))}
 
 
-def milliseconds(f: Callable, *args) -> float:
+def milliseconds(f: Callable, *args: Any) -> float:
     """Of one call."""
     start = time.perf_counter()
     jax.block_until_ready(f(*args))

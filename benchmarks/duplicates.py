@@ -39,7 +39,7 @@ def all_pairs(found: np.ndarray, cells: np.ndarray, groups: np.ndarray) -> int:
         for rows in np.array_split(np.arange(len(found)), len(found) // 1024 + 1):
             similarity = found[rows] @ found[others].T
             similarity[(cells[rows] == cell)[:, None] & (groups[rows, None] == groups[others])] = -1
-            count += np.count_nonzero(similarity.max(axis=1) > images.NEAR)
+            count += int(np.count_nonzero(similarity.max(axis=1) > images.NEAR))
     return count
 
 

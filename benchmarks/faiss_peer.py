@@ -6,6 +6,8 @@
 Needs faiss-cpu and numpy, not JAX.
 """
 
+# pyright: reportMissingImports=false
+
 import json
 import sys
 import time
@@ -15,7 +17,7 @@ import faiss
 import numpy as np
 
 
-def main():
+def main() -> None:
     """Answers until stdin ends."""
     print(json.dumps({"faiss": faiss.__version__, "threads": faiss.omp_get_max_threads()}), flush=True)
     for line in sys.stdin:

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
-from ml_collections import ConfigDict
 
 from benchmarks.timing import ratios, shown, turns
+from fingerprint_jax import Config, objectives
 from fingerprint_jax.data import tasks
 from fingerprint_jax.objectives import moco
 from fingerprint_jax.objectives.parts import losses
@@ -37,11 +37,11 @@ class TwoViews(moco.Objective):
 
     trainable = nnx.Param
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The encoder."""
         return self.encoder(rngs)
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Any, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """InfoNCE among the images of the batch."""
         images, second = (jnp.concatenate([stream[name] for stream in batch.values()]) for name in ("image", "second"))
         keys = jax.lax.stop_gradient(net(second, train=True, rngs=nnx.Rngs(dropout=key))[0])
@@ -49,7 +49,7 @@ class TwoViews(moco.Objective):
         return losses.info_nce(queries, keys, keys, temperature), {}
 
 
-def configs(variant: str) -> dict[str, ConfigDict]:
+def configs(variant: str) -> dict[str, Config]:
     """Objective -> the config of its network."""
     found = {}
     for path in sorted(Path("configs").glob("subtask*/*.py")):
@@ -66,7 +66,7 @@ class Step:
     `mib` is what it holds in memory, `flops` what XLA counts.
     """
 
-    def __init__(self, config: ConfigDict, size: int, batch: int):
+    def __init__(self, config: Config, size: int, batch: int) -> None:
         streams, shape = config.data.streams.to_dict(), (size, size, 1)
         if batch:
             if batch < 2 * len(streams):

@@ -30,7 +30,7 @@ def seconds(name: str, size: int, queries: int, gallery: int, candidates: int) -
 
     def stream(first: int, count: int) -> dict:
         noise = rng.standard_normal((count, size, size, 1), np.float32)
-        embedding = np.asarray(losses.l2_normalize(rng.standard_normal((count, 128), np.float32)))
+        embedding = np.asarray(losses.l2_normalize(jax.device_put(rng.standard_normal((count, 128), np.float32))))
         return {
             "embedding": embedding,
             "index": np.arange(first, first + count),

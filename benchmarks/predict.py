@@ -48,12 +48,12 @@ def measure(name: str, data: Path, batch: int, repeats: int) -> dict[str, list[f
     batches = -(-len(rows) // batch)
     jax.block_until_ready(model.outputs(*weights, images))
 
-    def split():
+    def split() -> float:
         begin = time.perf_counter()
         inference.encode(run, state, rows)
         return len(rows) / (time.perf_counter() - begin)
 
-    def bare():
+    def bare() -> float:
         begin = time.perf_counter()
         for _ in range(batches):
             last = model.outputs(*weights, images)

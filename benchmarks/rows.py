@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ from benchmarks.objectives import Step
 from benchmarks.timing import Peer, PeerError, ratios, rounds, spread, turns
 from configs import base, quickstart
 from configs.subtask1 import aimm_siamese
-from fingerprint_jax import backbones, methods
+from fingerprint_jax import Config, backbones, methods
 from fingerprint_jax.data import loader, packing, phantom
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.data.source import open_source
@@ -63,7 +64,7 @@ class Bench:
 
     def __init__(
         self, folder: Path, cores: int, peer_python: str = "", quick: bool = False, repeats: int = 5, seconds: float = 1.0
-    ):
+    ) -> None:
         self.folder, self.cores, self.quick, self.repeats, self.seconds = folder, cores, quick, repeats, seconds
         self.device, self.gpu = jax.devices()[0].device_kind, jax.default_backend() == "gpu"
         # Its compiler caches on disk: ours is off, too.
@@ -94,7 +95,7 @@ class Bench:
             packing.pack(task, root / "data", root / "train")
         return root / "train" / "generated", str(root / "data")
 
-    def theirs(self, amount: float, **request) -> Callable[[], Side]:
+    def theirs(self, amount: float, **request: Any) -> Callable[[], Side]:
         """Makes the peer's side of a request to torch_peer.py."""
 
         def make() -> Side:
@@ -149,7 +150,7 @@ def share(device: str, dtype: str, flops: float) -> dict:
     return {"flops_per_second": flops} | found
 
 
-def classifier(name: str, batch: int, dtype: str = "float32"):
+def classifier(name: str, batch: int, dtype: str = "float32") -> Config:
     """The config of a softmax classifier of five classes, with Adam and without augmentation."""
     c = base.gradient("subtask2")
     c.backbone = ConfigDict({"name": name, "weights": "", "dtype": dtype})
@@ -157,7 +158,7 @@ def classifier(name: str, batch: int, dtype: str = "float32"):
     return c
 
 
-def siamese(pairs: int, dtype: str = "float32", mode: str = "sampled"):
+def siamese(pairs: int, dtype: str = "float32", mode: str = "sampled") -> Config:
     """The config of AI Multimedia Lab's network: `pairs` real and as many synthetic images a step."""
     c = aimm_siamese.get_config().member
     c.backbone.dtype = dtype
@@ -166,7 +167,7 @@ def siamese(pairs: int, dtype: str = "float32", mode: str = "sampled"):
     return c
 
 
-def ours(config, size: int, amount: float = 0) -> Callable[[], Side]:
+def ours(config: Config, size: int, amount: float = 0) -> Callable[[], Side]:
     """Makes the side of our compiled step, which gives `amount` a round; 0: its images."""
 
     def make() -> Side:
@@ -282,7 +283,7 @@ def _speed(workdir: Path) -> tuple[float, float]:
 class Loop:
     """The training loop of a config on packed data, up to the last step: images a second, and the shares of input wait."""
 
-    def __init__(self, bench: Bench, config, data_dir: str, cache: str, per_dispatch: int = 1):
+    def __init__(self, bench: Bench, config: Config, data_dir: str, cache: str, per_dispatch: int = 1) -> None:
         config = ConfigDict(config.to_dict())
         config.data_dir, config.data.cache, config.steps_per_dispatch = data_dir, cache, per_dispatch
         self.bench, self.config, self.waits = bench, config, []

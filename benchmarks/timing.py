@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 class PeerError(RuntimeError):
@@ -19,7 +20,7 @@ class Peer:
     this process.
     """
 
-    def __init__(self, python: str, script: str = "torch_peer.py", **environment: str):
+    def __init__(self, python: str, script: str = "torch_peer.py", **environment: str) -> None:
         path, env = Path(__file__).parent / script, os.environ | environment
         self.process = subprocess.Popen([python, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         self.about = self._answer()
@@ -33,7 +34,7 @@ class Peer:
             raise PeerError(answer["error"])
         return answer
 
-    def ask(self, **request) -> dict:
+    def ask(self, **request: Any) -> dict:
         """The answer to a request. Raises PeerError where it holds an `error`, or where the peer has ended."""
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()

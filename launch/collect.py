@@ -280,7 +280,7 @@ def shown(line: dict, figure: str) -> dict[str, str]:
 def write_csv(path: Path, columns: Sequence[str], lines: list[dict]) -> None:
     """Lines of a table with numbers in full; a list is one cell, what is None an empty one."""
 
-    def cell(value) -> str:
+    def cell(value: object) -> str:
         if isinstance(value, list):
             return " ".join("not defined" if v is None else repr(v) for v in value)
         if isinstance(value, str):

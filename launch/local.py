@@ -36,14 +36,14 @@ class Launcher:
     binaries, too. Where each process of a row has a launcher of its own, that of process 0 tells of failures.
     """
 
-    def __init__(self, output: Path, data_dir: str, split: str, through: Sequence[str] = ()):
+    def __init__(self, output: Path, data_dir: str, split: str, through: Sequence[str] = ()) -> None:
         self.output, self.data_dir, self.split, self.through = output, data_dir, split, through
         self.process = int(os.environ.get("FINGERPRINT_PROCESS") or 0)
         self.stopping = threading.Event()
         self.passed_on = 0 if through else signal.SIGTERM  # what a child is told to stop by
         self.children: set[subprocess.Popen] = set()
 
-    def stop(self, number: int = signal.SIGTERM, *_) -> None:
+    def stop(self, number: int = signal.SIGTERM, *_: object) -> None:
         """Asks every child to save and end; no other starts."""
         if self.through:
             self.passed_on = number if number == signal.SIGUSR1 else 0

@@ -31,7 +31,7 @@ ALPHA = 0.05
 class Phantom:
     """A draw, and the features of its images: each is computed once."""
 
-    def __init__(self, seed: int, size: int, leak: float, real: int, generated: int, unknown: int, reference: int):
+    def __init__(self, seed: int, size: int, leak: float, real: int, generated: int, unknown: int, reference: int) -> None:
         # Its patients have one image each: the images are what is permuted.
         self.splits = phantom.subtask1(seed, size, leak, real, generated, unknown, reference, slices=1)
         self.labels = self.splits["train_real"].labels

@@ -25,7 +25,7 @@ Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the fil
 LONGEST_NAME = 100
 
 
-def values(field: str, *options) -> list[Overrides]:
+def values(field: str, *options: Any) -> list[Overrides]:
     """One field, each of its values."""
     return [{field: option} for option in options]
 

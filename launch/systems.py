@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,7 +65,7 @@ def resolve(row: Row) -> Config:
     return config
 
 
-def _assign(config: Config, field: str, value) -> None:
+def _assign(config: Config, field: str, value: Any) -> None:
     *path, last = field.split(".")
     node = config
     for name in path:
@@ -109,7 +110,7 @@ class Comparison:
     seeds: tuple[int, ...] = SEEDS  # of the runs on `heldout`
     one_seed: tuple[str, ...] = ()  # data sets on which rows that train networks have the first seed alone
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
             raise ValueError(f"{twice[0]!r} is the name of several rows: each has its own")

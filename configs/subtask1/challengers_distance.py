@@ -10,9 +10,10 @@ images; label by the distance to the nearest centroid. The number of clusters wa
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Label-free scores; the folds are those of the threshold."""
     m = base.classical(base.frozen("subtask1"), "lbp")
     m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})

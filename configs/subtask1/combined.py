@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.subtask1 import domias, gan_leaks, likelihood_ratio, local_match
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Each part is a child, and the network of the likelihood ratio one for all folds."""
     c = base.ensemble(likelihood_ratio.seeds())
     c.data.folds = 5

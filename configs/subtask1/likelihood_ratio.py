@@ -13,9 +13,10 @@ No label is read but those of the threshold, so that the AUC has an exact p, and
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def seeds():
+def seeds() -> Config:
     """The mean over three seeds."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 10_000, 2500, 2500
@@ -41,7 +42,7 @@ def seeds():
     return c
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Label-free scores; the folds are those of the threshold."""
     c = seeds()
     c.data.folds = 5

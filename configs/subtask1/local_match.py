@@ -13,9 +13,10 @@ were used, but each by itself, and an image is not compared with itself. Its sco
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Label-free scores; the folds are those of the threshold. `official`: without reference images."""
     m = base.featured("subtask1", "registered", size=64)
     m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})

@@ -16,9 +16,10 @@ Of other features: `--config.member.features.name=texture`, or `network`: Effici
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Label-free scores; the folds are those of the threshold."""
     m = base.classical(base.frozen("subtask1"), "pixels")
     m.pca = 64

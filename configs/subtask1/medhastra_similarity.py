@@ -12,9 +12,10 @@ ResNet50's weights come from the hub, for which `--config.member.member.backbone
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """The largest similarity to a synthetic image; labels are read by the regression alone."""
     m = base.classical(base.frozen("subtask1", "resnet50", "hf://timm/resnet50.tv_in1k", "imagenet"))
     m.gallery = ConfigDict({"labelled": (), "generated": ("train_generated", "test_generated")})

@@ -18,9 +18,10 @@ Translated images are shown in TensorBoard at every evaluation.
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """The folds are those of the threshold, and, of `real`, those of the images trained on."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 20_000, 2500, 2500

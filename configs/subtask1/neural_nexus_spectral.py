@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.subtask1 import neural_nexus_vit_autoencoder
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Every labelled image is scored by clusters whose labels it had no part in."""
     m = base.classical(neural_nexus_vit_autoencoder.member())
     m.gallery = ConfigDict({"labelled": ("train_real",), "generated": ("train_generated", "test_generated")})

@@ -11,9 +11,10 @@ distance of the latent to those of the synthetic images and that distance. Publi
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def member():
+def member() -> Config:
     """The autoencoder, label-free."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 7800, 1950, 1950
@@ -31,7 +32,7 @@ def member():
     return m
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Both forests see the labels of the other folds alone."""
     m = base.classical(member())
     m.features.output, m.features.beside = "error+embedding", "texture"

@@ -22,11 +22,12 @@ Without one: --config.member.pretrain.num_steps=0. It lies elsewhere: --config.m
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 ENCODER = {"name": "vit_base_patch16", "project": 3}
 
 
-def member():
+def member() -> Config:
     """The autoencoder, label-free, and the classifier it begins with."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 1560, 780, 780
@@ -53,6 +54,6 @@ def member():
     return m
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """The folds are those of the threshold."""
     return base.finish(base.cross_fitted(member()), variant)

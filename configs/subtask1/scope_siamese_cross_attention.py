@@ -22,9 +22,10 @@ The weights come from the hub, for which `--config.member.backbone.weights=` may
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Five fold children; every labelled image is scored by the child that did not see it."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 1000, 250, 250

@@ -12,11 +12,12 @@ The three backbones see the same images, normalised for the first two. Their wei
 """
 
 from configs.subtask1 import taozi_moco
+from fingerprint_jax import Config
 
 WEIGHTS = ("resnet50.tv_in1k", "efficientnet_b0.ra_in1k", "vit_base_patch16_224.augreg_in21k_ft_in1k")
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """The folds are those of the threshold, and of the real images trained on."""
     m = taozi_moco.member()
     m.backbone.name = "resnet50+efficientnet_b0+vit_base_patch16"  # several, joined by +

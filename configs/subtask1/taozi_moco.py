@@ -24,9 +24,10 @@ which `--config.member.backbone.weights=` may name a file; empty, they are drawn
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def member():
+def member() -> Config:
     """The network of a fold, label-free."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 2100, 700, 700  # 50 epochs of 5,000 synthetic images
@@ -53,7 +54,7 @@ def member():
     return m
 
 
-def finish(m: ConfigDict, variant: str, value: float):
+def finish(m: Config, variant: str, value: float) -> Config:
     """Five fold children; `published` decides at a fixed value."""
     c = base.cross_fitted(m)
     if variant == "published":
@@ -62,6 +63,6 @@ def finish(m: ConfigDict, variant: str, value: float):
     return base.finish(c, variant)
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """The folds are those of the threshold, and of the real images trained on."""
     return finish(member(), variant, 0.6)

@@ -14,6 +14,7 @@ learning rate, batch and steps. A score is the mean over the 50 synthetic images
 
 Without the first stage, of pairs at random: --config.member.pairs.candidates=0. The weights come from the hub, for which
 `--config.member.backbone.weights=` and `--config.member.pairs.member.backbone.weights=` may name a file; empty, they are drawn
+from fingerprint_jax import Config
 from the seed.
 
     python -m fingerprint_jax.main --config=configs/subtask1/zhouyijiang_canet.py --config.data_dir=$HOME/data --workdir=runs/s
@@ -22,11 +23,12 @@ from the seed.
 from ml_collections import ConfigDict, config_dict
 
 from configs import base
+from fingerprint_jax import Config
 
 BACKBONE, WEIGHTS = "vit_base_patch16", "hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k"
 
 
-def member():
+def member() -> Config:
     """Both stages of a fold."""
     m = base.gradient("subtask1")
     m.num_steps, m.eval_every, m.checkpoint_every = 1000, 250, 250
@@ -52,7 +54,7 @@ def member():
     return m
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Five fold children; every labelled image is scored by the child that did not see it."""
     c = base.cross_fitted(member())
     c.decision.name = "both_thresholds"

@@ -10,9 +10,10 @@ and measures is launch/ablations/zoq.py.
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Label-free scores; the folds are those of the threshold."""
     m = base.featured("subtask1", "images")
     m.features.enhance = "gaussian"

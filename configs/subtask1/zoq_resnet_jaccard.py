@@ -11,9 +11,10 @@ ResNet50's weights come from the hub, for which `--config.member.member.backbone
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Label-free scores; the folds are those of the threshold."""
     m = base.classical(base.frozen("subtask1", "resnet50", "hf://timm/resnet50.tv_in1k", "imagenet"))
     m.features.enhance = "gaussian"

@@ -20,9 +20,10 @@ Other networks, with timm's weights from the hub, want `--config.member.data.nor
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """The frozen network is a run of no steps; nothing is chosen on a validation split, so there is none."""
     c = base.classical(base.frozen("subtask2"))
     c.data.folds, c.data.fold = 10, 0

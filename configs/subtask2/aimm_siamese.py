@@ -10,9 +10,10 @@ smallest mean distance to a subset's real images (paper: `mean`), or the distanc
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Trained on four fifths of the labelled synthetic images; the last fifth is the split `heldout`."""
     c = base.gradient("subtask2")
     c.num_steps, c.eval_every, c.checkpoint_every = 3000, 500, 500

@@ -8,9 +8,10 @@ over the image, its mirror and shifts by a pixel. subtask2/fingerprint_net_folds
 """
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Trained on four fifths of the labelled synthetic images; the last fifth is the split `heldout`."""
     c = base.gradient("subtask2")
     c.num_steps, c.eval_every, c.checkpoint_every = 3000, 250, 250

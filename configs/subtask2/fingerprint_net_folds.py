@@ -8,9 +8,10 @@ mean of the five networks' logits.
 
 from configs import base
 from configs.subtask2 import fingerprint_net
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Each child holds out one of the folds."""
     c = base.ensemble(fingerprint_net.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, -1, 0.1

@@ -11,9 +11,10 @@ At 64 px the published stem leaves maps of 2x2; `--config.backbone.stem=native`,
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Learning rate, batch and augmentation were not published."""
     c = base.gradient("subtask2")
     c.num_steps, c.eval_every, c.checkpoint_every = 600, 100, 100

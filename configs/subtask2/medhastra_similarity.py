@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.subtask2 import medhastra_resnet18
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """The real images are the gallery, a synthetic query is never among them."""
     c = base.classical(medhastra_resnet18.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1

@@ -11,9 +11,10 @@ beside theirs.
 from ml_collections import ConfigDict
 
 from configs import base
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Fitted to four fifths of the labelled synthetic images less the validation images; the last fifth is the split `heldout`."""
     # Quantised at steps of so many grey levels; residuals of more steps than `levels` count as so many.
     c = base.featured("subtask2", "residual", steps=(2.0, 4.0, 8.0), levels=3)

@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.subtask2 import sdva_efficientnet
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Rounds and members share the held-out fold, the validation and the sequestered images."""
     member = base.ensemble(sdva_efficientnet.get_config())
     # The names sort so that members of one compiled step, which differ in the learning rate alone, are trained in a row.

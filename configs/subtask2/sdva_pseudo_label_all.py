@@ -13,9 +13,10 @@ last, since no image is left to choose it by).
 
 from configs import base
 from configs.subtask2 import sdva_efficientnet
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Everything but the held-out fifth is trained on."""
     member = base.ensemble(sdva_efficientnet.get_config())
     member.ensemble.seeds = 5

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.subtask2 import sdva_efficientnet
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Members share the held-out fold and the validation images."""
     c = base.ensemble(sdva_efficientnet.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.subtask2 import aimm_siamese
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """PCA to 32 dimensions, linear SVM with C = 1 on the labelled synthetic images."""
     c = base.classical(aimm_siamese.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1

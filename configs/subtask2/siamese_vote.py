@@ -6,9 +6,10 @@ python -m fingerprint_jax.main --config=configs/subtask2/siamese_vote.py --confi
 
 from configs import base
 from configs.subtask2 import aimm_siamese
+from fingerprint_jax import Config
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> Config:
     """Members share the held-out fold, so that the vote can be scored on it."""
     c = base.ensemble(aimm_siamese.get_config())
     c.data.folds, c.data.fold, c.data.valid = 5, 0, 0.1

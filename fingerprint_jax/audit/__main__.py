@@ -51,7 +51,7 @@ NOT_TESTED = (
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
 
-    def folder(name, text, required=False):
+    def folder(name: str, text: str, required: bool = False) -> None:
         paths.define(name, None if required else "", text, values, required=required)
 
     folder("generated", "Folder of the synthetic images.", True)

@@ -137,13 +137,13 @@ def _blocks(count: int, longest: int) -> np.ndarray:
 
 
 @jax.jit
-def _best(asked, others):
+def _best(asked: tuple[jax.Array, jax.Array], others: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
     """Highest correlation of each query with an image of a block, at any shift, its place in the block and the shift: each [Q]."""
     (query, query_groups), (gallery, gallery_groups) = asked, others
     _, height, width = query.shape
     same = query_groups[:, None] == gallery_groups[None, :]
 
-    def part(images, down, across):
+    def part(images: jax.Array, down: jax.Array | int, across: jax.Array | int) -> jax.Array:
         """The part at a shift, mean 0 and norm 1: -> [N,D]."""
         size = len(images), height - 2 * SHIFT, width - 2 * SHIFT
         pixels = jax.lax.dynamic_slice(images, (0, SHIFT + down, SHIFT + across), size).reshape(size[0], -1)
@@ -154,7 +154,7 @@ def _best(asked, others):
 
     own = part(query, 0, 0)
 
-    def step(best, shift):
+    def step(best: tuple[jax.Array, ...], shift: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[tuple[jax.Array, ...], None]:
         number, (down, across) = shift
         correlation = jnp.matmul(own, part(gallery, down, across).T, precision=jax.lax.Precision.HIGHEST)
         correlation = jnp.where(same, -jnp.inf, correlation)

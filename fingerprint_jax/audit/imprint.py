@@ -56,7 +56,7 @@ class Near:
 class Background:
     """What the panel knows of held-out images before anything is imprinted, and its scores after it."""
 
-    def __init__(self, pool: np.ndarray, generated: np.ndarray, reference: np.ndarray, most: int, seed: int = 0):
+    def __init__(self, pool: np.ndarray, generated: np.ndarray, reference: np.ndarray, most: int, seed: int = 0) -> None:
         """Compares images uint8 [*,H,W] of the pool with the two sets, to which up to `most` imprints will come.
 
         `seed` is that of the panel: without imprints the scores are its own, of these sets in this order.
@@ -277,7 +277,16 @@ def _held_out(group: np.ndarray, most: int, seed: int) -> np.ndarray:
     return held[group]
 
 
-def _repeat(background, near, group, patients: int, size: int, rng, permutations: int, alpha: float) -> tuple[bool, int]:
+def _repeat(
+    background: Background,
+    near: Near | None,
+    group: np.ndarray,
+    patients: int,
+    size: int,
+    rng: np.random.Generator,
+    permutations: int,
+    alpha: float,
+) -> tuple[bool, int]:
     """Whether imprints of `size` images of the groups that play used, so many `patients`, are detected; and their groups."""
     labels = np.isin(group, rng.permutation(np.unique(group))[:patients]).astype(int)
     of_permutations = int(rng.integers(2**31))

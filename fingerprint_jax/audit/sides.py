@@ -66,7 +66,7 @@ class Sides:
         seed: of what is drawn.
     """
 
-    def __init__(self, source: Source, seed: int):
+    def __init__(self, source: Source, seed: int) -> None:
         self.source, self.seed = source, seed
         self._blank: dict[str, int] = {}  # images of each split that show nothing
 

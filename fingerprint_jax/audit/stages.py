@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Audit(Sides):
         joins: the config of a network that joins the panel, and its rank average; None for none. The detection limit is without it.
     """
 
-    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20, joins: Config | None = None):
+    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20, joins: Config | None = None) -> None:
         super().__init__(source, seed)
         self.output, self.repeats, self.joins = output, repeats, joins
         self.methods = panel.METHODS + (network.METHODS if joins is not None else ())
@@ -326,8 +326,9 @@ class Audit(Sides):
         real = self.sides["real"]
 
         def figure(name: str, scores: list) -> dict:
-            interval = score_metrics.auc_interval(real.labels, scores, real.units)
-            return {"name": name, "auc": score_metrics.auc(real.labels, scores), "interval": interval}
+            column = np.array(scores)
+            interval = score_metrics.auc_interval(real.labels, column, real.units)
+            return {"name": name, "auc": score_metrics.auc(real.labels, column), "interval": interval}
 
         parts = {"content": of_content, "replaced": replaced["scores"], "alone": alone}
         found = {name: [figure(*item) for item in scores.items()] for name, scores in parts.items()}
@@ -408,7 +409,7 @@ class Audit(Sides):
 
 
 @contextlib.contextmanager
-def timed(output: Path, name: str) -> Iterator[None]:
+def timed(output: Path, name: str) -> Generator[None]:
     """Adds what the block takes, ends it well or not, to the seconds of the part `name`."""
     path, begin = output / "seconds.json", time.monotonic()
     try:

@@ -21,8 +21,9 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -33,6 +34,20 @@ from fingerprint_jax.runtime import names, plugins
 DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "frozen")
 STEMS = ("imagenet", "native")
+
+
+class Backbone(Protocol):
+    """What a network may call of a backbone, see above."""
+
+    num_features: int
+
+    def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The last map, or the tokens."""
+        ...
+
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Features [N,D]."""
+        ...
 
 
 def variants() -> dict[str, tuple[Any, dict]]:
@@ -63,8 +78,8 @@ def build(
     rngs: nnx.Rngs,
     norm: str = "batch",
     norm_groups: int = 1,
-    **options,
-) -> nnx.Module:
+    **options: Any,
+) -> Backbone:
     """A variant.
 
     Args:
@@ -97,7 +112,7 @@ def build(
     keys = Keys(rngs)
     net = backbone(channels=channels, image_size=image_size, rngs=keys, **(fixed | options))
     keys.close()
-    norms = [module for _, module in nnx.iter_modules(net) if isinstance(module, BatchNorm)]
+    norms = _norms(net)
     if not norms and (norm, norm_groups) != ("batch", 1):
         raise ValueError(f"backbone.norm and backbone.norm_groups: {name} has no batch normalisation")
     for module in norms:
@@ -105,7 +120,11 @@ def build(
     return net
 
 
-def from_config(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> nnx.Module:
+def _norms(net: Any) -> list[BatchNorm]:
+    return [module for _, module in nnx.iter_modules(net) if isinstance(module, BatchNorm)]
+
+
+def from_config(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> Backbone:
     """The backbone of `config.backbone` for images of `image_shape` (H, W, C), as initialised: `weights` are loaded later."""
     options = config.to_dict()
     options.pop("weights", "")  # Model.initial loads them; within the trace they would be constants of the program
@@ -121,15 +140,14 @@ def adapted(path: str, array: np.ndarray, net: Any) -> np.ndarray:
     return adapt(path, array, net) if adapt else array
 
 
-def several(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> list[Any]:
+def several(config: Config, image_shape: tuple[int, int, int], rngs: nnx.Rngs) -> list[Backbone]:
     """The backbones of a `config.backbone` whose name is several, joined by +; `norm_groups` is of those that have batch norms."""
     groups = config.get("norm_groups", 1)
     found = []
     for name in config.name.split("+"):
         one = type(config)(config.to_dict() | {"name": name, "norm_groups": 1})
         net = from_config(one, image_shape, rngs)
-        norms = [module for _, module in nnx.iter_modules(net) if isinstance(module, BatchNorm)]
-        for module in norms:
+        for module in _norms(net):
             module.groups = groups
         found.append(net)
     return found

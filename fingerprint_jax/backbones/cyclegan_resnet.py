@@ -4,6 +4,7 @@ Downsampling is by stride and upsampling by transposed convolutions of 4x4; bord
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ _lecun = nnx.initializers.lecun_normal()  # of a layer that no ReLU follows
 class Block(nnx.Module):
     """Two 3x3 convolutions added to their input, which is not rectified after: [N,H,W,C] -> [N,H,W,C]."""
 
-    def __init__(self, width: int, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, width: int, dtype: str, rngs: nnx.Rngs) -> None:
         self.conv1, self.conv2 = (Conv(width, width, 3, dtype=dtype, rngs=rngs) for _ in range(2))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -45,7 +46,16 @@ class Backbone(nnx.Module):
 
     min_size = 8  # a map of one place would be normalised to zero
 
-    def __init__(self, *, widths, blocks: int, channels: int, image_size, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        blocks: int,
+        channels: int,
+        image_size: tuple[int, int],
+        rngs: nnx.Rngs,
+        dtype: str = "float32",
+    ) -> None:
         conv = functools.partial(Conv, dtype=dtype, rngs=rngs)
         self.stem, self.downs = conv(channels, widths[0], 7), nnx.List()
         for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
@@ -69,7 +79,7 @@ class Backbone(nnx.Module):
         return found
 
     @property
-    def _first_half(self):
+    def _first_half(self) -> Sequence[Block]:
         return self.blocks[: len(self.blocks) // 2 + 1]
 
     def rest(self, x: jax.Array) -> jax.Array:
@@ -98,7 +108,7 @@ class Generator(nnx.Module):
         dtype: of the arithmetic.
     """
 
-    def __init__(self, backbone: Backbone, channels: int, squash: bool, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, backbone: Backbone, channels: int, squash: bool, rngs: nnx.Rngs, dtype: str = "float32") -> None:
         self.backbone, self.squash, self.ups = backbone, squash, nnx.List()
         wide, *narrower = reversed(backbone.widths)
         for narrow in narrower:
@@ -127,7 +137,7 @@ class Discriminator(nnx.Module):
         dtype: of the arithmetic.
     """
 
-    def __init__(self, widths, channels: int, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, widths: Sequence[int], channels: int, rngs: nnx.Rngs, dtype: str = "float32") -> None:
         conv, self.convs = functools.partial(Conv, kernel_size=4, padding="same", dtype=dtype, rngs=rngs), nnx.List()
         for i, width in enumerate(widths):
             self.convs.append(conv(channels, width, stride=1 if i == len(widths) - 1 else 2, bias=i == 0))

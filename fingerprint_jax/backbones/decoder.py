@@ -1,6 +1,7 @@
 """From features back to an image, as in Neural Nexus' autoencoders (ImageCLEFmedical 2025): transposed convolutions of stride 2."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ class TransposedConv(nnx.Module):
     twenty times as long on XLA:CPU.
     """
 
-    def __init__(self, channels: int, features: int, *, dtype="float32", rngs: nnx.Rngs):
+    def __init__(self, channels: int, features: int, *, dtype: str = "float32", rngs: nnx.Rngs) -> None:
         init = nnx.initializers.variance_scaling(8.0, "fan_in", "normal")  # He's 2, of a kernel of which an output sees a fourth
         self.kernel = nnx.Param(init(rngs.params(), (4, 4, channels, features), jnp.float32))
         self.dtype = jnp.dtype(dtype)
@@ -43,7 +44,7 @@ class TransposedConv(nnx.Module):
 class Step(nnx.Module):
     """A transposed convolution and a residual block, with batch normalisation: [N,H,W,C] -> [N,2H,2W,D]."""
 
-    def __init__(self, channels: int, width: int, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, dtype: str, rngs: nnx.Rngs) -> None:
         conv, norm = functools.partial(Conv, dtype=dtype, rngs=rngs), functools.partial(BatchNorm, rngs=rngs)
         self.conv, self.norm = TransposedConv(channels, width, dtype=dtype, rngs=rngs), norm(width)
         self.block = Block(width, width, 1, conv, norm, leaky_relu)
@@ -70,13 +71,13 @@ class Decoder(nnx.Module):
         self,
         num_features: int,
         *,
-        widths,
+        widths: Sequence[int],
         channels: int,
         image_size: tuple[int, int],
         squash: bool,
         rngs: nnx.Rngs,
         dtype: str = "float32",
-    ):
+    ) -> None:
         first, *steps = widths
         self.image_size, self.squash = tuple(image_size), squash
         self.map_size = tuple(-(-size // 2 ** len(steps)) for size in image_size)

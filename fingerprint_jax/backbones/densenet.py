@@ -1,7 +1,7 @@
 """DenseNet with bottlenecks and compression (Huang et al. 2017, arXiv 1608.06993), as torchvision builds it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ TIMM = [
 class DenseLayer(nnx.Module):
     """1x1 to four times the growth, then 3x3, each after normalisation and ReLU: [N,H,W,C] -> [N,H,W,growth]."""
 
-    def __init__(self, channels: int, growth: int, rate: float, conv: Callable, norm: Callable):
+    def __init__(self, channels: int, growth: int, rate: float, conv: Callable, norm: Callable) -> None:
         self.norm1, self.conv1 = norm(channels), conv(channels, 4 * growth, 1)
         self.norm2, self.conv2 = norm(4 * growth), conv(4 * growth, growth, 3)
         self.rate = rate
@@ -42,7 +42,7 @@ class DenseLayer(nnx.Module):
 class Transition(nnx.Module):
     """1x1 to half the features, then 2x2 mean: [N,H,W,C] -> [N,H//2,W//2,C//2]."""
 
-    def __init__(self, channels: int, conv: Callable, norm: Callable):
+    def __init__(self, channels: int, conv: Callable, norm: Callable) -> None:
         self.norm, self.conv = norm(channels), conv(channels, channels // 2, 1)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -71,14 +71,14 @@ class Backbone(nnx.Module):
         self,
         *,
         growth: int,
-        depths,
+        depths: Sequence[int],
         channels: int,
-        image_size,
+        image_size: tuple[int, int],
         rngs: nnx.Rngs,
         stem: str = "imagenet",
         dropout: float = 0.0,
         dtype: str = "float32",
-    ):
+    ) -> None:
         conv = functools.partial(Conv, dtype=dtype, rngs=rngs)
         norm = functools.partial(BatchNorm, rngs=rngs)
         self.stem = Stem(channels, 2 * growth, stem, conv, norm)

@@ -5,7 +5,7 @@ The tf_ variants are the originals: TensorFlow's SAME padding and an epsilon of 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ ACTIVATIONS = {"silu": nnx.silu, "relu6": nnx.relu6}
 class Squeeze(nnx.Module):
     """Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507): scales each channel by a gate seen from the mean of the map."""
 
-    def __init__(self, channels: int, reduced: int, act: Callable, conv: Callable):
+    def __init__(self, channels: int, reduced: int, act: Callable, conv: Callable) -> None:
         self.reduce, self.expand = conv(channels, reduced, 1, bias=True), conv(reduced, channels, 1, bias=True)
         self.act = act
 
@@ -120,7 +120,7 @@ class Block(nnx.Module):
         conv: Callable,
         depthwise: Callable,
         norm: Callable,
-    ):
+    ) -> None:
         width = channels * expansion
         self.expand = conv(channels, width, 1) if expansion > 1 else None
         self.expand_norm = norm(width) if expansion > 1 else None
@@ -167,11 +167,11 @@ class Backbone(nnx.Module):
     def __init__(
         self,
         *,
-        stages,
+        stages: Sequence[tuple[int, int, int, int, int]],
         stem_width: int,
         num_features: int,
         channels: int,
-        image_size,
+        image_size: tuple[int, int],
         rngs: nnx.Rngs,
         act: str = "silu",
         squeeze: bool = True,
@@ -180,7 +180,7 @@ class Backbone(nnx.Module):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         dtype: str = "float32",
-    ):
+    ) -> None:
         self.act = ACTIVATIONS[act]
         padding = "same" if tensorflow else "torch"
         conv = functools.partial(Conv, padding=padding, dtype=dtype, rngs=rngs)

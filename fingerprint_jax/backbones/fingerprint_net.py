@@ -65,7 +65,7 @@ def mean_pool2(x: jax.Array) -> jax.Array:
 class Branch(nnx.Module):
     """3x3 convolutions, each with BatchNorm and ReLU, 2x2 means between them: [N,H,W,C] -> [N,h,w,D], D the last width."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...], conv: Callable, norm: Callable):
+    def __init__(self, channels: int, widths: tuple[int, ...], conv: Callable, norm: Callable) -> None:
         self.convs, self.norms = nnx.List(), nnx.List()
         for width in widths:
             self.convs.append(conv(channels, width, 3))
@@ -94,8 +94,15 @@ class Backbone(nnx.Module):
     min_size = 18
 
     def __init__(
-        self, *, widths, num_spectrum: int, channels: int, image_size: tuple[int, int], rngs: nnx.Rngs, dtype: str = "float32"
-    ):
+        self,
+        *,
+        widths: tuple[int, ...],
+        num_spectrum: int,
+        channels: int,
+        image_size: tuple[int, int],
+        rngs: nnx.Rngs,
+        dtype: str = "float32",
+    ) -> None:
         conv, norm = functools.partial(Conv, dtype=dtype, rngs=rngs), functools.partial(BatchNorm, rngs=rngs)
         self.image = Branch(channels, widths, conv, norm)
         self.residual = Branch(len(FILTERS) * len(STEPS) * channels, widths, conv, norm)

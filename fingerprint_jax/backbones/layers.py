@@ -1,6 +1,7 @@
 """Layers shared by the backbones."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ class Keys:
     nnx counts in an array, and each count of a traced one searches all that was traced before, which is quadratic in depth.
     """
 
-    def __init__(self, rngs: nnx.Rngs):
+    def __init__(self, rngs: nnx.Rngs) -> None:
         self._stream, self._used = rngs.params, 0
         self._key, self._start = self._stream.key[...], self._stream.count[...]
 
@@ -56,10 +57,10 @@ class Conv(nnx.Conv):
         *,
         bias: bool = False,
         padding: str = "torch",
-        kernel_init=_he,
-        dtype="float32",
-        rngs,
-    ):
+        kernel_init: nnx.Initializer = _he,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ) -> None:
         super().__init__(
             channels,
             features,
@@ -156,7 +157,9 @@ class DepthwiseConv(nnx.Module):
     with its gradients, measured at the shapes of EfficientNet-B0. Initialised normal with variance 2 / k^2.
     """
 
-    def __init__(self, channels: int, kernel_size: int, stride: int = 1, *, padding: str = "torch", dtype="float32", rngs):
+    def __init__(
+        self, channels: int, kernel_size: int, stride: int = 1, *, padding: str = "torch", dtype: str = "float32", rngs: nnx.Rngs
+    ) -> None:
         init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
         self.kernel = nnx.Param(init(rngs.params(), (kernel_size, kernel_size, 1, channels), jnp.float32))
         self.size, self.stride, self.padding, self.dtype = kernel_size, stride, padding, jnp.dtype(dtype)
@@ -180,7 +183,7 @@ class BatchNorm(nnx.BatchNorm):
             move to the mean over the parts.
     """
 
-    def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs) -> None:
         super().__init__(features, momentum=0.9, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
         self.frozen, self.groups = False, 1
 
@@ -265,7 +268,7 @@ def record(net: nnx.Module, path: str) -> list[jax.Array]:
     layer, found = layers[path], []
     kind = type(layer)
 
-    def call(self, *arguments, **options):
+    def call(self: nnx.Module, *arguments: Any, **options: Any) -> Any:
         output = kind.__call__(self, *arguments, **options)
         if isinstance(output, jax.Array):
             found.append(output)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fingerprint_jax.backbones.layers import dropout as drop
@@ -16,7 +17,7 @@ VARIANTS = {
 class Block(nnx.Module):
     """Two dense layers with GELU, after normalisation and added to their input: [N,D] -> [N,D]."""
 
-    def __init__(self, width: int, dropout: float, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, dropout: float, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         self.norm = LayerNorm(width, rngs)
         self.fc1, self.fc2 = (nnx.Linear(width, width, dtype=dtype, rngs=rngs) for _ in range(2))
         self.rate = dropout
@@ -51,7 +52,7 @@ class Backbone(nnx.Module):
         rngs: nnx.Rngs,
         dropout: float = 0.0,
         dtype: str = "float32",
-    ):
+    ) -> None:
         precision = jnp.dtype(dtype)
         self.dense = nnx.Linear(image_size[0] * image_size[1] * channels, width, dtype=precision, rngs=rngs)
         self.blocks = nnx.List([Block(width, dropout, precision, rngs) for _ in range(depth)])

@@ -1,7 +1,7 @@
 """ResNet (He et al. 2015, arXiv 1512.03385), as torchvision builds it: the stride of a bottleneck is in its 3x3 convolution."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class Stem(nnx.Module):
         norm: makes a normalisation, followed by ReLU; None leaves both out, as pre-activation does.
     """
 
-    def __init__(self, channels: int, features: int, kind: str, conv: Callable, norm: Callable | None):
+    def __init__(self, channels: int, features: int, kind: str, conv: Callable, norm: Callable | None) -> None:
         self.pool = kind == "imagenet"
         self.conv = conv(channels, features, 7, 2) if self.pool else conv(channels, features, 3)
         self.norm = norm(features) if norm else None
@@ -69,7 +69,9 @@ class Block(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int, conv: Callable, norm: Callable, activation: Callable = nnx.relu):
+    def __init__(
+        self, channels: int, width: int, stride: int, conv: Callable, norm: Callable, activation: Callable = nnx.relu
+    ) -> None:
         self.conv1, self.norm1 = conv(channels, width, 3, stride), norm(width)
         self.conv2, self.norm2 = conv(width, width, 3), norm(width)
         projected = stride != 1 or channels != width
@@ -91,7 +93,7 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, conv: Callable, norm: Callable):
+    def __init__(self, channels: int, width: int, stride: int, conv: Callable, norm: Callable) -> None:
         features = width * self.expansion
         self.conv1, self.norm1 = conv(channels, width, 1), norm(width)
         self.conv2, self.norm2 = conv(width, width, 3, stride), norm(width)
@@ -129,15 +131,15 @@ class Backbone(nnx.Module):
     def __init__(
         self,
         *,
-        widths,
-        depths,
+        widths: Sequence[int],
+        depths: Sequence[int],
         bottleneck: bool,
         channels: int,
-        image_size,
+        image_size: tuple[int, int],
         rngs: nnx.Rngs,
         stem: str = "imagenet",
         dtype: str = "float32",
-    ):
+    ) -> None:
         conv = functools.partial(Conv, dtype=dtype, rngs=rngs)
         norm = functools.partial(BatchNorm, rngs=rngs)
         block = Bottleneck if bottleneck else Block

@@ -1,7 +1,7 @@
 """ResNet of pre-activation bottlenecks (He et al. 2016, arXiv 1603.05027), as timm builds it: the stride is in the 3x3."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class Block(nnx.Module):
     D is four times the width. The first block of a stage projects its shortcut, from the normalised map.
     """
 
-    def __init__(self, channels: int, width: int, stride: int, projected: bool, conv: Callable, norm: Callable):
+    def __init__(self, channels: int, width: int, stride: int, projected: bool, conv: Callable, norm: Callable) -> None:
         self.norm1, self.conv1 = norm(channels), conv(channels, width, 1)
         self.norm2, self.conv2 = norm(width), conv(width, width, 3, stride)
         self.norm3, self.conv3 = norm(width), conv(width, 4 * width, 1)
@@ -56,8 +56,16 @@ class Backbone(nnx.Module):
     min_size = 1
 
     def __init__(
-        self, *, widths, depths, channels: int, image_size, rngs: nnx.Rngs, stem: str = "imagenet", dtype: str = "float32"
-    ):
+        self,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        channels: int,
+        image_size: tuple[int, int],
+        rngs: nnx.Rngs,
+        stem: str = "imagenet",
+        dtype: str = "float32",
+    ) -> None:
         conv = functools.partial(Conv, dtype=dtype, rngs=rngs)
         norm = functools.partial(BatchNorm, rngs=rngs)
         self.stem = Stem(channels, widths[0], stem, conv, norm=None)

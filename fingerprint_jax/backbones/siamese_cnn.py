@@ -1,5 +1,7 @@
 """The small CNN of AI Multimedia Lab (CLEF 2025 working notes): four convolutions with ReLU and max-pool, a dense layer."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -31,13 +33,13 @@ class Backbone(nnx.Module):
     def __init__(
         self,
         *,
-        widths,
+        widths: Sequence[int],
         num_features: int,
         channels: int,
         image_size: tuple[int, int],
         rngs: nnx.Rngs,
         dtype: str = "float32",
-    ):
+    ) -> None:
         options = {"dtype": jnp.dtype(dtype), "kernel_init": _glorot, "rngs": rngs}
         self.convs = nnx.List()
         height, width = image_size

@@ -4,6 +4,7 @@ A convolution is followed by batch normalisation and ReLU here; of that the pape
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ VARIANTS = {
 class Stage(nnx.Module):
     """A 3x3 convolution of stride 2 and a residual block: [N,H,W,C] -> [N,ceil(H/2),ceil(W/2),D]."""
 
-    def __init__(self, channels: int, width: int, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, dtype: str, rngs: nnx.Rngs) -> None:
         conv, norm = functools.partial(Conv, dtype=dtype, rngs=rngs), functools.partial(BatchNorm, rngs=rngs)
         self.conv, self.norm = conv(channels, width, 3, 2), norm(width)
         self.block = Block(width, width, 1, conv, norm)
@@ -48,13 +49,13 @@ class Backbone(nnx.Module):
     def __init__(
         self,
         *,
-        widths,
+        widths: Sequence[int],
         num_features: int,
         channels: int,
         image_size: tuple[int, int],
         rngs: nnx.Rngs,
         dtype: str = "float32",
-    ):
+    ) -> None:
         self.stages = nnx.List()
         height, width = image_size
         for features in widths:

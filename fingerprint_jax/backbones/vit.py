@@ -41,7 +41,7 @@ def adapt(name: str, value: np.ndarray, net: "Backbone") -> np.ndarray:
 class LayerNorm(nnx.LayerNorm):
     """Over the last axis in float32; the result has the dtype of the input."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, rngs: nnx.Rngs) -> None:
         super().__init__(width, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ class PatchEmbed(nnx.Module):
     As a matrix product, which XLA:CPU does much faster than the convolution.
     """
 
-    def __init__(self, channels: int, width: int, patch: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, patch: int, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         shape = (patch, patch, channels, width)
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width))
@@ -74,7 +74,7 @@ class PatchEmbed(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention: [N,T,D] -> [N,T,D]."""
 
-    def __init__(self, width: int, heads: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         self.heads = heads
         self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
         self.proj = nnx.Linear(width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
@@ -89,7 +89,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two dense layers with GELU: [N,T,D] -> [N,T,D]."""
 
-    def __init__(self, width: int, rate: float, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, rate: float, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         self.fc1 = nnx.Linear(width, 4 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
         self.fc2 = nnx.Linear(4 * width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
         self.rate = rate
@@ -103,7 +103,7 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """Attention and a perceptron, each after normalisation and added to its input: [N,T,D] -> [N,T,D]."""
 
-    def __init__(self, width: int, heads: int, dropout_rate: float, path_rate: float, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, dropout_rate: float, path_rate: float, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         self.norm1, self.attn = LayerNorm(width, rngs), Attention(width, heads, dtype, rngs)
         self.norm2, self.mlp = LayerNorm(width, rngs), Mlp(width, dropout_rate, dtype, rngs)
         self.dropout_rate, self.path_rate = dropout_rate, path_rate
@@ -111,7 +111,7 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
         """The tokens after the block."""
 
-        def drop(branch):
+        def drop(branch: jax.Array) -> jax.Array:
             branch = dropout(branch, self.dropout_rate, train=train, rngs=rngs)
             return drop_path(branch, self.path_rate, train=train, rngs=rngs)
 
@@ -153,7 +153,7 @@ class Backbone(nnx.Module):
         stochastic_depth: float = 0.0,
         project: int = 0,
         dtype: str = "float32",
-    ):
+    ) -> None:
         precision = jnp.dtype(dtype)
         self.project = Conv(channels, project, 1, bias=True, dtype=dtype, rngs=rngs) if project else None
         self.patch_embed = PatchEmbed(project or channels, width, patch, precision, rngs)

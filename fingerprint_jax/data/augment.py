@@ -159,7 +159,7 @@ def augment(
     if not any(options.values()):
         return images
 
-    def one(image, key):
+    def one(image: jax.Array, key: jax.Array) -> jax.Array:
         # Another one goes to the end: the draws before it are then what they were without.
         keys = jax.random.split(key, 10)
         flip_key, shift_key, brightness_key, contrast_key, turn_key, erase_key, place_key, crop_key, gabor_key, mask_key = keys

@@ -64,7 +64,9 @@ class Fingerprint(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=task) for task in TASKS]
 
-    def __init__(self, *, splits: dict[str, Callable[[], Iterator[dict]]], image_shape: tuple[int, int, int], **kwargs):
+    def __init__(
+        self, *, splits: dict[str, Callable[[], Iterator[dict]]], image_shape: tuple[int, int, int], **kwargs: Any
+    ) -> None:
         self._splits, self._image_shape = splits, image_shape
         super().__init__(**kwargs, file_format="array_record")
 
@@ -82,10 +84,10 @@ class Fingerprint(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: object) -> dict[str, Iterator[tuple[int, dict]]]:
         return {name: enumerate(records()) for name, records in self._splits.items()}
 
-    def _generate_examples(self):
+    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
         raise NotImplementedError("splits bring their own generators")
 
 

@@ -35,7 +35,15 @@ class _Read:
     Picklable, for reader processes. With `shared_as` images are in shared memory of such names.
     """
 
-    def __init__(self, sampler, source_key, with_images, process_index, process_count, shared_as):
+    def __init__(
+        self,
+        sampler: Sampler | PairSampler,
+        source_key: tuple[str, str],
+        with_images: bool,
+        process_index: int,
+        process_count: int,
+        shared_as: str,
+    ) -> None:
         self.sampler, self.source_key, self.with_images = sampler, source_key, with_images
         self.process_index, self.process_count, self.shared_as = process_index, process_count, shared_as
 
@@ -106,7 +114,7 @@ def to_devices(batches: Iterator, sharding: jax.sharding.Sharding, in_flight: in
     """Global arrays from every process's block, `in_flight` batches sent ahead."""
     queue = collections.deque()
 
-    def send(count):
+    def send(count: int) -> None:
         for batch in itertools.islice(batches, count):
             queue.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch))
 

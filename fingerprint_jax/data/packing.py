@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -221,7 +221,7 @@ def _write(work: Path, task: str, kept: list[File], classes: list[str], image_si
 
 
 @contextlib.contextmanager
-def _replacing(target: Path, task: str, overwrite: bool) -> Iterator[Path]:
+def _replacing(target: Path, task: str, overwrite: bool) -> Generator[Path]:
     """A folder to pack into; when the block ends well its data set takes the place of `target`, else nothing stays."""
     absent = [path for path in target.parents if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def _replacing(target: Path, task: str, overwrite: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
+def _alone(target: Path) -> Generator[None]:
     """Holds off other packs of `target` and removes what killed ones left: the lock of a process ends with it."""
     path = target.parent / ".packing"
     with opened(path, os.O_RDWR | os.O_CREAT, "r+") as file:
@@ -273,7 +273,7 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
-    def cell(value):
+    def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
         return "'" * (value[:1] in tuple("=+-@")) + images.printable(value)  # no formulas for spreadsheets

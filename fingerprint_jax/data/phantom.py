@@ -12,6 +12,7 @@ the real images of a seed are the same at every leak.
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,17 +71,17 @@ def render(z: np.ndarray, size: int) -> np.ndarray:
 def _render(z: np.ndarray, size: int) -> np.ndarray:
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
 
-    def disc(x, y, a, b):
+    def disc(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Ellipses at x, y with half-axes a, b, each [N,1]: 1 inside, 0 outside, an edge of 1.5 pixels."""
         radius = (((axis - y) / b) ** 2)[:, :, None] + (((axis - x) / a) ** 2)[:, None, :]
         return np.clip(0.5 + (1 - radius) * (np.minimum(a, b) * size / 6)[:, :, None], 0, 1)
 
-    def spots(x, y, a, b):
+    def spots(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Sums of Gaussian spots, each parameter [N,K] -> [N,size,size]."""
         along_x, along_y = (np.exp(-(((axis - p[..., None]) / w[..., None]) ** 2)) for p, w in ((x, a), (y, b)))
         return np.minimum(np.swapaxes(along_y, 1, 2) @ along_x, 1)
 
-    def paint(mask, level):
+    def paint(mask: np.ndarray, level: np.ndarray | float) -> None:
         nonlocal out
         out += (level - out) * mask
 
@@ -137,7 +138,7 @@ def acquire(rng: np.random.Generator, clean: np.ndarray) -> np.ndarray:
 class Generator:
     """A generator "trained" on members z [M,D]. `mark` scales the pattern of this run, which `rng` draws first."""
 
-    def __init__(self, rng: np.random.Generator, members: np.ndarray, size: int, leak: float, mark: float = 1.0):
+    def __init__(self, rng: np.random.Generator, members: np.ndarray, size: int, leak: float, mark: float = 1.0) -> None:
         self._rng, self._members, self._size, self._leak = rng, members, size, leak
         # Cosines about the middle column: flipping an image keeps the mark.
         axis = np.arange(size) - (size - 1) / 2
@@ -304,7 +305,7 @@ def _folder(task: str, split: str) -> str:
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
 
-    def number(define, name, default, text, low, high=None):
+    def number(define: Callable[..., object], name: str, default: float, text: str, low: float, high: float | None = None) -> None:
         define(name, default, text, lower_bound=low, upper_bound=high, flag_values=values)
 
     flags.DEFINE_enum("task", "subtask2", ["subtask1", "subtask2"], "Which official layout to write.", flag_values=values)

@@ -11,7 +11,7 @@ from fingerprint_jax.data.source import Rows
 class StreamSampler:
     """Shuffled, repeated rows of one stream; balanced, labels take turns, each shuffled and repeated by itself."""
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int, name: str, balanced: bool):
+    def __init__(self, rows: Rows, batch_size: int, seed: int, name: str, balanced: bool) -> None:
         if not len(rows):
             raise ValueError(f"data.streams.{name}: no rows to train on")
         self.batch_size = batch_size
@@ -44,7 +44,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 class Sampler:
     """All streams of a training: step -> {stream: {'label', 'index'}}."""
 
-    def __init__(self, streams: dict[str, Rows], batch_sizes: dict[str, int], seed: int, balanced: bool):
+    def __init__(self, streams: dict[str, Rows], batch_sizes: dict[str, int], seed: int, balanced: bool) -> None:
         self.rows = streams
         self._streams = {name: StreamSampler(rows, batch_sizes[name], seed, name, balanced) for name, rows in streams.items()}
 
@@ -66,7 +66,7 @@ class PairSampler:
     Raises ValueError where a pair has a row that is not among the streams: it may be held out.
     """
 
-    def __init__(self, streams: dict[str, Rows], pairs: dict[str, np.ndarray], batch_size: int, seed: int, balanced: bool):
+    def __init__(self, streams: dict[str, Rows], pairs: dict[str, np.ndarray], batch_size: int, seed: int, balanced: bool) -> None:
         self.rows, self._aligned = streams, {}
         for name, rows in streams.items():
             if foreign := int((~np.isin(pairs[name], rows.index)).sum()):

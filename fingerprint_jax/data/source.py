@@ -53,7 +53,7 @@ class Source:
     once its `rows` were read.
     """
 
-    def __init__(self, data_dir: str, task: str):
+    def __init__(self, data_dir: str, task: str) -> None:
         path = builder.dataset_dir(data_dir, task)
         if not (path / "summary.json").exists():
             raise ValueError(f"data_dir={data_dir!r}: no packed data for task {task!r} ({path}); {builder.remedy(data_dir, task)}")

@@ -10,6 +10,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -214,7 +215,14 @@ def align(ids: np.ndarray, others: np.ndarray, either: bool = False) -> np.ndarr
 
 
 @distributed.by_first
-def write_submission(path: str | Path, ids, labels, header: bool = False, extension: str = "", style: str = "int") -> None:
+def write_submission(
+    path: str | Path,
+    ids: Iterable[str],
+    labels: Sequence[int] | np.ndarray,
+    header: bool = False,
+    extension: str = "",
+    style: str = "int",
+) -> None:
     """Writes `id,label` lines, each id once.
 
     Args:

@@ -52,7 +52,7 @@ def registry(name: str = "ESTIMATORS") -> dict[str, Callable]:
     return known
 
 
-def get(name: str, **options) -> Callable[..., np.ndarray]:
+def get(name: str, **options: Any) -> Callable[..., np.ndarray]:
     """An estimator with its options set; those that are None keep the estimator's own default.
 
     Raises ValueError with the known names, or options.
@@ -78,7 +78,7 @@ def defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in found if p.name not in ("query", "gallery", "seed")}
 
 
-def in_use(num_classes: int, name: str, **options) -> dict[str, tuple[Any, bool]]:
+def in_use(num_classes: int, name: str, **options: Any) -> dict[str, tuple[Any, bool]]:
     """{option: (value, whether that is the default)} of what an estimator reads; None stands for the default."""
     from fingerprint_jax.estimators import cluster, similarity
 
@@ -94,7 +94,7 @@ def in_use(num_classes: int, name: str, **options) -> dict[str, tuple[Any, bool]
     return {option: each for option, each in found.items() if each[0] is not None}
 
 
-def check(gallery: Gallery, name: str, **options) -> None:
+def check(gallery: Gallery, name: str, **options: Any) -> None:
     """Raises ValueError where an estimator with these options cannot be fitted to a gallery of these sizes, shapes and labels."""
     accepted = defaults(name)
     get(name, **options)

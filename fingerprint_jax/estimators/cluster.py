@@ -45,7 +45,7 @@ def hierarchical(query: Features, gallery: Gallery, *, seed: int, clusters: int 
 def spectral(query: Features, gallery: Gallery, *, seed: int, clusters: int = 0) -> np.ndarray:
     """Spectral clustering of the graph of ten nearest neighbours (Shi & Malik 2000), k-means last; 0 clusters: see `default`."""
 
-    def build(count):
+    def build(count: int) -> SpectralClustering:
         return SpectralClustering(count, affinity="nearest_neighbors", n_neighbors=NEIGHBOURS, random_state=seed)
 
     return _scores(query, gallery, clusters, build)

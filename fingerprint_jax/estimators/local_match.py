@@ -67,7 +67,7 @@ def parts(rng: np.random.Generator, count: int, size: int) -> list[np.ndarray]:
 def part_distances(query: Features, known: Features, found: list[np.ndarray], patch: int, stride: int, radius: int) -> np.ndarray:
     """Squared distance of each patch to the nearest of some images of a stream, for each of their parts: [parts,M,K]."""
 
-    def nearest(images, index, part):
+    def nearest(images: jax.Array, index: np.ndarray, part: np.ndarray) -> np.ndarray:
         near = [
             _nearest(images, jax.device_put(known.values[others]), jax.device_put(index[:, None] == known.index[others]), *grid)
             for others in _even(part)
@@ -138,7 +138,9 @@ def _pairs(query: jax.Array, others: jax.Array, patch: int, stride: int, radius:
     return jnp.transpose(pairs, (3, 2, 0, 1)).reshape(len(others), len(query), -1)
 
 
-def _each_row(query, others, read: Callable[[jax.Array], jax.Array], patch: int, stride: int, radius: int) -> jax.Array:
+def _each_row(
+    query: jax.Array, others: jax.Array, read: Callable[[jax.Array], jax.Array], patch: int, stride: int, radius: int
+) -> jax.Array:
     """What is read from the squared distances [columns,B,N] of a row's patches to the nearest within `radius`: [rows, ...].
 
     One row of patches and one shift at a time: [columns,B,N] is the largest array.
@@ -148,7 +150,7 @@ def _each_row(query, others, read: Callable[[jax.Array], jax.Array], patch: int,
     shifts = jnp.arange(-radius, radius + 1)
     shifts = jnp.stack(jnp.meshgrid(shifts, shifts), axis=-1).reshape(-1, 2)
 
-    def patches(images, y, x):
+    def patches(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
         """Normalised patches at one height: [N,S,S], (), [C] -> [C,N,D]."""
         rows = jax.lax.dynamic_slice_in_dim(images, y, patch, axis=1)
         found = rows[:, :, x[:, None] + jnp.arange(patch)[None]]
@@ -156,10 +158,10 @@ def _each_row(query, others, read: Callable[[jax.Array], jax.Array], patch: int,
         found -= found.mean(axis=2, keepdims=True)
         return found / (patch * jnp.maximum(jnp.sqrt(jnp.mean(found**2, axis=2, keepdims=True)), FLOOR))
 
-    def row(y):
+    def row(y: jax.Array) -> jax.Array:
         own = patches(query, y, places)
 
-        def shifted(nearest, shift):
+        def shifted(nearest: jax.Array, shift: jax.Array) -> tuple[jax.Array, None]:
             # What would leave the frame stays at its edge.
             theirs = patches(others, jnp.clip(y + shift[0], 0, last), jnp.clip(places + shift[1], 0, last))
             products = jnp.einsum("cbd,cnd->cbn", own, theirs, precision="highest")

@@ -1,6 +1,6 @@
 """Membership attacks of the literature, which compare a query with the generator's images and read no labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.special import logsumexp
@@ -121,7 +121,7 @@ def projection(generated: np.ndarray, components: int, seed: int) -> tuple[Calla
     return make_pipeline(StandardScaler(), pca).fit(generated).transform, int(pca.n_components_)
 
 
-def log_kernels(squared: np.ndarray, sizes, dimensions: int) -> np.ndarray:
+def log_kernels(squared: np.ndarray, sizes: np.ndarray | int, dimensions: int) -> np.ndarray:
     """Log of the sum [M] of Gaussian kernels at squared distances [M,N], with Scott's bandwidth for `sizes` images (one or [M])."""
     bandwidth = np.reshape(np.float64(sizes) ** (-1 / (dimensions + 4)), (-1, 1))
     return np.asarray(logsumexp(-squared / (2 * bandwidth**2), axis=1))
@@ -171,7 +171,7 @@ def _subset_distance(query: Features, other: Features, sizes: np.ndarray, subset
     return out
 
 
-def _blocks(query: Features):
+def _blocks(query: Features) -> Iterator[Features]:
     for first in range(0, len(query.index), ROWS):
         rows = slice(first, first + ROWS)
         yield Features(query.values[rows], query.labels[rows], query.index[rows])

@@ -51,7 +51,9 @@ def nearest(
     return distances, positions
 
 
-def _candidates(asked, others, centre, count, size) -> np.ndarray:
+def _candidates(
+    asked: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], centre: np.ndarray, count: int, size: int
+) -> np.ndarray:
     """Positions [M,count] of the nearest rows of the gallery by the table of squared distances; -1 where no more are left."""
     asked, (gallery, gallery_index) = jax.device_put((np.float32(asked[0] - centre), np.int32(asked[1]))), others
     centre, shape = jax.device_put(np.float32(centre)), (len(asked[0]), count)
@@ -67,7 +69,12 @@ def _candidates(asked, others, centre, count, size) -> np.ndarray:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _merge(best, asked, block, centre):
+def _merge(
+    best: tuple[jax.Array, jax.Array],
+    asked: tuple[jax.Array, jax.Array],
+    block: tuple[jax.Array, jax.Array, jax.Array],
+    centre: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     (query, query_index), (gallery, index, start) = asked, block
     gallery = gallery - centre
     # The squared distance less the query's own norm, which moves no order.
@@ -79,7 +86,7 @@ def _merge(best, asked, block, centre):
     return -low, jnp.take_along_axis(jnp.concatenate([best[1], place], axis=1), order, axis=1)
 
 
-def _ordered(query, gallery, found, k) -> tuple[np.ndarray, np.ndarray]:
+def _ordered(query: np.ndarray, gallery: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of some candidates, by their differences."""
     distances = np.empty(found.shape, np.float32)
     size = max(1, ELEMENTS // 4 // (found.shape[1] * query.shape[1]))

@@ -5,6 +5,7 @@ A measure is `f(a [M, ...], b [N, ...]) -> float32 [M,N]`, higher is more alike;
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,19 +77,19 @@ def _parts(count: int, size: int) -> list[slice]:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _ssim(a, b, window, stride):
+def _ssim(a: jax.Array, b: jax.Array, window: str, stride: int) -> jax.Array:
     weights = _window(window)
     side = len(weights)
     root = jnp.sqrt(jnp.asarray(weights.reshape(1, -1), jnp.float32))
     c1, c2 = 0.01**2, 0.03**2
 
-    def cut(maps, corner):
+    def cut(maps: jax.Array, corner: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Weighted means [N] of a position's windows, and the deviations from them times the roots of the weights [N,w*w]."""
         x = jax.lax.dynamic_slice(maps, (0, *corner), (len(maps), side, side)).reshape(len(maps), -1)
         mean = jnp.sum(x * root**2, axis=1)
         return mean, (x - mean[:, None]) * root
 
-    def step(total, corner):
+    def step(total: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
         (mean_a, x), (mean_b, y) = cut(a, corner), cut(b, corner)
         covariance = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
         variances = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None, :]
@@ -141,7 +142,7 @@ def similarity(
     other, same = _compared(gallery)
     known = np.unique(same)
 
-    def read(pairs):
+    def read(pairs: np.ndarray) -> np.ndarray:
         if readout == "knn":  # NaN is sorted to the end
             return -np.partition(-pairs, k - 1, axis=1)[:, :k].mean(axis=1)
         return (np.nanmax if readout == "max" else np.nanmean)(pairs, axis=1)
@@ -157,7 +158,7 @@ def similarity_logistic(query: Features, gallery: Gallery, *, seed: int, measure
     """
     labelled, generated, compare = stream(gallery, "labelled"), stream(gallery, "generated"), _measure(measure)
 
-    def features(rows):
+    def features(rows: Features) -> np.ndarray:
         blocks = [np.stack([f(p, axis=1) for f in (np.nanmax, np.nanmean, np.nanstd)], 1) for p in _pairs(rows, generated, compare)]
         return np.concatenate(blocks)
 
@@ -165,7 +166,7 @@ def similarity_logistic(query: Features, gallery: Gallery, *, seed: int, measure
     return np.float32(model.decision_function(features(query))).reshape(len(query.index), -1)
 
 
-def _measure(name: str, **options) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _measure(name: str, **options: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A measure with its options set; those that are None keep its own default."""
     names.check("estimator.measure", name, MEASURES)
     options = {option: value for option, value in options.items() if value is not None}
@@ -208,7 +209,7 @@ def _check_logistic(gallery: Gallery, measure: str, C: float) -> None:
     _check_measure(stream(gallery, "generated"), measure)
 
 
-def _check_measure(other: Features, name: str, **options) -> None:
+def _check_measure(other: Features, name: str, **options: Any) -> None:
     _measure(name, **options)
     if name == "ssim":
         _check_maps(other.values, options.get("window") or "gaussian")

@@ -13,7 +13,7 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
     for column in ("figure", "value", "95% interval"):
         out.add_column(column, justify="left" if column == "figure" else "right")
 
-    def row(name, value, interval):
+    def row(name: str, value: float | None, interval: Sequence[float | None] | None) -> None:
         text = "" if interval is None or None in interval else f"{interval[0]:.4f} to {interval[1]:.4f}"
         out.add_row(name, "not defined" if value is None else f"{value:.2g}" if 0 < value < 1e-4 else f"{value:.4f}", text)
 

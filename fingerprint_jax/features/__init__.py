@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BLOCK = 64  # images read, and given to a process, at once
 
 
-def get(name: str, enhance: str | None = None, field: str = "features.name", **options) -> Callable[[np.ndarray], np.ndarray]:
+def get(name: str, enhance: str | None = None, field: str = "features.name", **options: Any) -> Callable[[np.ndarray], np.ndarray]:
     """A feature with its options set, of the images as the filter `enhance` leaves them; options that are None keep the default.
 
     The name may be `package.module:function`. Raises ValueError with the known names, filters or options.
@@ -87,7 +87,7 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
 
 
 def _plan(
-    name: str, enhance: str | None = None, field: str = "features.name", **options
+    name: str, enhance: str | None = None, field: str = "features.name", **options: Any
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list, bool]:
     """The function, what tells it from others, and whether it is worth processes: it loops over the images in Python."""
     feature = _function(name, field)
@@ -146,7 +146,7 @@ def _in_processes(function: Callable, blocks: Iterable[np.ndarray], processes: i
 
 class _Worker(SpawnProcess):
     # A spawned process imports the main module again; that of the binaries imports JAX, for seconds and half a gigabyte.
-    def start(self):
+    def start(self) -> None:
         main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
         try:
             super().start()

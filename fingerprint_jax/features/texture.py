@@ -26,7 +26,7 @@ def lbp(images: np.ndarray, *, points: int = 8, radius: float = 1.0) -> np.ndarr
     of pixels with k neighbours at least as bright, in one run; the last one that of all other patterns.
     """
 
-    def histogram(image):
+    def histogram(image: np.ndarray) -> np.ndarray:
         codes = local_binary_pattern(image, points, radius, "uniform").astype(np.int64)
         return np.bincount(codes.ravel(), minlength=points + 2) / codes.size
 
@@ -42,7 +42,7 @@ def glcm(images: np.ndarray) -> np.ndarray:
 
     # From the pairs of neighbours. `skimage.feature.graycoprops` reads tables of 256 x 256 x 4, which takes 6 (256 px) to 20 times
     # (64 px) as long.
-    def properties(image):
+    def properties(image: np.ndarray) -> np.ndarray:
         x = image.astype(np.int64)
         pairs = (x[:, :-1], x[:, 1:]), (x[:-1, :-1], x[1:, 1:]), (x[:-1], x[1:]), (x[:-1, 1:], x[1:, :-1])
         return np.stack([_properties(one.ravel(), other.ravel()) for one, other in pairs], axis=1).ravel()
@@ -69,7 +69,7 @@ def gabor(images: np.ndarray) -> np.ndarray:
     column; sigma is 4 pixels along the wave and 8 across (gamma 0.5). Borders are mirrored.
     """
 
-    def responses(image):
+    def responses(image: np.ndarray) -> np.ndarray:
         padded = np.pad(image / np.float32(255), 10, mode="reflect")
         found = fftconvolve(padded[None], _gabor_kernels(), mode="valid", axes=(1, 2))
         return np.concatenate([found.mean(axis=(1, 2)), found.std(axis=(1, 2))])
@@ -117,7 +117,7 @@ def otsu(images: np.ndarray) -> np.ndarray:
     How many, and the mean share of the image that one covers; both 0 of a constant image.
     """
 
-    def components(image):
+    def components(image: np.ndarray) -> np.ndarray:
         bright = image > threshold_otsu(image)
         _, count = label(bright, return_num=True)  # pyright: ignore[reportGeneralTypeIssues]
         return np.array([count, bright.mean() / max(count, 1)])

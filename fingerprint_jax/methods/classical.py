@@ -151,7 +151,7 @@ def _reduced(query: Features, gallery: Gallery, components: int, whiten: bool, s
     return dataclasses.replace(query, values=q), reduced
 
 
-def _estimator(config: Config):
+def _estimator(config: Config) -> Callable[..., np.ndarray]:
     return estimators.get(**config.estimator.to_dict())
 
 

@@ -48,7 +48,7 @@ def fit(run: Run) -> None:
     """Trains to `num_steps`, after the children `pretrain` and `stage1` where there are; returns at once where that is done."""
     validates = bool(run.config.data.valid)
 
-    def evaluate(state):
+    def evaluate(state: dict) -> dict[str, float]:
         if not validates:
             return {}
         rows = run.rows("valid")

@@ -4,12 +4,15 @@ import importlib
 import pkgutil
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config
 from fingerprint_jax.data import tasks
 from fingerprint_jax.runtime import names, plugins
+
+Batch = dict[str, dict[str, jax.Array]]  # {stream: {image, label, index, and with two views second}}
 
 
 class Objective:
@@ -25,7 +28,7 @@ class Objective:
     probabilities = False  # whether scores are probabilities
     two_views = False  # True: each stream of a batch has `second` too, its images augmented a second time
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
         self.task = tasks.of(config.task)
 
@@ -33,15 +36,15 @@ class Objective:
         """The module that owns everything; its `backbone` is what pretrained weights go into."""
         raise NotImplementedError
 
-    def loss(self, net, batch: dict, key) -> tuple[Any, dict]:
+    def loss(self, net: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """A scalar, and {name: scalar}; images arrive normalised and augmented. It may assign to the state of the net."""
         raise NotImplementedError
 
-    def outputs(self, net, images) -> dict[str, Any]:
+    def outputs(self, net: Any, images: jax.Array) -> dict[str, jax.Array]:
         """In evaluation mode {'logits' | 'embedding': [N, ..]}, of each image alone."""
         raise NotImplementedError
 
-    def scores(self, net, query: dict, gallery: dict) -> np.ndarray:
+    def scores(self, net: Any, query: dict, gallery: dict) -> np.ndarray:
         """Scores [N,K] of the outputs of a query, given {stream: outputs + label + index} on the host.
 
         Query and streams have a reader too, `images(index)` -> normalised images on the devices.
@@ -51,7 +54,7 @@ class Objective:
     def check(self, images: int, batch: int) -> None:
         """Raises ValueError where so many images, `batch` at a time, are not what it can train on."""
 
-    def pictures(self, net, images: dict) -> dict[str, Any]:
+    def pictures(self, net: Any, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """{stream: a few of its images} -> {name: images}, shown in TensorBoard at each evaluation."""
         return {}
 

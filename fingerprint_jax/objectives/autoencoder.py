@@ -3,8 +3,11 @@
 Neural Nexus (ImageCLEFmedical 2025, subtask 1) train it on the synthetic images, and take the error of a real one.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
@@ -17,12 +20,12 @@ ERRORS = {"mse": jnp.square, "mae": jnp.abs}
 class Net(nnx.Module):
     """Backbone, a linear layer to the latent unless there is none, decoder: images [N,H,W,C] -> latent [N,L], images."""
 
-    def __init__(self, backbone, latent: int, rngs: nnx.Rngs, **options):
+    def __init__(self, backbone: backbones.Backbone, latent: int, rngs: nnx.Rngs, **options: Any) -> None:
         self.backbone = backbone
         self.latent = nnx.Linear(backbone.num_features, latent, rngs=rngs) if latent else None
         self.decoder = Decoder(latent or backbone.num_features, rngs=rngs, **options)
 
-    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
         """Latent and reconstruction."""
         features = self.backbone(images, train=train, rngs=rngs)
         latent = features if self.latent is None else self.latent(features)
@@ -35,7 +38,7 @@ class Objective(objectives.Objective):
     The score is minus the error, whatever the labels say: the autoencoder of the synthetic images knows the used ones better.
     """
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         options = config.objective
         if self.task.attribution:
@@ -45,11 +48,11 @@ class Objective(objectives.Objective):
             raise ValueError("objective.widths=(): use at least one width")
 
     @staticmethod
-    def smoke(options) -> None:
+    def smoke(options: Config) -> None:
         """Narrow layers."""
         options.widths = tuple(min(width, 8) for width in options.widths)
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> Net:
         """The network."""
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
         return Net(
@@ -63,7 +66,7 @@ class Objective(objectives.Objective):
             dtype=self.config.backbone.dtype,
         )
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean error over the images of all streams."""
         images = jnp.concatenate([stream["image"] for stream in batch.values()])
         _, reconstruction = net(images, train=True, rngs=nnx.Rngs(dropout=key))
@@ -72,11 +75,11 @@ class Objective(objectives.Objective):
     def _error(self, images: jax.Array, reconstruction: jax.Array) -> jax.Array:
         return ERRORS[self.config.objective.error](images - reconstruction).mean(axis=(1, 2, 3))
 
-    def outputs(self, net, images):
+    def outputs(self, net: Net, images: jax.Array) -> dict[str, jax.Array]:
         """`embedding` [N,L], the latent, and `error` [N]."""
         latent, reconstruction = net(images, train=False)
         return {"embedding": latent, "error": self._error(images, reconstruction)}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """Minus the error [N,1]."""
         return -query["error"][:, None]

@@ -26,7 +26,7 @@ SPAN = 10.0  # the learned temperature lies between 1/10 and 10, and begins as 1
 class Fusion(nnx.Module):
     """The mean of the tokens after L layers, each normalised; its weights, a gate of their class tokens, are each image's own."""
 
-    def __init__(self, layers: int, width: int, rngs: nnx.Rngs):
+    def __init__(self, layers: int, width: int, rngs: nnx.Rngs) -> None:
         self.norms = nnx.List([vit.LayerNorm(width, rngs) for _ in range(layers)])
         self.gate = nnx.Linear(layers * width, layers, rngs=rngs)
 
@@ -49,7 +49,7 @@ class Net(nnx.Module):
         rngs: `params` initialises.
     """
 
-    def __init__(self, backbone: vit.Backbone, layers: tuple[int, ...], features: int, heads: int, rngs: nnx.Rngs):
+    def __init__(self, backbone: vit.Backbone, layers: tuple[int, ...], features: int, heads: int, rngs: nnx.Rngs) -> None:
         self.backbone, self.layers = backbone, tuple(layer - 1 for layer in layers)
         self.fusion = Fusion(len(layers), backbone.num_features, rngs)
         self.map = nnx.Linear(backbone.num_features, features, rngs=rngs)
@@ -91,17 +91,17 @@ class Net(nnx.Module):
 class Objective(objectives.Objective):
     """Row i of the stream `real` and row i of `generated` are a pair; each image is encoded once a step."""
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         objectives.membership_only(config)
         objectives.no_views(config)
 
     @staticmethod
-    def smoke(options) -> None:
+    def smoke(options: Config) -> None:
         """The blocks of a tiny Vision Transformer, and few features."""
         options.layers, options.features = (1, 2), min(options.features, 16)
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> Net:
         """The network."""
         options, name = self.config.objective, self.config.backbone.name
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
@@ -112,7 +112,7 @@ class Objective(objectives.Objective):
             raise ValueError(f"objective.layers={options.layers}: {name} has the layers 1 to {depth}")
         return Net(backbone, options.layers, options.features, options.heads, rngs)
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy of the pairs, and the weighted supervised contrastive loss of all images."""
         real, generated, options = batch["real"], batch["generated"], self.config.objective
         count, labels = len(real["label"]), jnp.concatenate([real["label"], generated["label"]])
@@ -124,10 +124,10 @@ class Objective(objectives.Objective):
         found = {"cross_entropy": entropy, "contrast": contrast, "temperature": net.temperature}
         return entropy + options.contrast * contrast, found
 
-    def outputs(self, net, images):
+    def outputs(self, net: Net, images: jax.Array) -> dict[str, jax.Array]:
         """`embedding` [N,F] of unit length, the mean of the image's own tokens."""
         return {"embedding": losses.l2_normalize(net.tokens(images, train=False).mean(axis=1))}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """Similarity and confidence, each the mean over the synthetic images nearest to a query by embedding: [N,2]."""
         return np.nanmean(compared(net, query, gallery["generated"], self.config.objective.candidates), axis=1)

@@ -20,10 +20,10 @@ BLOCK = 2048  # queries compared at a time, which bounds the memory of `scores`
 class Net(nnx.Module):
     """The backbone with L2-normalised features: images [N,H,W,C] -> embedding [N,D]."""
 
-    def __init__(self, backbone: nnx.Module):
+    def __init__(self, backbone: backbones.Backbone) -> None:
         self.backbone = backbone
 
-    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Embedding of unit length."""
         return losses.l2_normalize(self.backbone(images, train=train, rngs=rngs))
 
@@ -31,18 +31,18 @@ class Net(nnx.Module):
 class Objective(objectives.Objective):
     """Each image is encoded once; pairs are formed among the embeddings of the batch."""
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         options = config.objective
         names.check("objective.pairs", options.pairs, ("sampled", "all"))
         readouts = ("mean", "min", "knn") if self.task.membership else ("mean", "centroid")
         names.check("objective.readout", options.readout, readouts)
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> Net:
         """The network."""
         return Net(backbones.from_config(self.config.backbone, self.image_shape, rngs))
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Contrastive loss over sampled pairs, half positive, or over every real x synthetic pair of the batch."""
         real, generated = batch["real"], batch["generated"]
         pair_key, dropout_key = jax.random.split(key)
@@ -57,17 +57,17 @@ class Objective(objectives.Objective):
             loss = losses.all_pairs_contrastive(a, b, same, options.margin)
         return loss, {}
 
-    def outputs(self, net, images):
+    def outputs(self, net: Net, images: jax.Array) -> dict[str, jax.Array]:
         """`embedding` [N,D] of unit length."""
         return {"embedding": net(images, train=False)}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """Minus the distance: to each subset's reals (attribution, [N,K]), or to the synthetic images (membership, [N,1])."""
         blocks = np.array_split(np.arange(len(query["index"])), max(1, -(-len(query["index"]) // BLOCK)))
         score = self._membership if self.task.membership else self._attribution
         return np.concatenate([score(query["embedding"][b], query["index"][b], gallery) for b in blocks])
 
-    def _membership(self, embedding, index, gallery):
+    def _membership(self, embedding: np.ndarray, index: np.ndarray, gallery: dict) -> np.ndarray:
         generated = gallery["generated"]
         distance = _distances(embedding, index, generated)
         if self.config.objective.readout == "mean":
@@ -77,7 +77,7 @@ class Objective(objectives.Objective):
             score = np.sort(distance, axis=1)[:, :k].mean(axis=1)  # NaN sorts last
         return -score[:, None]
 
-    def _attribution(self, embedding, index, gallery):
+    def _attribution(self, embedding: np.ndarray, index: np.ndarray, gallery: dict) -> np.ndarray:
         real = gallery["real"]
         if self.config.objective.readout == "centroid":
             centroids = np.stack([real["embedding"][real["label"] == k].mean(axis=0) for k in range(self.num_classes)])
@@ -86,7 +86,7 @@ class Objective(objectives.Objective):
         return -np.stack([np.nanmean(distance[:, real["label"] == k], axis=1) for k in range(self.num_classes)], axis=1)
 
 
-def _distances(embedding, index, gallery):
+def _distances(embedding: np.ndarray, index: np.ndarray, gallery: dict) -> np.ndarray:
     """Euclidean distances [N,M] in float64; NaN where the gallery image is the query itself."""
     distance = cdist(embedding, gallery["embedding"])
     distance[index[:, None] == gallery["index"][None, :]] = np.nan

@@ -5,6 +5,7 @@ image carries the label 1).
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ class CrossAttention(nnx.Module):
     What an image brings to its pairs, `project`, is computed once, not once a pair.
     """
 
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs) -> None:
         if heads < 1 or width % heads:
             raise ValueError(f"objective.heads={heads} does not divide the {width} features of a token: use a divisor")
         self.heads = heads
@@ -66,7 +67,9 @@ class Net(nnx.Module):
         rngs: `params` initialises.
     """
 
-    def __init__(self, backbone, image_shape: tuple[int, int, int], heads: int, hidden: int, rngs: nnx.Rngs):
+    def __init__(
+        self, backbone: backbones.Backbone, image_shape: tuple[int, int, int], heads: int, hidden: int, rngs: nnx.Rngs
+    ) -> None:
         self.backbone = backbone
         # Of the map, since a backbone's own features may have another width.
         width = jax.eval_shape(lambda: self.tokens(jnp.zeros((1, *image_shape)), train=False)).shape[-1]
@@ -100,7 +103,7 @@ class Net(nnx.Module):
 class Objective(objectives.Objective):
     """Each image is encoded once a step; pairs are drawn among the real x synthetic images of the batch, half of them positive."""
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         objectives.membership_only(config)
         names.check("objective.readout", config.objective.readout, ("mean", "max"))
@@ -108,12 +111,12 @@ class Objective(objectives.Objective):
             raise ValueError("objective.hidden=0: cross_attention needs a layer of 1 unit or more")
         objectives.no_views(config)
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> Net:
         """The network."""
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
         return Net(backbone, self.image_shape, self.config.objective.heads, self.config.objective.hidden, rngs)
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy of the logits of the pairs, and the weighted angular loss of their aligned features."""
         real, generated, options = batch["real"], batch["generated"], self.config.objective
         pair_key, dropout_key = jax.random.split(key)
@@ -130,17 +133,17 @@ class Objective(objectives.Objective):
         entropy, angular = (jnp.where(held, loss, 0.0).mean() for loss in (entropy, angular))
         return entropy + options.angular_weight * angular, {"cross_entropy": entropy, "angular": angular}
 
-    def outputs(self, net, images):
+    def outputs(self, net: Net, images: jax.Array) -> dict[str, jax.Array]:
         """`embedding` [N,D] of unit length, the mean of the image's own tokens."""
         return {"embedding": losses.l2_normalize(net.tokens(images, train=False).mean(axis=1))}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """The mean or largest logit of a query with its candidates, the synthetic images nearest to it: [N,1]."""
         readout = np.nanmean if self.config.objective.readout == "mean" else np.nanmax
         return readout(compared(net, query, gallery["generated"], self.config.objective.candidates), axis=1)
 
 
-def compared(net, query: dict, generated: dict, count: int) -> np.ndarray:
+def compared(net: Any, query: dict, generated: dict, count: int) -> np.ndarray:
     """What `net.compare` says of each query and its candidates: [N,k,K]; NaN where a candidate is the query itself.
 
     Args:
@@ -202,10 +205,10 @@ def _take(encoded: dict, rows: jax.Array) -> dict:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(graph, state, images: jax.Array) -> dict[str, jax.Array]:
+def _encode(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
     return nnx.merge(graph, state).encode(images, train=False)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(graph, state, asked: dict, others: dict, row: jax.Array, column: jax.Array) -> jax.Array:
+def _logits(graph: nnx.GraphDef, state: nnx.State, asked: dict, others: dict, row: jax.Array, column: jax.Array) -> jax.Array:
     return nnx.merge(graph, state).compare(_take(asked, row), _take(others, column))

@@ -6,8 +6,11 @@ team took the task's own, used and not used, was not published: the stream `real
 moves everything at once, where the code of DCLGAN moves the discriminators before the generators, and the projections by a third.
 """
 
+from typing import Never
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
@@ -20,7 +23,7 @@ from fingerprint_jax.objectives.parts import losses
 class Projection(nnx.Module):
     """Two dense layers for each of the maps of an encoder, which their patches go through: [N,h,w,C] -> [N,P,D]."""
 
-    def __init__(self, widths: list[int], features: int, rngs: nnx.Rngs):
+    def __init__(self, widths: list[int], features: int, rngs: nnx.Rngs) -> None:
         self.fc1 = nnx.List([nnx.Linear(width, features, rngs=rngs) for width in widths])
         self.fc2 = nnx.List([nnx.Linear(features, features, rngs=rngs) for _ in widths])
 
@@ -33,18 +36,18 @@ class Projection(nnx.Module):
 class Domain(nnx.Module):
     """What belongs to one domain: the generator out of it, the projection of that one's patches, and its discriminator."""
 
-    def __init__(self, generator: Generator, projection: Projection, discriminator: Discriminator):
+    def __init__(self, generator: Generator, projection: Projection, discriminator: Discriminator) -> None:
         self.generator, self.projection, self.discriminator = generator, projection, discriminator
 
 
 class Net(nnx.Module):
     """`generated` and `real`."""
 
-    def __init__(self, generated: Domain, real: Domain):
+    def __init__(self, generated: Domain, real: Domain) -> None:
         self.generated, self.real = generated, real
 
     @property
-    def backbone(self):
+    def backbone(self) -> Never:
         """There are two: raises ValueError."""
         raise ValueError("objective.name='dclgan' has two generators, drawn from the seed: no backbone.weights, no layers")
 
@@ -57,7 +60,7 @@ class Objective(objectives.Objective):
     map nor measure was published. The score is the overlap, whatever the labels say: a used image looks alike to both.
     """
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         options, least = config.objective, 2 ** len(config.objective.widths)
         objectives.membership_only(config)
@@ -65,15 +68,15 @@ class Objective(objectives.Objective):
             raise ValueError(f"objective.widths={options.widths}: use at least one width, and images of {least} pixels or more")
 
     @staticmethod
-    def smoke(options) -> None:
+    def smoke(options: Config) -> None:
         """Narrow layers."""
         options.widths = tuple(min(width, 8) for width in options.widths)
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> Net:
         """The networks of both domains."""
         return Net(*(self._domain(rngs) for _ in range(2)))
 
-    def _domain(self, rngs) -> Domain:
+    def _domain(self, rngs: nnx.Rngs) -> Domain:
         options, channels = self.config.objective, self.image_shape[2]
         dtype = self.config.backbone.dtype
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
@@ -87,7 +90,7 @@ class Objective(objectives.Objective):
             Discriminator(options.widths, channels, rngs, dtype),
         )
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The weighted losses of the generators, and those of the discriminators; every one is the mean of the two directions."""
         options = self.config.objective
         (generated, real), _ = _domains({name: stream["image"] for name, stream in batch.items()})
@@ -123,17 +126,17 @@ class Objective(objectives.Objective):
             "discriminator": (losses.least_squares(real, 1.0) + losses.least_squares(fake, 0.0)) / 2,
         }
 
-    def outputs(self, net, images):
+    def outputs(self, net: Net, images: jax.Array) -> dict[str, jax.Array]:
         """`overlap` [N] of the attention maps, and `embedding` [N,2D], the mean over places of both discriminators' features."""
         maps = [domain.discriminator.maps(images) for domain in (net.generated, net.real)]
         embedding = jnp.concatenate([x.mean(axis=(1, 2)) for x in maps], axis=1)
         return {"overlap": overlap(*map(attention, maps)), "embedding": embedding}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """The overlap [N,1]."""
         return query["overlap"][:, None]
 
-    def pictures(self, net, images):
+    def pictures(self, net: Net, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Images of either domain above their translation into the other: [N,2H,W,C]."""
         (generated, real), name = _domains(images)
         ways = {f"generated_to_{name}": (net.generated, generated), f"{name}_to_generated": (net.real, real)}

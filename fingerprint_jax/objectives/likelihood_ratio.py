@@ -5,6 +5,8 @@ follows from the question. The error of a denoiser bounds the likelihood of an i
 the name.
 """
 
+from typing import Never
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ class Denoiser(nnx.Module):
     al. 2022 (arXiv 2206.00364), table 1, without a level of noise as an input.
     """
 
-    def __init__(self, backbone, shape: tuple[int, int, int], deviation: float, rngs: nnx.Rngs):
+    def __init__(self, backbone: backbones.Backbone, shape: tuple[int, int, int], deviation: float, rngs: nnx.Rngs) -> None:
         self.backbone, self.shape, self.deviation = backbone, shape, deviation
         # It begins as the best linear denoiser of independent pixels.
         zeros = nnx.initializers.zeros
@@ -39,11 +41,11 @@ class Denoiser(nnx.Module):
 class Net(nnx.Module):
     """`synthetic` and `reference`, which begin alike."""
 
-    def __init__(self, synthetic: Denoiser, reference: Denoiser):
+    def __init__(self, synthetic: Denoiser, reference: Denoiser) -> None:
         self.synthetic, self.reference = synthetic, reference
 
     @property
-    def backbone(self):
+    def backbone(self) -> Never:
         """There are two: raises ValueError."""
         raise ValueError("objective.name='likelihood_ratio' has two networks, drawn from the seed: no backbone.weights, no layers")
 
@@ -56,7 +58,7 @@ class Objective(objectives.Objective):
     evaluation it is each of the levels in `objective.scored`, with `objective.draws` draws of noise, the same ones for all images.
     """
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         self.config, options = config, config.objective
         objectives.membership_only(config)
         if options.size > min(image_shape[:2]):
@@ -68,7 +70,7 @@ class Objective(objectives.Objective):
             )
         self.shape = (options.size, options.size, image_shape[2])
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> Net:
         """The networks."""
         count, nets = rngs.params.count[...], []
         for _ in STREAMS:
@@ -77,7 +79,7 @@ class Objective(objectives.Objective):
             nets.append(Denoiser(backbone, self.shape, self.config.objective.deviation, rngs))
         return Net(*nets)
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The weighted squared errors of both networks, each on its own stream."""
         sigma_key, noise_key, dropout_key = jax.random.split(key, 3)
         low, high = self.config.objective.sigmas
@@ -91,12 +93,12 @@ class Objective(objectives.Objective):
             found[name] = jnp.mean(error * (1 / sigma**2 + 1 / self.config.objective.deviation**2))
         return found["generated"] + found["reference"], found
 
-    def outputs(self, net, images):
+    def outputs(self, net: Net, images: jax.Array) -> dict[str, jax.Array]:
         """`synthetic` and `reference`: the mean squared error of each network at each level that is scored, [N,L]."""
         options, images = self.config.objective, self._small(images)
         noise = jax.random.normal(jax.random.key(options.noise_seed), (len(options.scored), options.draws, *self.shape))
 
-        def errors(denoiser):
+        def errors(denoiser: Denoiser) -> jax.Array:
             """At each level: the mean over its draws of noise."""
             return jnp.stack(
                 [
@@ -108,13 +110,21 @@ class Objective(objectives.Objective):
 
         return {"synthetic": errors(net.synthetic), "reference": errors(net.reference)}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """Log of the ratio of the errors, reference to synthetic, its mean over the levels: [N,1]; 0 where neither knows more."""
         return np.log(query["reference"] / query["synthetic"]).mean(axis=1, keepdims=True)
 
-    def _errors(self, denoiser, images, sigma, noise, **mode) -> jax.Array:
+    def _errors(
+        self,
+        denoiser: Denoiser,
+        images: jax.Array,
+        sigma: jax.Array,
+        noise: jax.Array,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> jax.Array:
         """Mean squared error [N] of images [N,S,S,C] with noise of deviation `sigma` [N]."""
-        found = denoiser(images + sigma[:, None, None, None] * noise, sigma, **({"train": False} | mode))
+        found = denoiser(images + sigma[:, None, None, None] * noise, sigma, train=train, rngs=rngs)
         return jnp.square(found - images).mean(axis=(1, 2, 3))
 
     def _small(self, images: jax.Array) -> jax.Array:

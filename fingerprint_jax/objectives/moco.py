@@ -3,6 +3,8 @@
 No label is read. Membership is how alike a real image is to the synthetic one that it is most alike.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +19,12 @@ from fingerprint_jax.runtime import names
 class Encoder(nnx.Module):
     """Backbone, a linear layer to `width` features, projection: images [N,H,W,C] -> embedding [N,E], temperature [N]."""
 
-    def __init__(self, backbone, width: int, projection: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(self, backbone: backbones.Backbone, width: int, projection: tuple[int, ...], rngs: nnx.Rngs) -> None:
         self.backbone = backbone
         self.features = nnx.Linear(backbone.num_features, width, rngs=rngs)
         self.projection = momentum.Projection(width, projection, rngs)
 
-    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
         """Embedding of unit length, and temperature."""
         return self.projection(self.features(self.backbone(images, train=train, rngs=rngs)))
 
@@ -43,7 +45,7 @@ class Objective(objectives.Objective):
     probabilities = False
     two_views = True
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         options = config.objective
         objectives.membership_only(config)
@@ -68,17 +70,17 @@ class Objective(objectives.Objective):
         return Encoder(backbone, options.width, options.projection, rngs)
 
     @staticmethod
-    def smoke(options) -> None:
+    def smoke(options: Config) -> None:
         """A short queue, narrow layers."""
         options.queue, options.width = min(options.queue, 32), min(options.width, 32)
         options.projection = tuple(min(width, 16) for width in options.projection)
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The network."""
         options = self.config.objective
         return momentum.contrasted(self.encoder(rngs), options.queue, options.projection[-1], rngs)
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Any, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The weighted losses of queries and keys; moves the momentum encoder and the queue."""
         options = self.config.objective
         order, other_order, dropout, other_dropout = jax.random.split(key, 4)
@@ -98,11 +100,11 @@ class Objective(objectives.Objective):
         loss = options.online * online + (1 - options.online) * swapped
         return loss, {"online": online, "momentum": swapped, "temperature": temperature.mean()}
 
-    def outputs(self, net, images):
+    def outputs(self, net: Any, images: jax.Array) -> dict[str, jax.Array]:
         """`embedding` [N,E] of unit length, by the online encoder: the space that the loss compares in."""
         return {"embedding": net(images, train=False)[0]}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Any, query: dict, gallery: dict) -> np.ndarray:
         """The highest cosine to a synthetic image, which is never the query itself: [N,1]."""
         generated = gallery["generated"]
         # Of unit length again: the mean over `views` is not.

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -18,13 +19,21 @@ class Net(nnx.Module):
     `projection` is for training alone.
     """
 
-    def __init__(self, backbone, num_classes: int, rngs: nnx.Rngs, contrast: bool = False, hidden: int = 0, rate: float = 0.0):
+    def __init__(
+        self,
+        backbone: backbones.Backbone,
+        num_classes: int,
+        rngs: nnx.Rngs,
+        contrast: bool = False,
+        hidden: int = 0,
+        rate: float = 0.0,
+    ) -> None:
         self.backbone, self.rate = backbone, rate
         self.hidden = nnx.Linear(backbone.num_features, hidden, rngs=rngs) if hidden else None
         self.head = nnx.Linear(hidden or backbone.num_features, num_classes, rngs=rngs)
         self.projection = nnx.Linear(backbone.num_features, PROJECTION, rngs=rngs) if contrast else None
 
-    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
         """Features and logits."""
         features = self.backbone(images, train=train, rngs=rngs)
         x = features if self.hidden is None else nnx.relu(self.hidden(features))
@@ -41,7 +50,7 @@ class Objective(objectives.Objective):
 
     probabilities = True
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         self.real_class = config.objective.real_class
         if self.real_class and not self.task.attribution:
@@ -49,12 +58,12 @@ class Objective(objectives.Objective):
         self.contrast, self.temperature = config.objective.contrast, config.objective.temperature
         self.hidden, self.dropout = config.objective.hidden, config.objective.dropout
 
-    def build(self, rngs):
+    def build(self, rngs: nnx.Rngs) -> Net:
         """The network."""
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
         return Net(backbone, self.num_classes + self.real_class, rngs, self.contrast > 0, self.hidden, self.dropout)
 
-    def loss(self, net, batch, key):
+    def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean cross-entropy over all streams of the batch, with the contrastive loss, and the training accuracy."""
         images = jnp.concatenate([stream["image"] for stream in batch.values()])
         labels = {name: stream["label"] for name, stream in batch.items()}
@@ -65,16 +74,17 @@ class Objective(objectives.Objective):
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         found = {"train_accuracy": (logits.argmax(-1) == labels).mean()}
         if self.contrast:
+            assert net.projection is not None  # `build` makes it
             contrast = losses.supervised_contrastive(net.projection(features), labels, self.temperature)
             loss, found["contrast"] = loss + self.contrast * contrast, contrast
         return loss, found
 
-    def outputs(self, net, images):
+    def outputs(self, net: Net, images: jax.Array) -> dict[str, jax.Array]:
         """`embedding` [N,D] and `logits` [N,K]."""
         features, logits = net(images, train=False)
         return {"embedding": features, "logits": logits}
 
-    def scores(self, net, query, gallery):
+    def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """Class probabilities [N,K]; membership [N,1], the probability of `used`."""
         logits = query["logits"][:, : self.num_classes]
         probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits), axis=-1))

@@ -26,7 +26,9 @@ class Experts(nnx.Module):
         rngs: `params` initialises.
     """
 
-    def __init__(self, experts: list, width: int, gate: int, heads: int, projection: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(
+        self, experts: list[backbones.Backbone], width: int, gate: int, heads: int, projection: tuple[int, ...], rngs: nnx.Rngs
+    ) -> None:
         self.backbone = nnx.List(experts)
         self.features = nnx.List([nnx.Linear(expert.num_features, width, rngs=rngs) for expert in experts])
         self.gate1 = nnx.Linear(len(experts) * width, gate, rngs=rngs)
@@ -34,7 +36,7 @@ class Experts(nnx.Module):
         self.attention = CrossAttention(width, heads, rngs)
         self.projection = momentum.Projection(width, projection, rngs)
 
-    def __call__(self, images, *, train: bool, rngs: nnx.Rngs | None = None):
+    def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
         """Embedding of unit length, and temperature."""
         found = [expert(images, train=train, rngs=rngs) for expert in self.backbone]
         return self.projection(self.fused(jnp.stack([layer(x) for layer, x in zip(self.features, found, strict=True)], axis=1)))

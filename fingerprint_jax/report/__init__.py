@@ -124,7 +124,7 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["number"] = charts.number
+    environment.globals["number"] = charts.number  # pyright: ignore[reportArgumentType]
     return environment.get_template(name)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from sklearn.metrics import auc as area_under
@@ -139,7 +140,15 @@ def calibration(report: dict) -> Chart:
     return _chart("Calibration", [errors, text], ("probability", 0, 1), ("frequency", 0, 1), curve, diagonal=True)
 
 
-def over_steps(title: str, words: list[str], x_label: str, y_label: str, steps: list[str], curves, level: float) -> Chart:
+def over_steps(
+    title: str,
+    words: list[str],
+    x_label: str,
+    y_label: str,
+    steps: list[str],
+    curves: Iterable[tuple[str, Sequence[float], Sequence[float]]],
+    level: float,
+) -> Chart:
     """Curves over steps of these names, equally far apart, with values in 0..1 and a dashed line at `level`.
 
     Args:
@@ -161,7 +170,7 @@ def forest(title: str, x_label: str, chance: float, parts: list[tuple[str, list[
     left, width = 118.0, 228.0
     y, heads, drawn, words = 0, [], [], []
 
-    def along(x):
+    def along(x: float) -> float:
         return round(left + width * (x - low) / (high - low), 1)
 
     for look, (text, rows) in enumerate(parts):
@@ -183,11 +192,18 @@ def place(x: float, low: float, high: float) -> float:
     return round(LEFT + WIDTH * (x - low) / (high - low), 1)
 
 
-def _chart(title, words, x, y, curves, diagonal=False) -> Chart:
+def _chart(
+    title: str,
+    words: list[str],
+    x: tuple[str, float, float],
+    y: tuple[str, float, float],
+    curves: Iterable[tuple[str, tuple, str, int]],
+    diagonal: bool = False,
+) -> Chart:
     """`x`, `y` are (label, low, high), `curves` are (name, (xs, ys), kind, look) in the units of the axes."""
     (x_label, x_low, x_high), (y_label, y_low, y_high) = x, y
 
-    def up(v):
+    def up(v: float) -> float:
         return round(TOP + HEIGHT * (1 - (v - y_low) / (y_high - y_low)), 1)
 
     series = [
@@ -199,6 +215,6 @@ def _chart(title, words, x, y, curves, diagonal=False) -> Chart:
     return Chart(title, words, x_label, y_label, x_ticks, y_ticks, series, diagonal)
 
 
-def _steps(edges: np.ndarray, heights: np.ndarray):
+def _steps(edges: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The outline of bars, from the axis and back to it."""
     return np.repeat(edges, 2), np.concatenate([[0], np.repeat(heights, 2), [0]])

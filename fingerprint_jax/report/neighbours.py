@@ -6,6 +6,7 @@ Every large gallery holds look-alikes. What a likeness is worth shows only besid
 import base64
 import dataclasses
 import io
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def nearest(query: np.ndarray, gallery: np.ndarray, block: int = 4096) -> tuple[
 
 
 @jax.jit
-def _closest(query, gallery):
+def _closest(query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
     dots = jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST)
     # The squared distance less the query's own norm, which moves no minimum.
     distance = (gallery**2).sum(axis=1)[None, :] - 2 * dots
@@ -117,7 +118,15 @@ def look_alikes(
     return compare(run, rows, scores, decided, classes, embed, space)
 
 
-def _membership(run, rows, scores, decided, classes, embed, space) -> LookAlikes:
+def _membership(
+    run: Run,
+    rows: Rows,
+    scores: np.ndarray,
+    decided: np.ndarray,
+    classes: list[str],
+    embed: Callable[[Rows], np.ndarray],
+    space: str,
+) -> LookAlikes:
     """A real image and its nearest synthetic one, beside a reference image that is as near as that among the references."""
     synthetic = Rows.concatenate([run.rows(s) for s in ("train_generated", "test_generated") if s in run.source.splits])
     gallery = embed(synthetic)
@@ -149,7 +158,15 @@ def _membership(run, rows, scores, decided, classes, embed, space) -> LookAlikes
     return LookAlikes(space, shown, _quartiles(groups), draw.pairs(), missing, draw.limit)
 
 
-def _attribution(run, rows, scores, decided, classes, embed, space) -> LookAlikes:
+def _attribution(
+    run: Run,
+    rows: Rows,
+    scores: np.ndarray,
+    decided: np.ndarray,
+    classes: list[str],
+    embed: Callable[[Rows], np.ndarray],
+    space: str,
+) -> LookAlikes:
     """A synthetic image and the nearest real one of the predicted subset, beside the nearest of the second subset."""
     real = run.rows("train_real")
     queries, gallery = embed(rows), embed(real)
@@ -175,7 +192,7 @@ def _attribution(run, rows, scores, decided, classes, embed, space) -> LookAlike
     return LookAlikes(space, shown, _quartiles(groups), draw.pairs(), "", draw.limit)
 
 
-def _embedder(run: Run, shown: Rows):
+def _embedder(run: Run, shown: Rows) -> tuple[Callable[[Rows], np.ndarray], str]:
     """Rows -> [N,D], and the words for it."""
     if "embedding" in inference.outputs(run, shown):
         space = f"Distances are those of the embedding of the network in {run.workdir}."
@@ -196,12 +213,12 @@ def _pixels(source: Source, rows: Rows, block: int = 512) -> np.ndarray:
 class _Pairs:
     """Collects the pairs of a page, so that all difference maps share one scale."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.cases: list = []
         self.limit = 1
 
-    def pair(self, title: str, left: tuple[Rows, int], right: tuple[Rows, int], kind: str, distance: float):
+    def pair(self, title: str, left: tuple[Rows, int], right: tuple[Rows, int], kind: str, distance: float) -> tuple:
         (rows, i), (gallery, j) = left, right
         a, b = (_shrink(x[..., 0]) for x in self.source.images(np.array([rows.index[i], gallery.index[j]])))
         difference = a.astype(np.int16) - b
@@ -211,7 +228,9 @@ class _Pairs:
     def pairs(self) -> list[list[Pair]]:
         return [[self._draw(*pair) for pair in case] for case in self.cases]
 
-    def _draw(self, title, left, right, kind, distance, a, b, difference) -> Pair:
+    def _draw(
+        self, title: str, left: str, right: str, kind: str, distance: float, a: np.ndarray, b: np.ndarray, difference: np.ndarray
+    ) -> Pair:
         mean = np.abs(difference).mean()
         index = np.clip(127.5 + difference * (127.5 / self.limit), 0, 255).astype(np.uint8)
         coloured = Image.fromarray(index)
@@ -248,7 +267,7 @@ def _extremes(values: np.ndarray) -> list[int]:
     return list(dict.fromkeys([*order[:2].tolist(), *order[-2:].tolist()]))
 
 
-def _quartiles(groups) -> list[tuple[str, int, list[float]]]:
+def _quartiles(groups: list[tuple[str, np.ndarray]]) -> list[tuple[str, int, list[float]]]:
     return [(name, len(d), np.percentile(d, [25, 50, 75]).tolist()) for name, d in groups if len(d)]
 
 

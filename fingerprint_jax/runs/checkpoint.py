@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,23 +61,23 @@ class Checkpoints:
     Several processes write a checkpoint together; its manifest, and what is removed, is the work of process 0.
     """
 
-    def __init__(self, workdir: Path, best: str = ""):
+    def __init__(self, workdir: Path, best: str = "") -> None:
         self.mode, self.metric = parse_best(best)
         self._digests = workdir / "digests"
         self._directory = workdir / "checkpoints"
         self._workdir = workdir
-        self._pending: tuple[int, dict, dict] | None = None
+        self._pending: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         self._manager: ocp.CheckpointManager | None = None
         self._read_one = False  # whether this process has read a checkpoint back
 
-    def _rank(self, metrics: dict) -> float:
+    def _rank(self, metrics: dict[str, Any]) -> float:
         # A step without the metric, or with NaN, never counts as the best.
         value = metrics.get(self.metric, math.nan)
         value = value if isinstance(value, (int, float)) else math.nan
         value = value if self.mode == "max" else -value
         return value if -math.inf < value < math.inf else -math.inf  # `isfinite` trips over an int beyond all floats
 
-    def save(self, step: int, state: dict, metrics: dict[str, float], last: bool = False) -> None:
+    def save(self, step: int, state: dict[str, Any], metrics: dict[str, float], last: bool = False) -> None:
         """Starts writing `state`; the manifest follows when all bytes are there (`poll`, the next `save` or `close`).
 
         The first time, and with `last`, it returns when all is written and was read back. All processes call it together.
@@ -100,7 +101,7 @@ class Checkpoints:
             self._read_one = True
             self.wait()
 
-    def _read_back(self, step: int, state: dict) -> None:
+    def _read_back(self, step: int, state: dict[str, Any]) -> None:
         """Raises OSError unless the checkpoint that was written holds `state` to the last bit. It is read into host memory."""
         try:
             with ocp.StandardCheckpointer() as reader:
@@ -180,7 +181,7 @@ class Checkpoints:
     def _committed(self) -> set[int]:
         return {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
 
-    def manifests(self) -> dict[int, dict]:
+    def manifests(self) -> dict[int, dict[str, Any]]:
         """Checkpoints by step, oldest first; a manifest that is damaged itself has no `files`."""
         return {step: _read_manifest(self._path(step)) for step in steps(self._workdir)}
 
@@ -236,7 +237,7 @@ class Checkpoints:
                 _warn(f"{damage}; the checkpoint before it is used")
         raise ValueError(f"{self._workdir}: no usable checkpoint")
 
-    def restore(self, which: str, abstract: dict) -> tuple[int, dict]:
+    def restore(self, which: str, abstract: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Step and state of an undamaged checkpoint; arrays have the shapes, types and shardings of `abstract`.
 
         A training that goes on may remove the checkpoint while it is read; then the choice is made again.
@@ -267,7 +268,7 @@ class Checkpoints:
                     return step, state
             log.info("%s: step %d was removed while it was read; choosing again", self._workdir, step)
 
-    def compare(self, step: int, abstract: dict) -> None:
+    def compare(self, step: int, abstract: dict[str, Any]) -> None:
         """Raises ValueError that names the first array which a checkpoint and `abstract` do not have alike."""
         there, here = _read_manifest(self._path(step))["arrays"], shapes(abstract)
         for name in sorted(there.keys() | here.keys(), key=lambda name: ("'params'" not in name, name)):
@@ -351,7 +352,7 @@ def _warn(text: str) -> None:
     log.warning(text)  # once a process: an evaluation looks at a checkpoint several times
 
 
-def shapes(tree: dict) -> dict[str, str]:
+def shapes(tree: dict[str, Any]) -> dict[str, str]:
     """Path -> type and shape of every array of a tree, for example `['params']['head/kernel']` -> `float32[16,5]`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{x.dtype}[{','.join(map(str, x.shape))}]" for path, x in leaves}
@@ -362,11 +363,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
-def _write_manifest(path: Path, content: dict) -> None:
+def _write_manifest(path: Path, content: dict[str, Any]) -> None:
     files.write_text(path, json.dumps(content | {"sha256": files.seal(content)}, indent=1))
 
 
-def _read_manifest(path: Path) -> dict:
+def _read_manifest(path: Path) -> dict[str, Any]:
     fields = {"sha256": str, "step": int, "metrics": dict, "arrays": dict, "files": dict}
     with contextlib.suppress(OSError, ValueError):
         content = files.read_json(path, fields, "")

@@ -11,13 +11,15 @@ from ml_collections import ConfigDict
 from fingerprint_jax import Config
 
 # What every config has; `FIELDS` of a method has the rest.
-FIELDS: dict = dict.fromkeys(("data", "decision", "decision.params"), dict)
-FIELDS |= dict.fromkeys(("method", "task", "data_dir", "data.extra_labels", "decision.name", "decision.known"), str)
-FIELDS |= dict.fromkeys(("seed", "data.folds", "data.fold", "data.max_damaged", "data.split_seed"), int)
-FIELDS |= dict.fromkeys(("data.valid", "data.sequester"), (int, float))
+FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("data", "decision", "decision.params"), dict),
+    **dict.fromkeys(("method", "task", "data_dir", "data.extra_labels", "decision.name", "decision.known"), str),
+    **dict.fromkeys(("seed", "data.folds", "data.fold", "data.max_damaged", "data.split_seed"), int),
+    **dict.fromkeys(("data.valid", "data.sequester"), (int, float)),
+}
 
 
-def wrong_field(fields: dict, of_method: Callable[[str], dict], prefix: str = "") -> str:
+def wrong_field(fields: dict[str, Any], of_method: Callable[[str], dict[str, Any]], prefix: str = "") -> str:
     """What of a config as JSON, or of one in it, is missing or of another kind; nothing where all is as its method wants it.
 
     `of_method` gives the fields of a method, beside those of every config.
@@ -34,7 +36,7 @@ def wrong_field(fields: dict, of_method: Callable[[str], dict], prefix: str = ""
     return next(filter(None, (wrong_field(fields[name], of_method, f"{prefix}{name}.") for name in inner)), "")
 
 
-def walk(config: Config | dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def walk(config: Config | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(`data.fold`, its value) of every field of a config, or of one as JSON; a section comes before what is in it."""
     for name, value in config.items():
         yield prefix + name, value
@@ -48,13 +50,13 @@ def network_config(config: Config) -> Config:
     return config if imaged or "member" not in config else network_config(config.member)
 
 
-def flat_config(config: Config) -> dict:
+def flat_config(config: Config) -> dict[str, Any]:
     """Nested fields as `{'data.fold': 0, ...}`, without the sections; tuples become lists, as in JSON."""
     fields = ((name, value) for name, value in walk(config) if not isinstance(value, ConfigDict))
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
 
 
-def identity(config: Config) -> dict:
+def identity(config: Config) -> dict[str, Any]:
     """The flat config without what changes no result: how steps are dispatched, and paths that may move.
 
     These are data and extra labels, whose content has fingerprints, and a cache.
@@ -68,10 +70,10 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def from_json(fields: dict) -> dict:
+def from_json(fields: dict[str, Any]) -> dict[str, Any]:
     """JSON as it is in a config: lists are tuples."""
 
-    def converted(value):
+    def converted(value: Any) -> Any:
         if isinstance(value, dict):
             return from_json(value)
         return tuple(map(converted, value)) if isinstance(value, list) else value
@@ -83,7 +85,7 @@ LISTED = 3  # fields named where a config is another one altogether
 LONGEST = 60  # characters of a value
 
 
-def another(workdir: Path, before: dict, after: dict, refused: list[str]) -> str:
+def another(workdir: Path, before: dict[str, Any], after: dict[str, Any], refused: list[str]) -> str:
     """Why a run that was begun cannot go on with a config: the fields that differ, in one line.
 
     Args:
@@ -102,7 +104,7 @@ def another(workdir: Path, before: dict, after: dict, refused: list[str]) -> str
     return f"{workdir}: {'; '.join(_difference(name, before, after) for name in refused)}"
 
 
-def _difference(name: str, before: dict, after: dict) -> str:
+def _difference(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
     if name == "data":
         splits = sorted(s for s in before[name].keys() | after[name].keys() if before[name].get(s) != after[name].get(s))
         values = [", ".join(f"{s} {known.get(s, 'missing')[:12]}" for s in splits) for known in (after[name], before[name])]

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
 
@@ -35,7 +35,7 @@ def define_flag(name: str, text: str, values: flags.FlagValues, argv: list[str] 
 
 
 class _Parser(flags.ArgumentParser):
-    def __init__(self, name: str, argv: list[str] | None):
+    def __init__(self, name: str, argv: list[str] | None) -> None:
         self.name, self._argv = name, argv
 
     def parse(self, argument: str) -> Config:
@@ -104,7 +104,7 @@ def load(path: Path) -> ModuleType:
 
 
 @contextlib.contextmanager
-def one_line(path: Path) -> Iterator[None]:
+def one_line(path: Path) -> Generator[None]:
     """Whatever the code of a Python file raises is a ValueError that names the place in it."""
     try:
         yield

@@ -92,7 +92,7 @@ def numbers_of(value: Any) -> Iterator[Any]:
     if isinstance(value, (tuple, list)):
         for each in value:
             yield from numbers_of(each)
-    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif not isinstance(value, bool) and isinstance(value, numbers.Real):
         yield value
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ _BEGUN = re.compile(
 )
 
 
-def _no_fields(method: str) -> dict:
+def _no_fields(method: str) -> dict[str, Any]:
     return {}
 
 
@@ -78,7 +78,7 @@ class Run(View):
         labels: np.ndarray | None = None,
         outermost: Path | None = None,
         profile: Profile | None = None,
-    ):
+    ) -> None:
         ranges.check(config)
         paths.expand_fields(config)
         super().__init__(config, labels)
@@ -94,7 +94,7 @@ class Run(View):
         step: str = "best",
         data_dir: str = "",
         field: str = "workdir",
-        of_method: Callable[[str], dict] = _no_fields,
+        of_method: Callable[[str], dict[str, Any]] = _no_fields,
     ) -> "Run":
         """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
 
@@ -123,7 +123,7 @@ class Run(View):
         return found
 
     @contextlib.contextmanager
-    def fitting(self, check: Callable[["Run"], None], of_method: Callable[[str], dict] = _no_fields) -> Iterator[None]:
+    def fitting(self, check: Callable[["Run"], None], of_method: Callable[[str], dict[str, Any]] = _no_fields) -> Generator[None]:
         """The block in which this process, or it and those beside it, may change the run; its config is written or compared first.
 
         A config that `check` refuses leaves nothing behind: no folder, and no change of an older config. Nor
@@ -204,11 +204,11 @@ class Run(View):
                 self.workdir.rmdir()
 
     def _write_or_check(
-        self, fingerprints: dict[str, str], check: Callable[["Run"], None], of_method: Callable[[str], dict]
+        self, fingerprints: dict[str, str], check: Callable[["Run"], None], of_method: Callable[[str], dict[str, Any]]
     ) -> bool:
         """Writes the config of a first start, which is True, or compares that of a later one."""
         path = self.workdir / "config.json"
-        start: dict = {"step": max(checkpoint.steps(self.workdir), default=0)}
+        start: dict[str, Any] = {"step": max(checkpoint.steps(self.workdir), default=0)}
         start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
         if (count := self.config.get("steps_per_dispatch", 1)) > 1:
             start["topology"] += f", {count} steps a dispatch"
@@ -261,7 +261,7 @@ class Run(View):
         return distributed.first((self.workdir / "done").exists)
 
     @property
-    def provenance(self) -> dict:
+    def provenance(self) -> dict[str, Any]:
         """`fingerprints` of the data, `starts` and `changes` of this run."""
         path, fields = self.workdir / "provenance.json", {"fingerprints": dict, "starts": list, "changes": list}
         try:
@@ -280,7 +280,7 @@ class Run(View):
             raise ValueError(f"{path} cannot be used (a start, a change or a fingerprint is not whole): {_ANEW}")
         return found
 
-    def _write_provenance(self, content: dict) -> None:
+    def _write_provenance(self, content: dict[str, Any]) -> None:
         files.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
 
     @property

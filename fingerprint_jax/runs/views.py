@@ -25,7 +25,7 @@ class View:
         labels: of all rows of the target split, in place of their own; None for those.
     """
 
-    def __init__(self, config: Config, labels: np.ndarray | None = None):
+    def __init__(self, config: Config, labels: np.ndarray | None = None) -> None:
         self.config = config
         self.labels = labels
 

@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import jax
@@ -120,7 +120,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _fields_of_runs() -> Iterator[None]:
+def _fields_of_runs() -> Generator[None]:
     """A field that the config of the run of --workdir lacks is a ValueError; it says who asked, as the fault may be in the code.
 
     Not where the binary takes a --config: then that may lack the field, and the traceback stays.

@@ -217,7 +217,8 @@ def first(function: Callable[[], Any]) -> Any:
     try:
         message = _encode(["value", function()])
     except (ValueError, OSError, FloatingPointError) as error:
-        kinds = (kind.__name__ for kind in (OSError, FloatingPointError, ValueError) if isinstance(error, kind))
+        known = (OSError, FloatingPointError, ValueError)
+        kinds = (kind.__name__ for kind in known if isinstance(error, kind))  # pyright: ignore[reportUnnecessaryIsInstance]
         _channel.tell(_VALUE + _encode([next(kinds), str(error)]))
         raise
     finally:
@@ -230,7 +231,7 @@ def by_first(function: Callable[..., None]) -> Callable[..., None]:
     """A function that does something on process 0 and nothing on the others."""
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> None:
         if not _index:
             function(*args, **kwargs)
 
@@ -286,7 +287,7 @@ def _encode(value: Any) -> bytes:
     """JSON types and arrays, without pickles."""
     arrays: list[np.ndarray] = []
 
-    def place(x) -> dict:
+    def place(x: object) -> dict:
         if not isinstance(x, np.ndarray):
             raise TypeError(f"{type(x).__name__} cannot be told to other processes")
         arrays.append(x)
@@ -313,7 +314,7 @@ class _Channel:
     RUN_AGAIN.
     """
 
-    def __init__(self, name: str, host: str):
+    def __init__(self, name: str, host: str) -> None:
         self.values: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # of `first`, on all but process 0
         self._name, self._ending, self._closing = name, threading.Lock(), False
         key = os.urandom(16)

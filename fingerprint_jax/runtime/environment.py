@@ -118,14 +118,14 @@ def _cases() -> list[tuple]:
     def exact(subscripts: str, *arrays: np.ndarray) -> np.ndarray:
         return np.einsum(subscripts, *(x.astype(np.float64) for x in arrays))
 
-    def norms(x, m):
+    def norms(x: jax.Array, m: jax.Array) -> tuple[jax.Array, ...]:
         return (jax.vmap(lambda row: jnp.sum((m @ row) ** 2))(x),)
 
-    def products(a, b):
+    def products(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
         return (jnp.sum(a * b, axis=3),)
 
-    def convolution(x, kernel, weight):
-        def value(x, kernel):
+    def convolution(x: jax.Array, kernel: jax.Array, weight: jax.Array) -> tuple[jax.Array, ...]:
+        def value(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
             out = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
             return (out * weight).sum(), out
 

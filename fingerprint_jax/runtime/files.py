@@ -11,9 +11,9 @@ import json
 import os
 import platform
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fingerprint_jax.runtime import distributed
 
@@ -29,7 +29,7 @@ def litter(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Generator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def appending(path: Path) -> IO[str]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, refusal: str = "") -> Iterator[None]:
+def locked(path: Path, refusal: str = "") -> Generator[None]:
     """The block that only this process is in; the lock goes with the process, however it ends.
 
     Without a `refusal` it waits for others. Raises ValueError where another one is: `refusal`, in which %s stands for it; also
@@ -132,7 +132,7 @@ def read_text(path: str | Path) -> str:
         raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def read_json(path: str | Path, fields: Mapping[str, type | tuple[type, ...]], remedy: str) -> dict:
+def read_json(path: str | Path, fields: Mapping[str, type | tuple[type, ...]], remedy: str) -> dict[str, Any]:
     """The object of a JSON file that we wrote.
 
     Args:
@@ -160,7 +160,7 @@ def read_json(path: str | Path, fields: Mapping[str, type | tuple[type, ...]], r
     return found
 
 
-def seal(content: dict) -> str:
+def seal(content: dict[str, Any]) -> str:
     """SHA-256 of a JSON object without its fields `seal` and `sha256`: it shows damage, and anybody can make it anew."""
     bare = {name: value for name, value in content.items() if name not in ("seal", "sha256")}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

@@ -35,7 +35,7 @@ def named(text: str) -> str:
 
 
 class _Parser(flags.ArgumentParser):
-    def __init__(self, expand: Callable[[str], str]):
+    def __init__(self, expand: Callable[[str], str]) -> None:
         self._expand = expand
 
     def parse(self, argument: str) -> str:
@@ -46,7 +46,7 @@ class _Parser(flags.ArgumentParser):
 
 
 class _ListParser(flags.ListParser):
-    def __init__(self, expand: Callable[[str], str]):
+    def __init__(self, expand: Callable[[str], str]) -> None:
         super().__init__()
         self._expand = expand
 

@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import Never
 
 RUN_AGAIN = 75  # EX_TEMPFAIL of BSD's sysexits.h, "the user is invited to retry"; 1 is a mistake to mend
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what `sbatch --signal=USR1@60` sends before the end
@@ -26,11 +28,11 @@ def stop_at_once() -> None:
     show = sys.unraisablehook
     came: list[int] = []
 
-    def stop(number, frame):
+    def stop(number: int, frame: FrameType | None) -> Never:
         came.append(number)
         raise Preempted(f"{signal.Signals(number).name}: the same command continues the run")
 
-    def again(unraisable):
+    def again(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, Preempted):
             threading.Timer(0.01, os.kill, (os.getpid(), came[-1])).start()
         else:
@@ -55,7 +57,7 @@ def step_begins() -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], str]]:
+def deferred() -> Generator[Callable[[], str]]:
     """Within the block the first signal only sets a mark, a second one acts as before; yields name of the signal or ''.
 
     A signal that was of no use to the block, which ends without an error, acts as before after it.
@@ -63,7 +65,7 @@ def deferred() -> Iterator[Callable[[], str]]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     seen: list[str] = []
 
-    def mark(number, frame):
+    def mark(number: int, frame: FrameType | None) -> None:
         seen.append(signal.Signals(number).name)
         for known, handler in before.items():
             signal.signal(known, handler)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from rich.console import Console
 from rich.progress import Progress
@@ -26,7 +26,7 @@ def show_log() -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, units: str = "images") -> Iterator[Callable[[], None]]:
+def progress(what: str, total: int, units: str = "images") -> Generator[Callable[[], None]]:
     """A bar on a terminal, a line elsewhere; yields what to call after each of the units."""
     if not sys.stderr.isatty():
         print(f"{what} {total:,} {units}", file=sys.stderr, flush=True)

@@ -13,8 +13,12 @@ RESAMPLES = 2000
 LEAST = 5  # groups that hold a class, and groups of a stratum
 BLOCK = 2**20  # weights held at a time, which bounds the memory
 
+Interval = list[float] | list[None]  # [low, high]
 
-def weights(labels, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+
+def weights(
+    labels: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Iterator[np.ndarray]:
     """How often each row is drawn: blocks of resamples, int [block, N]. Equal arguments give equal draws; none where `too_few`."""
     labels = np.asarray(labels)
     if too_few(labels, groups):
@@ -33,7 +37,14 @@ def weights(labels, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> I
         yield drawn if groups is None else drawn[:, group]
 
 
-def sums(labels, cells, num_cells: int, groups=None, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+def sums(
+    labels: np.ndarray,
+    cells: np.ndarray,
+    num_cells: int,
+    groups: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
     """Rows per cell in each resample: cells int [N] in 0..num_cells-1 -> [resamples, num_cells], [0, num_cells] where `too_few`."""
     labels = np.asarray(labels)
     if too_few(labels, groups):
@@ -50,36 +61,36 @@ def sums(labels, cells, num_cells: int, groups=None, resamples: int = RESAMPLES,
     return draws
 
 
-def percentiles(values: np.ndarray, confidence: float = 0.95) -> list:
+def percentiles(values: np.ndarray, confidence: float = 0.95) -> Interval:
     """[low, high] of resampled values [R]; those that are not finite are left out, [None, None] where none is left."""
     finite = values[np.isfinite(values)]
     tail = 100 * (1 - confidence) / 2
     return np.percentile(finite, [tail, 100 - tail]).tolist() if len(finite) else [None, None]
 
 
-def as_they_come(names) -> np.ndarray:
+def as_they_come(names: np.ndarray) -> np.ndarray:
     """Numbers int [N] of names [N], from 0, in the order of their first appearance: what is drawn by number knows no name."""
     _, first, found = np.unique(names, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[found]
 
 
-def holding(labels, groups=None) -> np.ndarray:
+def holding(labels: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
     """How many groups (without groups: rows) hold each class that occurs in labels [N]: [C]."""
     return _holds(np.asarray(labels), groups)[1].sum(axis=0)
 
 
-def outside(labels, groups=None) -> int:
+def outside(labels: np.ndarray, groups: np.ndarray | None = None) -> int:
     """How many groups (without groups: rows) are left without those of one class alone, of the class that has most of these."""
     holds = _holds(np.asarray(labels), groups)[1]
     return int(len(holds) - holds[holds.sum(axis=1) == 1].sum(axis=0).max())
 
 
-def too_few(labels, groups) -> bool:
+def too_few(labels: np.ndarray, groups: np.ndarray | None) -> bool:
     """Whether groups of more than one row are so few that no interval can be had: a class occurs in fewer than LEAST of them."""
     return groups is not None and len(np.unique(groups)) < len(labels) and bool(holding(labels, groups).min() < LEAST)
 
 
-def _holds(labels: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
+def _holds(labels: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The group [N] of each row, and whether a group holds a class that occurs: bool [G,C]."""
     group = np.arange(len(labels)) if groups is None else as_they_come(groups)
     classes, column = np.unique(labels, return_inverse=True)
@@ -88,7 +99,7 @@ def _holds(labels: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
     return group, holds
 
 
-def _strata(labels: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
+def _strata(labels: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The group [N] of each row, and the stratum [G] of each group."""
     group, holds = _holds(labels, groups)
     stratum = np.unique(holds, axis=0, return_inverse=True)[1]

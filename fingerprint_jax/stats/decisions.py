@@ -14,6 +14,8 @@ import numpy as np
 from fingerprint_jax import Config
 from fingerprint_jax.runtime import names, plugins
 
+Decision = Callable[..., np.ndarray]
+
 _FACTS: dict[str, Any] = {
     "needs_known": lambda params: False,  # of its params, whether it cannot do without known scores and labels
     "sees_split": lambda known: False,  # of `decision.known`, whether a label depends on the other rows of the split
@@ -21,17 +23,17 @@ _FACTS: dict[str, Any] = {
 }
 
 
-def facts(**said: Any) -> Callable[[Callable], Callable]:
+def facts(**said: Any) -> Callable[[Decision], Decision]:
     """What a decision says of itself: `needs_known`, `sees_split` and `class_balance` as in `_FACTS`, where it is not as there."""
 
-    def mark(decision: Callable) -> Callable:
+    def mark(decision: Decision) -> Decision:
         decision.facts = said  # pyright: ignore[reportFunctionMemberAccess]
         return decision
 
     return mark
 
 
-def argmax(scores, known_scores=None, known_labels=None) -> np.ndarray:
+def argmax(scores: np.ndarray, known_scores: np.ndarray | None = None, known_labels: np.ndarray | None = None) -> np.ndarray:
     """The class of the highest score, ties to the lower number."""
     scores = _checked(scores)
     if scores.shape[1] < 2:
@@ -39,19 +41,28 @@ def argmax(scores, known_scores=None, known_labels=None) -> np.ndarray:
     return scores.argmax(axis=1)
 
 
-def threshold(scores, known_scores=None, known_labels=None, *, value: float) -> np.ndarray:
+def threshold(
+    scores: np.ndarray, known_scores: np.ndarray | None = None, known_labels: np.ndarray | None = None, *, value: float
+) -> np.ndarray:
     """1 where the score is at least `value`, both as float32: a score that prints as the value reaches it."""
     return (_checked(scores)[:, 0] >= np.float32(value)).astype(np.int64)
 
 
 @facts(needs_known=lambda params: True)
-def learned_threshold(scores, known_scores, known_labels) -> np.ndarray:
+def learned_threshold(scores: np.ndarray, known_scores: np.ndarray, known_labels: np.ndarray) -> np.ndarray:
     """1 where the score reaches the threshold that has the highest Cohen's kappa on the known rows (`best_threshold`)."""
     return threshold(scores, value=best_threshold(_checked(known_scores)[:, 0], np.asarray(known_labels)))
 
 
 @facts(needs_known=lambda params: params["value"] is None)
-def both_thresholds(scores, known_scores=None, known_labels=None, *, confidence: float, value: float | None) -> np.ndarray:
+def both_thresholds(
+    scores: np.ndarray,
+    known_scores: np.ndarray | None = None,
+    known_labels: np.ndarray | None = None,
+    *,
+    confidence: float,
+    value: float | None,
+) -> np.ndarray:
     """1 where column 1 exceeds `confidence` and column 0 reaches `value`; None: the threshold of `learned_threshold`.
 
     That is learned on column 0 of all known rows, whatever their column 1. Raises ValueError for scores of one column.
@@ -64,7 +75,9 @@ def both_thresholds(scores, known_scores=None, known_labels=None, *, confidence:
 
 
 @facts(sees_split=lambda known: not known)
-def mean_plus_std(scores, known_scores=None, known_labels=None, *, k: float) -> np.ndarray:
+def mean_plus_std(
+    scores: np.ndarray, known_scores: np.ndarray | None = None, known_labels: np.ndarray | None = None, *, k: float
+) -> np.ndarray:
     """1 where the score is at least mean + k * population standard deviation.
 
     Both are taken from the known scores, or from the scores themselves where none are given: then a label
@@ -75,7 +88,9 @@ def mean_plus_std(scores, known_scores=None, known_labels=None, *, k: float) -> 
 
 
 @facts(sees_split=lambda known: True, class_balance=True)
-def top_fraction(scores, known_scores=None, known_labels=None, *, fraction: float) -> np.ndarray:
+def top_fraction(
+    scores: np.ndarray, known_scores: np.ndarray | None = None, known_labels: np.ndarray | None = None, *, fraction: float
+) -> np.ndarray:
     """1 for the round(fraction * N) highest scores (round half to even), ties to the earlier rows.
 
     This uses the class balance of the split and depends on its other rows: a result that rests on it must say so.
@@ -117,7 +132,7 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(middle if middle > low else high)
 
 
-def _checked(scores) -> np.ndarray:
+def _checked(scores: np.ndarray) -> np.ndarray:
     # The precision of a table on disk: fresh scores and scores read back are decided alike.
     scores = np.asarray(scores, np.float32)
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
@@ -131,7 +146,7 @@ def _checked(scores) -> np.ndarray:
 DECISIONS = {f.__name__: f for f in (argmax, threshold, learned_threshold, both_thresholds, mean_plus_std, top_fraction)}
 
 
-def get(name: str):
+def get(name: str) -> Decision:
     """A decision by name, or `package.module:function`; raises ValueError with the known names."""
     if plugins.dotted(name):
         return plugins.find("decision.name", name)
@@ -151,7 +166,7 @@ def check(decision: Config) -> None:
         raise ValueError(f"decision.name={decision.name!r} learns from known scores: set decision.known to a split")
 
 
-def needs_known(name: str, params: dict) -> bool:
+def needs_known(name: str, params: dict[str, Any]) -> bool:
     """Whether a decision cannot do without known scores and labels."""
     return _facts(name)["needs_known"](params)
 

@@ -4,6 +4,9 @@ Whatever takes groups [N] resamples whole groups, stratified by the true classes
 groups are too few for that, an interval is [None, None].
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from scipy.stats import binomtest, hypergeom, t
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support
@@ -14,7 +17,9 @@ RESAMPLES = bootstrap.RESAMPLES
 FIGURES = ("precision", "recall", "f1", "specificity")
 
 
-def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> dict:
+def report(
+    labels: np.ndarray, predicted: np.ndarray, num_classes: int, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Figures of predicted labels as JSON types.
 
     Args:
@@ -51,7 +56,7 @@ def report(labels, predicted, num_classes: int, groups=None, seed: int = 0) -> d
         zero_division=0,  # pyright: ignore[reportArgumentType]
     )
     specificity = _specificity(confusion[None])[0]
-    per_class = {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity, "support": support}
+    per_class: dict[str, Any] = {"precision": precision, "recall": recall, "f1": f1, "specificity": specificity, "support": support}
     correct = int(np.trace(confusion))
     class_groups = np.zeros(num_classes, int)
     class_groups[np.unique(labels)] = bootstrap.holding(labels, groups)
@@ -111,7 +116,7 @@ def figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     return out
 
 
-def labels_p(labels, predicted) -> dict[str, float]:
+def labels_p(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Exact one-sided p-values of decided labels [N] of two classes, 0 and 1, by nothing but the labels.
 
     Given how many rows are of class 1 and how many were called so, the number of those that are both is hypergeometric where the
@@ -135,7 +140,9 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> list[fl
     return [float(interval.low), float(interval.high)]
 
 
-def bootstrap_confusion(confusion, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> dict:
+def bootstrap_confusion(
+    confusion: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
+) -> dict[str, Any]:
     """Percentile intervals {figure: [low, high]} of a confusion table [K,K] of independent images.
 
     The cells of each true class are resampled as one multinomial, so that its size stays. Figures are named as by
@@ -150,8 +157,14 @@ def bootstrap_confusion(confusion, resamples: int = RESAMPLES, seed: int = 0, co
 
 
 def bootstrap_groups(
-    labels, predicted, groups, num_classes: int, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
-) -> dict:
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    num_classes: int,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
     """Percentile intervals {figure: [low, high]} where the images of a group [N] are not independent.
 
     Whole groups are drawn with replacement, stratified by the set of true classes that a group holds, sets that few groups hold
@@ -162,7 +175,14 @@ def bootstrap_groups(
     return _intervals(draws.reshape(len(draws), num_classes, num_classes), confidence)
 
 
-def paired_difference(labels, predicted_a, predicted_b, num_classes: int, groups=None, seed: int = 0) -> dict:
+def paired_difference(
+    labels: np.ndarray,
+    predicted_a: np.ndarray,
+    predicted_b: np.ndarray,
+    num_classes: int,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     """How much better a is than b on the same rows.
 
     Args:
@@ -193,7 +213,7 @@ def paired_difference(labels, predicted_a, predicted_b, num_classes: int, groups
     return out
 
 
-def over_images(labels, values, groups=None, seed: int = 0) -> dict:
+def over_images(labels: np.ndarray, values: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> dict[str, Any]:
     """The mean of one figure of each image, for example the share of seeds that are right about it.
 
     Args:
@@ -210,7 +230,7 @@ def over_images(labels, values, groups=None, seed: int = 0) -> dict:
     return {"mean": float(np.mean(values)), "interval": bootstrap.percentiles(draws @ levels / draws.sum(axis=1))}
 
 
-def over_seeds(values, bounds: tuple[float, float] = (0, 1)) -> dict:
+def over_seeds(values: Sequence[float | None] | np.ndarray, bounds: tuple[float, float] = (0, 1)) -> dict[str, Any]:
     """The mean of one figure of several seeds.
 
     Args:
@@ -233,11 +253,11 @@ def over_seeds(values, bounds: tuple[float, float] = (0, 1)) -> dict:
     return {"values": values.tolist(), "mean": float(values.mean()), "interval": interval}
 
 
-def _intervals(draws: np.ndarray, confidence: float) -> dict:
+def _intervals(draws: np.ndarray, confidence: float) -> dict[str, Any]:
     return {name: bootstrap.percentiles(values, confidence) for name, values in figures(draws).items()}
 
 
-def checked_labels(labels, predicted, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def checked_labels(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Both as int [N]; raises ValueError for labels outside 0..num_classes-1 and for none or unequally many."""
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if not len(labels) or len(labels) != len(predicted):
@@ -257,5 +277,5 @@ def _specificity(confusion: np.ndarray) -> np.ndarray:
     return _ratio(negatives - false_positives, negatives)
 
 
-def _ratio(a, b):
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.zeros(np.broadcast(a, b).shape), where=np.asarray(b) != 0)

@@ -17,8 +17,12 @@ NOTHING_SYNTHETIC = "a difference between the real images; no synthetic image wa
 
 
 def permutation_p(
-    statistic: Callable[[np.ndarray], np.ndarray], labels, groups=None, permutations: int = PERMUTATIONS, seed: int = 0
-) -> dict:
+    statistic: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> dict[str, Any]:
     """One-sided p-values by permuting the labels of whole groups (without groups: of rows).
 
     A group keeps its rows together and hands on its label as one unit; a group with both labels is split into a unit a label.
@@ -58,13 +62,13 @@ def permutation_p(
     return p_of(observed, null) | {"permutations": permutations, "split_groups": len(units) - len(np.unique(group)), "null": null}
 
 
-def p_of(observed: np.ndarray, null: np.ndarray) -> dict:
+def p_of(observed: np.ndarray, null: np.ndarray) -> dict[str, Any]:
     """`p` and `family_wise` as `permutation_p` gives them, of statistics [M] and those after each permutation [B,M]."""
     reached = 1 + (null >= observed).sum(axis=0), 1 + (null.max(axis=1) >= observed.max()).sum()
     return {"p": (reached[0] / (1 + len(null))).tolist(), "family_wise": float(reached[1] / (1 + len(null)))}
 
 
-def auc_of(scores) -> Callable[[np.ndarray], np.ndarray]:
+def auc_of(scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The statistic of scores [N] or [N,M] of M methods: labels [N] -> AUC [M], by rank sums (Mann & Whitney 1947).
 
     Raises ValueError for scores that are not finite, or all equal.
@@ -77,7 +81,7 @@ def auc_of(scores) -> Callable[[np.ndarray], np.ndarray]:
         raise ValueError(f"all {len(scores)} scores are {scores[0, constant[0]]:g}: they tell no two images apart")
     ranks = rankdata(scores, axis=0)  # tied scores share their mean rank, a multiple of 1/2: sums are exact
 
-    def auc(labels):
+    def auc(labels: np.ndarray) -> np.ndarray:
         used = ranks[labels == 1]
         n = len(used)
         return (used.sum(axis=0) - n * (n + 1) / 2) / (n * (len(labels) - n))

@@ -3,6 +3,9 @@
 Whatever takes groups [N] resamples whole groups, as in metrics.py; an interval is [None, None] where they are too few.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
@@ -13,7 +16,7 @@ FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
 BINS = 10  # of the calibration
 
 
-def quick(labels, scores, figure: str) -> dict[str, float]:
+def quick(labels: np.ndarray, scores: np.ndarray, figure: str) -> dict[str, float]:
     """What a training watches: the `auc` of column 0, or the `accuracy` of the highest score; {} where it is not defined."""
     if figure == "auc":
         value = auc(labels, scores[:, 0])
@@ -21,12 +24,12 @@ def quick(labels, scores, figure: str) -> dict[str, float]:
     return {"accuracy": float((scores.argmax(axis=1) == labels).mean())}
 
 
-def auc(labels, scores) -> float | None:
+def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Area under the ROC curve of scores [N] for labels [N] in {0, 1}; None where only one class occurs."""
     return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None
 
 
-def auc_interval(labels, scores, groups=None, seed: int = 0) -> list[float]:
+def auc_interval(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> bootstrap.Interval:
     """Interval [low, high] of the AUC of scores [N] for labels [N] in {0, 1}; [None, None] where groups are too few (`bootstrap`).
 
     It holds whatever made the scores fixed. Cross-fitted scores depend on the labels of the other folds, which it leaves out: where
@@ -38,7 +41,9 @@ def auc_interval(labels, scores, groups=None, seed: int = 0) -> list[float]:
     return bootstrap.percentiles(_resampled_auc(labels, [scores], groups, seed)[0])
 
 
-def paired_auc(labels, scores_a, scores_b, groups=None, seed: int = 0) -> dict:
+def paired_auc(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
     """{difference: AUC of a - AUC of b, interval: [low, high]} on the same rows, from resamples that both sides share.
 
     Scores are [N], or [S,N] of S runs, whose mean AUC counts. Raises ValueError as `auc_interval` does.
@@ -54,7 +59,9 @@ def paired_auc(labels, scores_a, scores_b, groups=None, seed: int = 0) -> dict:
     return {"difference": float(observed[0] - observed[1]), "interval": bootstrap.percentiles(draws[0] - draws[1])}
 
 
-def excess_auc(labels, attacks, controls, groups=None, seed: int = 0) -> dict:
+def excess_auc(
+    labels: np.ndarray, attacks: np.ndarray, controls: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
     """How much more the best of some attacks tells than the best of some controls: the largest AUC of each, and their difference.
 
     Args:
@@ -81,7 +88,9 @@ def excess_auc(labels, attacks, controls, groups=None, seed: int = 0) -> dict:
     return {"value": float(observed[0] - observed[1]), "interval": interval, "attack": best[0], "control": best[1]}
 
 
-def tpr_at_fpr(labels, scores, fpr: float, groups=None, seed: int = 0) -> dict | None:
+def tpr_at_fpr(
+    labels: np.ndarray, scores: np.ndarray, fpr: float, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any] | None:
     """The largest share of used rows (label 1) called used, where at most a share `fpr` of the others is called used too.
 
     Args:
@@ -114,7 +123,7 @@ def tpr_at_fpr(labels, scores, fpr: float, groups=None, seed: int = 0) -> dict |
     }
 
 
-def calibration(labels, probabilities) -> dict:
+def calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
     """How far probabilities can be taken at their word.
 
     Args:
@@ -157,7 +166,9 @@ def calibration(labels, probabilities) -> dict:
     }
 
 
-def score_report(labels, scores, probabilities: bool, groups=None, seed: int = 0) -> dict:
+def score_report(
+    labels: np.ndarray, scores: np.ndarray, probabilities: bool, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Figures of membership scores that no decision enters, as JSON types.
 
     Args:
@@ -175,7 +186,7 @@ def score_report(labels, scores, probabilities: bool, groups=None, seed: int = 0
     Raises ValueError for scores that are not finite, other labels or unequal lengths.
     """
     labels, scores = _checked_scores(labels, scores, both=False)
-    out: dict = {"auc": auc(labels, scores), "auc_interval": None, "tpr_at_fpr": []}
+    out: dict[str, Any] = {"auc": auc(labels, scores), "auc_interval": None, "tpr_at_fpr": []}
     if out["auc"] is not None:
         out["auc_interval"] = auc_interval(labels, scores, groups, seed)
         found = (tpr_at_fpr(labels, scores, fpr, groups, seed) for fpr in FALSE_POSITIVE_RATES)
@@ -185,7 +196,9 @@ def score_report(labels, scores, probabilities: bool, groups=None, seed: int = 0
     return out
 
 
-def over_runs(labels, scores, predicted, fpr: float, groups=None, seed: int = 0) -> dict:
+def over_runs(
+    labels: np.ndarray, scores: np.ndarray, predicted: np.ndarray, fpr: float, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Means of membership figures over S runs that are about the same images, for example of several seeds.
 
     Args:
@@ -206,7 +219,7 @@ def over_runs(labels, scores, predicted, fpr: float, groups=None, seed: int = 0)
     labels = np.asarray(labels)
     draws = np.mean(_resampled_auc(labels, columns, groups, seed), axis=0)
     mean = np.mean([roc_auc_score(labels, column) for column in columns])
-    out: dict = {"auc": {"mean": float(mean), "interval": bootstrap.percentiles(draws)}, "tpr": None}
+    out: dict[str, Any] = {"auc": {"mean": float(mean), "interval": bootstrap.percentiles(draws)}, "tpr": None}
     if rates := [found["tpr"] for column in columns if (found := tpr_at_fpr(labels, column, fpr, groups, seed))]:
         draws = np.mean([_resampled_tpr(labels, column, fpr, groups, seed) for column in columns], axis=0)
         out["tpr"] = {"mean": float(np.mean(rates)), "interval": bootstrap.percentiles(draws)}
@@ -220,7 +233,7 @@ def over_runs(labels, scores, predicted, fpr: float, groups=None, seed: int = 0)
     return out | {"cohen_kappa": {"mean": observed, "interval": bootstrap.percentiles(kappa[1:])}}
 
 
-def _resampled_auc(labels, columns, groups, seed: int) -> list[np.ndarray]:
+def _resampled_auc(labels: np.ndarray, columns: Sequence[np.ndarray], groups: np.ndarray | None, seed: int) -> list[np.ndarray]:
     """The AUC [R] of each of the columns of scores [N], in the same resamples: the Mann-Whitney count of weighted rows.
 
     NaN in a resample that lacks a class.
@@ -231,7 +244,7 @@ def _resampled_auc(labels, columns, groups, seed: int) -> list[np.ndarray]:
         order = negative[np.argsort(scores[negative], kind="stable")]
         beaten = [np.searchsorted(scores[order], scores[positive], side=side) for side in ("left", "right")]  # ties: half-way
         plans.append((order, *beaten))
-    parts: list[list] = [[] for _ in columns]
+    parts: list[list[np.ndarray]] = [[] for _ in columns]
     for weights in bootstrap.weights(labels, groups, seed=seed):
         used = weights[:, positive]
         for part, (order, below, level) in zip(parts, plans, strict=True):
@@ -242,7 +255,7 @@ def _resampled_auc(labels, columns, groups, seed: int) -> list[np.ndarray]:
     return [np.concatenate(part) if part else np.empty(0) for part in parts]
 
 
-def _resampled_tpr(labels, scores, fpr: float, groups, seed: int) -> np.ndarray:
+def _resampled_tpr(labels: np.ndarray, scores: np.ndarray, fpr: float, groups: np.ndarray | None, seed: int) -> np.ndarray:
     """The largest true-positive rate [R] within a false-positive rate, the threshold drawn anew in each resample.
 
     NaN in a resample that lacks a class.
@@ -265,7 +278,7 @@ def _running(weights: np.ndarray) -> np.ndarray:
     return np.pad(np.cumsum(weights, axis=1, dtype=np.int64), ((0, 0), (1, 0)))
 
 
-def _checked_scores(labels, scores, both: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def _checked_scores(labels: np.ndarray, scores: np.ndarray, both: bool = True) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     if not len(labels) or scores.shape != labels.shape:
         raise ValueError(f"{len(labels)} labels and scores of shape {list(scores.shape)}: one score a label is needed")

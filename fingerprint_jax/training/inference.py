@@ -52,12 +52,12 @@ def outputs(
     network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
     step = step_of(run)
 
-    def clear():
+    def clear() -> None:
         for other in folder.glob(f"{network}-*.npz"):  # those of other runs may lie beside them
             if not other.name.startswith(f"{network}-{step}-"):
                 other.unlink(missing_ok=True)
 
-    def compute():
+    def compute() -> dict[str, np.ndarray]:
         distributed.first(run.refuse_links)
         distributed.first(clear)
         return encode(run, restored or restore(run)[1], rows, enhance, layer, source)

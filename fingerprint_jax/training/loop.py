@@ -17,6 +17,7 @@ import numpy as np
 
 from fingerprint_jax import Config
 from fingerprint_jax.data import loader
+from fingerprint_jax.data.source import Rows
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, names, preemption, sharding
@@ -106,7 +107,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     writer = Writer(run.workdir, run.workdir.name, start, c.num_steps)
     pending: tuple[range, dict] | None = None  # metrics of the steps dispatched last, not read yet
 
-    def read(pending) -> dict[int, dict[str, float]]:
+    def read(pending: tuple[range, dict]) -> dict[int, dict[str, float]]:
         steps, metrics = pending
         metrics, found = jax.device_get(metrics), {}
         for i, step in enumerate(steps):
@@ -206,5 +207,5 @@ def _check_steps(c: Config, mesh: jax.sharding.Mesh) -> None:
             raise ValueError(f"{name}={c[name]} is not a multiple of steps_per_dispatch={count}")
 
 
-def _ids(rows, index: np.ndarray) -> np.ndarray:
+def _ids(rows: Rows, index: np.ndarray) -> np.ndarray:
     return rows.ids[np.searchsorted(rows.index, index)]

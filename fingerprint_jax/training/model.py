@@ -46,7 +46,7 @@ class Model:
     the compiled program.
     """
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]):
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         self.mesh = sharding.make_mesh()
         self.objective = objectives.build(config, num_classes, image_shape)
         self._config = config
@@ -168,11 +168,11 @@ class Model:
     def _trained(self, params: dict) -> dict:
         return {name: value for name, value in params.items() if self._rates[name]}
 
-    def _plain(self, stream: dict, cached) -> jax.Array:
+    def _plain(self, stream: dict, cached: tuple[jax.Array, jax.Array] | None) -> jax.Array:
         images = stream["image"] if cached is None else cached[0][stream["index"] - cached[1]]
         return augment.normalize(images, self._config.data.normalize)
 
-    def _images(self, stream: dict, cached, key: jax.Array) -> dict[str, jax.Array]:
+    def _images(self, stream: dict, cached: tuple[jax.Array, jax.Array] | None, key: jax.Array) -> dict[str, jax.Array]:
         images = self._plain(stream, cached)
         if not self.objective.two_views:
             return {"image": augment.augment(images, key, **self._config.augment)}
@@ -184,7 +184,9 @@ class Model:
         state, metrics, _ = self._steps(state, batches, cache, learning_rate, key)
         return state, metrics
 
-    def _unrolled(self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
+    def _unrolled(
+        self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array
+    ) -> tuple[State, dict, list[State]]:
         found, between, go_on = [], [], None
         for i in range(len(jax.tree.leaves(batches)[0])):
             batch = jax.tree.map(lambda x: x[i], batches)  # noqa: B023 - called at once
@@ -196,8 +198,10 @@ class Model:
         # rounded otherwise than by single steps.
         return state, jax.tree.map(lambda *x: jnp.stack(x), *found), between[:-1]
 
-    def _scanned(self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array):
-        def one(carry, batch):
+    def _scanned(
+        self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array
+    ) -> tuple[State, dict, list[State]]:
+        def one(carry: tuple[State, jax.Array], batch: dict) -> tuple[tuple[State, jax.Array], dict]:
             state, metrics = self._step(carry[0], batch, cache, learning_rate, key, carry[1])
             return (state, metrics["finite"]), metrics
 
@@ -206,7 +210,7 @@ class Model:
 
     def _step(
         self, state: State, batch: dict, cache: dict, learning_rate: jax.Array, key: jax.Array, go_on: jax.Array | None = None
-    ):
+    ) -> tuple[State, dict]:
         key = jax.random.fold_in(key, state["step"])
         loss_key, *keys = jax.random.split(key, 1 + len(batch))
         batch = {
@@ -216,17 +220,19 @@ class Model:
 
         trained = self._trained(state["params"])
 
-        def loss_fn(trained, rest, batch, key):
+        def loss_fn(trained: dict, rest: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
             net = self.merge(state["params"] | trained, rest)
             loss, metrics = self.objective.loss(net, batch, key)
             return loss, ({"loss": loss, **metrics}, self._split(net)[1])
 
-        def gradient_of(rest, part):
+        def gradient_of(rest: dict, part: tuple[dict, jax.Array]) -> tuple[dict, tuple[dict, dict]]:
             batch, key = part
             (_, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained, rest, batch, key)
             return rest, (gradients, metrics)
 
-        def accumulate(carry, part):
+        def accumulate(
+            carry: tuple[dict, tuple[dict, dict]], part: tuple[dict, jax.Array]
+        ) -> tuple[tuple[dict, tuple[dict, dict]], None]:
             rest, values = gradient_of(carry[0], part)
             return (rest, jax.tree.map(jnp.add, carry[1], values)), None
 

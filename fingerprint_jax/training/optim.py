@@ -1,8 +1,9 @@
 """The optimizer as a direction and a learning rate, both inside the compiled step; the peak rate is its argument."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -51,11 +52,11 @@ def _kernels(params: dict) -> dict:
     return {name: name.endswith("kernel") for name in params}
 
 
-def schedule(config: Config, num_steps: int):
+def schedule(config: Config, num_steps: int) -> Callable[[jax.Array], jax.Array]:
     """Step -> share of the peak learning rate in [0, 1]: linear warm-up, then constant, cosine to zero, or step by step."""
     names.check("optimizer.schedule", config.schedule, ("constant", "cosine", "step"))
 
-    def share(step):
+    def share(step: jax.Array) -> jax.Array:
         warm = jnp.minimum(1.0, (step + 1) / max(config.warmup_steps, 1))
         if config.schedule == "constant":
             return warm

@@ -46,7 +46,7 @@ class Profiler:
         dispatches: how many there will be.
     """
 
-    def __init__(self, run: Run, dispatches: int):
+    def __init__(self, run: Run, dispatches: int) -> None:
         self._folder: Path | None = None
         if run.profile and not run.profile.begun:
             run.profile.begun = True

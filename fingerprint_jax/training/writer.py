@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ class Writer:
     """`metrics.jsonl`, `tensorboard/` and the progress of one training, by process 0."""
 
     @distributed.by_first
-    def __init__(self, workdir: Path, name: str, start: int, stop: int):
+    def __init__(self, workdir: Path, name: str, start: int, stop: int) -> None:
         keep_lines(workdir / "metrics.jsonl", start)
         self._file = files.appending(workdir / "metrics.jsonl")
         # Not SummaryWriter: it writes from a thread, where a full disk ends in a traceback, and holds semaphores that a kill leaks.
@@ -69,7 +69,7 @@ class Writer:
             self._flushed = time.perf_counter()
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self) -> Generator[None]:
         try:
             yield
         except OSError as error:  # Python does not say which file

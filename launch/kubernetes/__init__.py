@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 from absl import flags
@@ -116,7 +117,7 @@ def dump(documents: Sequence[dict]) -> str:
     return yaml.dump_all(map(_quoted, documents), Dumper=_Dumper, sort_keys=False, explicit_start=True, width=float("inf"))
 
 
-def _quoted(value):
+def _quoted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _quoted(each) for key, each in value.items()}
     return list(map(_quoted, value)) if isinstance(value, list) else _Text(value) if isinstance(value, str) else value

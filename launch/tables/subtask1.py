@@ -6,6 +6,8 @@ Deep features that nothing trains are those of EfficientNet-Lite0 with its Image
 the published system has ResNet50. The pretraining of Neural Nexus reads a data set of task images in the folder of each other one.
 """
 
+from typing import Any
+
 from launch.systems import RATES, Row
 
 ATTACKS = ("gan_leaks", "domias", "monte_carlo", "logan_d1")
@@ -103,5 +105,5 @@ def _inner(overrides: dict) -> dict:
     return {f"member.{field}": value for field, value in overrides.items()}
 
 
-def _row(name: str, config: str = "", overrides: dict | None = None, published: str = "", networks: int = 0, **options) -> Row:
+def _row(name: str, config: str = "", overrides: dict | None = None, published: str = "", networks: int = 0, **options: Any) -> Row:
     return Row(name, f"configs/subtask1/{config or name}.py", overrides or {}, networks=networks, published=published, **options)

@@ -6,6 +6,8 @@
 The small CNN of AI Multimedia Lab is small enough as it is. SDVA's 26 members are six, and two rounds follow round 0.
 """
 
+from typing import Any
+
 from launch.systems import Row
 
 # The same held-out fifth and the same validation images for every row.
@@ -55,5 +57,5 @@ def _inner(overrides: dict) -> dict:
     return {f"member.{field}": value for field, value in overrides.items()}
 
 
-def _row(name: str, config: str, overrides: dict, **options) -> Row:
+def _row(name: str, config: str, overrides: dict, **options: Any) -> Row:
     return Row(name, f"configs/subtask2/{config}.py", VIEW | overrides, **options)

@@ -21,7 +21,7 @@ class Queue(nnx.Module):
     It begins with random directions, as the code of MoCo does, of no image: -1. Key number i stands in row i modulo L.
     """
 
-    def __init__(self, length: int, width: int, rngs: nnx.Rngs):
+    def __init__(self, length: int, width: int, rngs: nnx.Rngs) -> None:
         self.keys = nnx.Variable(losses.l2_normalize(jax.random.normal(rngs.params(), (length, width))))
         self.index = nnx.Variable(jnp.full(length, -1, jnp.int32))
         self.count = nnx.Variable(jnp.int32(0))
@@ -44,7 +44,7 @@ class Projection(nnx.Module):
     last (taozi; where it is read was not published).
     """
 
-    def __init__(self, features: int, widths: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(self, features: int, widths: tuple[int, ...], rngs: nnx.Rngs) -> None:
         sizes = (features, *widths)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)])
         self.temperature = nnx.Linear(sizes[-2], 1, rngs=rngs)
