@@ -22,6 +22,7 @@ from flax import nnx
 
 from benchmarks.timing import ratios, shown, turns
 from fingerprint_jax import Config, objectives
+from fingerprint_jax.data import tasks
 from fingerprint_jax.objectives import moco
 from fingerprint_jax.objectives.parts import losses
 from fingerprint_jax.runs.config import network_config
@@ -29,8 +30,6 @@ from fingerprint_jax.runtime import cli, sharding
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.training import cost
 from fingerprint_jax.training.model import Model
-
-CLASSES = {"subtask1": 2, "subtask2": 5}
 
 
 class TwoViews(moco.Objective):
@@ -78,11 +77,12 @@ class Step:
         self.images = sum(streams.values())
         if "queue" in config.objective:
             config.objective.queue = -(-config.objective.queue // self.images) * self.images
-        model, rng = Model(config, CLASSES[config.task], shape), np.random.default_rng(0)
+        classes = len(tasks.of(config.task).classes)
+        model, rng = Model(config, classes, shape), np.random.default_rng(0)
         content = {
             name: {
                 "image": rng.integers(0, 256, (count, *shape), np.uint8),
-                "label": np.arange(count, dtype=np.int32) % CLASSES[config.task],
+                "label": np.arange(count, dtype=np.int32) % classes,
                 "index": np.arange(count, dtype=np.int32),
             }
             for name, count in streams.items()

@@ -12,8 +12,10 @@ from absl import flags
 from rich.console import Console
 
 from fingerprint_jax import methods, report
+from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.evaluation import score, watch
 from fingerprint_jax.evaluation.decide import decide
+from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.evaluation.lineage import in_sample
 from fingerprint_jax.evaluation.terminal import table
 from fingerprint_jax.report import words
@@ -56,7 +58,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
     paths.define_list("compare", [], "Page: work directories of other runs, paired image by image.", flag_values=values)
     flags.DEFINE_bool("published", False, "Page: the place among the published runs.", flag_values=values)
-    flags.DEFINE_enum("task", None, sorted(score.CLASSES), "Without a run: the task of the files.", flag_values=values)
+    named = sorted(name for name, task in TASKS.items() if task.classes)
+    flags.DEFINE_enum("task", None, named, "Without a run: the task of the files.", flag_values=values)
     paths.define("predictions", None, "Without a run: a file of `id,label`.", flag_values=values)
     paths.define("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
     paths.define("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
@@ -106,8 +109,8 @@ def main(values: flags.FlagValues) -> None:
             distributed.first(run.source.verify)
         if values.recompute:
             distributed.first(run.refuse_links)
-            run.forget()
-        if not run.done and (run.config.method != "gradient" or not Checkpoints(run.workdir).begun()):
+            forget(run)
+        if not run.done and not Checkpoints(run.workdir).begun():
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None
         if values.submission:

@@ -1,17 +1,18 @@
 """Fits a run: python -m fingerprint_jax.main --config=configs/quickstart.py --config.data_dir=DATA --workdir=DIR."""
 
-import contextlib
 import logging
+from pathlib import Path
 
 import jax
 from absl import flags
 
 from fingerprint_jax import methods
 from fingerprint_jax.runs import config_file
-from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runs.run import Profile, Run
 from fingerprint_jax.runtime import cli, distributed, environment, paths, plugins, preemption
 from fingerprint_jax.runtime.progress import show_log
-from fingerprint_jax.training import profile
+
+log = logging.getLogger("fingerprint_jax")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -39,15 +40,17 @@ def main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise ValueError("--workdir is empty: name the folder of the run")
     plugins.trust([*values.plugins, *plugins.packages(values.config)])
-    run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change))
-    logging.getLogger("fingerprint_jax").info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
+    profile = Profile(Path(values.workdir) / "profile") if values.profile else None
+    run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change), profile=profile)
+    log.info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
     say = distributed.by_first(print)
     if values.dry_run:
         for what, figure in methods.describe(run):
             say(f"{what:24}{figure}")
         return
-    with profile.asked(run.workdir / "profile") if values.profile else contextlib.nullcontext():
-        methods.fit(run)
+    methods.fit(run)
+    if profile and not profile.begun:
+        log.warning("--profile: nothing was trained, so nothing was profiled")
     say(f"fitted: {run.workdir}")
 
 

@@ -11,14 +11,15 @@ import warnings
 
 from absl import flags
 
-from fingerprint_jax.data import builder, images, packing
+from fingerprint_jax.data import images, packing
+from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.runtime import cli, paths
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     define = functools.partial(paths.define, flag_values=values)
-    flags.DEFINE_enum("task", None, builder.TASKS, "subtask1, subtask2, or images: any labelled set.", flag_values=values)
+    flags.DEFINE_enum("task", None, list(TASKS), "subtask1, subtask2, or images: any labelled set.", flag_values=values)
     define("train_dir", None, "The training folder in the official layout; task images: see --labels.")
     define("test_dir", "", "The test folder; without it the data has no unknowns.")
     define("reference_dir", "", "Real images known not to be used.")

@@ -21,7 +21,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods
-from fingerprint_jax.data import builder, controls
+from fingerprint_jax.data import builder, controls, tasks
+from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
@@ -137,17 +138,18 @@ class Comparison:
         return functools.cache(Scored.load)
 
     @property
-    def task(self) -> str:
+    def task(self) -> Task:
         """The task of all rows. Raises ValueError where they differ, or it has no table."""
-        tasks = sorted({config.task for config in self.configs.values()})
-        if tasks not in (["subtask1"], ["subtask2"]):
-            raise ValueError(f"the rows are of {', '.join(tasks)}: a table is of subtask1 or of subtask2")
-        return tasks[0]
+        named = sorted({config.task for config in self.configs.values()})
+        task = tasks.of(named[0])
+        if len(named) > 1 or not (task.membership or task.attribution):
+            raise ValueError(f"the rows are of {', '.join(named)}: a table is of subtask1 or of subtask2")
+        return task
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The controls that go with the first data set."""
-        return (controls.MEMBERSHIP if self.task == "subtask1" else controls.ATTRIBUTION) if self.controls else ()
+        return (controls.MEMBERSHIP if self.task.membership else controls.ATTRIBUTION) if self.controls else ()
 
     def row(self, name: str) -> Row:
         """A row by name."""
@@ -235,7 +237,7 @@ class Comparison:
                 except FloatingPointError as error:
                     log.warning("%s", error)
                     continue
-                valid[rate] = next(iter(score_metrics.quick(scored.labels, scored.scores, self.task).values()))
+                valid[rate] = next(iter(score_metrics.quick(scored.labels, scored.scores, self.task.watched).values()))
                 print(f"{data}/{row.name}: {valid[rate]:.4f} on valid with learning rate {rate:g}", flush=True)
             if not valid:
                 raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")
@@ -294,7 +296,7 @@ class Comparison:
         one = control and data != "copies" or row.networks and data in self.one_seed  # copies: a row is said to be blind to them
         for seed in self.seeds[:1] if one else self.seeds:
             workdir = self.fit(data, row, rate, seed)
-            refitted = self.task == "subtask1" and seed == self.seeds[0] and not control
+            refitted = self.task.membership and seed == self.seeds[0] and not control
             anew = self._score(workdir, "heldout", refits=row.refits if refitted else 0)
             if data == "phantom_runs":
                 anew |= self._score(workdir, "train_generated", self.data_dir("other_run"))
@@ -305,12 +307,12 @@ class Comparison:
         """Scores a run where that is not done; whether it was not."""
         if anew := not local.finished(workdir, split):
             found = score.evaluate(methods.load(workdir, data_dir=data_dir), split, refits=refits)
-            figure = found["metrics"]["scores"]["auc"] if self.task == "subtask1" else found["metrics"]["accuracy"]
+            figure = found["metrics"]["scores"]["auc"] if self.task.membership else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
         return anew
 
     def _make_controls(self) -> None:
         for kind in self.kinds:
             last = self.data_dir("other_run" if kind == "phantom_runs" else kind)
-            if not (builder.dataset_dir(last, self.task) / "summary.json").exists():
+            if not (builder.dataset_dir(last, self.task.name) / "summary.json").exists():
                 controls.write(kind, Path(self.controls) / kind, self.data[self.first], overwrite=True)

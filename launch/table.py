@@ -17,12 +17,10 @@ from launch import attribution, membership, sweep
 from launch.collect import escape, markdown, write_csv
 from launch.systems import Comparison
 
-TABLES = {"subtask1": membership, "subtask2": attribution}
-
 
 def write(c: Comparison, baseline: str = "") -> None:
     """table.json and table.csv (numbers in full), and table.md, a table a data set without the columns that are empty."""
-    table = TABLES[c.task]
+    table = membership if c.task.membership else attribution
     found = {data: table.table(c, data, baseline) for data in c.data}
     lines = [line for of_data, _ in found.values() for line in of_data]
     files.write_text(c.output / "table.json", json.dumps(lines, indent=1))

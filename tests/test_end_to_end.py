@@ -43,7 +43,7 @@ def test_config_fits_evaluates_and_submits(path, fitted, tmp_path, phantoms, req
     config = fitted.config
     held = score.evaluate(fitted, "heldout")
     assert held["metrics"]["n"] == held["n"] > 0
-    unknown = "test_real" if config.task == "subtask1" else "test_generated"
+    unknown = fitted.task.test
     submission = tmp_path / "run.csv"
     result = score.evaluate(fitted, unknown, {"path": submission, "header": True, "extension": ".png", "style": "int"})
     assert "metrics" not in result
@@ -51,7 +51,7 @@ def test_config_fits_evaluates_and_submits(path, fitted, tmp_path, phantoms, req
     assert scored["metrics"]["n"] == result["n"]
     document = json.loads((fitted.workdir / "results.json").read_text())
     assert set(document["splits"]) == {"heldout", unknown}
-    ids, _ = tables.read_labels(submission, score.CLASSES[config.task], config.task)
+    ids, _ = tables.read_labels(submission, len(fitted.task.classes), config.task)
     assert len(tables.align(fitted.rows(unknown).ids, ids)) == result["n"]
 
 

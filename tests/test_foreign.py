@@ -17,6 +17,7 @@ from fingerprint_jax import main as binary
 from fingerprint_jax.data import builder, packing, phantom, tables
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.evaluation import score
+from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files
@@ -188,7 +189,7 @@ def test_to_compute_anew_removes_what_was_computed_and_nothing_else(workdir):
     for name in mine:
         (workdir / name).write_text("weeks of work")
     (workdir / "outputs" / f"{'0' * 16}-4-{'1' * 16}.npz").write_text("")
-    methods.load(workdir).forget()
+    forget(methods.load(workdir))
     left = {str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file()}
     assert {name for name in left if name.startswith(("predictions", "outputs", "features"))} == set(mine)
 
@@ -237,7 +238,7 @@ def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emp
     run = methods.load(workdir)
     (workdir / "children").mkdir()
     (workdir / "children" / "x").symlink_to(victim)
-    for act in (run.forget, lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
+    for act in (lambda: forget(run), lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
         with pytest.raises(ValueError, match="children/x is a link, and nothing is written through one"):
             act()
     assert sorted(victim.rglob("*")) == before
@@ -462,7 +463,7 @@ def test_recompute_of_a_child_removes_nothing_where_a_link_beside_it_leads(place
     (above / place).symlink_to(mine)
     child = Run(load_config("configs/quickstart.py"), above / "children" / "fold0")
     with pytest.raises(ValueError, match=f"{place} is a link, and nothing is written through one"):
-        child.forget()
+        forget(child)
     if place == "predictions":  # where what all children look at is kept, links lead away, too
         with pytest.raises(ValueError, match=f"{place} is a link"):
             child.refuse_links()
@@ -501,13 +502,13 @@ def test_recompute_leaves_out_kept_features_wherever_they_lie(data_dir, tmp_path
     vote.data_dir, vote.ensemble.runs = data_dir, (str(tmp_path / "run"),)
     run = Run(vote, tmp_path / "vote")
     with pytest.raises(ValueError, match="run: features.cache_dir in its config.json is not removed"):
-        run.forget()
+        forget(run)
 
 
 def test_a_first_figure_makes_the_tables_of_runs_that_are_used_anew(workdir, data_dir, tmp_path):
     vote = load_config("configs/subtask2/siamese_vote.py")
     vote.data_dir, vote.ensemble.runs = data_dir, (str(workdir),)
-    Run(vote, tmp_path / "vote").forget("heldout")
+    forget(Run(vote, tmp_path / "vote"), "heldout")
     assert not (workdir / "predictions" / "heldout.csv.json").exists()
 
 

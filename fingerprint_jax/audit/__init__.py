@@ -6,6 +6,7 @@ stand_ins.py  controls that see what the attacks see
 copies.py     copies among the synthetic images
 imprint.py    the detection limit, by spike-in
 verdict.py    the verdict of the parts, in words
+sides.py      the images that it is about, and what is left out of them
 stages.py     the plan, and the parts one after the other, kept on disk
 page.py       the page
 """

@@ -15,7 +15,6 @@ from fingerprint_jax import Config, methods
 from fingerprint_jax.audit import panel
 from fingerprint_jax.data import builder, packing, phantom
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runs.views import TARGET
 
 METHODS = ("likelihood_ratio", "combined")
 
@@ -24,7 +23,7 @@ def check(config: Config) -> None:
     """Raises ValueError for a config that is not one of membership, or that reads real images which are asked about."""
     if config.task != "subtask1":
         raise ValueError(f"--likelihood_ratio: a config of {config.task}, use one of subtask1")
-    if any(methods.reads(config, split) for split in (TARGET["subtask1"], "test_real", "test_generated")):
+    if any(methods.reads(config, split) for split in ("train_real", "test_real", "test_generated")):
         raise ValueError("--likelihood_ratio: the config reads images that are asked about, or a test set: use one that reads none")
 
 

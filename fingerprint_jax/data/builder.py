@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.runtime import files
 
 VERSION = "1.0.0"
-TASKS = ("subtask1", "subtask2", "images")
 REMEDY = "pack the data again"
 NAME, TEMPLATE = "fingerprint", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 SPLIT_FIELDS = {"name", "filepathTemplate", "numBytes", "shardLengths"}

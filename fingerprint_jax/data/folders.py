@@ -9,22 +9,15 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from fingerprint_jax.data import images
+from fingerprint_jax.data import images, tasks
 from fingerprint_jax.data.tables import normal_form
+from fingerprint_jax.data.tasks import TASKS, Task
 from fingerprint_jax.runtime.files import read_text
 
 LONGEST = 4096  # characters of a name: paths on Linux have no more, and an array of names holds all as long as the longest
-CLASSES = {"subtask1": ["not_used", "used"], "subtask2": ["t1", "t2", "t3", "t4", "t5"]}
-LAYOUT = {
-    "subtask1": "<train_dir>/{generated,real_used,real_not_used}, <test_dir>/{generated,real_unknown}; or --map NAME=DIR",
-    "subtask2": "<train_dir>/real/{t1..t5}, <train_dir>/generated/{gen_t1..gen_t5}, <test_dir>/generated_unknown;"
-    " or --map NAME=DIR",
-    "images": "<train_dir>/<class>, or images in <train_dir> and --labels=CSV",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,50 +65,34 @@ def layout(
     mapped: dict[str, str] | None = None,
     flat: bool = False,
 ) -> list[Folder]:
-    """The folders of a task; `flat`: those of the task images have no class folders.
+    """The folders of a task; `flat`: one without official folders has no class folders either.
 
     Raises ValueError that names all missing folders and what is there instead, and for class folders that do not fit.
     """
-    mapped = mapped or {}
-    if task == "images":
-        folders = _class_folders(Path(train_dir), test_dir, flat)
+    mapped, of = mapped or {}, tasks.of(task)
+    if of.folders:
+        folders = _official(of, Path(train_dir), test_dir, mapped)
     else:
-        folders = _official(task, Path(train_dir), test_dir, mapped)
-    if unknown := mapped.keys() - ({folder.name for folder in folders} if task != "images" else set()):
-        raise ValueError(f"--map={min(unknown)}=...: {task} has no official folder of that name; expected {LAYOUT[task]}")
+        folders = _class_folders(Path(train_dir), test_dir, flat)
+    if unknown := mapped.keys() - ({folder.name for folder in folders} if of.folders else set()):
+        raise ValueError(f"--map={min(unknown)}=...: {task} has no official folder of that name; expected {of.layout}")
     if reference_dir:
-        folders.append(Folder("reference", Path(reference_dir), "reference", 0 if task == "subtask1" else -1))
+        folders.append(Folder("reference", Path(reference_dir), "reference", 0 if of.membership else -1))
     if missing := [f"{folder.path} ({folder.name})" for folder in folders if not folder.path.is_dir()]:
-        instead = _instead(task, str(train_dir), str(test_dir), mapped)
-        raise ValueError(f"missing folders ({len(missing)}): {', '.join(missing)}; expected {LAYOUT[task]}{instead}")
+        instead = _instead(of, str(train_dir), str(test_dir), mapped)
+        raise ValueError(f"missing folders ({len(missing)}): {', '.join(missing)}; expected {of.layout}{instead}")
     return folders
 
 
-def _official(task: str, train: Path, test_dir: str | Path, mapped: dict[str, str]) -> list[Folder]:
-    """The folders of a subtask, there or not; those of the test set where it is given, or they are in `mapped`."""
-    test = Path(test_dir)
+def _official(task: Task, train: Path, test_dir: str | Path, mapped: dict[str, str]) -> list[Folder]:
+    """The official folders, there or not; those of the test set where it is given, or they are in `mapped`."""
     folders: list[Folder] = []
-
-    def add(name: str, candidates: list[Path], *rest: Any) -> None:
-        default = next((path for path in candidates if path.is_dir()), candidates[0])
-        folders.append(Folder(name, Path(mapped.get(name, default)), *rest))
-
-    if task == "subtask1":
-        # Every synthetic image counts as positive: it is what a used image is compared with.
-        add("generated", [train / "generated"], "train_generated", 1)
-        add("real_used", [train / "real_used"], "train_real", 1, "real_used/")
-        add("real_not_used", [train / "real_not_used"], "train_real", 0, "real_not_used/")
-        if test_dir or "test_generated" in mapped:
-            add("test_generated", [test / "generated"], "test_generated", 1)
-        if test_dir or "real_unknown" in mapped:
-            add("real_unknown", [test / "real_unknown"], "test_real", -1)
-    else:
-        for k, t in enumerate(CLASSES[task]):
-            generated = train / "generated"
-            add(t, [train / "real" / t], "train_real", k, f"{t}/")
-            add(f"gen_{t}", [generated / f"gen_{t}", generated / t], "train_generated", k, f"gen_{t}/")
-        if test_dir or "generated_unknown" in mapped:
-            add("generated_unknown", [test / "generated_unknown"], "test_generated", -1)
+    for each in task.folders:
+        if each.in_test and not test_dir and each.name not in mapped:
+            continue
+        places = [(Path(test_dir) if each.in_test else train) / place for place in each.places]
+        default = next((path for path in places if path.is_dir()), places[0])
+        folders.append(Folder(each.name, Path(mapped.get(each.name, default)), each.split, each.label, each.prefix))
     return folders
 
 
@@ -141,18 +118,18 @@ def _class_folders(train: Path, test_dir: str | Path, flat: bool) -> list[Folder
     return folders
 
 
-def _instead(task: str, train_dir: str, test_dir: str, mapped: dict[str, str]) -> str:
+def _instead(task: Task, train_dir: str, test_dir: str, mapped: dict[str, str]) -> str:
     """What may have been meant where folders are missing, and what is there."""
 
-    def lacks(task: str, train_dir: str | Path, test_dir: str | Path) -> int:
+    def lacks(task: Task, train_dir: str | Path, test_dir: str | Path) -> int:
         return sum(not folder.path.is_dir() for folder in _official(task, Path(train_dir), test_dir, mapped))
 
-    if task != "images":
-        other = next(name for name in CLASSES if name != task)
+    if task.folders:
         if test_dir and lacks(task, test_dir, train_dir) < lacks(task, train_dir, test_dir):
             return "; folders of --test_dir are in --train_dir: are the two swapped?"
-        if not mapped and not lacks(other, train_dir, test_dir):
-            return f"; these are the folders of {other}: is --task={other} meant?"
+        others = (other for other in TASKS.values() if other.folders and other != task)
+        if not mapped and (meant := [other.name for other in others if not lacks(other, train_dir, test_dir)]):
+            return f"; these are the folders of {meant[0]}: is --task={meant[0]} meant?"
         trains, tests = ([path, *_below(path)[:20], Path(path).parent] if path else [""] for path in (train_dir, test_dir))
         for train, test in itertools.product(trains, tests):
             if not lacks(task, train, test):

@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.table import Table
 
-from fingerprint_jax.data import images
+from fingerprint_jax.data import images, tasks
 from fingerprint_jax.data.folders import File, Folder, Rejected
 
 _OTHER_SIZE = re.compile(r"\d+x\d+ pixels, most have (\d+x\d+)(.*)")
@@ -100,7 +100,7 @@ def dark(kept: list[File]) -> list[str]:
 
 def class_name(task: str, classes: list[str], file: File) -> str:
     """The class of an image in words."""
-    if task == "subtask1" and file.split.endswith("generated"):
+    if tasks.of(task).membership and file.split.endswith("generated"):
         return "synthetic"
     return classes[file.label] if file.label >= 0 else "unknown"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax.data import builder, images, pack_report
-from fingerprint_jax.data.folders import CLASSES, File, Rejected, attach, class_names, layout, require_images, scan
+from fingerprint_jax.data import builder, images, pack_report, tasks
+from fingerprint_jax.data.folders import File, Rejected, attach, class_names, layout, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
 from fingerprint_jax.runtime.files import opened, seal
@@ -105,7 +105,8 @@ def pack(
     """
     target = builder.dataset_dir(data_dir, task)
     _require_place(target, overwrite)
-    if labels and task != "images":
+    official = bool(tasks.of(task).folders)
+    if labels and official:
         raise ValueError(f"--labels is for the task images, the folders of {task} are its labels")
     folders = layout(task, train_dir, test_dir, reference_dir, mapped, flat=bool(labels))
     files: list[File] = []
@@ -115,12 +116,12 @@ def pack(
         found, refused = scan(folder, skip)
         files += found
         rejected += refused
-    if task == "images" and not labels:
+    if not official and not labels:
         for path in [p for root in (train_dir, test_dir) if root for p in sorted(Path(root).iterdir())]:
             if not path.is_dir() and path.name[0] != "." and os.path.realpath(path) not in skip:
                 rejected.append((str(path), "not in a class folder"))
     require_images(folders, files, rejected)
-    classes = CLASSES.get(task) or class_names(Path(train_dir))
+    classes = list(tasks.of(task).classes) or class_names(Path(train_dir))
     if labels:
         names, _ = attach(files, str(labels), ("label", "class"))
         classes = sorted({n for n in names if n}, key=lambda n: (int(n), "") if n.isdecimal() else (sys.maxsize, n))

@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from fingerprint_jax.data import tasks
 from fingerprint_jax.runtime import cli, paths
 
 SLICE = 0.3  # a slice's own deviation from its patient, in deviations of the population
@@ -38,21 +39,6 @@ _STRUCTURES = {
     "right_lung": 5 + 3 * _VESSELS,
 }
 _SIZE = sum(_STRUCTURES.values())
-FOLDERS = {
-    "subtask1": {
-        "train_generated": "train/generated",
-        "train_real": "train",
-        "test_generated": "test/generated",
-        "test_real": "test/real_unknown",
-        "reference": "reference",
-    },
-    "subtask2": {
-        "train_generated": "train/generated",
-        "train_real": "train/real",
-        "test_generated": "test/generated_unknown",
-    },
-}
-UNKNOWN = {"subtask1": "test_real", "subtask2": "test_generated"}
 
 
 class Split(NamedTuple):
@@ -287,7 +273,7 @@ def write(output_dir: str | Path, task: str, splits: dict[str, Split], seed: int
     rng = np.random.default_rng([seed, 3])
     groups, truth = [], []
     for split, part in splits.items():
-        folder = output / FOLDERS[task][split]
+        folder = output / _folder(task, split)
         numbers = rng.permutation(len(part.images)) + 1
         for i in np.argsort(numbers):
             name = f"{part.prefixes[i]}{numbers[i]:05d}"
@@ -296,7 +282,7 @@ def write(output_dir: str | Path, task: str, splits: dict[str, Split], seed: int
             Image.fromarray(part.images[i]).save(path)
             if part.groups[i]:
                 groups.append((split, name, part.groups[i]))
-            if split == UNKNOWN[task]:
+            if split == tasks.of(task).test:
                 truth.append((name, part.labels[i]))
     for file_name, header, rows in (
         ("groups.csv", ("split", "id", "group"), groups),
@@ -306,6 +292,14 @@ def write(output_dir: str | Path, task: str, splits: dict[str, Split], seed: int
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
             writer.writerows(rows)
+
+
+def _folder(task: str, split: str) -> str:
+    """Where the ids of the images of a split are paths: the official folder, without what ids begin with."""
+    if split == "reference":
+        return split
+    folder = next(each for each in tasks.of(task).folders if each.split == split)
+    return f"{'test' if folder.in_test else 'train'}/{folder.places[0].removesuffix(folder.prefix.rstrip('/'))}"
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -16,6 +16,7 @@ from typing import IO
 
 import numpy as np
 
+from fingerprint_jax.data import tasks
 from fingerprint_jax.runtime import distributed, files
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ def without_extension(text: str) -> str:
 
 
 def styles(task: str) -> list[str]:
-    """The keys of STYLES in which labels of a task may be written: those of subtask 2 are sets, others have numbers alone."""
-    return list(STYLES) if task == "subtask2" else ["int"]
+    """The keys of STYLES in which labels of a task may be written: those of attribution are sets, others have numbers alone."""
+    return list(STYLES) if tasks.of(task).attribution else ["int"]
 
 
 def check_style(task: str, style: str) -> None:
@@ -53,7 +54,7 @@ def check_style(task: str, style: str) -> None:
 
 
 def parse_label(text: str, classes: int, task: str) -> int | None:
-    """0..K-1, in subtask 2 also t1..tK or gen_t1..gen_tK -> 0..K-1; None where it is none of them."""
+    """0..K-1, in attribution also t1..tK or gen_t1..gen_tK -> 0..K-1; None where it is none of them."""
     match = _LABEL.fullmatch(text.strip())
     if not match or (match[1] and styles(task) == ["int"]):
         return None

@@ -36,8 +36,7 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
         again = np.isin(run.source.digests(asked.index), own.source.digests(rows.index)).sum()
     if not again:
         return function(predictions.scores, known.scores, rows.labels, **params)
-    by_folds = run.config.method == "ensemble" and run.config.data.folds and run.config.data.fold < 0
-    if split != decision.known or not by_folds or not same_split:
+    if split != decision.known or not run.cross_fits or not same_split:
         images = f"{split} itself" if same_split else f"{again} of its images, which {own.config.data_dir} has too"
         raise ValueError(f"decision.known={decision.known!r}: a decision on {split} cannot learn from {images}")
     fold = own.folds(rows)

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from fingerprint_jax import Config, methods
+from fingerprint_jax.data import tasks
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runs.views import PARTS, TARGET
+from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.stats import decisions
 from fingerprint_jax.stats.permutation import uneven
 
@@ -26,7 +27,7 @@ def unavailable(run: Run, rows: Rows, refitted: bool = False) -> str | None:
         return f"all {len(rows)} labels are {rows.labels[0]}"
     if reason := uneven(rows.labels, rows.groups):
         return reason
-    if refitted and (run.config.method != "ensemble" or len(rows) < len(run.source.rows(run.target))):
+    if refitted and ("ensemble" not in run.config or len(rows) < len(run.source.rows(run.target))):
         return "refits are of the folds of an ensemble, which together hold out every labelled image"
     return _learned(run, rows, refitted)
 
@@ -36,8 +37,7 @@ def cross_fitted(run: Run, split: str) -> bool:
 
     Resampling the scores leaves that out: its intervals hold the fits fixed and are too narrow (docs/statistics.md).
     """
-    data = run.config.data
-    folds = split.partition(":")[0] == "heldout" and data.folds and data.fold < 0
+    folds = split.partition(":")[0] == "heldout" and run.cross_fits
     return bool(folds and _learned(run, run.rows(split), certain=True))
 
 
@@ -70,7 +70,7 @@ def _learned(run: Run, rows: Rows, refitted: bool = False, certain: bool = False
         unknown, elsewhere = _unknown(run, source, what)
         if unknown and not certain:
             return unknown
-        if elsewhere or (refitted and source.config.method == "classical"):
+        if elsewhere or (refitted and "estimator" in source.config):
             continue
         seen = read()
         # Only real images share groups; the names of others may coincide.
@@ -108,18 +108,15 @@ def _remedy(run: Run) -> str:
 
 def transductive(config: Config) -> list[str]:
     """Why labels or scores of a run of this config may depend on images that it was asked about; empty where they do not."""
-    reasons, decision, asked = [], config.decision, TARGET[config.task].replace("train", "test")
+    reasons, decision, asked = [], config.decision, tasks.of(config.task).test
     if decisions.sees_split(decision.name, decision.known):
         reasons.append(f"the decision {decision.name} sees all images of the split at once")
     for each in _stands_on(config):
-        if each.method == "pseudo_label":
-            reasons.append(f"pseudo-labels of {each.pseudo.source} were trained on")
         if each.data.extra_labels:
             reasons.append("images of data.extra_labels were trained on")
         if any(split.partition(":")[0] == asked for splits in each.get("gallery", {}).values() for split in splits):
             reasons.append(f"images of {asked} are in the gallery")
-        if each.method == "ensemble" and each.ensemble.combine == "rank":
-            reasons.append("ensemble.combine='rank' ranks the images of the split among each other")
+        reasons += methods.transductive(each)
     return list(dict.fromkeys(reasons))
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from fingerprint_jax import methods
-from fingerprint_jax.data import folders, tables
+from fingerprint_jax.data import tables, tasks
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.evaluation import lineage
 from fingerprint_jax.evaluation.decide import decide
+from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.evaluation.lineage import in_sample, transductive, unavailable
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
@@ -19,7 +20,6 @@ from fingerprint_jax.stats import decisions, metrics, permutation, score_metrics
 from fingerprint_jax.stats.permutation import auc_of, permutation_p
 
 SCHEMA = 2  # of results.json, docs/results.md
-CLASSES = {task: len(names) for task, names in folders.CLASSES.items()}
 
 
 def figures(workdir: Path) -> dict:
@@ -78,7 +78,7 @@ def evaluate(
     if distributed.first(lambda: "metrics" not in figures(run.workdir).get("splits", {}).get(split, {})):
         # The first figure of a split: whatever lies there was not made by what is about to be said of it.
         distributed.first(run.source.verify)
-        run.forget(split)
+        forget(run, split)
     predictions = methods.predict(run, split)
     labels = decide(run, split, predictions)
     results = {
@@ -128,7 +128,7 @@ def score_rows(
     Raises ValueError where a p is asked of scores that are all equal.
     """
     scores = predictions.scores
-    if run.config.task != "subtask1":
+    if not run.task.membership:
         return {"scores": {"calibration": score_metrics.calibration(rows.labels, scores)}} if predictions.probabilities else {}
     groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
     out = {"scores": score_metrics.score_report(rows.labels, scores[:, 0], predictions.probabilities, groups)}
@@ -155,8 +155,9 @@ def score_rows(
 
 def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     """Scores a prediction file against a truth file, writes `output`/results.json and returns its content."""
-    ids, labels = tables.read_labels(predictions, CLASSES[task], task)
-    true_ids, true_labels = tables.read_labels(truth, CLASSES[task], task)
+    classes = len(tasks.of(task).classes)
+    ids, labels = tables.read_labels(predictions, classes, task)
+    true_ids, true_labels = tables.read_labels(truth, classes, task)
     try:
         order = tables.align(true_ids, ids, either=True)
     except ValueError as error:
@@ -167,8 +168,8 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     if path.exists():
         files.read_json(path, {"schema": int}, remedy)  # else it is somebody else's
     results = {"schema": SCHEMA, "task": task, "environment": environment.code()}
-    results["metrics"] = metrics.report(true_labels, labels[order], CLASSES[task])
-    if task == "subtask1":
+    results["metrics"] = metrics.report(true_labels, labels[order], classes)
+    if tasks.of(task).membership:
         results["metrics"]["labels_p"] = metrics.labels_p(true_labels, labels[order])
     files.write_text(path, json.dumps(results, indent=1))
     return results
@@ -179,13 +180,13 @@ def validate(submission: str, task: str, data_dir: str, split: str) -> np.ndarra
 
     Raises ValueError with the first ids or the line that are wrong.
     """
-    rows = open_source(data_dir, task).rows(split)
-    ids, labels = tables.read_labels(submission, CLASSES[task], task)
+    rows, classes = open_source(data_dir, task).rows(split), len(tasks.of(task).classes)
+    ids, labels = tables.read_labels(submission, classes, task)
     try:
         tables.align(rows.ids, ids)
     except ValueError as error:
         raise ValueError(f"{submission} does not fit the split {split} of {data_dir}: {error}") from None
-    return np.bincount(labels, minlength=CLASSES[task])
+    return np.bincount(labels, minlength=classes)
 
 
 def refitted_p(run: Run, permutations: int) -> dict:

@@ -45,7 +45,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
         raise ValueError(f"--watch follows the checkpoints of a gradient run, {workdir} is a run of the method {run.config.method}")
     if (run.rows(split).labels < 0).any():
         raise ValueError(f"--watch: the labels of {split} are unknown, nothing says which checkpoint is the best")
-    best = run.config.best or ("max:auc" if run.config.task == "subtask1" else "max:accuracy")
+    best = run.config.best or f"max:{run.task.watched}"
     home = workdir / f"watch-{split.replace(':', '-')}"
     copy = Run(run.config, home)
     run.refuse_links()

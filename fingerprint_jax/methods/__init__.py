@@ -62,8 +62,12 @@ class Method(Protocol):
         """The configs of children, or of the finished runs that a config names, whose outputs are in the scores."""
         ...
 
+    def transductive(self, config: Config) -> list[str]:
+        """Why scores of a run of this config depend on images that it is asked about, but for its gallery and those of `inner`."""
+        ...
+
     def network(self, run: Run) -> Run | None:
-        """The run of the network that compares images; None where there is none."""
+        """The run of the network, trained by gradients, that compares images; None where there is none."""
         ...
 
     def describe(self, run: Run) -> list[tuple[str, str]]:
@@ -109,6 +113,11 @@ def inner(config: Config) -> list[Config]:
     return get(config.method).inner(config)
 
 
+def transductive(config: Config) -> list[str]:
+    """Why scores of a run of a config depend on images that it is asked about, by its own doing; empty where they do not."""
+    return get(config.method).transductive(config)
+
+
 def network(run: Run) -> Run | None:
     """The run of the network that compares the images of a run; None where there is none."""
     return get(run.config.method).network(run)
@@ -146,7 +155,7 @@ def predict(run: Run, split: str) -> Predictions:
                 if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
                     if not np.array_equal(ids, run.rows(split).ids):
                         raise ValueError(f"{path}: its ids are not those of the split")
-                    width = run.source.num_classes if run.config.task != "subtask1" else scores.shape[1]
+                    width = run.source.num_classes if not run.task.membership else scores.shape[1]
                     whole = np.isfinite(scores).all() and 0 < scores.shape[1] == width
                     if not whole or not isinstance(known.get("probabilities"), bool):
                         raise ValueError(f"{path}: not scores")
@@ -188,13 +197,13 @@ def _check_parts(run: Run) -> None:
     if data.folds:
         classes = run.source.summary["classes"]
         check_folds(run.source.rows(run.target), data.folds, f"data.folds={data.folds}", classes)
-    asked = {"heldout": data.folds and (data.fold >= 0 or run.config.method == "ensemble")}
-    if not (asked["heldout"] and data.fold < 0):  # of folds, each child has its own
+    asked = {"heldout": run.cross_fits or (data.folds and data.fold >= 0)}
+    if not run.cross_fits:  # of folds, each child has its own
         asked |= {"valid": data.valid, "sequestered": data.sequester}
     named = {"heldout": "folds", "valid": "valid", "sequestered": "sequester"}
     for split in (split for split, wanted in asked.items() if wanted):
         rows, field = run.rows(split), f"data.{named[split]}={data[named[split]]}"
-        if run.config.task == "subtask1" and len(found := np.unique(rows.labels)) < 2:
+        if run.task.membership and len(found := np.unique(rows.labels)) < 2:
             label = run.source.summary["classes"][found[0]]
             raise ValueError(f"{field}: all {len(rows)} images of {split} are {label!r}, both classes are needed; use larger parts")
 

@@ -210,6 +210,11 @@ def inner(config: Config) -> list[Config]:
     return [config.member] if "member" in config else []
 
 
+def transductive(config: Config) -> list[str]:
+    """Not by its own doing."""
+    return []
+
+
 def network(run: Run) -> Run | None:
     """The network of the features."""
     source = encoder(run)

@@ -12,11 +12,11 @@ from scipy.special import expit, logit, softmax
 from scipy.stats import rankdata
 
 from fingerprint_jax import Config, methods
-from fingerprint_jax.data import tables
+from fingerprint_jax.data import tables, tasks
 from fingerprint_jax.runs import config_file
 from fingerprint_jax.runs.config import flat_config, network_config
 from fingerprint_jax.runs.run import Predictions, Run
-from fingerprint_jax.runs.views import PARTS, TARGET
+from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.runtime import files, names
 from fingerprint_jax.stats import score_metrics
 
@@ -75,7 +75,7 @@ def admitted(run: Run) -> list[tuple[int, Run]]:
         return found
     judged = [m if m.same_target else m.own for _, m in found]
     scored = [(m.rows("valid").labels, methods.predict(m, "valid").scores) for m in judged]
-    figures = [next(iter(score_metrics.quick(*each, run.config.task).values())) for each in scored]
+    figures = [next(iter(score_metrics.quick(*each, run.task.watched).values())) for each in scored]
     if best_variant:
         chosen: dict[tuple[int, int], int] = {}
         for i, (fold, m) in enumerate(found):
@@ -93,7 +93,7 @@ def check(run: Run) -> None:
     """How members are combined and admitted, and each member."""
     e, task = run.config.ensemble, run.config.task
     names.check("ensemble.combine", e.combine, COMBINE)
-    if e.combine == "vote" and task == "subtask1":
+    if e.combine == "vote" and run.task.membership:
         raise ValueError("ensemble.combine='vote' needs one score a class; use mean or rank for membership")
     if not e.runs:
         _check_variants(run.config)
@@ -137,7 +137,7 @@ def reads(config: Config, split: str) -> bool:
     """Whether a member reads rows of a split, or is chosen by them."""
     e = config.ensemble
     configs = [methods.load(path).config for path in e.runs] or variants(config).values()
-    chosen = bool(e.admit or e.best_variant) and split in (TARGET[config.task], *PARTS)
+    chosen = bool(e.admit or e.best_variant) and split in (tasks.of(config.task).target, *PARTS)
     return chosen or any(methods.reads(c, split) for c in configs)
 
 
@@ -223,6 +223,12 @@ def sources(run: Run) -> Iterator[methods.Read]:
 def inner(config: Config) -> list[Config]:
     """Those of the members."""
     return [methods.load(path).config for path in config.ensemble.runs] or [config.member]
+
+
+def transductive(config: Config) -> list[str]:
+    """Ranks are."""
+    ranked = config.ensemble.combine == "rank"
+    return ["ensemble.combine='rank' ranks the images of the split among each other"] if ranked else []
 
 
 def network(run: Run) -> Run | None:

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 
 from fingerprint_jax import Config, methods
+from fingerprint_jax.data import tasks
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Predictions, Run
-from fingerprint_jax.runs.views import PARTS, TARGET
+from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.runtime import files, names
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import cost, inference, inputs, loop, pair_table
@@ -33,7 +34,7 @@ def check(run: Run) -> None:
         if not c.data.valid:
             raise ValueError(f"config.best={c.best!r} needs a validation split: set data.valid")
         checkpoint.parse_best(c.best)
-        names.check("config.best", c.best, (f"{mode}:{score_metrics.QUICK[c.task]}" for mode in ("max", "min")))
+        names.check("config.best", c.best, (f"{mode}:{run.task.watched}" for mode in ("max", "min")))
     if first := pair_table.stage(run):
         methods.check(first)
     _check_origin(run)
@@ -52,7 +53,7 @@ def fit(run: Run) -> None:
             return {}
         rows = run.rows("valid")
         scores = inference.scores(run, state, rows, functools.partial(inference.encode, run, state))
-        return score_metrics.quick(rows.labels, scores, run.config.task)
+        return score_metrics.quick(rows.labels, scores, run.task.watched)
 
     with run.fitting(methods.check, methods.fields):
         if not run.done:
@@ -119,7 +120,7 @@ def reads(config: Config, split: str) -> bool:
     """
     streams = config.data.streams if config.num_steps else ()
     own = any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
-    own = own or bool(config.best and split in (TARGET[config.task], *PARTS))
+    own = own or bool(config.best and split in (tasks.of(config.task).target, *PARTS))
     if own or config.init_from or "pretrain" not in config or not config.pretrain.num_steps:
         return own or bool(config.init_from)
     return config.pretrain.task == config.task and reads(config.pretrain, split)
@@ -141,6 +142,11 @@ def sources(run: Run) -> Iterator[methods.Read]:
 
 def inner(config: Config) -> list[Config]:
     """None: what it begins with is no part of its scores."""
+    return []
+
+
+def transductive(config: Config) -> list[str]:
+    """Not by its own doing."""
     return []
 
 

@@ -138,6 +138,11 @@ def inner(config: Config) -> list[Config]:
     return [config.member]
 
 
+def transductive(config: Config) -> list[str]:
+    """Not by its own doing."""
+    return []
+
+
 def network(run: Run) -> Run | None:
     """The network of the embeddings."""
     return encoder(run)

@@ -36,8 +36,8 @@ def chosen(run: Run) -> Run:
 def check(run: Run) -> None:
     """What the rounds learn from, and the first of them."""
     data, pseudo = run.config.data, run.config.pseudo
-    if run.config.task == "subtask1":
-        raise ValueError("method='pseudo_label' needs one score a class, subtask1 has one score in all")
+    if run.task.membership:
+        raise ValueError(f"method='pseudo_label' needs one score a class, {run.task.name} has one score in all")
     if data.extra_labels:
         raise ValueError(f"data.extra_labels={data.extra_labels!r}: method='pseudo_label' writes its own, leave it empty")
     if data.folds and data.fold < 0:
@@ -64,7 +64,7 @@ def fit(run: Run) -> None:
             methods.fit(current)
             if run.config.data.sequester:
                 labels, scores = run.rows("sequestered").labels, methods.predict(current, "sequestered").scores
-                accuracies.append(score_metrics.quick(labels, scores, run.config.task)["accuracy"])
+                accuracies.append(score_metrics.quick(labels, scores, run.task.watched)["accuracy"])
             rounds.append({"joined": joined.tolist(), "sequestered": accuracies[-1] if accuracies else None})
             if accuracies and number and accuracies[-1] < accuracies[-2]:
                 stopped = f"the accuracy on sequestered fell from {accuracies[-2]:.4f} to {accuracies[-1]:.4f}"
@@ -121,6 +121,11 @@ def sources(run: Run) -> Iterator[methods.Read]:
 def inner(config: Config) -> list[Config]:
     """That of a round."""
     return [config.member]
+
+
+def transductive(config: Config) -> list[str]:
+    """The images that join."""
+    return [f"pseudo-labels of {config.pseudo.source} were trained on"]
 
 
 def network(run: Run) -> Run | None:

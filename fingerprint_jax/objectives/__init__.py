@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config
+from fingerprint_jax.data import tasks
 from fingerprint_jax.runtime import names, plugins
 
 Batch = dict[str, dict[str, jax.Array]]  # {stream: {image, label, index, and with two views second}}
@@ -29,6 +30,7 @@ class Objective:
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         self.config, self.num_classes, self.image_shape = config, num_classes, image_shape
+        self.task = tasks.of(config.task)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """The module that owns everything; its `backbone` is what pretrained weights go into."""
@@ -75,8 +77,8 @@ def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -
 
 
 def membership_only(config: Config) -> None:
-    """Raises ValueError for another task than subtask1."""
-    if config.task != "subtask1":
+    """Raises ValueError for a task that does not ask for membership."""
+    if not tasks.of(config.task).membership:
         raise ValueError(f"objective.name={config.objective.name!r} answers membership, not task={config.task!r}: use subtask1")
 
 

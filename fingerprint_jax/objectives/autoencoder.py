@@ -41,8 +41,8 @@ class Objective(objectives.Objective):
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         options = config.objective
-        if config.task == "subtask2":
-            raise ValueError("objective.name='autoencoder' gives one score, membership; subtask2 asks which of five sets")
+        if self.task.attribution:
+            raise ValueError(f"objective.name='autoencoder' gives one score, membership; {config.task} asks which of five sets")
         names.check("objective.error", options.error, ERRORS)
         if not options.widths:
             raise ValueError("objective.widths=(): use at least one width")

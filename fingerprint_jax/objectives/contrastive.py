@@ -35,7 +35,7 @@ class Objective(objectives.Objective):
         super().__init__(config, num_classes, image_shape)
         options = config.objective
         names.check("objective.pairs", options.pairs, ("sampled", "all"))
-        readouts = ("mean", "min", "knn") if config.task == "subtask1" else ("mean", "centroid")
+        readouts = ("mean", "min", "knn") if self.task.membership else ("mean", "centroid")
         names.check("objective.readout", options.readout, readouts)
 
     def build(self, rngs: nnx.Rngs) -> Net:
@@ -64,7 +64,7 @@ class Objective(objectives.Objective):
     def scores(self, net: Net, query: dict, gallery: dict) -> np.ndarray:
         """Minus the distance: to each subset's reals (attribution, [N,K]), or to the synthetic images (membership, [N,1])."""
         blocks = np.array_split(np.arange(len(query["index"])), max(1, -(-len(query["index"]) // BLOCK)))
-        score = self._membership if self.config.task == "subtask1" else self._attribution
+        score = self._membership if self.task.membership else self._attribution
         return np.concatenate([score(query["embedding"][b], query["index"][b], gallery) for b in blocks])
 
     def _membership(self, embedding: np.ndarray, index: np.ndarray, gallery: dict) -> np.ndarray:

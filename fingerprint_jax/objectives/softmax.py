@@ -53,7 +53,7 @@ class Objective(objectives.Objective):
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
         self.real_class = config.objective.real_class
-        if self.real_class and config.task != "subtask2":
+        if self.real_class and not self.task.attribution:
             raise ValueError(f"objective.real_class is of subtask2, where synthetic images are classified, not of {config.task}")
         self.contrast, self.temperature = config.objective.contrast, config.objective.temperature
         self.hidden, self.dropout = config.objective.hidden, config.objective.dropout
@@ -88,4 +88,4 @@ class Objective(objectives.Objective):
         """Class probabilities [N,K]; membership [N,1], the probability of `used`."""
         logits = query["logits"][:, : self.num_classes]
         probabilities = jax.device_get(jax.nn.softmax(jax.device_put(logits), axis=-1))
-        return probabilities[:, 1:] if self.config.task == "subtask1" else probabilities
+        return probabilities[:, 1:] if self.task.membership else probabilities

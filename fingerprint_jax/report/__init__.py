@@ -12,6 +12,7 @@ import numpy as np
 
 from fingerprint_jax import estimators
 from fingerprint_jax.data.source import Rows
+from fingerprint_jax.data.tasks import TASKS, Task
 from fingerprint_jax.report import charts, neighbours, words
 from fingerprint_jax.runs.config import flat_config
 from fingerprint_jax.runs.run import Predictions, Run
@@ -56,23 +57,23 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
     run, rows, predictions = scored.run, scored.rows, scored.predictions
     document = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
     results = document["splits"][split]
-    task, found = document["task"], results.get("metrics")
+    task, found = run.task, results.get("metrics")
     classes = run.source.summary["classes"]
     names = [name.replace("_", " ") for name in classes]
     pictures = neighbours.look_alikes(run, split, rows, predictions, scored.decided, classes)
     if redact and not isinstance(pictures, str):
         pictures = dataclasses.replace(pictures, cases=[], shown=REDACTED)
     # Of membership the first column is the score.
-    scores = predictions.scores[:, :1] if task == "subtask1" else predictions.scores
+    scores = predictions.scores[:, :1] if task.membership else predictions.scores
     drawn = charts.histograms(rows.labels, scores, names)
     if found:
         calibration = found.get("scores", {}).get("calibration")
         first = [charts.roc(rows.labels, scores, names), charts.calibration(calibration) if calibration else None]
         drawn = [chart for chart in first if chart] + drawn
     page = template("report/template.html.jinja").render(
-        task=task,
-        asked=words.ASKED[task],
-        verdict=words.verdict(task, found, results["n"]),
+        task=task.name,
+        asked=task.question,
+        verdict=words.verdict(task.name, found, results["n"]),
         care=words.care(results, document, run.target, run.provenance["fingerprints"])
         + [f"{other.run.workdir}: {note}" for other in others for note in other.in_sample],
         workdir=str(run.workdir),
@@ -127,14 +128,14 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def _headline(task: str, found: dict, names: list[str]) -> list[tuple[str, float | None, list | None, str]]:
+def _headline(task: Task, found: dict, names: list[str]) -> list[tuple[str, float | None, list | None, str]]:
     """(figure, value, interval, what chance gives), the task's own figure first."""
     intervals = found["intervals"]
     rows = [
         ("Cohen's kappa", found["cohen_kappa"], intervals["cohen_kappa"], "0"),
         ("accuracy", found["accuracy"], intervals["accuracy"], charts.number(words.chance_agreement(found["confusion_matrix"]))),
     ]
-    if task != "subtask1":
+    if task.headline == "accuracy":
         rows.reverse()
     average, of = ("positive", names[1]) if "positive" in found else ("macro", "mean of the classes")
     for name in metrics.FIGURES:
@@ -172,7 +173,7 @@ def _compare(scored: Scored, other: Scored) -> dict:
     difference = metrics.paired_difference(labels, a.decided, b.decided, classes, groups=groups)
     for name, key in (("Cohen's kappa", "cohen_kappa"), ("accuracy", "accuracy")):
         out["figures"].append((name, reports[0][key], reports[1][key], difference[key]["difference"], difference[key]["interval"]))
-    if run.config.task == "subtask1" and len(np.unique(labels)) == 2:
+    if run.task.membership and len(np.unique(labels)) == 2:
         columns = [side.predictions.scores[:, 0] for side in (a, b)]
         area = score_metrics.paired_auc(labels, *columns, groups=groups)
         out["figures"].append(("AUC", *[score_metrics.auc(labels, c) for c in columns], area["difference"], area["interval"]))
@@ -185,14 +186,16 @@ def _trained_on(run: Run) -> dict[str, str]:
     return {name: value for name, value in known if name.startswith("train") or name == "extra_labels"}
 
 
-def _published(task: str, found: dict | None, split: str) -> dict:
+def _published(task: Task, found: dict | None, split: str) -> dict:
     """The strip and the table of the published runs, and the place of this one."""
     text = importlib.resources.files("fingerprint_jax").joinpath("published_runs.json").read_text(encoding="utf-8")
     known = json.loads(text)
-    if task not in known:
-        raise ValueError(f"--published: nothing was published for the task {task}, only for subtask1 and subtask2")
-    key, figure = ("kappa", "cohen_kappa") if task == "subtask1" else ("accuracy", "accuracy")
-    values = [row[key] for row in known[task]]
+    if task.name not in known:
+        there = " and ".join(name for name in TASKS if name in known)
+        raise ValueError(f"--published: nothing was published for the task {task.name}, only for {there}")
+    figure = task.headline
+    key = "kappa" if figure == "cohen_kappa" else figure
+    values = [row[key] for row in known[task.name]]
     value = found[figure] if found else None
     interval = found["intervals"][figure] if found else [None, None]
     own = [v for v in (value, *interval) if v is not None]
@@ -201,7 +204,7 @@ def _published(task: str, found: dict | None, split: str) -> dict:
         "source": known["source"],
         "figure": "Cohen's kappa" if key == "kappa" else "accuracy",
         "key": key,
-        "rows": known[task],
+        "rows": known[task.name],
         "words": "" if value is None else words.placed(value, own[1:], values),
         "value": value,
         "split": split,

@@ -20,7 +20,6 @@ from fingerprint_jax.training import inference
 
 SIDE = 256  # pictures are at most this large, which bounds the size of the page
 PIXELS = 32  # images are averaged to this side where they are compared by their pixels
-TEST = {"subtask1": "test_real", "subtask2": "test_generated"}
 # A reader sees zero as white, brighter as red, darker as blue; each tells its sign without colour only by the words beside it.
 PALETTE = np.concatenate([np.linspace((33, 102, 172), (255, 255, 255), 128), np.linspace((255, 255, 255), (178, 24, 43), 128)])
 
@@ -96,10 +95,10 @@ def look_alikes(
         split: the split that was scored; its rows, predictions and decided labels [N] follow.
         classes: names of the classes.
     """
-    if run.config.task == "images":
-        return "No pictures: the task images has no synthetic side."
+    if not (run.task.membership or run.task.attribution):
+        return f"No pictures: the task {run.task.name} has no synthetic side."
     base = split.partition(":")[0]
-    if base not in ("heldout", "valid", "sequestered", run.target, TEST.get(run.config.task)):
+    if base not in ("heldout", "valid", "sequestered", run.target, run.task.test):
         return f"No pictures: {split} of {run.config.task} does not hold the images that the task asks about."
     encoder = methods.network(run)
     if encoder is None:
@@ -115,7 +114,7 @@ def look_alikes(
         space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
     if trained and base == run.target and run.same_target:
         space += " The network has trained on images of this split: their distances are too small."
-    compare = _membership if run.config.task == "subtask1" else _attribution
+    compare = _membership if run.task.membership else _attribution
     return compare(run, rows, scores, decided, classes, embed, space)
 
 
@@ -195,10 +194,9 @@ def _attribution(
 
 def _embedder(run: Run, shown: Rows) -> tuple[Callable[[Rows], np.ndarray], str]:
     """Rows -> [N,D], and the words for it."""
-    if run.config.method == "gradient":
-        if "embedding" in inference.outputs(run, shown):
-            space = f"Distances are those of the embedding of the network in {run.workdir}."
-            return lambda rows: inference.outputs(run, rows)["embedding"].astype(np.float32), space
+    if "embedding" in inference.outputs(run, shown):
+        space = f"Distances are those of the embedding of the network in {run.workdir}."
+        return lambda rows: inference.outputs(run, rows)["embedding"].astype(np.float32), space
     return lambda rows: _pixels(run.source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."
 
 

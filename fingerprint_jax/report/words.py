@@ -2,14 +2,10 @@
 
 import numpy as np
 
+from fingerprint_jax.data import tasks
 from fingerprint_jax.report.charts import number
 from fingerprint_jax.stats import permutation
 
-ASKED = {
-    "subtask1": "Given images from a generator and one real image: was that image used to train the generator?",
-    "subtask2": "Given a synthetic image and five sets of real images: which set was its generator trained on?",
-    "images": "Given an image: which class does it belong to?",
-}
 SMALL = 0.05  # a permutation p-value, which is one-sided, between it and 1 - SMALL says chance
 LEAST = 20  # images, of patients: patients, that are not of the most frequent class alone; each counts once, however many it holds
 
@@ -18,7 +14,7 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
     """One sentence or two: what was found, and whether chance would give as much.
 
     Args:
-        task: subtask1, subtask2 or images.
+        task: its name.
         metrics: as by `metrics.report`, None where the labels are unknown.
         n: images of the split.
     """
@@ -30,31 +26,30 @@ def verdict(task: str, metrics: dict | None, n: int) -> str:
         )
     kappa = f"Cohen's kappa {_figure(metrics, 'cohen_kappa')}, where 0 is chance"
     accuracy = f"accuracy {_figure(metrics, 'accuracy')}, by chance {number(chance_agreement(metrics['confusion_matrix']))}"
+    of = tasks.of(task)
+    figure = {"cohen_kappa": kappa, "accuracy": accuracy}[of.headline]
     if sum(map(any, zip(*metrics["confusion_matrix"], strict=True))) == 1:
-        figure = kappa if task == "subtask1" else accuracy
         return f"On {n} images the result cannot be told from chance: all were given one class, {figure}."
     if reason := unsaid(metrics):
-        return (
-            f"On {n} images: {kappa if task == 'subtask1' else accuracy}. Whether that is more than chance is not said: {reason}."
-        )
+        return f"On {n} images: {figure}. Whether that is more than chance is not said: {reason}."
     side = against_chance(metrics)
     if side == 0:
-        text = f"On {n} images the result cannot be told from chance: {kappa if task == 'subtask1' else accuracy}."
+        text = f"On {n} images the result cannot be told from chance: {figure}."
         scores, p = metrics.get("scores", {}), _p(metrics)
         low, high = scores.get("auc_interval") or (None, None)
         if low is not None and low > 0.5 and (p is None or p <= SMALL):
             return f"{text} Yet the scores do order the images: AUC {number(scores['auc'])} ({number(low)} to {number(high)})."
-        return text + (" This attack found no use; it does not show that there was none." if task == "subtask1" else "")
+        return text + (" This attack found no use; it does not show that there was none." if of.membership else "")
     if side < 0:
         return f"On {n} images the result is worse than chance: {kappa}. The decisions are wrong more often than a guess would be."
-    if task == "subtask1":
+    if of.membership:
         if note := metrics.get("permutation", {}).get("note"):
             return f"Used and not used images were told apart better than chance on {n} images: {kappa}. This is {note}."
         return (
             f"Used and not used images were told apart better than chance on {n} images: {kappa} and 1 is perfect."
             " Another content of the two sets of images gives the same, so that this alone is no proof of use."
         )
-    if task == "subtask2":
+    if of.attribution:
         return (
             f"The generator run of a synthetic image was recognised better than chance on {n} images: {accuracy}."
             " What is recognised is the run of the generator, which need not be the data it was trained on."
@@ -150,7 +145,7 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
     found = results.get("metrics", {}).get("permutation", {})
     if "note" in found:
         notes.append(f"What the scores show is {found['note']}.")
-    if document["task"] == "subtask1":
+    if tasks.of(document["task"]).membership:
         notes.append(
             "No content control is part of this page: the same attack with the generator's images replaced by unrelated ones."
             " What such a control finds too is a difference of content, not evidence of use."

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def wrong_field(fields: dict[str, Any], of_method: Callable[[str], dict[str, Any
 
     `of_method` gives the fields of a method, beside those of every config.
     """
-    found = flat_fields(fields)
+    found = dict(walk(fields))
     known = FIELDS
     if isinstance(method := fields.get("method"), str):
         known = FIELDS | of_method(method)
@@ -36,31 +36,24 @@ def wrong_field(fields: dict[str, Any], of_method: Callable[[str], dict[str, Any
     return next(filter(None, (wrong_field(fields[name], of_method, f"{prefix}{name}.") for name in inner)), "")
 
 
-def flat_fields(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{'data': {...}, 'data.fold': 0, ...}` of nested fields."""
-    found = {}
-    for name, value in fields.items():
-        found[prefix + name] = value
-        if isinstance(value, dict):
-            found |= flat_fields(value, f"{prefix}{name}.")
-    return found
+def walk(config: Config | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(`data.fold`, its value) of every field of a config, or of one as JSON; a section comes before what is in it."""
+    for name, value in config.items():
+        yield prefix + name, value
+        if isinstance(value, (ConfigDict, dict)):
+            yield from walk(value, f"{prefix}{name}.")
 
 
 def network_config(config: Config) -> Config:
     """The config of the networks that a config uses, however deep its members lie; where it uses none, that of the estimator."""
-    imaged = config.method == "classical" and config.features.name != "network"
+    imaged = "features" in config and config.features.name != "network"
     return config if imaged or "member" not in config else network_config(config.member)
 
 
-def flat_config(config: Config, prefix: str = "") -> dict[str, Any]:
-    """Nested fields as `{'data.fold': 0, ...}`; tuples become lists, as in JSON."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= flat_config(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+def flat_config(config: Config) -> dict[str, Any]:
+    """Nested fields as `{'data.fold': 0, ...}`, without the sections; tuples become lists, as in JSON."""
+    fields = ((name, value) for name, value in walk(config) if not isinstance(value, ConfigDict))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
 
 
 def identity(config: Config) -> dict[str, Any]:

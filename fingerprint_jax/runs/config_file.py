@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from fingerprint_jax import Config
-from fingerprint_jax.runs.config import flat_config
+from fingerprint_jax.runs.config import walk
 from fingerprint_jax.runtime import names, paths
 
 
@@ -141,17 +141,10 @@ def missing_field(config: Config, field: str, prefix: str = "") -> str:
         return ""
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):
         pass
-    known = {**{key: key for key in _nodes(config)}, **{key: key for key in flat_config(config)}}
+    known = {name: name for name, _ in walk(config)}
     # The field as it is called in a config without members, or by the end of its name alone.
     ends = [key for key in known if key.endswith(f".{field}")]
     for key in list(known):
         known.setdefault(key.replace("member.", ""), key)
     found = min(ends, key=len) if ends else known.get(names.nearest(field, known), "")
     return f"the config has no field {field}" + (f": did you mean {prefix}{found}?" if found else "")
-
-
-def _nodes(config: Config, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield prefix + key
-            yield from _nodes(value, f"{prefix}{key}.")

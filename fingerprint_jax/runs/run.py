@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs import checkpoint, ranges
-from fingerprint_jax.runs.config import another, config_hash, flat_config, from_json, identity, network_config, wrong_field
+from fingerprint_jax.runs.config import another, config_hash, from_json, identity, network_config, wrong_field
 from fingerprint_jax.runs.views import View
 from fingerprint_jax.runtime import distributed, environment, files, names, paths
 
@@ -45,6 +45,14 @@ class Predictions:
     probabilities: bool  # scores are probabilities
 
 
+@dataclasses.dataclass
+class Profile:
+    """A profile that is asked for, of the first training of a run or of its children: they share one step. `begun` once it is."""
+
+    folder: Path
+    begun: bool = False
+
+
 class Run(View):
     """A config, a directory and what `predict` reads from it.
 
@@ -56,6 +64,7 @@ class Run(View):
         labels: of all rows of the target split, in place of their own: what `predict` gives had the labels been these. Nothing is
             read from or written to the tables of the run then.
         outermost: of the run that this one is made as a child of; None where it is none, or lies there.
+        profile: what its training, or the first of its children's, is to be profiled to; None for nothing.
 
     Raises ValueError for a number in the config that is out of its range, see ranges.py: there is no run with one.
     """
@@ -68,6 +77,7 @@ class Run(View):
         allow_change: tuple[str, ...] = (),
         labels: np.ndarray | None = None,
         outermost: Path | None = None,
+        profile: Profile | None = None,
     ) -> None:
         ranges.check(config)
         paths.expand_fields(config)
@@ -76,6 +86,7 @@ class Run(View):
         self.step = step
         self.allow_change = allow_change
         self._outermost = outermost
+        self.profile = profile
 
     @staticmethod
     def load(
@@ -87,7 +98,8 @@ class Run(View):
     ) -> "Run":
         """The run of a finished or running workdir; `data_dir` replaces the data it was made with.
 
-        Use `methods.load`, which knows the fields that each method needs, for one that was not looked at before.
+        Use `methods.load`, which knows the fields that each method needs, for a config that was not looked at before: whatever a
+        command or another config names.
 
         Raises ValueError that names the `field` where no run is there, and the file where its config cannot be, or that is a link.
         """
@@ -158,7 +170,7 @@ class Run(View):
         So it is in the folder of the run that this one is a child of, which keeps what all children look at.
         """
         files.refuse_links(self.outermost)
-        _refuse_links(self.workdir)
+        refuse_links(self.workdir)
 
     def refuse_foreign(self) -> None:
         """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
@@ -296,7 +308,7 @@ class Run(View):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
-        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost)
+        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost, self.profile)
 
     def shared(self, name: str, config: Config, seed: int) -> "Run":
         """A run that reads no row of the target split: one beside the outermost run, for all folds, rounds and members that ask.
@@ -306,7 +318,8 @@ class Run(View):
         config = ConfigDict(config.to_dict())
         config.data_dir = config.data_dir or self.config.data_dir
         config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
-        return Run(config, self.outermost / "children" / f"{name}-{config_hash(config)}", outermost=self.outermost)
+        workdir = self.outermost / "children" / f"{name}-{config_hash(config)}"
+        return Run(config, workdir, outermost=self.outermost, profile=self.profile)
 
     @property
     def followed(self) -> str:
@@ -330,47 +343,18 @@ class Run(View):
             path = path.parent.parent
         return path
 
-    @distributed.by_first
-    def forget(self, split: str = "") -> None:
-        """Removes tables of predictions, of the run, its children and the finished runs that these use: they are computed again.
 
-        Of one split, and of the packed one that it is of; without one of all splits, and with them what was kept of networks and
-        images on the way, also beside the run that this one is a child of. Other files in these folders are not ours, and a folder
-        `features.cache_dir` is left out of use.
-
-        Raises ValueError where a link is in the way, or another run keeps features in such a folder.
-        """
-        root = self.workdir if split else self.outermost
-        _refuse_links(root)
-        tables_of = {name.replace(":", "-") for name in (split, self.packed(split))} if split else ()
-        for folder in _tree(root):
-            for name in tables_of:
-                (folder / "predictions" / f"{name}.csv.json").unlink(missing_ok=True)
-            for described in () if split else folder.glob("predictions/*.csv.json"):
-                described.unlink()
-                described.with_suffix("").unlink(missing_ok=True)
-            for path in () if split else (*folder.glob("outputs/*.npz"), *folder.glob("features/*.npz")):
-                if re.fullmatch(r".+-[0-9a-f]{16,32}\.npz", path.name):
-                    path.unlink()
-        if not split:
-            _without_caches(self.config)
-        for path in _used(self.config):
-            other = Run.load(path)
-            if not split and _without_caches(other.config):
-                raise ValueError(f"{path}: features.cache_dir in its config.json is not removed, which may hold anything: empty it")
-            other.forget(split)
-
-
-def _tree(workdir: Path) -> Iterator[Path]:
+def tree(workdir: Path) -> Iterator[Path]:
     """A work directory and those of its children, however deep; what else lies there is not walked through."""
     yield workdir
     for path in () if (workdir / "children").is_symlink() else workdir.glob("children/*/config.json"):
         if not path.parent.is_symlink():
-            yield from _tree(path.parent)
+            yield from tree(path.parent)
 
 
-def _refuse_links(workdir: Path) -> None:
-    for folder in _tree(workdir):
+def refuse_links(workdir: Path) -> None:
+    """Raises ValueError where a name in a work directory, or in one of a child, is a link."""
+    for folder in tree(workdir):
         files.refuse_links(folder)
         files.refuse_links(folder / "children")
 
@@ -378,21 +362,3 @@ def _refuse_links(workdir: Path) -> None:
 def _is_run(folder: Path) -> bool:
     """Whether a folder has both files that make it a run."""
     return all((folder / name).exists() for name in ("config.json", "provenance.json"))
-
-
-def _used(config: Config) -> Iterator[str]:
-    """The work directories of the finished runs whose predictions or outputs a run of a config reads."""
-    for name, value in flat_config(config).items():
-        if value and f".{name}".endswith((".ensemble.runs", ".features.run")):
-            yield from [value] if isinstance(value, str) else value
-
-
-def _without_caches(config: Config) -> bool:
-    """Empties every `features.cache_dir` of a config; whether there was one."""
-    found = False
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            found |= _without_caches(value)
-        elif name == "cache_dir" and value:
-            config[name], found = "", True
-    return found

@@ -7,14 +7,13 @@ import hashlib
 import numpy as np
 
 from fingerprint_jax import Config
-from fingerprint_jax.data import tables
+from fingerprint_jax.data import tables, tasks
 from fingerprint_jax.data.source import Rows, Source, open_source
+from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.runs import ranges
 from fingerprint_jax.runtime import files, names
 from fingerprint_jax.stats import bootstrap
 
-# The labelled rows a system is asked about: held-out and validation rows come from here.
-TARGET = {"subtask1": "train_real", "subtask2": "train_generated", "images": "train"}
 PARTS = {"valid": 1, "heldout": 2, "sequestered": 3}  # of the target split; 0 is the rest, which a run learns from
 
 
@@ -45,13 +44,23 @@ class View:
         """The packed data set."""
         if not self.config.data_dir:
             raise ValueError("config.data_dir is empty: give the folder that `fingerprint_jax.pack` wrote, --config.data_dir=DIR")
-        names.check("task", self.config.task, TARGET)
-        return open_source(str(self.config.data_dir), self.config.task)
+        return open_source(str(self.config.data_dir), self.task.name)
+
+    @property
+    def task(self) -> Task:
+        """What is asked."""
+        return tasks.of(self.config.task)
 
     @property
     def target(self) -> str:
         """The packed split that held-out, validation and sequestered rows come from."""
-        return TARGET[self.config.task]
+        return self.task.target
+
+    @property
+    def cross_fits(self) -> bool:
+        """Whether it is of all folds: an ensemble, whose members hold out one each and together every labelled row."""
+        data = self.config.data
+        return bool("ensemble" in self.config and data.folds and data.fold < 0)
 
     def packed(self, split: str) -> str:
         """The packed split that the rows of a split come from."""
@@ -187,14 +196,13 @@ class View:
         part = np.zeros(len(rows), np.int8)
         if not self.same_target:
             return part
-        if data.folds:
+        if self.cross_fits:
+            part[:] = 2
+        elif data.folds and data.fold >= 0:
             if data.fold >= data.folds:
                 raise ValueError(f"data.fold={data.fold} is outside the data.folds={data.folds} folds")
-            if data.fold >= 0:
-                check_folds(rows, data.folds, f"data.folds={data.folds}", self.source.summary["classes"])
-                part[fold_of(rows, data.folds, data.split_seed) == data.fold] = 2
-            elif self.config.method == "ensemble":  # each row is held out from one child
-                part[:] = 2
+            check_folds(rows, data.folds, f"data.folds={data.folds}", self.source.summary["classes"])
+            part[fold_of(rows, data.folds, data.split_seed) == data.fold] = 2
         # One after the other from what is left, so that a share of the second moves nothing in the first.
         for draw, (number, name) in enumerate(((1, "valid"), (3, "sequester")), 1):
             left, share = np.flatnonzero(part == 0), data[name]

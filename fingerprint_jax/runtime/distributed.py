@@ -269,7 +269,10 @@ def agreed(signalled: Callable[[], str], mesh: "Mesh") -> Callable[[], str]:
 
 
 def settle() -> None:
-    """After an error: where the reason is that another process is gone, this one ends here, with a line that says so."""
+    """After an error: where the reason is that another process is gone, this one ends here, with a line that says so.
+
+    A second, in which `_Channel` notices it: those that are still there do not say so, so that there is nothing else to wait for.
+    """
     if _channel is not None:
         time.sleep(1)
 

@@ -9,6 +9,7 @@ import functools
 import gc
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,17 @@ class Model:
         self._config = config
         self._optimizer = optim.direction(config.optimizer)
         self._schedule = optim.schedule(config.optimizer, config.num_steps)
+        # What the arrays of a network lie in, found without computing any.
+        self._graph, *parts = nnx.split(nnx.eval_shape(self._build, jax.random.key(0)), self.objective.trainable, ...)
+        params, rest = map(nnx.to_flat_state, parts)
+        self._paths = {_name(path): path for path, _ in [*params, *rest]}
+        self._statistics = [_name(path) for path, variable in rest if isinstance(variable, nnx.BatchStat)]
+        self._rates = optim.factors(config.optimizer, [_name(path) for path, _ in params])
+        self.abstract = jax.eval_shape(self._beginning, _arrays(params), _arrays(rest))
         replicated = sharding.replicated(self.mesh)
         # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
         quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
-        self.abstract = jax.eval_shape(self._init, jax.random.key(0))  # also sets the graph definition
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
         self.trace = self.step.trace  # the same without computing or compiling anything: what it raises is known before a training
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
@@ -67,13 +74,14 @@ class Model:
         shows = type(self.objective).pictures is not objectives.Objective.pictures
         self.pictures = jax.jit(self._pictures, out_shardings=replicated) if shows else None
 
-    def _split(self, net: nnx.Module) -> list[dict]:
-        graph, params, rest = nnx.split(net, self.objective.trainable, ...)
-        flat = [nnx.to_flat_state(part) for part in (params, rest)]
-        self._graph = graph
-        self._paths = {_name(path): path for part in flat for path, _ in part}
-        self._statistics = [_name(path) for path, variable in flat[1] if isinstance(variable, nnx.BatchStat)]
-        return [{_name(path): variable.get_value() for path, variable in part} for part in flat]
+    def _build(self, key: jax.Array) -> nnx.Module:
+        return self.objective.build(nnx.Rngs(params=key))
+
+    def _split(self, net: nnx.Module) -> tuple[dict, dict]:
+        """`params` and `rest` of a network, arrays by path."""
+        _, *parts = nnx.split(net, self.objective.trainable, ...)
+        params, rest = (_arrays(nnx.to_flat_state(part)) for part in parts)
+        return params, rest
 
     def merge(self, params: dict, rest: dict) -> nnx.Module:
         """The network around arrays by path."""
@@ -87,8 +95,9 @@ class Model:
         return params, rest
 
     def _init(self, key: jax.Array) -> State:
-        params, rest = self._split(self.objective.build(nnx.Rngs(params=key)))
-        self._rates = optim.factors(self._config.optimizer, params)
+        return self._beginning(*self._split(self._build(key)))
+
+    def _beginning(self, params: dict, rest: dict) -> State:
         state = {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(self._trained(params))}
         return state | self._average(state)
 
@@ -277,6 +286,10 @@ class Model:
         images = {name: self._plain(stream, cache.get(name)) for name, stream in few.items()}
         found = self.objective.pictures(self.merge(params, rest), images)
         return {name: augment.denormalize(shown, self._config.data.normalize) for name, shown in found.items()}
+
+
+def _arrays(flat: Iterable[tuple[tuple, nnx.Variable]]) -> dict:
+    return {_name(path): variable.get_value() for path, variable in flat}
 
 
 def _name(path: tuple) -> str:

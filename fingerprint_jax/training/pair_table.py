@@ -20,7 +20,7 @@ def stage(run: Run) -> Run | None:
     if c.pairs.method != "pairs":
         raise ValueError(f"pairs.method={c.pairs.method!r} makes no table of pairs: use pairs")
     sizes = c.data.streams.to_dict()
-    if c.task != "subtask1" or sizes.keys() != {"real", "generated"} or len(set(sizes.values())) > 1:
+    if not run.task.membership or sizes.keys() != {"real", "generated"} or len(set(sizes.values())) > 1:
         raise ValueError(f"pairs are of subtask1, real and generated, as many of each: not {c.task} with data.streams={sizes}")
     return run.child("stage1", c.pairs, seed=c.seed, fold=c.data.fold)
 

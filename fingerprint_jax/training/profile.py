@@ -1,10 +1,8 @@
 """What a step of a training takes: a trace of a few steps and one page of figures, where `main --profile` asks for them."""
 
-import contextlib
 import logging
 import statistics
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import jax
@@ -34,20 +32,6 @@ PEAKS = {
     "TPU v6e": 918e12,
 }
 
-_folders: list[Path] = []  # where the next training of this process writes its profile
-
-
-@contextlib.contextmanager
-def asked(folder: Path) -> Generator[None]:
-    """The first training within the block is profiled: of an ensemble that of one child, whose step the others share."""
-    _folders.append(folder)
-    try:
-        yield
-        if folder in _folders:
-            log.warning("--profile: nothing was trained, so nothing was profiled")
-    finally:
-        _folders.clear()
-
 
 def peak(kind: str) -> float | None:
     """FLOP/s of a device by its kind, dense in bfloat16; None where it is not known."""
@@ -58,14 +42,15 @@ class Profiler:
     """Looks on at the dispatches of a training, which it neither waits for nor changes; does nothing where none was asked for.
 
     Args:
-        run: the run that is trained.
+        run: the run that is trained; `profile` of it says whether one is asked for.
         dispatches: how many there will be.
     """
 
     def __init__(self, run: Run, dispatches: int) -> None:
-        self._folder = _folders.pop() if _folders else None
-        if jax.process_index():
-            self._folder = None
+        self._folder: Path | None = None
+        if run.profile and not run.profile.begun:
+            run.profile.begun = True
+            self._folder = None if jax.process_index() else run.profile.folder
         self._run, self._tracing, self._count = run, False, 0
         self._traced = min(TRACED, max(1, (dispatches - 1) // 4))
         self._timed = max(min(TIMED, dispatches - 1 - self._traced), 1)

@@ -93,4 +93,4 @@ def test_several_seeds_count_by_their_mean(monkeypatch, tmp_path):
 
 def test_the_first_seed_chooses_by_the_auc(monkeypatch, tmp_path):
     # `choose` asks `score_metrics.quick`, which is the AUC of the first column.
-    assert systems.score_metrics.quick(np.array([0, 1]), np.array([[0.1, 3], [0.2, 0]]), "subtask1") == {"auc": 1.0}
+    assert systems.score_metrics.quick(np.array([0, 1]), np.array([[0.1, 3], [0.2, 0]]), "auc") == {"auc": 1.0}

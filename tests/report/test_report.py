@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from fingerprint_jax import evaluate, methods, report
-from fingerprint_jax.data import packing
+from fingerprint_jax.data import packing, tasks
 from fingerprint_jax.evaluation import decide
 from fingerprint_jax.runs.config import flat_config
 from fingerprint_jax.runs.run import Run
@@ -70,7 +70,9 @@ def test_figures_of_scores_and_a_permutation_stand_with_the_others():
     found = metrics.report(labels, scores > 0.5, 2)
     found["scores"] = score_metrics.score_report(labels, scores, False)
     found["permutation"] = {"p": 0.001, "reason": None}
-    rows = {name: (value, interval) for name, value, interval, _ in report._headline("subtask1", found, ["not used", "used"])}
+    rows = {
+        name: (value, interval) for name, value, interval, _ in report._headline(tasks.of("subtask1"), found, ["not used", "used"])
+    }
     assert list(rows)[:3] == ["Cohen's kappa", "accuracy", "AUC"]
     low, high = rows["AUC"][1]
     assert low < rows["AUC"][0] == score_metrics.auc(labels, scores) < high

@@ -17,9 +17,9 @@ def test_auc_counts_ordered_pairs():
 
 def test_quick_watches_accuracy_or_auc():
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    assert score_metrics.quick(np.array([0, 1, 1]), scores, "subtask2") == {"accuracy": pytest.approx(2 / 3)}
-    assert score_metrics.quick(np.array([0, 0, 1, 1]), np.array([[0.1], [0.4], [0.35], [0.8]]), "subtask1") == {"auc": 3 / 4}
-    assert score_metrics.quick(np.array([1, 1]), np.array([[0.1], [0.4]]), "subtask1") == {}
+    assert score_metrics.quick(np.array([0, 1, 1]), scores, "accuracy") == {"accuracy": pytest.approx(2 / 3)}
+    assert score_metrics.quick(np.array([0, 0, 1, 1]), np.array([[0.1], [0.4], [0.35], [0.8]]), "auc") == {"auc": 3 / 4}
+    assert score_metrics.quick(np.array([1, 1]), np.array([[0.1], [0.4]]), "auc") == {}
 
 
 def tied_scores(rng, n, effect=0.7):

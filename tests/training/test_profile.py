@@ -6,16 +6,16 @@ import jax
 import pytest
 
 from fingerprint_jax import methods
-from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runs.run import Profile, Run
 from fingerprint_jax.training import cost, profile
 from tests.conftest import last_state, load_config, same_bytes
 
 
-def _run(data_dir, workdir, **fields):
+def _run(data_dir, workdir, asked=None, **fields):
     config = load_config("configs/quickstart.py")
     config.data_dir = data_dir
     config.update({"num_steps": 16, "eval_every": 8, "checkpoint_every": 16, "log_every": 1, "steps_per_dispatch": 1} | fields)
-    return Run(config, workdir)
+    return Run(config, workdir, profile=asked)
 
 
 def _page(folder):
@@ -25,10 +25,10 @@ def _page(folder):
 
 def test_a_profiled_run_is_the_same_and_its_page_tells_what_a_step_takes(data_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(profile.PEAKS, jax.devices()[0].device_kind, 1e12)
-    plain, seen = _run(data_dir, tmp_path / "plain"), _run(data_dir, tmp_path / "seen")
-    methods.get("gradient").fit(plain)
-    with profile.asked(seen.workdir / "profile"):
-        methods.get("gradient").fit(seen)
+    plain = _run(data_dir, tmp_path / "plain")
+    seen = _run(data_dir, tmp_path / "seen", Profile(tmp_path / "seen" / "profile"))
+    for run in (plain, seen):
+        methods.get("gradient").fit(run)
     same_bytes(last_state(plain), last_state(seen))
     assert list((seen.workdir / "profile").rglob("*.xplane.pb")) and not (plain.workdir / "profile").exists()
     page = _page(seen.workdir / "profile")
@@ -46,17 +46,17 @@ def test_a_profiled_run_is_the_same_and_its_page_tells_what_a_step_takes(data_di
 
 
 def test_of_several_trainings_the_first_is_profiled_and_of_none_it_is_said(data_dir, tmp_path):
-    runs = [_run(data_dir, tmp_path / name, num_steps=8, steps_per_dispatch=4) for name in "ab"]
-    with profile.asked(tmp_path / "profile"):
-        for run in runs:
-            methods.get("gradient").fit(run)
+    asked = Profile(tmp_path / "profile")
+    runs = [_run(data_dir, tmp_path / name, asked, num_steps=8, steps_per_dispatch=4) for name in "ab"]
+    for run in runs:
+        methods.get("gradient").fit(run)
     text = (tmp_path / "profile" / "summary.md").read_text()
     assert text.startswith(f"# Profile of {tmp_path / 'a'}\n")
     page = _page(tmp_path / "profile")
     assert page["steps a dispatch"] == "4" and page["time of a step"] == "not known: too few steps in one go"
-    with profile.asked(tmp_path / "none"):
-        methods.get("gradient").fit(runs[0])  # done
-    assert not (tmp_path / "none").exists() and not profile._folders
+    done = _run(data_dir, tmp_path / "a", Profile(tmp_path / "none"), num_steps=8, steps_per_dispatch=4)
+    methods.get("gradient").fit(done)
+    assert not (tmp_path / "none").exists() and not done.profile.begun
 
 
 @pytest.mark.parametrize(
