@@ -1,4 +1,4 @@
-"""The convolutions of backbones/layers.py against XLA's own, at the shapes where the two differ.
+"""The convolutions of backbones/conv_ops.py against XLA's own, at the shapes where the two differ.
 
     python -m benchmarks.convolutions
 

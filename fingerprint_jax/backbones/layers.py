@@ -1,12 +1,12 @@
 """Layers shared by the backbones."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fingerprint_jax.backbones import conv_ops
 from fingerprint_jax.runtime import names
 
 
@@ -75,86 +75,15 @@ class Conv(nnx.Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,h,w,D]; h and w are H/stride and W/stride rounded up, `valid` (H-k)/stride+1 rounded down."""
-        k, stride, x = self.size, self.stride, x.astype(self.dtype)
-        kernel = self.kernel[...].astype(self.dtype)
-        n, *sizes, channels = x.shape
-        pad = tuple(_padding(size, k, stride, self.padding) for size in sizes)
-        height, width = ((size + sum(zeros) - k) // stride + 1 for size, zeros in zip(sizes, pad, strict=True))
-        # XLA:CPU is slow where a convolution ends in a map of 2x2 or less (5 times for 4x4 -> 2x2, 150 times for 2x2 -> 2x2), and
-        # in the gradient of a 1x1 one (22 times for 64 -> 256 channels at 56x56); as matrix products they are not. They are flat,
-        # since the gradient of a product with more axes takes up to three times as long.
-        if k == 1:
-            x = x[:, ::stride, ::stride].reshape(-1, channels) @ kernel.reshape(channels, -1)
-        elif height <= 2 and width <= 2:
-            x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
-            rows, columns = range(0, height * stride, stride), range(0, width * stride, stride)
-            patches = jnp.stack([x[:, i : i + k, j : j + k] for i in rows for j in columns], axis=1)
-            x = patches.reshape(-1, k * k * channels) @ kernel.reshape(k * k * channels, -1)
-        elif k == 3 and channels >= 16 and jax.default_backend() == "cpu":
-            x = _conv_on_cpu(x, kernel, stride, pad)
-        else:
-            x = _conv(x, kernel, stride, pad)
-        x = x.reshape(n, height, width, -1)
+        pad = tuple(_padding(size, self.size, self.stride, self.padding) for size in x.shape[1:3])
+        x = conv_ops.conv(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, pad)
         return x if self.bias is None else x + self.bias[...].astype(self.dtype)[None, None, None]
-
-
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-# The weights' gradient as nine matrix products: XLA:CPU takes up to twice the time for its convolution, at maps from 14x14 on;
-# below it is as fast, and with one input channel it is faster.
-_conv_on_cpu = jax.custom_vjp(_conv, nondiff_argnums=(2, 3))
-
-
-def _conv_backward(stride: int, pad: tuple, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    (of_x,) = jax.vjp(lambda x: _conv(x, kernel, stride, pad), x)[1](gradient)
-    taps = _taps(jnp.pad(x, ((0, 0), *pad, (0, 0))), len(kernel), stride)
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    of_kernel = jnp.stack([tap.reshape(-1, x.shape[-1]).T @ flat for tap in taps])
-    return of_x, of_kernel.reshape(kernel.shape)
-
-
-_conv_on_cpu.defvjp(lambda x, kernel, stride, pad: (_conv(x, kernel, stride, pad), (x, kernel)), _conv_backward)
-
-
-def _taps(x: jax.Array, k: int, stride: int) -> list[jax.Array]:
-    """What each of the k x k kernel positions sees of the padded map [N,H,W,C], row by row."""
-    n, height, width, channels = x.shape
-    return [
-        jax.lax.slice(x, (0, i, j, 0), (n, height - k + 1 + i, width - k + 1 + j, channels), (1, stride, stride, 1))
-        for i in range(k)
-        for j in range(k)
-    ]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The padded map [N,H,W,C] and a kernel [k,k,1,C] -> [N,h,w,C], as k^2 shifted products."""
-    taps, weights = _taps(x, len(kernel), stride), kernel.reshape(-1, 1, 1, 1, x.shape[-1])
-    return sum((tap * weight for tap, weight in zip(taps[1:], weights[1:], strict=True)), taps[0] * weights[0])
-
-
-def _depthwise_backward(stride: int, saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # That of the map is a depthwise convolution itself; the transposed slices that XLA derives take up to three times as long.
-    x, kernel = saved
-    k = len(kernel)
-    sizes = zip(x.shape[1:3], gradient.shape[1:3], strict=True)
-    edges = [(k - 1, size - (out - 1) * stride - 1, stride - 1) for size, out in sizes]
-    spread = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    of_kernel = jnp.stack([(tap * gradient).sum((0, 1, 2), dtype=jnp.float32) for tap in _taps(x, k, stride)])
-    return _depthwise(spread, kernel[::-1, ::-1], 1), of_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-_depthwise.defvjp(lambda x, kernel, stride: (_depthwise(x, kernel, stride), (x, kernel)), _depthwise_backward)
 
 
 class DepthwiseConv(nnx.Module):
     """k x k convolution of every channel by itself, k odd, without bias; padded as `Conv`.
 
-    Computed as k^2 shifted products: on XLA:CPU the grouped convolution takes 30 to 80 times as long forward and 10 to 50 times
-    with its gradients, measured at the shapes of EfficientNet-B0. Initialised normal with variance 2 / k^2.
+    Initialised normal with variance 2 / k^2.
     """
 
     def __init__(
@@ -166,9 +95,8 @@ class DepthwiseConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),C]."""
-        pad = [_padding(size, self.size, self.stride, self.padding) for size in x.shape[1:3]]
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), *pad, (0, 0)))
-        return _depthwise(x, self.kernel[...].astype(self.dtype), self.stride)
+        pad = tuple(_padding(size, self.size, self.stride, self.padding) for size in x.shape[1:3])
+        return conv_ops.depthwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, pad)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -247,7 +175,8 @@ def stopped(module: nnx.Module) -> nnx.Module:
 def max_pool2(x: jax.Array) -> jax.Array:
     """2x2 max-pool with stride 2, no padding: [N,H,W,C] -> [N,H//2,W//2,C].
 
-    As a maximum over a reshaped array: the gradient of XLA's window reduction is a scatter, which is slow on CPU.
+    As a maximum over a reshaped array: the gradient of XLA's window reduction is a scatter, which is slow on CPU, and which
+    `xla_gpu_deterministic_ops` refuses.
     """
     n, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]

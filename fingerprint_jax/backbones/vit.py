@@ -52,7 +52,7 @@ class LayerNorm(nnx.LayerNorm):
 class PatchEmbed(nnx.Module):
     """Every patch through one dense layer, as a convolution whose stride is its size: [N,H,W,C] -> [N,h*w,D].
 
-    As a matrix product, which XLA:CPU does much faster than the convolution.
+    As a matrix product: patches that do not overlap are a change of shape, on every kind of device.
     """
 
     def __init__(self, channels: int, width: int, patch: int, dtype: np.dtype, rngs: nnx.Rngs) -> None:

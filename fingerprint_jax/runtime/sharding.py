@@ -17,6 +17,11 @@ def own(mesh: Mesh) -> Mesh:
     return mesh if jax.process_count() == 1 else Mesh(np.array(mesh.local_devices), ("data",))
 
 
+def platform(mesh: Mesh) -> str:
+    """What programs over a mesh are compiled for: cpu, gpu, tpu; by it, not by the devices of the process, the two may differ."""
+    return mesh.devices.flat[0].platform
+
+
 def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """One axis, the first or another, is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))

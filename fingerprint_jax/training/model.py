@@ -61,13 +61,14 @@ class Model:
         self._rates = optim.factors(config.optimizer, [_name(path) for path, _ in params])
         self.abstract = jax.eval_shape(self._beginning, _arrays(params), _arrays(rest))
         replicated = sharding.replicated(self.mesh)
+        on_cpu = sharding.platform(self.mesh) == "cpu"
         # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
-        quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        quick = {"xla_backend_optimization_level": 1} if on_cpu else None
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
         self.trace = self.step.trace  # the same without computing or compiling anything: what it raises is known before a training
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
-        several = self._unrolled if jax.default_backend() == "cpu" else self._scanned
+        several = self._unrolled if on_cpu else self._scanned
         self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)
         self._finite = jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=replicated)
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=sharding.readable(self.mesh))
