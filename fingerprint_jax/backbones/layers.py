@@ -1,9 +1,13 @@
 """Layers shared by the backbones."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fingerprint_jax.backbones import conv_ops
@@ -28,6 +32,32 @@ class Keys:
     def close(self) -> None:
         """Moves the count of the `nnx.Rngs` past the keys given out."""
         self._stream.count[...] = self._start + self._used
+
+
+_place: contextvars.ContextVar[Any] = contextvars.ContextVar("place", default=None)
+
+
+@contextlib.contextmanager
+def placed(place: jax.Array | np.ndarray | None) -> Iterator[None]:
+    """Within it the rows of a batch count as if they were in other places; None: in their own.
+
+    What depends on the place of an image is then that of its place in the batch as it was drawn, whatever devices it is split over:
+    the draws of dropout, and the groups of `BatchNorm`.
+
+    Args:
+        place: of each row, int [N], a permutation.
+    """
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def places(count: int) -> jax.Array | np.ndarray:
+    """The place of each of `count` rows, see `placed`."""
+    place = _place.get()
+    return np.arange(count, dtype=np.int32) if place is None else place
 
 
 _he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -107,8 +137,8 @@ class BatchNorm(nnx.BatchNorm):
 
     Attributes, set by `backbones.build` from its options `norm` and `norm_groups`:
         frozen: training, too, uses the running statistics, and they stay.
-        groups: training cuts the batch into this many contiguous parts, each normalised by its own statistics; the running ones
-            move to the mean over the parts.
+        groups: training cuts the batch into this many contiguous parts (see `placed`), each normalised by its own statistics; the
+            running ones move to the mean over the parts.
     """
 
     def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs) -> None:
@@ -125,16 +155,30 @@ class BatchNorm(nnx.BatchNorm):
             return super().__call__(x, use_running_average=True).astype(x.dtype)
         if len(x) % self.groups:
             raise ValueError(f"backbone.norm_groups={self.groups} does not divide the batch of {len(x)} images")
-        parts = x.astype(jnp.float32).reshape(self.groups, -1, *x.shape[1:])
-        axes = tuple(range(1, x.ndim))
-        mean = parts.mean(axes, keepdims=True)
-        var = jnp.maximum(jnp.square(parts).mean(axes, keepdims=True) - jnp.square(mean), 0)
+        values, rows, maps = x.astype(jnp.float32), (1,) * (x.ndim - 1), tuple(range(1, x.ndim - 1))
+        # Of a group's images some are on other devices: only the sums of each image go there.
+        member = jax.nn.one_hot(places(len(x)) // (len(x) // self.groups), self.groups)
+
+        def mean_of(values: jax.Array) -> jax.Array:
+            """[N,..,C] -> [groups,C]."""
+            if self.groups == 1:
+                return values.mean((0, *maps))[None]
+            return jnp.matmul(member.T, values.mean(maps), precision=jax.lax.Precision.HIGHEST) * (self.groups / len(x))
+
+        def of_rows(statistic: jax.Array) -> jax.Array:
+            """[groups,C] -> what each image is normalised by."""
+            if self.groups == 1:
+                return statistic.reshape(*rows, -1)
+            return jnp.matmul(member, statistic, precision=jax.lax.Precision.HIGHEST).reshape(len(x), *rows[1:], -1)
+
+        mean = mean_of(values)
+        var = jnp.maximum(mean_of(jnp.square(values)) - jnp.square(mean), 0)
         for running, new in ((self.mean, mean), (self.var, var)):
-            new = jax.lax.stop_gradient(new.reshape(self.groups, -1).mean(0))
+            new = jax.lax.stop_gradient(new.mean(0))
             # Not running[...] = value, which searches all that was traced before: quadratic in the depth of the net.
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * new)
-        scale, bias = (v[...].reshape((1,) * x.ndim + (-1,)) for v in (self.scale, self.bias))  # pyright: ignore[reportOptionalSubscript]
-        return ((parts - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).reshape(x.shape).astype(x.dtype)
+        scale, bias = (v[...].reshape(*rows, -1) for v in (self.scale, self.bias))  # pyright: ignore[reportOptionalSubscript]
+        return ((values - of_rows(mean)) * (jax.lax.rsqrt(of_rows(var) + self.epsilon) * scale) + bias).astype(x.dtype)
 
 
 def dropout(x: jax.Array, rate: float, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
@@ -156,6 +200,8 @@ def _drop(x: jax.Array, rate: float, shape: tuple, train: bool, rngs: nnx.Rngs |
     if rngs is None:
         raise ValueError("dropout in training takes its key from `rngs`: pass rngs=nnx.Rngs(dropout=key)")
     keep = jax.random.bernoulli(rngs.dropout(), 1 - rate, shape)
+    if _place.get() is not None:
+        keep = keep[_place.get()]
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 

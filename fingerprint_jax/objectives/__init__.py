@@ -1,7 +1,9 @@
 """What a network is trained for. The file name is the registry; each file has a class `Objective`, made of the one here."""
 
+import contextlib
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,8 +11,9 @@ import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config
+from fingerprint_jax.backbones.layers import placed
 from fingerprint_jax.data import tasks
-from fingerprint_jax.runtime import names, plugins
+from fingerprint_jax.runtime import names, plugins, sharding
 
 Batch = dict[str, dict[str, jax.Array]]  # {stream: {image, label, index, and with two views second}}
 
@@ -74,6 +77,19 @@ def of(name: str) -> type[Objective]:
 def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> Objective:
     """The objective that a config names."""
     return of(config.objective.name)(config, num_classes, image_shape)
+
+
+@contextlib.contextmanager
+def joined(batch: Batch, *names: str) -> Iterator[sharding.Joined]:
+    """How the streams of a batch, all of them or those named, go through a network together.
+
+    On several devices the rows of what is joined are in another order than on one; what happens to an image within this context
+    is the same for all that (`layers.placed`).
+    """
+    sizes = [len(batch[name]["image"]) for name in names or batch]
+    streams = sharding.Joined(sizes, sharding.make_mesh())
+    with placed(streams.place):
+        yield streams
 
 
 def membership_only(config: Config) -> None:

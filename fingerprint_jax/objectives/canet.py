@@ -115,12 +115,15 @@ class Objective(objectives.Objective):
     def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy of the pairs, and the weighted supervised contrastive loss of all images."""
         real, generated, options = batch["real"], batch["generated"], self.config.objective
-        count, labels = len(real["label"]), jnp.concatenate([real["label"], generated["label"]])
-        images = jnp.concatenate([real["image"], generated["image"]])
-        encoded = net.encode(images, train=True, rngs=nnx.Rngs(dropout=key))
-        a, b = ({name: value[part] for name, value in encoded.items()} for part in (slice(count), slice(count, None)))
+        with objectives.joined(batch, "real", "generated") as streams:
+            images = streams.join([real["image"], generated["image"]])
+            encoded = net.encode(images, train=True, rngs=nnx.Rngs(dropout=key))
+            labels = streams.whole(streams.join([real["label"], generated["label"]]))
+        parts = {name: streams.split(value) for name, value in encoded.items()}
+        a, b = ({name: value[k] for name, value in parts.items()} for k in range(2))
         entropy = optax.sigmoid_binary_cross_entropy(net.logits(a, b), real["label"].astype(jnp.float32)).mean()
-        contrast = losses.supervised_contrastive(encoded["tokens"].mean(axis=1), labels, options.temperature)
+        embedding = streams.whole(encoded["tokens"].mean(axis=1))
+        contrast = losses.supervised_contrastive(embedding, labels, options.temperature)
         found = {"cross_entropy": entropy, "contrast": contrast, "temperature": net.temperature}
         return entropy + options.contrast * contrast, found
 

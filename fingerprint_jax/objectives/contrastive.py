@@ -5,7 +5,6 @@ synthetic one (every synthetic image carries the label 1).
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from scipy.spatial.distance import cdist
@@ -46,10 +45,13 @@ class Objective(objectives.Objective):
         """Contrastive loss over sampled pairs, half positive, or over every real x synthetic pair of the batch."""
         real, generated = batch["real"], batch["generated"]
         pair_key, dropout_key = jax.random.split(key)
-        images = jnp.concatenate([real["image"], generated["image"]])
-        embedding = net(images, train=True, rngs=nnx.Rngs(dropout=dropout_key))
-        a, b = embedding[: len(real["label"])], embedding[len(real["label"]) :]
-        same = real["label"][:, None] == generated["label"][None, :]
+        with objectives.joined(batch, "real", "generated") as streams:
+            images = streams.join([real["image"], generated["image"]])
+            embedding = streams.whole(net(images, train=True, rngs=nnx.Rngs(dropout=dropout_key)))
+            labels = streams.whole(streams.join([real["label"], generated["label"]]))
+        count = len(real["label"])
+        a, b = embedding[:count], embedding[count:]
+        same = labels[:count, None] == labels[None, count:]
         options = self.config.objective
         if options.pairs == "sampled":
             loss = losses.sampled_pairs_contrastive(a, b, same, options.margin, pair_key, options.num_pairs)

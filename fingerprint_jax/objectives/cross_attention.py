@@ -120,14 +120,20 @@ class Objective(objectives.Objective):
         """Cross-entropy of the logits of the pairs, and the weighted angular loss of their aligned features."""
         real, generated, options = batch["real"], batch["generated"], self.config.objective
         pair_key, dropout_key = jax.random.split(key)
-        images = jnp.concatenate([real["image"], generated["image"]])
-        encoded = net.encode(images, train=True, rngs=nnx.Rngs(dropout=dropout_key))
-        same = real["label"][:, None] == generated["label"][None, :]
+        with objectives.joined(batch, "real", "generated") as streams:
+            images = streams.join([real["image"], generated["image"]])
+            encoded = net.encode(images, train=True, rngs=nnx.Rngs(dropout=dropout_key))
+            encoded = {name: streams.whole(value) for name, value in encoded.items()}
+            labels = streams.whole(streams.join([real["label"], generated["label"]]))
+        count = len(real["label"])
+        same = labels[:count, None] == labels[None, count:]
         row, column, held = zip(*losses.half_positive_pairs(pair_key, same, options.num_pairs), strict=True)
-        row, column = jnp.concatenate(row), jnp.concatenate(column)
+        rows = streams.spread(jnp.stack([jnp.concatenate(row), count + jnp.concatenate(column)], axis=1))
         held = jnp.repeat(jnp.stack(held), options.num_pairs // 2)  # a kind that the batch does not hold counts zero
-        a, b = net.aligned(_take(encoded, row), _take(encoded, len(real["label"]) + column))
-        same = same[row, column]
+        # Both images of a pair at once, so that the gradients of an image's tokens are exchanged once.
+        pairs = _take(encoded, rows)
+        a, b = net.aligned(*({name: value[:, k] for name, value in pairs.items()} for k in range(2)))
+        same = labels[rows[:, 0]] == labels[rows[:, 1]]
         entropy = optax.sigmoid_binary_cross_entropy(net.similarity(a, b), same.astype(jnp.float32))
         angular = losses.angular_contrastive(a, b, same, options.margin)
         entropy, angular = (jnp.where(held, loss, 0.0).mean() for loss in (entropy, angular))

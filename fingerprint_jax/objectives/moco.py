@@ -84,10 +84,11 @@ class Objective(objectives.Objective):
         """The weighted losses of queries and keys; moves the momentum encoder and the queue."""
         options = self.config.objective
         order, other_order, dropout, other_dropout = jax.random.split(key, 4)
-        images, second, index = (jnp.concatenate([part[name] for part in batch.values()]) for name in ("image", "second", "index"))
         momentum.update(net, options.momentum)
-        queries, temperature = momentum.shuffled(net, images, order, nnx.Rngs(dropout=dropout))
-        keys, key_temperature = momentum.shuffled(net.momentum_encoder, second, other_order, nnx.Rngs(dropout=other_dropout))
+        with objectives.joined(batch) as streams:
+            images, second, index = (streams.join([part[name] for part in batch.values()]) for name in ("image", "second", "index"))
+            queries, temperature = momentum.shuffled(net, images, order, nnx.Rngs(dropout=dropout))
+            keys, key_temperature = momentum.shuffled(net.momentum_encoder, second, other_order, nnx.Rngs(dropout=other_dropout))
         queue = net.queue.keys[...]
         # The streams repeat at their own paces: an image comes again while its last key is still in the queue.
         own = index[:, None] == net.queue.index[None]
@@ -96,7 +97,7 @@ class Objective(objectives.Objective):
             same = jnp.matmul(keys, queue.T, precision=jax.lax.Precision.HIGHEST) >= options.threshold
         online = losses.info_nce(queries, keys, queue, temperature, same, own)
         swapped = losses.info_nce(keys, queries, queue, key_temperature, same, own)
-        net.queue.push(keys, index)
+        net.queue.push(streams.whole(keys), streams.whole(index))
         loss = options.online * online + (1 - options.online) * swapped
         return loss, {"online": online, "momentum": swapped, "temperature": temperature.mean()}
 

@@ -65,17 +65,18 @@ class Objective(objectives.Objective):
 
     def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean cross-entropy over all streams of the batch, with the contrastive loss, and the training accuracy."""
-        images = jnp.concatenate([stream["image"] for stream in batch.values()])
         labels = {name: stream["label"] for name, stream in batch.items()}
         if self.real_class:
             labels["real"] = jnp.full_like(labels["real"], self.num_classes)
-        labels = jnp.concatenate(list(labels.values()))
-        features, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
+        with objectives.joined(batch) as streams:
+            images, labels = streams.join([stream["image"] for stream in batch.values()]), streams.join(list(labels.values()))
+            features, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         found = {"train_accuracy": (logits.argmax(-1) == labels).mean()}
         if self.contrast:
             assert net.projection is not None  # `build` makes it
-            contrast = losses.supervised_contrastive(net.projection(features), labels, self.temperature)
+            projected = streams.whole(net.projection(features))
+            contrast = losses.supervised_contrastive(projected, streams.whole(labels), self.temperature)
             loss, found["contrast"] = loss + self.contrast * contrast, contrast
         return loss, found
 

@@ -1,8 +1,10 @@
 """One mesh over all devices of all processes; batches are split over it, parameters are copied to each of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -69,6 +71,54 @@ def copied(tree: Any, mesh: Mesh) -> Any:
 def parts(batch: dict, count: int, mesh: Mesh) -> dict:
     """Arrays [B, ..] cut into consecutive parts [count, B / count, ..], every part split over the devices."""
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x.reshape(count, -1, *x.shape[1:]), split(mesh, 1)), batch)
+
+
+class Joined:
+    """Arrays of several streams as one batch: every device has its rows of all of them, so that none of their rows moves.
+
+    Args:
+        sizes: rows of each stream, a multiple of the devices.
+        mesh: over which each stream is split.
+
+    Attributes:
+        place: the place of each row where the streams lie one after the other; None where they do, on a single device.
+    """
+
+    def __init__(self, sizes: Sequence[int], mesh: Mesh) -> None:
+        self._sizes, self._mesh = list(sizes), mesh
+        starts = np.cumsum([0, *self._sizes[:-1]])
+        rows = [start + np.arange(size).reshape(mesh.size, -1) for start, size in zip(starts, self._sizes, strict=True)]
+        self.place = None if mesh.size == 1 else np.concatenate(rows, axis=1).reshape(-1)
+
+    def join(self, streams: Sequence[jax.Array]) -> jax.Array:
+        """Arrays [B, ..] of the streams -> [sum of B, ..]."""
+        if self.place is None:
+            return jnp.concatenate(streams)
+        blocks = [self._split(x.reshape(self._mesh.size, -1, *x.shape[1:])) for x in streams]
+        return self._split(jnp.concatenate(blocks, axis=1).reshape(-1, *streams[0].shape[1:]))
+
+    def split(self, x: jax.Array) -> list[jax.Array]:
+        """What `join` gave -> the arrays of the streams, split over the devices as they were."""
+        count, ends = self._mesh.size, np.cumsum(self._sizes)[:-1]
+        if self.place is None:
+            return jnp.split(x, ends)
+        blocks = jnp.split(self._split(x).reshape(count, -1, *x.shape[1:]), ends // count, axis=1)
+        return [self._split(block.reshape(-1, *x.shape[1:])) for block in blocks]
+
+    def whole(self, x: jax.Array) -> jax.Array:
+        """What `join` gave, the streams one after the other, on every device: embeddings that a loss compares with each other."""
+        # Split first, else XLA may compute on every device what leads to it.
+        return x if self.place is None else self._copied(self._split(x))[np.argsort(self.place)]
+
+    def spread(self, x: jax.Array) -> jax.Array:
+        """What every device has [P, ..], split over them where P allows: pairs of what `whole` gave."""
+        return x if self.place is None or len(x) % self._mesh.size else self._split(self._copied(x))
+
+    def _split(self, x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, split(self._mesh))
+
+    def _copied(self, x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, replicated(self._mesh))
 
 
 def check_batch(name: str, size: int, mesh: Mesh, parts: int = 1) -> None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fingerprint_jax.backbones.layers import placed, places
 from fingerprint_jax.objectives.parts import losses
 
 TRAINED = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("momentum_encoder")))
@@ -79,13 +80,12 @@ def update(net: Any, decay: float) -> None:
 
 
 def shuffled(encoder: Any, images: jax.Array, key: jax.Array, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
-    """Embedding and temperature of images [N,H,W,C] by an encoder that sees them in random order.
+    """Embedding and temperature of images [N,H,W,C] by an encoder to which they stand in random places, see `layers.placed`.
 
     MoCo's shuffling of batch normalisation (section 3.3): with `backbone.norm_groups` an image's key then has other company than
     its query, so that the statistics do not betray which belong together. Queries are shuffled too: each group is then a mix of
     the streams of a batch, as on MoCo's devices.
     """
-    order = jax.random.permutation(key, len(images))
-    back = jnp.argsort(order)
-    embedding, temperature = encoder(images[order], train=True, rngs=rngs)
-    return embedding[back], temperature[back]
+    place = jnp.argsort(jax.random.permutation(key, len(images)))[places(len(images))]
+    with placed(place):
+        return encoder(images, train=True, rngs=rngs)
