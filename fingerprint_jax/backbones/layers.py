@@ -156,20 +156,21 @@ class BatchNorm(nnx.BatchNorm):
         if len(x) % self.groups:
             raise ValueError(f"backbone.norm_groups={self.groups} does not divide the batch of {len(x)} images")
         values, rows, maps = x.astype(jnp.float32), (1,) * (x.ndim - 1), tuple(range(1, x.ndim - 1))
-        # Of a group's images some are on other devices: only the sums of each image go there.
-        member = jax.nn.one_hot(places(len(x)) // (len(x) // self.groups), self.groups)
 
         def mean_of(values: jax.Array) -> jax.Array:
             """[N,..,C] -> [groups,C]."""
             if self.groups == 1:
                 return values.mean((0, *maps))[None]
-            return jnp.matmul(member.T, values.mean(maps), precision=jax.lax.Precision.HIGHEST) * (self.groups / len(x))
+            # Of a group's images some may be on other devices: only means of each are exchanged.
+            total = jnp.matmul(self._members(len(x)).T, values.mean(maps), precision=jax.lax.Precision.HIGHEST)
+            return total * (self.groups / len(x))
 
         def of_rows(statistic: jax.Array) -> jax.Array:
             """[groups,C] -> what each image is normalised by."""
             if self.groups == 1:
                 return statistic.reshape(*rows, -1)
-            return jnp.matmul(member, statistic, precision=jax.lax.Precision.HIGHEST).reshape(len(x), *rows[1:], -1)
+            found = jnp.matmul(self._members(len(x)), statistic, precision=jax.lax.Precision.HIGHEST)
+            return found.reshape(len(x), *rows[1:], -1)
 
         mean = mean_of(values)
         var = jnp.maximum(mean_of(jnp.square(values)) - jnp.square(mean), 0)
@@ -179,6 +180,10 @@ class BatchNorm(nnx.BatchNorm):
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * new)
         scale, bias = (v[...].reshape(*rows, -1) for v in (self.scale, self.bias))  # pyright: ignore[reportOptionalSubscript]
         return ((values - of_rows(mean)) * (jax.lax.rsqrt(of_rows(var) + self.epsilon) * scale) + bias).astype(x.dtype)
+
+    def _members(self, count: int) -> jax.Array:
+        """Which group each row is of: [count,groups], 1 or 0."""
+        return jax.nn.one_hot(places(count) // (count // self.groups), self.groups)
 
 
 def dropout(x: jax.Array, rate: float, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:

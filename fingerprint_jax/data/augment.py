@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fingerprint_jax.runtime import names
 
@@ -120,6 +121,7 @@ def gabor_noise(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
 def augment(
     images: jax.Array,
     key: jax.Array,
+    place: np.ndarray | None = None,
     *,
     flip: float = 0.0,
     shift: int = 0,
@@ -142,6 +144,7 @@ def augment(
     Args:
         images: normalised.
         key: of the step and stream.
+        place: of each image in the global batch, a permutation [N]; None: they are in order.
         flip: probability of a horizontal flip.
         shift: largest shift in whole pixels along each axis; the border is repeated.
         brightness: largest change added, in units of the images.
@@ -190,7 +193,8 @@ def augment(
             image = jnp.where(masked(image.shape, mask, mask_key), 0, image)
         return image
 
-    return jax.vmap(one)(images, jax.random.split(key, images.shape[0]))
+    keys = jax.random.split(key, images.shape[0])
+    return jax.vmap(one)(images, keys if place is None else keys[place])
 
 
 def views(images: jax.Array, *, flip: bool = False, shift: int = 0) -> Iterator[jax.Array]:

@@ -16,7 +16,7 @@ import numpy as np
 from fingerprint_jax.data import shared
 from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.data.source import Source, open_source
-from fingerprint_jax.runtime.sharding import block, put
+from fingerprint_jax.runtime.sharding import block, order, put
 
 
 def dispatches(start: int, stop: int, count: int) -> list[range]:
@@ -43,9 +43,12 @@ class _Read:
         process_index: int,
         process_count: int,
         shared_as: str,
+        parts: int,
+        devices: int,
     ) -> None:
         self.sampler, self.source_key, self.with_images = sampler, source_key, with_images
         self.process_index, self.process_count, self.shared_as = process_index, process_count, shared_as
+        self.parts, self.devices = parts, devices
 
     def __call__(self, steps: int | range) -> dict[str, dict[str, np.ndarray]]:
         if isinstance(steps, range):
@@ -60,7 +63,8 @@ class _Read:
     def _one(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         batch = self.sampler(step)
         for name, stream in batch.items():
-            own = block(len(stream["index"]), self.process_index, self.process_count)
+            size = len(stream["index"])
+            own = order(size, self.parts, self.devices)[block(size, self.process_index, self.process_count)]
             batch[name] = {key: value[own] for key, value in stream.items()}
             if self.with_images:
                 batch[name]["image"] = open_source(*self.source_key).images(batch[name]["index"])
@@ -78,10 +82,13 @@ def host_batches(
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    parts: int = 1,
+    devices: int = 1,
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
     """Batches of steps start..stop-1 as numpy: `{stream: {image uint8 [b,H,W,1], label [b], index [b]}}`, b = B / process_count.
 
-    Where `per_dispatch` is more than one they come stacked [K, b, ..], as `dispatches` says.
+    Rows are in the `order` of so many parts of a batch, and devices of all processes. Where `per_dispatch` is more than one they
+    come stacked [K, b, ..], as `dispatches` says.
     """
     shared_as = ""
     if workers and with_images:
@@ -90,7 +97,7 @@ def host_batches(
         # Four batches a reader and those on their way to the device, as counted; the semaphores of a reader are 25 pages.
         held = (4 * workers + 4) * images * math.prod(open_source(*source_key).image_shape)
         shared.require(held + workers * 25 * mmap.PAGESIZE)
-    read = _Read(sampler, source_key, with_images, process_index, process_count, shared_as)
+    read = _Read(sampler, source_key, with_images, process_index, process_count, shared_as, parts, devices)
     # One thread reads ahead while the trainer waits for the device; what grain returns is in order. Indices alone need none.
     ahead = int(with_images and not workers)
     steps = grain.MapDataset.range(start, stop)

@@ -68,9 +68,19 @@ def copied(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), replicated(mesh)), tree)
 
 
+def order(size: int, parts: int, devices: int) -> np.ndarray:
+    """The order [size] in which the rows of a batch go to the devices: each gets its rows of every part, and `parts` moves none."""
+    return np.arange(size).reshape(parts, devices, -1).swapaxes(0, 1).reshape(-1)
+
+
 def parts(batch: dict, count: int, mesh: Mesh) -> dict:
-    """Arrays [B, ..] cut into consecutive parts [count, B / count, ..], every part split over the devices."""
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x.reshape(count, -1, *x.shape[1:]), split(mesh, 1)), batch)
+    """Arrays [B, ..] in that `order` -> consecutive parts of the batch [count, B / count, ..], each split over the devices."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        rows = x.reshape(mesh.size, count, -1, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(rows.reshape(count, -1, *x.shape[1:]), split(mesh, 1))
+
+    return jax.tree.map(cut, batch)
 
 
 class Joined:

@@ -58,6 +58,8 @@ def of_run(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> 
         workers=c.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        parts=c.optimizer.accumulate,
+        devices=mesh.size,
     )
     return sampler, cache, loader.to_devices(batches, sharding.split(mesh, int(per_dispatch > 1)))
 

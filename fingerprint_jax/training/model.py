@@ -177,11 +177,12 @@ class Model:
         return augment.normalize(images, self._config.data.normalize)
 
     def _images(self, stream: dict, cached: tuple[jax.Array, jax.Array] | None, key: jax.Array) -> dict[str, jax.Array]:
-        images = self._plain(stream, cached)
+        images, parts, devices = self._plain(stream, cached), self._config.optimizer.accumulate, self.mesh.size
+        place = sharding.order(len(images), parts, devices) if parts > 1 and devices > 1 else None
         if not self.objective.two_views:
-            return {"image": augment.augment(images, key, **self._config.augment)}
+            return {"image": augment.augment(images, key, place, **self._config.augment)}
         keys = zip(("image", "second"), jax.random.split(key), strict=True)
-        return {name: augment.augment(images, view_key, **self._config.augment) for name, view_key in keys}
+        return {name: augment.augment(images, view_key, place, **self._config.augment) for name, view_key in keys}
 
     def steps(self, state: State, batches: dict, cache: dict, learning_rate: jax.Array, key: jax.Array) -> tuple[State, dict]:
         """State and metrics [K] after K steps; from the first that is not finite on the state stays as it was before that."""

@@ -1,0 +1,138 @@
+"""Data parallel is data parallel: on several devices no image and no activation moves between them."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runtime import sharding
+from tests.conftest import ROOT, load_config
+from tests.test_end_to_end import OF_OBJECTIVES
+
+# The steps of the configs' networks, and one that accumulates, are compiled for four devices, and nothing is computed:
+# {name: {'exchanged': {kind: [how many, bytes]}, 'needed': {what: bytes}}}.
+COMPILE = """
+    import collections, json, re, sys
+    import jax, numpy as np
+    from fingerprint_jax.runs.run import Run
+    from fingerprint_jax.training import inference, inputs
+    from fingerprint_jax.training.model import model_of
+    from tests.conftest import load_config
+    from fingerprint_jax.runs.config import network_config
+
+    KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
+    TYPES = {"pred": 1, "u8": 1, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
+
+    def size(arrays):
+        return sum(x.size * x.dtype.itemsize for x in arrays)
+
+    def figures(config):
+        run = Run(config, "nowhere")
+        model = model_of(run)
+        text = model.step.lower(*inputs.arguments(run)).compile().as_text()
+        exchanged = collections.defaultdict(lambda: [0, 0])
+        for shapes, kind in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\\(", text):
+            exchanged[kind][0] += 1
+            for name, sides in re.findall(r"([a-z]+\\d*)\\[([\\d,]*)\\]", shapes):
+                exchanged[kind][1] += TYPES[name] * int(np.prod([int(side) for side in sides.split(",") if side]))
+        images = sum(config.data.streams.values())
+        state, groups = model.abstract, config.backbone.get("norm_groups", 1)
+        needed = {
+            "parameters": size(state["params"].values()),
+            "statistics": 2 * groups * size(state["rest"][name] for name in model._statistics),  # forward and backward
+            "embeddings": 4 * images * int(np.prod(inference.shapes_of_outputs(run)["embedding"]) + 1),  # and labels
+        } if config.objective.name not in ("likelihood_ratio", "dclgan") else {"parameters": size(state["params"].values())}
+        if config.objective.name == "cross_attention":  # pairs are compared by tokens, whose gradients come back
+            shape = (images, *run.source.image_shape)
+            encode = lambda params, rest: model.merge(params, rest).encode(jax.numpy.zeros(shape), train=False)
+            needed["embeddings"] = 2 * size(jax.tree.leaves(jax.eval_shape(encode, state["params"], state["rest"])))
+        return {"exchanged": exchanged, "needed": needed}
+
+    assert jax.device_count() == 4
+    data_dir, *paths = sys.argv[1:]
+    found = {}
+    for path in paths:
+        config = network_config(load_config(path))
+        config.data_dir = data_dir
+        found[path] = figures(config)
+        if config.objective.name == "softmax":
+            config.optimizer.accumulate = 2
+            found[f"{path} in parts"] = figures(config)
+    print(json.dumps(found))
+"""
+
+
+def test_only_sums_and_embeddings_are_exchanged(data_dir, tmp_path):
+    """And these once: each objective, a step."""
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(COMPILE), data_dir, *OF_OBJECTIVES]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    names = {network_config(load_config(path)).objective.name for path in OF_OBJECTIVES}
+    assert len(found) == len(names) + 1
+    for name, figures in found.items():
+        exchanged, needed = figures["exchanged"], figures["needed"]
+        assert set(exchanged) <= {"all-reduce", "all-gather", "reduce-scatter"}, (name, exchanged)
+        total = sum(size for _, size in exchanged.values())
+        assert needed["parameters"] * 0.9 <= total <= 1.1 * sum(needed.values()), (name, exchanged, needed)
+
+
+def test_rows_of_every_part_are_on_every_device():
+    for size, parts, devices in ((24, 1, 4), (24, 3, 1), (24, 3, 4), (16, 2, 2)):
+        order = sharding.order(size, parts, devices)
+        of_device = order.reshape(devices, parts, -1)
+        for device in range(devices):
+            for part in range(parts):
+                first = part * size // parts + device * size // (parts * devices)
+                np.testing.assert_array_equal(of_device[device, part], first + np.arange(size // (parts * devices)))
+
+
+def test_on_one_device_streams_are_joined_one_after_the_other():
+    streams = sharding.Joined([2, 3], sharding.make_mesh())
+    a, b = np.float32([[1], [2]]), np.float32([[3], [4], [5]])
+    joined = streams.join([a, b])
+    assert streams.place is None
+    np.testing.assert_array_equal(joined, np.concatenate([a, b]))
+    np.testing.assert_array_equal(streams.whole(joined), joined)
+    for found, expected in zip(streams.split(joined), (a, b), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+ON_FOUR = """
+    import jax, numpy as np
+    from fingerprint_jax.runtime import sharding
+
+    mesh = sharding.make_mesh()
+    assert mesh.size == 4
+    a, b = np.arange(8.0).reshape(8, 1), np.arange(8.0, 12.0).reshape(4, 1)
+    streams = sharding.Joined([8, 4], mesh)
+
+    @jax.jit
+    def run(a, b):
+        joined = streams.join([a, b])
+        return joined, streams.split(joined), streams.whole(joined), streams.spread(a[::2])
+
+    joined, parts, whole, spread = run(*(jax.device_put(x, sharding.split(mesh)) for x in (a, b)))
+    both = np.concatenate([a, b])
+    np.testing.assert_array_equal(joined, both[streams.place])
+    for device, shard in enumerate(joined.addressable_shards):
+        np.testing.assert_array_equal(shard.data, [*a[2 * device : 2 * device + 2], b[device]])
+    for found, expected in zip(parts, (a, b), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.sharding.is_equivalent_to(sharding.split(mesh), 2)
+    np.testing.assert_array_equal(whole, both)
+    assert whole.sharding.is_fully_replicated
+    np.testing.assert_array_equal(spread, a[::2])
+    assert spread.sharding.is_equivalent_to(sharding.split(mesh), 2)
+"""
+
+
+def test_on_four_devices_each_has_its_rows_of_every_stream():
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(ON_FOUR)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
