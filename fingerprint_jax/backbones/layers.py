@@ -2,7 +2,7 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ _place: contextvars.ContextVar[Any] = contextvars.ContextVar("place", default=No
 
 
 @contextlib.contextmanager
-def placed(place: jax.Array | np.ndarray | None) -> Iterator[None]:
+def placed(place: jax.Array | np.ndarray | None) -> Generator[None]:
     """Within it the rows of a batch count as if they were in other places; None: in their own.
 
     What depends on the place of an image is then that of its place in the batch as it was drawn, whatever devices it is split over:

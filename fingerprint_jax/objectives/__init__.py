@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -80,7 +80,7 @@ def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -
 
 
 @contextlib.contextmanager
-def joined(batch: Batch, *names: str) -> Iterator[sharding.Joined]:
+def joined(batch: Batch, *names: str) -> Generator[sharding.Joined]:
     """How the streams of a batch, all of them or those named, go through a network together.
 
     On several devices the rows of what is joined are in another order than on one; what happens to an image within this context

@@ -230,13 +230,14 @@ def test_an_interrupted_training_ends_byte_identical(data_dir, tmp_path):
 
 
 def test_four_devices_train_to_the_same_loss(data_dir, tmp_path):
-    """Also of the pairs of CANet and of two players; the experts have the loss of MoCo."""
+    """Also of the pairs of CANet, in parts, and of two players; the experts have the loss of MoCo."""
     names = ("taozi_moco", "zhouyijiang_canet", "neural_nexus_dclgan")
     for name in names:
         config = _member(name)
         config.data_dir, config.num_steps = data_dir, 3
         if "pairs" in config:
             config.pairs.candidates = 0
+            config.optimizer.accumulate, config.augment.flip = 2, 0.5
         methods.get("gradient").fit(Run(config, tmp_path / "one" / name))
     script = textwrap.dedent(
         f"""
