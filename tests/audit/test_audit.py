@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.foreign import tree
 
 SIZES = {"size": 32, "real": 60, "generated": 80, "unknown": 6, "reference": 100, "slices": 1}
-MORE = SIZES | {"generated": 120, "reference": 150}  # where the fewer decide nothing
+MORE = SIZES | {"generated": 120, "unknown": 60, "reference": 150}  # where the fewer decide nothing
 
 
 def folders(root, leak=0.0, seed=1, change=lambda name, images: images, sizes=SIZES):
