@@ -251,4 +251,5 @@ def aborted(text: str, status: int) -> str:
     reason = re.sub(r"^[FEWI]\d{4} \S+\s+\d+ ", "", reason.strip())
     versions = f"jax {jax.__version__} on Python {machine.python_version()}"
     newer = "; Python 3.12 or newer has a jax that compiles more" if sys.version_info < (3, 12) else ""
-    return f"XLA's compiler gave up ({reason}; {versions}){newer}"
+    triton = ", and XLA_FLAGS=--xla_gpu_enable_triton_gemm=false may help" if "triton" in reason else ""
+    return f"XLA's compiler gave up ({reason}; {versions}){newer}{triton}"

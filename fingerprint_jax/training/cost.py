@@ -76,23 +76,20 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
             return [("memory", f"does NOT fit: {reason.removeprefix('RESOURCE_EXHAUSTED: ')}")]
         raise ValueError(f"target {target}: XLA cannot compile it: {reason}") from error
     seconds = time.perf_counter() - begin
-    text, memory, counted = compiled.as_text(), compiled.memory_analysis(), compiled.cost_analysis()
-    program = hlo.read(text)
-    moved, by = program.bytes, "operands and results of all kernels"
-    if counted:
-        moved, by = counted["bytes accessed"], "as XLA counts them" + (", the body of a loop once" if " while(" in text else "")
+    program, memory = hlo.read(compiled.as_text()), compiled.memory_analysis()
+    once = f"; {program.loops} loops are counted once" if program.loops else ""
     need = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     need += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     fits = "fits" if need <= device.memory else "does NOT fit"
-    computing, moving, sending = flops / target.count / top, moved / device.bandwidth, program.sent(target.count) / target.link
-    floor = max(computing, moving)
+    computing, moving = flops / target.count / top, program.bytes / device.bandwidth
+    floor, sending = max(computing, moving), program.sent(target.count) / target.link
     kernels = [f"{number:,} {kind}" for kind, number in program.kernels.items()]
     exchanges = [f"{number:,} {kind} ({_bytes(size)})" for kind, (number, size) in program.collectives.items()]
     share = f"; exchanges add {_ms(sending)} ({sending / (floor + sending):.1%}) at {target.link / 1e9:,.0f} GB/s"
     return [
         ("memory", f"{_bytes(need)} a device of {_bytes(device.memory)}: {fits}; temporaries {_bytes(memory.temp_size_in_bytes)}"),
         ("FLOPs", f"{flops:.4g} on all devices, as XLA counts them"),
-        ("bytes", f"{_bytes(moved)} a device, {by}"),
+        ("bytes", f"{_bytes(program.bytes)} a device, operands and results of all kernels{once}"),
         ("kernels", f"{sum(program.kernels.values()):,}: {', '.join(kernels)}"),
         ("exchanges", ", ".join(exchanges) or "none"),
         ("compiled in", f"{seconds:.1f} s"),

@@ -11,13 +11,13 @@ COLLECTIVES = (
     *("collective-permute", "collective-broadcast"),
 )
 
-# Nothing is computed or moved by these, nor by `-done`, the end of what its `-start` began.
+# Nothing is computed or moved by these.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "opt-barrier"),
-    *("while", "call", "conditional", "async-start", "async-update", "domain"),
+    *("while", "call", "conditional", "async-start", "async-update", "async-done", "domain"),
 }
 _SLICES = {"slice", "dynamic-slice", "gather"}
-_ARRAY = re.compile(r"\b(pred|token|opaque|[suc]\d+|bf16|f\d+\w*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|token|opaque|[suc]\d+|bf16|f\d+\w*)\[([\d,]*)\](\{[^{}]*\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _NAME = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
@@ -32,10 +32,6 @@ class _Instruction:
     rest: str  # attributes
 
     @property
-    def bytes(self) -> int:
-        return size_of(self.shape)
-
-    @property
     def called(self) -> list[str]:
         found = _CALLED.findall(self.rest)
         for branches in _BRANCHES.findall(self.rest):
@@ -44,24 +40,27 @@ class _Instruction:
 
     @property
     def trips(self) -> int:
-        """How often the body of a loop runs, once where XLA does not know."""
+        """How often the body of a loop runs, 0 where XLA does not say; of anything else 1."""
         found = re.search(r'"known_trip_count":\s*\{"n":\s*"?(\d+)', self.rest)
-        return int(found[1]) if self.opcode == "while" and found else 1
+        return (int(found[1]) if found else 0) if self.opcode == "while" else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one run of a program does on a device; the body of a loop counts as often as it runs, where XLA says how often.
+    """What one run of a program does on a device; the body of a loop counts as often as it runs, once where XLA does not say it.
 
     Attributes:
         kernels: {kind: how many are launched}, see `_kind`; the largest number first.
         collectives: {kind: (how many, bytes of their results on a device)}.
-        bytes: that all kernels read and write: operands and results, of an array that is only sliced the slices.
+        bytes: of its memory that all kernels read and write: operands and results with the padding of their tiles, of an array
+            that is only sliced the slices; not what lies on the chip itself.
+        loops: those of which XLA does not say how often they run.
     """
 
     kernels: dict[str, int]
     collectives: dict[str, tuple[int, int]]
     bytes: int
+    loops: int
 
     def sent(self, devices: int) -> float:
         """Bytes that each of so many devices sends for the collectives, at least: what a ring moves."""
@@ -77,28 +76,44 @@ def read(text: str) -> Program:
         raise ValueError("no text of a compiled program: it has no ENTRY")
     kernels: collections.Counter[str] = collections.Counter()
     collectives: dict[str, tuple[int, int]] = {}
-    moved = 0
+    moved = loops = 0
     for instruction, within, times, fused in _walk(computations, entry, 1, False):
+        loops += not instruction.trips
         kind = instruction.opcode.removesuffix("-done").removesuffix("-start")
         if kind in COLLECTIVES:
             if not instruction.opcode.endswith("-start"):  # whose shape is of operands and results
                 number, size = collectives.get(kind, (0, 0))
-                collectives[kind] = (number + times, size + times * instruction.bytes)
-                moved += 2 * times * instruction.bytes
+                collectives[kind] = (number + times, size + times * size_of(instruction.shape))
+                moved += 2 * times * size_of(instruction.shape, memory=True)
             continue
-        if fused or instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+        if fused or instruction.opcode in _FREE:
             continue
-        kernels[_kind(instruction, computations)] += times
-        moved += times * (instruction.bytes + _read_bytes(instruction, within, computations))
-    return Program(dict(kernels.most_common()), collectives, moved)
+        begins, ends = instruction.opcode.endswith("-start"), instruction.opcode.endswith("-done")
+        if not ends:
+            kernels[_kind(instruction, computations)] += times
+            moved += times * _read_bytes(instruction, within, computations)
+        if not begins:
+            moved += times * size_of(instruction.shape, memory=True)
+    return Program(dict(kernels.most_common()), collectives, moved, loops)
 
 
-def size_of(shape: str) -> int:
-    """Bytes of a shape as XLA writes it, of a tuple those of all its arrays: `(f32[8,3]{1,0}, pred[])` is 97."""
+def size_of(shape: str, memory: bool = False) -> int:
+    """Bytes of a shape as XLA writes it, of a tuple those of all its arrays: `(f32[8,3]{1,0}, pred[])` is 97.
+
+    With `memory` those that it takes of the device's memory: sides are whole tiles, and what lies on the chip itself is 0.
+    """
     total = 0
-    for dtype, sides in _ARRAY.findall(shape):
+    for dtype, numbers, layout in _ARRAY.findall(shape):
         bits = 8 if dtype == "pred" else 0 if dtype in ("token", "opaque") else int(re.findall(r"\d+", dtype)[0])
-        total += math.ceil(bits * math.prod(int(side) for side in sides.split(",") if side) / 8)
+        sides = [int(side) for side in numbers.split(",") if side]
+        order, _, rest = layout.strip("{}").partition(":")
+        if memory and re.search(r"S\([1-9]", rest):
+            continue
+        if memory and order and (tile := re.match(r"T\(([\d,]+)\)", rest)):
+            # The order begins with the side that varies fastest, a tile ends with it.
+            for side, step in zip(map(int, order.split(",")), reversed([int(step) for step in tile[1].split(",")]), strict=False):
+                sides[side] = math.ceil(sides[side] / step) * step
+        total += math.ceil(bits * math.prod(sides) / 8)
     return total
 
 
@@ -147,7 +162,7 @@ def _walk(
         inside = fused or instruction.opcode not in _FREE
         for called in instruction.called:
             if called in computations:
-                yield from _walk(computations, called, times * instruction.trips, inside)
+                yield from _walk(computations, called, times * (instruction.trips or 1), inside)
 
 
 def _kind(instruction: _Instruction, computations: dict[str, dict[str, _Instruction]]) -> str:
@@ -168,13 +183,13 @@ def _read_bytes(
     instruction: _Instruction, within: dict[str, _Instruction], computations: dict[str, dict[str, _Instruction]]
 ) -> int:
     """Bytes of the operands; of one that a fusion, or the operation itself, only takes slices of, those slices."""
-    sizes = [within[name].bytes if name in within else 0 for name in instruction.operands]
+    sizes = [size_of(within[name].shape, memory=True) if name in within else 0 for name in instruction.operands]
     if instruction.opcode in _SLICES and sizes:
-        sizes[0] = min(sizes[0], instruction.bytes)
+        sizes[0] = min(sizes[0], size_of(instruction.shape, memory=True))
     body = computations[instruction.called[0]] if instruction.opcode == "fusion" else {}
     for parameter in (each for each in body.values() if each.opcode == "parameter"):
         users = [user for user in body.values() if parameter.name in user.operands]
         if users and all(user.opcode in _SLICES and user.operands[0] == parameter.name for user in users):
             place = int(parameter.operands[0])
-            sizes[place] = min(sizes[place], sum(user.bytes for user in users))
+            sizes[place] = min(sizes[place], sum(size_of(user.shape, memory=True) for user in users))
     return sum(sizes)
