@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """All devices of all processes along the axis `data`, those of a process side by side: they hold one block of a batch.
 
     `devices` in their place are those of a machine that is compiled for and need not be there.
