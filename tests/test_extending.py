@@ -1,5 +1,6 @@
-"""The package of docs/extending.md, as it stands there, trains, evaluates and appears in a table."""
+"""The code of docs/extending.md, as it stands there, trains, evaluates and appears in a table."""
 
+import importlib.util
 import json
 import os
 import re
@@ -9,20 +10,30 @@ import sys
 
 import pytest
 
+from fingerprint_jax import methods
+from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs.run import Run
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 COMMANDS = re.findall(r"^    python (-m .+)$", TEXT, re.M)
 
 
+def _files() -> dict[str, str]:
+    """{path: text} of the blocks of Python, whose first line is the path."""
+    blocks = re.findall(r"^```python\n# (\S+)\n(.+?)^```$", TEXT, re.M | re.S)
+    assert len(blocks) == TEXT.count("```python")
+    return dict(blocks)
+
+
 @pytest.fixture(scope="module")
 def home(data_dir, tmp_path_factory):
     """A folder with the package, the configs of the repository, and the phantoms as `data`."""
     home = tmp_path_factory.mktemp("extending")
-    for block in re.findall(r"^```python\n(.+?)^```$", TEXT, re.M | re.S):
-        path = home / block.split("\n", 1)[0].removeprefix("# ")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(block)
+    (home / "mypkg").mkdir()
+    for name, text in _files().items():
+        if name.startswith("mypkg/"):
+            (home / name).write_text(text)
     (home / "data").symlink_to(data_dir)
     (home / "configs").symlink_to(ROOT / "configs")
     return home
@@ -48,3 +59,32 @@ def test_every_command_runs(home):
     done = _run(home, without)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("allow its import by --plugins=mypkg")
     shutil.rmtree(home / "runs")
+
+
+def test_the_method_describes_itself_fits_and_evaluates(data_dir, tmp_path, monkeypatch):
+    written = {name: tmp_path / name for name in _files() if not name.startswith("mypkg/")}
+    for name, path in written.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(_files()[name])
+    method, experiment = written.values()
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(method.parent)])
+    spec = importlib.util.spec_from_file_location("config", experiment)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    config.data_dir = data_dir
+    run = Run(config, tmp_path / "run")
+    try:
+        assert dict(methods.describe(run))["gallery generated"] == "60 images"
+        methods.fit(run)
+        loaded = methods.load(tmp_path / "run")
+        metrics = score.evaluate(loaded, "heldout")["metrics"]
+        assert metrics["scores"]["auc"] > 0.8 and metrics["permutation"]["p"] < 0.01  # near copies, no label read
+        assert "metrics" not in score.evaluate(loaded, "test_real")
+        config.member.gallery.generated = ()
+        with pytest.raises(ValueError, match="gallery is empty"):
+            methods.check(run)
+    finally:
+        sys.modules.pop("fingerprint_jax.methods.nearest", None)
+        vars(methods).pop("nearest", None)

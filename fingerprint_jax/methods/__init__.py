@@ -40,11 +40,11 @@ class Method(Protocol):
         ...
 
     def fit(self, run: Run) -> None:
-        """Called again it continues, or returns when done."""
+        """Called again it continues, or returns when done. It works inside `run.fitting`, and the file `done` is its last."""
         ...
 
     def predict(self, run: Run, split: str) -> Predictions:
-        """The scores of a split."""
+        """The scores of the rows `run.rows(split)`, in their order; what it learns from is of `run.own`."""
         ...
 
     def state(self, run: Run) -> Any:
@@ -150,7 +150,7 @@ def predict(run: Run, split: str) -> Predictions:
         raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
 
     def read() -> dict | None:
-        if path.exists():
+        if path.exists() and path.with_name(path.name + ".json").exists():  # `Run.forget` leaves the first without the second
             try:
                 ids, scores, known = tables.read_predictions(path)
                 if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):

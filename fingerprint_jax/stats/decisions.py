@@ -155,8 +155,16 @@ def get(name: str) -> Decision:
 
 
 def check(decision: Config) -> None:
-    """Raises ValueError for a `config.decision` with an unknown name, other params than its own, or nothing to learn from."""
+    """Raises ValueError for a `config.decision` with an unknown name, other params than its own, or nothing to learn from.
+
+    Also for one of a package that cannot be called as a decision is.
+    """
     function, params = get(decision.name), decision.params.to_dict()
+    try:
+        inspect.signature(function).bind_partial(None, None, None)
+    except TypeError:
+        wanted_call = "def NAME(scores, known_scores, known_labels, *, ...)"
+        raise ValueError(f"decision.name={decision.name!r} cannot be called as a decision is: write it {wanted_call}") from None
     wanted = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
     for name in params:
         names.check("decision.params", name, wanted)

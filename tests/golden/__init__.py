@@ -66,7 +66,7 @@ def check_step(path: str, found: dict[str, float], renew: bool) -> None:
         known[path] = {name: float(f"{value:.6g}") for name, value in found.items()}
         STEPS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
         return
-    assert path in known, f"{path} is new: python -m pytest tests/test_end_to_end.py --golden"
+    assert path in known, f"{path} is new: python -m pytest tests/test_end_to_end.py --golden -k {path}"
     assert found.keys() == known[path].keys()
     for name, value in found.items():
         np.testing.assert_allclose(

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from sklearn.metrics import cohen_kappa_score
 
 from fingerprint_jax.stats import decisions
@@ -148,3 +149,11 @@ def test_only_learned_thresholds_need_known_scores():
 
 def test_only_the_top_fraction_uses_the_class_balance():
     assert [name for name in decisions.DECISIONS if decisions.uses_class_balance(name)] == ["top_fraction"]
+
+
+def test_a_decision_of_somebody_that_cannot_be_called_as_one_is_named_before_a_training(monkeypatch):
+    config = ConfigDict({"name": "argmax", "params": {}, "known": ""})
+    decisions.check(config)
+    monkeypatch.setitem(decisions.DECISIONS, "argmax", lambda scores: scores.argmax(axis=1))
+    with pytest.raises(ValueError, match="decision.name='argmax' cannot be called as a decision is: write it def NAME"):
+        decisions.check(config)
