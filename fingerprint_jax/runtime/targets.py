@@ -3,12 +3,14 @@
 One table for all: shares of a peak, dry runs of a target, templates of a launch.
 """
 
+import ctypes
 import dataclasses
 import importlib.util
 import math
 import os
 import platform as machine
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -237,12 +239,19 @@ def in_child(target: Target, module: str, arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "stderr"
         with said.open("wb") as file:
-            done = subprocess.run([sys.executable, "-m", module, *arguments], env=os.environ | here, stderr=file)
+            command = [sys.executable, "-m", module, *arguments]
+            done = subprocess.run(command, env=os.environ | here, stderr=file, preexec_fn=_end_with_parent)
         text = said.read_text(errors="replace")
     if done.returncode < 0:
         raise ValueError(f"target {target}: {aborted(text, done.returncode)}")
     sys.stderr.write(text)
     return done.returncode
+
+
+def _end_with_parent() -> None:
+    # A compiler takes minutes, and one that nobody waits for is to end. Linux only (PR_SET_PDEATHSIG of prctl).
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def aborted(text: str, status: int) -> str:
