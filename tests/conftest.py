@@ -1,5 +1,6 @@
 """One phantom of each subtask, packed once, and a private compilation cache for the whole suite."""
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -19,10 +20,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Most of the suite compiles tiny networks, which takes half as long where LLVM does not optimise, and a quarter by the older way
 # that JAX 0.12 no longer has.
+_OLDER = version("jax") < "0.12"
 _QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if version("jax") < "0.12":
-    _QUICK += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _QUICK)
+os.environ.setdefault("XLA_FLAGS", _QUICK + " --xla_cpu_use_fusion_emitters=false" * _OLDER)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -37,7 +37,7 @@ from fingerprint_jax.evaluation import score  # noqa: E402
 from fingerprint_jax.runs.run import Run  # noqa: E402
 from fingerprint_jax.runtime import preemption  # noqa: E402
 from fingerprint_jax.training import inference  # noqa: E402
-from fingerprint_jax.training.model import forget_programs  # noqa: E402
+from fingerprint_jax.training.model import _model, forget_programs  # noqa: E402
 
 environment.settle()
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -53,6 +53,16 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.p
 def _few_programs():
     yield
     forget_programs()
+
+
+@pytest.fixture
+def as_users_compile(monkeypatch):
+    """Networks are compiled by the emitters that JAX has by itself: the older way rounds two programs of one thing otherwise."""
+    if _OLDER:
+        monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True}))
+    _model.cache_clear()
+    yield
+    _model.cache_clear()
 
 
 @pytest.fixture(autouse=True)

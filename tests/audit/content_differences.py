@@ -20,7 +20,8 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.cluster import KMeans
 
-from fingerprint_jax.audit import panel, sides, stages, verdict
+from fingerprint_jax.audit import panel, stages, verdict
+from fingerprint_jax.audit.sides import Images
 from fingerprint_jax.data import phantom
 from fingerprint_jax.runtime import environment, files
 
@@ -47,9 +48,9 @@ class Arrays(stages.Audit):
         }
 
     @staticmethod
-    def _side(pixels, labels, prefix) -> sides.Images:
+    def _side(pixels, labels, prefix) -> Images:
         ids = np.array([f"{prefix}{i}" for i in range(len(pixels))])
-        return sides.Images(ids, pixels, labels, ids).take(panel.canonical(pixels))
+        return Images(ids, pixels, labels, ids).take(panel.canonical(pixels))
 
     def files(self) -> dict[str, list]:
         count = len(self.sides["real"])

@@ -468,7 +468,7 @@ def test_a_config_that_reads_labels_joins_no_panel(leaking, tmp_path):
 
 
 def test_files_that_stand_in_their_folder_four_times_are_one_observation(tmp_path):
-    small = SIZES | {"real": 25, "unknown": 2}
+    small = SIZES | {"real": 25, "generated": 60, "unknown": 2, "reference": 60}
 
     def four_times(name, images):
         return np.repeat(images, 4, axis=0) if name in ("used", "not_used") else images

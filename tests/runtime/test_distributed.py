@@ -34,6 +34,7 @@ def get_config(variant=""):
     if variant == "siamese":
         m = aimm_siamese.get_config().member
         m.num_steps, m.eval_every, m.checkpoint_every, m.log_every = 50, 50, 50, 1
+        m.backbone.name = "siamese_cnn_tiny"
         m.data.streams, m.data.folds, m.data.fold = ConfigDict({"real": 8, "generated": 8}), 2, 0
         m.objective.num_pairs, m.optimizer.name = 8, "sgd"  # at the published rate: a larger one blows up what rounding differs
         return m

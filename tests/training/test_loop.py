@@ -56,6 +56,7 @@ def _lines(run):
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in open(run.workdir / "metrics.jsonl")]
 
 
+@pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize(
     ("cache", "options"),
     [("device", {"log_every": 2}), ("none", {"data.workers": 1}), ("device", {"accumulate": 2, "ema_decay": 0.5, "flip": 0.5})],
@@ -77,6 +78,7 @@ def test_several_steps_a_dispatch_end_with_the_bytes_of_single_ones(cache, optio
     assert lines[0] == lines[1] and len([line for line in lines[0] if "loss" in line]) == 8 // c.log_every
 
 
+@pytest.mark.usefixtures("as_users_compile")
 def test_several_steps_a_dispatch_go_on_from_any_step_and_stop_between_dispatches(data_dir, tmp_path, monkeypatch):
     def run(name, count, **fields):
         c = tiny_config(data_dir, "siamese_cnn_tiny", num_steps=8, eval_every=8, checkpoint_every=8, log_every=1)

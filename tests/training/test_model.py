@@ -13,6 +13,7 @@ from fingerprint_jax.training.model import model_of
 from tests.conftest import last_state, same_bytes, tiny_config
 
 
+@pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize("path", ["_unrolled", "_scanned"])
 def test_within_a_dispatch_nothing_changes_after_a_step_that_is_not_finite(path, data_dir, tmp_path):
     run = Run(tiny_config(data_dir, "mlp_tiny"), tmp_path)
