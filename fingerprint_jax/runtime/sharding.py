@@ -1,5 +1,6 @@
 """One mesh over all devices of all processes; batches are split over it, parameters are copied to each of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,9 +8,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along the axis `data`, those of a process side by side: they hold one block of a batch."""
-    return Mesh(np.array(sorted(jax.devices(), key=lambda device: (device.process_index, device.id))), ("data",))
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices of all processes along the axis `data`, those of a process side by side: they hold one block of a batch.
+
+    `devices` in their place are those of a machine that is compiled for and need not be there.
+    """
+    found = jax.devices() if devices is None else devices
+    return Mesh(np.array(sorted(found, key=lambda device: (device.process_index, device.id))), ("data",))
 
 
 def own(mesh: Mesh) -> Mesh:
@@ -28,8 +33,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def readable(mesh: Mesh) -> NamedSharding:
-    """For results of a row each: split where this process can read all of them, else on every device."""
-    return split(mesh) if jax.process_count() == 1 else replicated(mesh)
+    """For results of a row each: split where one process can read all of them, else on every device."""
+    return split(mesh) if len({device.process_index for device in mesh.devices.flat}) == 1 else replicated(mesh)
 
 
 def block(size: int, index: int, count: int) -> slice:

@@ -43,12 +43,16 @@ class Model:
     `step` is (state, batch, cache, learning rate, key) -> state, metrics; `steps` the same of stacked batches [K, ..],
     one after the other in one dispatch, with the metrics of each [K].
 
+    They are compiled for the devices of `mesh`, those that JAX has where it is None.
+
     `init` draws every parameter; `load` then replaces those of the backbone, `begin` those that another network has too, outside of
     the compiled program.
     """
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
-        self.mesh = sharding.make_mesh()
+    def __init__(
+        self, config: Config, num_classes: int, image_shape: tuple[int, int, int], mesh: jax.sharding.Mesh | None = None
+    ) -> None:
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.objective = objectives.build(config, num_classes, image_shape)
         self._config = config
         self._optimizer = optim.direction(config.optimizer)
@@ -61,13 +65,14 @@ class Model:
         self._rates = optim.factors(config.optimizer, [_name(path) for path, _ in params])
         self.abstract = jax.eval_shape(self._beginning, _arrays(params), _arrays(rest))
         replicated = sharding.replicated(self.mesh)
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # of the mesh, which need not be of the devices that are here
         # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
-        quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        quick = {"xla_backend_optimization_level": 1} if on_cpu else None
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
         self.trace = self.step.trace  # the same without computing or compiling anything: what it raises is known before a training
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
-        several = self._unrolled if jax.default_backend() == "cpu" else self._scanned
+        several = self._unrolled if on_cpu else self._scanned
         self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)
         self._finite = jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=replicated)
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=sharding.readable(self.mesh))
@@ -296,22 +301,25 @@ def _name(path: tuple) -> str:
     return "/".join(map(str, path))
 
 
-def model_of(run: Run) -> Model:
-    """The compiled functions of a run's config; shared by all runs that differ only in data, seed and learning rate."""
+def model_of(run: Run, mesh: jax.sharding.Mesh | None = None) -> Model:
+    """The compiled functions of a run's config; shared by all runs that differ only in data, seed and learning rate.
+
+    They are for the devices of `mesh`, those that JAX has where it is None.
+    """
     c = run.config
     shared = {name: c[name].to_dict() for name in ("backbone", "objective", "optimizer", "augment", "views")}
     shared["optimizer"].pop("learning_rate")
     shared["backbone"].pop("weights", "")
     shared |= {"task": c.task, "num_steps": c.num_steps, "data": {"normalize": c.data.normalize}}
-    return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape)
+    return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape, mesh)
 
 
 # The members of an ensemble are predicted in turns: where they are of more architectures than this, each would be compiled anew
 # in every turn.
 @functools.lru_cache(maxsize=32)
-def _model(config: str, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
+def _model(config: str, num_classes: int, image_shape: tuple[int, int, int], mesh: jax.sharding.Mesh | None) -> Model:
     # Built from the text, so that nothing else of a config can enter the compiled step unseen.
-    return Model(ConfigDict(json.loads(config)), num_classes, image_shape)
+    return Model(ConfigDict(json.loads(config)), num_classes, image_shape, mesh)
 
 
 def forget_programs() -> None:
