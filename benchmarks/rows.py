@@ -33,7 +33,8 @@ from fingerprint_jax.data import loader, packing, phantom
 from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.training import loop, profile
+from fingerprint_jax.runtime import targets
+from fingerprint_jax.training import loop
 
 ROOT = Path(__file__).parents[1]
 NETS = ("siamese_cnn", "resnet18", "efficientnet_b0", "vit_small_patch16")
@@ -144,9 +145,9 @@ def line(side: str, unit: str, values: list[float], first: list[float], growth: 
 
 
 def share(device: str, dtype: str, flops: float) -> dict:
-    """FLOPs a second, and where the peak of the device is known their share of it; float32 runs as TF32, at half of it."""
-    peak = profile.peak(device)
-    found = {"share_of_peak": flops / (peak if dtype == "bfloat16" else peak / 2)} if peak else {}
+    """FLOPs a second, and where the peak of the device is known their share of it; float32 runs as TF32 on a GPU."""
+    peak = targets.peak(device, dtype)
+    found = {"share_of_peak": flops / peak} if peak else {}
     return {"flops_per_second": flops} | found
 
 

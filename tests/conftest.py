@@ -1,6 +1,7 @@
 """One phantom of each subtask, packed once, and a private compilation cache for the whole suite."""
 
 import functools
+import gc
 import importlib.util
 import os
 import pathlib
@@ -53,6 +54,16 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.p
 def _few_programs():
     yield
     forget_programs()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_networks():
+    """Those of a file that had many are forgotten after it: a worker would hold gigabytes of programs."""
+    yield
+    if _model.cache_info().currsize > 8:
+        _model.cache_clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

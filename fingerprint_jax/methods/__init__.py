@@ -22,6 +22,7 @@ from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS, check_folds
 from fingerprint_jax.runtime import distributed, names, plugins
+from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import decisions
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ class Method(Protocol):
         """The run of the network, trained by gradients, that compares images; None where there is none."""
         ...
 
-    def describe(self, run: Run) -> list[tuple[str, str]]:
-        """Rows (what, figure) of what fitting would take; nothing is written or trained."""
+    def describe(self, run: Run, target: Target | None = None) -> list[tuple[str, str]]:
+        """Rows (what, figure) of what fitting would take, here or on a target; nothing is written or trained."""
         ...
 
 
@@ -123,9 +124,9 @@ def network(run: Run) -> Run | None:
     return get(run.config.method).network(run)
 
 
-def describe(run: Run) -> list[tuple[str, str]]:
-    """Rows (what, figure) of what fitting would take, a dry run."""
-    return get(run.config.method).describe(run)
+def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
+    """Rows (what, figure) of what fitting would take, a dry run, on the devices that are here or on those of a target."""
+    return get(run.config.method).describe(run, target)
 
 
 def sources(run: Run) -> Iterator[Read]:

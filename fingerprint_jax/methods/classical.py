@@ -12,6 +12,7 @@ from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import network_features
 
 FIELDS = {
@@ -221,7 +222,9 @@ def network(run: Run) -> Run | None:
     return methods.network(source) if source else None
 
 
-def describe(run: Run) -> list[tuple[str, str]]:
+def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
     """What its encoder would take."""
     source = encoder(run)
-    return [("encoder", str(source.workdir)), *methods.describe(source)] if source else [("features", run.config.features.name)]
+    if source is None:
+        return [("features", run.config.features.name)]
+    return [("encoder", str(source.workdir)), *methods.describe(source, target)]

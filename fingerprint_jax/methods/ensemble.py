@@ -18,6 +18,7 @@ from fingerprint_jax.runs.config import flat_config, network_config
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.runtime import files, names
+from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import score_metrics
 
 FIELDS = {"ensemble": dict, "ensemble.runs": (tuple, list), "ensemble.variants": dict, "member": dict}
@@ -236,9 +237,9 @@ def network(run: Run) -> Run | None:
     return methods.network(members(run)[0][1])
 
 
-def describe(run: Run) -> list[tuple[str, str]]:
+def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
     """The number of members, and what one of them would take."""
     children = [member for _, member in members(run)]
     chosen = next((child for child in children if network_config(child.config).method == "gradient"), children[0])
     which = "one of them:" if run.config.ensemble.variants else "each:"
-    return [("children", f"{len(children)}, {which}"), *methods.describe(chosen)]
+    return [("children", f"{len(children)}, {which}"), *methods.describe(chosen, target)]

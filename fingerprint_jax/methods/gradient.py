@@ -15,6 +15,7 @@ from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.runtime import files, names
+from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import cost, inference, inputs, loop, pair_table
 from fingerprint_jax.training.model import model_of
@@ -155,12 +156,10 @@ def network(run: Run) -> Run:
     return run
 
 
-def describe(run: Run) -> list[tuple[str, str]]:
+def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
     """Parameters, FLOPs and memory of a step; it is compiled, and nothing is trained."""
     c, model = run.config, model_of(run)
-    args = inputs.arguments(run)
-    memory: Any = model.step.lower(*args).compile().memory_analysis()
-    images, flops_a_step = sum(c.data.streams.values()), cost.flops(run)
+    images = sum(c.data.streams.values())
     params, state = model.abstract["params"], model.abstract
     source = origin(run)
     begins = f"{source.workdir}, {source.config.num_steps:,} steps on {source.config.task}" if source else ""
@@ -169,12 +168,20 @@ def describe(run: Run) -> list[tuple[str, str]]:
         ("parameters", f"{sum(x.size for x in params.values()):,}"),
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
-        ("FLOPs a step", f"{flops_a_step:.4g}, as XLA counts them; {flops_a_step / images:.4g} an image"),
+        *(cost.on_target(run, target) if target else _here(run)),
+        ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
+    ]
+
+
+def _here(run: Run) -> list[tuple[str, str]]:
+    args, images, flops = inputs.arguments(run), sum(run.config.data.streams.values()), cost.flops(run)
+    memory: Any = model_of(run).step.lower(*args).compile().memory_analysis()
+    return [
+        ("FLOPs a step", f"{flops:.4g}, as XLA counts them; {flops / images:.4g} an image"),
         ("state", _mib(sum(_bytes(x) for x in jax.tree.leaves(args[0])))),
         ("data on the device", _mib(sum(_bytes(x) for x in jax.tree.leaves(args[1:3])))),
         ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
         ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
-        ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
     ]
 
 

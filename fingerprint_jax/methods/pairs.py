@@ -21,6 +21,7 @@ from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import search
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import network_features, pair_table
 
 FIELDS = {"candidates": int, "clusters": int, "member": dict}
@@ -148,7 +149,7 @@ def network(run: Run) -> Run | None:
     return encoder(run)
 
 
-def describe(run: Run) -> list[tuple[str, str]]:
+def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
     """What the network of the embeddings would take."""
     source = encoder(run)
-    return [("encoder", str(source.workdir)), *methods.describe(source)]
+    return [("encoder", str(source.workdir)), *methods.describe(source, target)]

@@ -10,6 +10,7 @@ from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tables
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import score_metrics
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,6 @@ def network(run: Run) -> Run | None:
     return methods.network(chosen(run))
 
 
-def describe(run: Run) -> list[tuple[str, str]]:
+def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
     """The number of rounds, and what one of them would take."""
-    return [("rounds", f"{run.config.pseudo.rounds + 1}, each:"), *methods.describe(round_of(run, 0))]
+    return [("rounds", f"{run.config.pseudo.rounds + 1}, each:"), *methods.describe(round_of(run, 0), target)]

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from fingerprint_jax import Config
 from fingerprint_jax.backbones.layers import placed
@@ -29,6 +30,7 @@ class Objective:
 
     trainable: Any = nnx.Param  # an nnx filter
     probabilities = False  # whether scores are probabilities
+    mesh: Mesh | None = None  # of the devices that the loss is computed on, set by `Model`; None: all that JAX has
     two_views = False  # True: each stream of a batch has `second` too, its images augmented a second time
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
@@ -42,6 +44,18 @@ class Objective:
     def loss(self, net: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """A scalar, and {name: scalar}; images arrive normalised and augmented. It may assign to the state of the net."""
         raise NotImplementedError
+
+    @contextlib.contextmanager
+    def joined(self, batch: Batch, *names: str) -> Generator[sharding.Joined]:
+        """How the streams of a batch, all of them or those named, go through a network together, within this context.
+
+        On several devices the rows of what is joined are in another order than on one; what happens to an image is the same for
+        all that (`layers.placed`).
+        """
+        sizes = [len(batch[name]["image"]) for name in names or batch]
+        streams = sharding.Joined(sizes, self.mesh or sharding.make_mesh())
+        with placed(streams.place):
+            yield streams
 
     def outputs(self, net: Any, images: jax.Array) -> dict[str, jax.Array]:
         """In evaluation mode {'logits' | 'embedding': [N, ..]}, of each image alone."""
@@ -77,19 +91,6 @@ def of(name: str) -> type[Objective]:
 def build(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> Objective:
     """The objective that a config names."""
     return of(config.objective.name)(config, num_classes, image_shape)
-
-
-@contextlib.contextmanager
-def joined(batch: Batch, *names: str) -> Generator[sharding.Joined]:
-    """How the streams of a batch, all of them or those named, go through a network together.
-
-    On several devices the rows of what is joined are in another order than on one; what happens to an image within this context
-    is the same for all that (`layers.placed`).
-    """
-    sizes = [len(batch[name]["image"]) for name in names or batch]
-    streams = sharding.Joined(sizes, sharding.make_mesh())
-    with placed(streams.place):
-        yield streams
 
 
 def membership_only(config: Config) -> None:

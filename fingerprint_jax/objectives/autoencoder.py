@@ -68,7 +68,7 @@ class Objective(objectives.Objective):
 
     def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean error over the images of all streams."""
-        with objectives.joined(batch) as streams:
+        with self.joined(batch) as streams:
             images = streams.join([stream["image"] for stream in batch.values()])
             _, reconstruction = net(images, train=True, rngs=nnx.Rngs(dropout=key))
         return self._error(images, reconstruction).mean(), {}

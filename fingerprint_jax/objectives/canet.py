@@ -115,7 +115,7 @@ class Objective(objectives.Objective):
     def loss(self, net: Net, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy of the pairs, and the weighted supervised contrastive loss of all images."""
         real, generated, options = batch["real"], batch["generated"], self.config.objective
-        with objectives.joined(batch, "real", "generated") as streams:
+        with self.joined(batch, "real", "generated") as streams:
             images = streams.join([real["image"], generated["image"]])
             encoded = net.encode(images, train=True, rngs=nnx.Rngs(dropout=key))
             labels = streams.whole(streams.join([real["label"], generated["label"]]))

@@ -45,7 +45,7 @@ class Objective(objectives.Objective):
         """Contrastive loss over sampled pairs, half positive, or over every real x synthetic pair of the batch."""
         real, generated = batch["real"], batch["generated"]
         pair_key, dropout_key = jax.random.split(key)
-        with objectives.joined(batch, "real", "generated") as streams:
+        with self.joined(batch, "real", "generated") as streams:
             images = streams.join([real["image"], generated["image"]])
             embedding = streams.whole(net(images, train=True, rngs=nnx.Rngs(dropout=dropout_key)))
             labels = streams.whole(streams.join([real["label"], generated["label"]]))

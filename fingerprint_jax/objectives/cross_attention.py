@@ -120,7 +120,7 @@ class Objective(objectives.Objective):
         """Cross-entropy of the logits of the pairs, and the weighted angular loss of their aligned features."""
         real, generated, options = batch["real"], batch["generated"], self.config.objective
         pair_key, dropout_key = jax.random.split(key)
-        with objectives.joined(batch, "real", "generated") as streams:
+        with self.joined(batch, "real", "generated") as streams:
             images = streams.join([real["image"], generated["image"]])
             encoded = net.encode(images, train=True, rngs=nnx.Rngs(dropout=dropout_key))
             encoded = {name: streams.whole(value) for name, value in encoded.items()}

@@ -85,7 +85,7 @@ class Objective(objectives.Objective):
         options = self.config.objective
         order, other_order, dropout, other_dropout = jax.random.split(key, 4)
         momentum.update(net, options.momentum)
-        with objectives.joined(batch) as streams:
+        with self.joined(batch) as streams:
             images, second, index = (streams.join([part[name] for part in batch.values()]) for name in ("image", "second", "index"))
             queries, temperature = momentum.shuffled(net, images, order, nnx.Rngs(dropout=dropout))
             keys, key_temperature = momentum.shuffled(net.momentum_encoder, second, other_order, nnx.Rngs(dropout=other_dropout))

@@ -68,7 +68,7 @@ class Objective(objectives.Objective):
         labels = {name: stream["label"] for name, stream in batch.items()}
         if self.real_class:
             labels["real"] = jnp.full_like(labels["real"], self.num_classes)
-        with objectives.joined(batch) as streams:
+        with self.joined(batch) as streams:
             images, labels = streams.join([stream["image"] for stream in batch.values()]), streams.join(list(labels.values()))
             features, logits = net(images, train=True, rngs=nnx.Rngs(dropout=key))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()

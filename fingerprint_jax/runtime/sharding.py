@@ -9,19 +9,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along the axis `data`, those of a process side by side: they hold one block of a batch."""
-    return Mesh(np.array(sorted(jax.devices(), key=lambda device: (device.process_index, device.id))), ("data",))
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices of all processes along the axis `data`, those of a process side by side: they hold one block of a batch.
+
+    `devices` in their place are those of a machine that is compiled for and need not be there.
+    """
+    found = jax.devices() if devices is None else devices
+    return Mesh(np.array(sorted(found, key=lambda device: (device.process_index, device.id))), ("data",))
 
 
 def own(mesh: Mesh) -> Mesh:
     """The devices of this process alone, for what it does by itself; of a single process `mesh`."""
     return mesh if jax.process_count() == 1 else Mesh(np.array(mesh.local_devices), ("data",))
-
-
-def platform(mesh: Mesh) -> str:
-    """What programs over a mesh are compiled for: cpu, gpu, tpu; by it, not by the devices of the process, the two may differ."""
-    return mesh.devices.flat[0].platform
 
 
 def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
@@ -35,8 +34,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def readable(mesh: Mesh) -> NamedSharding:
-    """For results of a row each: split where this process can read all of them, else on every device."""
-    return split(mesh) if jax.process_count() == 1 else replicated(mesh)
+    """For results of a row each: split where one process can read all of them, else on every device."""
+    return split(mesh) if len({device.process_index for device in mesh.devices.flat}) == 1 else replicated(mesh)
 
 
 def block(size: int, index: int, count: int) -> slice:

@@ -1,13 +1,20 @@
-"""What a step costs, as XLA counts it."""
+"""What a step costs, as XLA counts it: on the devices that are here, or on those of a target that need not be."""
 
+import logging
+import time
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.training import inputs
+from fingerprint_jax.runtime import sharding
+from fingerprint_jax.runtime.targets import Target
+from fingerprint_jax.training import hlo, inference, inputs
 from fingerprint_jax.training.model import model_of
+
+log = logging.getLogger(__name__)
 
 
 def flops_of(lowered: Any, devices: int) -> float:
@@ -24,3 +31,79 @@ def flops(run: Run) -> float:
     whole = Run(config, run.workdir)
     model = model_of(whole)
     return flops_of(model.step.lower(*inputs.arguments(run)), model.mesh.size)
+
+
+def flops_of_outputs(run: Run) -> float:
+    """FLOPs of the prediction of a batch of `eval_batch` images."""
+    model = model_of(run)
+    return flops_of(model.outputs.lower(*inference.arguments(run, model), ""), model.mesh.size)
+
+
+def on_target(run: Run, target: Target) -> list[tuple[str, str]]:
+    """Rows (what, figure) of the training step and the prediction of a run, compiled for the devices of a target.
+
+    Raises ValueError where XLA cannot compile for it, or a batch cannot be divided over its devices.
+    """
+    c, device, mesh = run.config, target.device, target.mesh()
+    for name, size in c.data.streams.items():
+        sharding.check_batch(f"data.streams.{name}", size, mesh, c.optimizer.accumulate)
+    sharding.check_batch("eval_batch", c.eval_batch, mesh)
+    dtype = c.backbone.get("dtype", "float32")
+    top = device.bfloat16 if dtype == "bfloat16" else device.float32
+    hosts = len({each.process_index for each in mesh.devices.flat})
+    model = model_of(run, mesh)
+    programs = {
+        "step": (model.step, inputs.arguments(run, model), flops(run)),
+        "prediction": (model.outputs, (*inference.arguments(run, model), ""), flops_of_outputs(run)),
+    }
+    each = f"{device.memory / 2**30:.1f} GiB, {device.bandwidth / 1e9:,.0f} GB/s, {top / 1e12:,.0f} TFLOP/s in {dtype}"
+    rows = [("target", f"{mesh.size} x {mesh.devices.flat[0].device_kind} on {hosts} host{'s' * (hosts > 1)}; each {each}")]
+    for name, (function, arguments, count) in programs.items():
+        log.info("compiling the %s for %s; a large network takes minutes", name, target)
+        rows += [(f"{name}: {what}", figure) for what, figure in _compiled(function, arguments, count, target, top)]
+    unknown = "what autotuning will choose, clocks, what runs beside something else, the time to launch a kernel"
+    return [*rows, ("not known without one", unknown)]
+
+
+def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top: float) -> list[tuple[str, str]]:
+    device = target.device
+    begin = time.perf_counter()
+    try:
+        compiled = function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if reason.startswith("RESOURCE_EXHAUSTED"):
+            return [("memory", f"does NOT fit: {reason.removeprefix('RESOURCE_EXHAUSTED: ')}")]
+        raise ValueError(f"target {target}: XLA cannot compile it: {reason}") from error
+    seconds = time.perf_counter() - begin
+    program, memory = hlo.read(compiled.as_text()), compiled.memory_analysis()
+    once = f"; {program.loops} loops are counted once" if program.loops else ""
+    need = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    need += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    fits = "fits" if need <= device.memory else "does NOT fit"
+    computing, moving = flops / target.count / top, program.bytes / device.bandwidth
+    floor, sending = max(computing, moving), program.sent(target.count) / target.link
+    kernels = [f"{number:,} {kind}" for kind, number in program.kernels.items()]
+    exchanges = [f"{number:,} {kind} ({_bytes(size)})" for kind, (number, size) in program.collectives.items()]
+    share = f"; exchanges add {_ms(sending)} ({sending / (floor + sending):.1%}) at {target.link / 1e9:,.0f} GB/s"
+    return [
+        ("memory", f"{_bytes(need)} a device of {_bytes(device.memory)}: {fits}; temporaries {_bytes(memory.temp_size_in_bytes)}"),
+        ("FLOPs", f"{flops:.4g} on all devices, as XLA counts them"),
+        ("bytes", f"{_bytes(program.bytes)} a device, operands and results of all kernels{once}"),
+        ("kernels", f"{sum(program.kernels.values()):,}: {', '.join(kernels)}"),
+        ("exchanges", ", ".join(exchanges) or "none"),
+        ("compiled in", f"{seconds:.1f} s"),
+        (
+            "floor",
+            f"{_ms(floor)}, by {'bytes' if moving > computing else 'FLOPs'} (FLOPs {_ms(computing)}, bytes {_ms(moving)})"
+            + (share if program.collectives else ""),
+        ),
+    ]
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count:,.0f} B"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"

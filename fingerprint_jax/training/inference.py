@@ -15,7 +15,7 @@ from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, plugins, sharding
-from fingerprint_jax.training.model import State, model_of
+from fingerprint_jax.training.model import Model, State, model_of
 
 _normalize = jax.jit(augment.normalize, static_argnums=1)
 
@@ -149,7 +149,11 @@ def _to_host(outputs: dict, count: int) -> dict[str, np.ndarray]:
 def shapes_of_outputs(run: Run, layer: str = "") -> dict[str, tuple[int, ...]]:
     """Of what `Model.outputs` gives for one image: it is traced for a batch, and nothing is computed."""
     model = model_of(run)
+    return {name: value.shape[1:] for name, value in model.outputs.trace(*arguments(run, model), layer).out_info.items()}
+
+
+def arguments(run: Run, model: Model) -> tuple:
+    """What `Model.outputs` takes before the layer, without content: parameters, the rest, a batch of images."""
     params, rest = model.weights(sharding.abstract(model.abstract, sharding.replicated(model.mesh)))
     shape = (run.config.eval_batch, *run.source.image_shape)
-    images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split(model.mesh))
-    return {name: value.shape[1:] for name, value in model.outputs.trace(params, rest, images, layer).out_info.items()}
+    return params, rest, jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split(model.mesh))

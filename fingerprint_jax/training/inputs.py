@@ -11,7 +11,7 @@ from fingerprint_jax.data.sampler import PairSampler, Sampler
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import sharding
 from fingerprint_jax.training import pair_table
-from fingerprint_jax.training.model import model_of
+from fingerprint_jax.training.model import Model, model_of
 
 
 def sampler_of(run: Run, paired: bool = True) -> Sampler | PairSampler:
@@ -64,9 +64,12 @@ def of_run(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> 
     return sampler, cache, loader.to_devices(batches, sharding.split(mesh, int(per_dispatch > 1)))
 
 
-def arguments(run: Run) -> tuple:
-    """What `Model.step` takes, without content: shapes, types and places as `train` has them, so that both are one program."""
-    c, model = run.config, model_of(run)
+def arguments(run: Run, model: Model | None = None) -> tuple:
+    """What `Model.step` takes, without content: shapes, types and places as `train` has them, so that both are one program.
+
+    `model` is that of the run, for the devices of another mesh.
+    """
+    c, model = run.config, model or model_of(run)
     whole, split = sharding.replicated(model.mesh), sharding.split(model.mesh)
     sampler = sampler_of(run, paired=False)
     batch: dict[str, dict[str, Any]] = {**sampler(0)}

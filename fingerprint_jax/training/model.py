@@ -43,13 +43,18 @@ class Model:
     `step` is (state, batch, cache, learning rate, key) -> state, metrics; `steps` the same of stacked batches [K, ..],
     one after the other in one dispatch, with the metrics of each [K].
 
+    They are compiled for the devices of `mesh`, those that JAX has where it is None.
+
     `init` draws every parameter; `load` then replaces those of the backbone, `begin` those that another network has too, outside of
     the compiled program.
     """
 
-    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
-        self.mesh = sharding.make_mesh()
+    def __init__(
+        self, config: Config, num_classes: int, image_shape: tuple[int, int, int], mesh: jax.sharding.Mesh | None = None
+    ) -> None:
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.objective = objectives.build(config, num_classes, image_shape)
+        self.objective.mesh = self.mesh
         self._config = config
         self._optimizer = optim.direction(config.optimizer)
         self._schedule = optim.schedule(config.optimizer, config.num_steps)
@@ -61,7 +66,7 @@ class Model:
         self._rates = optim.factors(config.optimizer, [_name(path) for path, _ in params])
         self.abstract = jax.eval_shape(self._beginning, _arrays(params), _arrays(rest))
         replicated = sharding.replicated(self.mesh)
-        on_cpu = sharding.platform(self.mesh) == "cpu"
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # of the mesh, which need not be of the devices that are here
         # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
         quick = {"xla_backend_optimization_level": 1} if on_cpu else None
         self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
@@ -298,22 +303,25 @@ def _name(path: tuple) -> str:
     return "/".join(map(str, path))
 
 
-def model_of(run: Run) -> Model:
-    """The compiled functions of a run's config; shared by all runs that differ only in data, seed and learning rate."""
+def model_of(run: Run, mesh: jax.sharding.Mesh | None = None) -> Model:
+    """The compiled functions of a run's config; shared by all runs that differ only in data, seed and learning rate.
+
+    They are for the devices of `mesh`, those that JAX has where it is None.
+    """
     c = run.config
     shared = {name: c[name].to_dict() for name in ("backbone", "objective", "optimizer", "augment", "views")}
     shared["optimizer"].pop("learning_rate")
     shared["backbone"].pop("weights", "")
     shared |= {"task": c.task, "num_steps": c.num_steps, "data": {"normalize": c.data.normalize}}
-    return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape)
+    return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape, mesh)
 
 
 # The members of an ensemble are predicted in turns: where they are of more architectures than this, each would be compiled anew
 # in every turn.
 @functools.lru_cache(maxsize=32)
-def _model(config: str, num_classes: int, image_shape: tuple[int, int, int]) -> Model:
+def _model(config: str, num_classes: int, image_shape: tuple[int, int, int], mesh: jax.sharding.Mesh | None) -> Model:
     # Built from the text, so that nothing else of a config can enter the compiled step unseen.
-    return Model(ConfigDict(json.loads(config)), num_classes, image_shape)
+    return Model(ConfigDict(json.loads(config)), num_classes, image_shape, mesh)
 
 
 def forget_programs() -> None:

@@ -8,34 +8,13 @@ from pathlib import Path
 import jax
 
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import files
+from fingerprint_jax.runtime import files, targets
 from fingerprint_jax.training import cost
 
 log = logging.getLogger(__name__)
 
 # Dispatches after the one that compiles: first some are timed, then some traced, which makes them slower.
 TIMED, TRACED = 20, 5
-
-# FLOP/s of a device for dense bfloat16 products by the beginning of its `device_kind`, from the data sheets of NVIDIA (half of
-# what they say "with sparsity") and the system pages of Cloud TPU.
-PEAKS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 80GB HBM3": 989e12,  # SXM
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,  # v5e
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,  # v5p again, as JAX calls it; it comes after the others that begin so
-    "TPU v6 lite": 918e12,  # v6e
-    "TPU v6e": 918e12,
-}
-
-
-def peak(kind: str) -> float | None:
-    """FLOP/s of a device by its kind, dense in bfloat16; None where it is not known."""
-    return next((value for name, value in PEAKS.items() if kind.startswith(name)), None)
 
 
 class Profiler:
@@ -100,7 +79,7 @@ class Profiler:
     def _page(self) -> str:
         steps, devices = self._run.config.steps_per_dispatch, jax.device_count()
         kind = jax.devices()[0].device_kind
-        flops, top = cost.flops(self._run), peak(kind)
+        flops, top = cost.flops(self._run), targets.peak(kind)
         rows = [
             ("devices", f"{devices} x {kind}"),
             ("images a step", f"{sum(self._run.config.data.streams.values()):,}"),

@@ -21,7 +21,8 @@ from fingerprint_jax.runtime import files
 from tests.conftest import ROOT
 from tests.foreign import tree
 
-SIZES = {"size": 32, "real": 60, "generated": 120, "unknown": 60, "reference": 150, "slices": 1}
+SIZES = {"size": 32, "real": 60, "generated": 80, "unknown": 6, "reference": 100, "slices": 1}
+MORE = SIZES | {"generated": 120, "unknown": 60, "reference": 150}  # where the fewer decide nothing
 
 
 def folders(root, leak=0.0, seed=1, change=lambda name, images: images, sizes=SIZES):
@@ -211,7 +212,7 @@ def test_a_content_trap_is_a_difference_that_content_explains(trap, tmp_path):
             out.append(np.asarray(Image.open(tmp_path / f"{name}{i}.jpg")))
         return np.stack(out)
 
-    document = audit(folders(tmp_path / "images", seed=3, change=change), tmp_path / "audit")
+    document = audit(folders(tmp_path / "images", seed=3, change=change, sizes=MORE), tmp_path / "audit")
     assert document["verdict"]["name"] == verdict.CONTENT and document["panel"]["p"] <= 0.05
     assert document["excess"]["control"] in ("intensity", "texture")
 
@@ -226,7 +227,7 @@ def test_images_that_lie_mirrored_are_no_evidence(half, tmp_path):
             return np.concatenate([images[::2], mirrored[1::2]])
         return mirrored if name in ("used", "generated") else images
 
-    document = audit(folders(tmp_path / "images", change=change), tmp_path / "audit")
+    document = audit(folders(tmp_path / "images", change=change, sizes=MORE), tmp_path / "audit")
     attacks = {line["name"]: line["auc"] for line in document["panel"]["methods"]}
     of_content = {line["name"]: line["auc"] for line in document["controls"]["content"]}
     assert document["panel"]["p"] <= 0.05 and attacks["local_match"] > 0.8
@@ -264,7 +265,7 @@ def test_copies_are_named(tmp_path):
             images[[5, 60]], images[100] = used[[3, 17]], np.roll(used[9], (1, -2), axis=(0, 1))
         return images
 
-    sizes = SIZES | {"real": 20, "reference": 500, "unknown": 2}
+    sizes = MORE | {"real": 20, "reference": 500, "unknown": 2}
     real = phantom.subtask1(4, leak=0.0, **sizes)["train_real"]
     used = real.images[real.labels == 1]
     document = audit(folders(tmp_path / "images", seed=4, change=change, sizes=sizes), tmp_path / "audit")

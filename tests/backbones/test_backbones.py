@@ -26,7 +26,6 @@ from fingerprint_jax.backbones.layers import (
 SIZE = (48, 48)
 NAMES = sorted(backbones.variants())
 TINY = [name for name in NAMES if name.endswith("_tiny")]
-FAST = {"xla_backend_optimization_level": 0}  # these nets are compiled longer than they run
 
 
 def abstract(name, channels=1, size=SIZE, **options):
@@ -45,7 +44,7 @@ def parts(name, size=SIZE, **options):
     return graph, nnx.from_flat_state(leaves)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "train"), compiler_options=FAST)
+@functools.partial(jax.jit, static_argnames=("graph", "train"))
 def forward(graph, state, images, train):
     """Features and the state after the call."""
     net = nnx.merge(graph, state, copy=True)
@@ -87,7 +86,7 @@ def test_every_parameter_has_a_finite_gradient(name):
     graph, state = parts(name)
     params, rest = nnx.split_state(state, nnx.Param, ...)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def gradient(params):
         def loss(params):
             return jnp.sum(nnx.merge(graph, params, rest, copy=True)(images(4), train=True, rngs=nnx.Rngs(0)) ** 2)
@@ -268,7 +267,7 @@ def test_convolutions_and_their_gradients_are_laxs(depthwise, kernel_size, strid
         dims = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=dims, feature_group_count=groups)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def run(state, maps):
         def both(f):
             gradients = jax.grad(lambda state, maps: sum(jnp.sum(jnp.sin(f(state, x))) for x in maps), (0, 1))(state, maps)
@@ -430,7 +429,7 @@ compare("resnet_tiny", (16, 16), gradients=True, widths=(8,), depths=(1,))
 
 
 def test_sharded_training_equals_unsharded():
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", SHARDED, *TINY], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -444,7 +443,7 @@ def test_the_output_of_a_layer_is_recorded_and_nothing_else_changes(name):
         if path and len(path) == 1 and callable(layer):
             found[path[0]] = record(net, path[0])
     before = forward(graph, state, batch, False)[0]
-    after = jax.jit(lambda: (net(batch, train=False), dict(found)), compiler_options=FAST)()
+    after = jax.jit(lambda: (net(batch, train=False), dict(found)))()
     np.testing.assert_allclose(after[0], before, rtol=1e-4, atol=1e-5)
     recorded = {path: arrays for path, arrays in after[1].items() if arrays}
     assert recorded and all(array.shape[0] == 2 for arrays in recorded.values() for array in arrays)

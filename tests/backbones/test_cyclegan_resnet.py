@@ -1,7 +1,5 @@
 """Encoder, generator and PatchGAN: against numpy, sizes, and what a score sees."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from flax import nnx
 
 from fingerprint_jax import backbones
 from fingerprint_jax.backbones.cyclegan_resnet import Discriminator, Generator
-from tests.backbones.test_backbones import FAST, images, numpy_conv, parts
+from tests.backbones.test_backbones import images, numpy_conv, parts
 
 
 def _norm(x):
@@ -33,7 +31,7 @@ def test_the_encoder_against_scipy():
     x, block = _relu(_norm(halved)), net.blocks[0]
     x = x + _norm(_conv(_relu(_norm(_conv(x, block.conv1))), block.conv2))
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def run(images):
         return net.layers(images), net.maps(images, train=False), net(images, train=False)
 
@@ -69,7 +67,7 @@ def test_blocks_past_the_middle_are_run_once():
 def test_translated_images_have_the_size_of_the_images(squash, dtype):
     size = (11, 9)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def run(images):
         net = backbones.build("cyclegan_resnet_tiny", image_size=size, rngs=nnx.Rngs(0), widths=(4, 6, 8), dtype=dtype)
         generator = Generator(net, 1, squash, nnx.Rngs(1), dtype)
@@ -92,6 +90,6 @@ def test_a_score_of_four_widths_sees_seventy_pixels():
 
 def test_an_image_is_judged_alone():
     net, x = Discriminator((4, 6), 1, nnx.Rngs(0), "bfloat16"), images(3, (12, 10))
-    scores = jax.jit(net, compiler_options=FAST)(x)
+    scores = jax.jit(net)(x)
     assert scores.dtype == jnp.float32 and scores.shape == (3, 6, 5) and np.std(scores) > 0
-    np.testing.assert_allclose(jax.jit(net, compiler_options=FAST)(x[1:2])[0], scores[1], rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(jax.jit(net)(x[1:2])[0], scores[1], rtol=0.02, atol=0.02)

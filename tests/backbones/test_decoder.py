@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from fingerprint_jax.backbones.decoder import Decoder, Step, TransposedConv
-from tests.backbones.test_backbones import FAST, numpy_conv, numpy_norm
+from tests.backbones.test_backbones import numpy_conv, numpy_norm
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
@@ -26,7 +26,7 @@ def test_the_transposed_convolution_and_its_gradients_are_those_of_jax(size):
         options = {"padding": ((2, 2), (2, 2)), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
         return jax.lax.conv_transpose(x, kernel[::-1, ::-1], (2, 2), **options)
 
-    @functools.partial(jax.jit, compiler_options=FAST, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0)
     def run(f, state, x):
         return f(state, x), jax.grad(lambda *args: jnp.sum(jnp.sin(f(*args))), (0, 1))(state, x)
 
@@ -57,7 +57,7 @@ def test_a_step_is_a_convolution_and_a_residual_block():
     y = leaky(numpy_norm(np.asarray(step.conv(x), np.float64)[0], step.norm))
     z = leaky(numpy_norm(numpy_conv(y, np.asarray(step.block.conv1.kernel[...]), 1), step.block.norm1))
     z = numpy_norm(numpy_conv(z, np.asarray(step.block.conv2.kernel[...]), 1), step.block.norm2)
-    found = jax.jit(lambda x: step(x, train=False), compiler_options=FAST)(x)
+    found = jax.jit(lambda x: step(x, train=False))(x)
     np.testing.assert_allclose(found[0], leaky(y + z), rtol=1e-3, atol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_images_are_squashed_where_asked():
     features = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
     options = {"widths": (4, 2), "channels": 1, "image_size": (5, 5)}
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def decode(features):
         return [Decoder(4, squash=squash, rngs=nnx.Rngs(0), **options)(features, train=False) for squash in (False, True)]
 

@@ -50,7 +50,7 @@ def drawn(name, net, folder):
     return net
 
 
-@functools.partial(jax.jit, static_argnames="graph", compiler_options={"xla_backend_optimization_level": 0})
+@functools.partial(jax.jit, static_argnames="graph")
 def run(graph, params, rest, x, kernel, bias):
     """Evaluation features; loss, gradients and statistics of a training step."""
 

@@ -1,7 +1,5 @@
 """The error of a reconstruction and the score that follows from it, against numpy."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from fingerprint_jax.objectives.autoencoder import Objective
-from tests.backbones.test_backbones import FAST
 
 SIZE = (10, 9)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, *SIZE, 1)).astype(np.float32)
@@ -46,12 +43,12 @@ def test_the_loss_is_the_mean_error_of_all_streams_and_the_score_minus_that_of_a
 def test_images_pass_through_the_latent_and_the_decoder(latent, normalize):
     objective = _objective(latent=latent, normalize=normalize)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def build():
         return nnx.split(objective.build(nnx.Rngs(params=jax.random.key(0))))[1]
 
     net = nnx.merge(nnx.split(nnx.eval_shape(lambda: objective.build(nnx.Rngs(0))))[0], build())
-    latents, images = jax.jit(lambda x: net(x, train=False), compiler_options=FAST)(IMAGES)
+    latents, images = jax.jit(lambda x: net(x, train=False))(IMAGES)
     assert latents.shape == (5, latent or 16) and images.shape == IMAGES.shape and (net.latent is None) == (latent == 0)
     assert net.decoder.squash == (normalize == "symmetric")
     assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(net))} == {"backbone", "decoder"} | ({"latent"} if latent else set())

@@ -1,6 +1,5 @@
 """Two generators and two discriminators: each loss against plain numpy, who learns from which, the overlap, and the pictures."""
 
-import functools
 import json
 
 import jax
@@ -17,7 +16,6 @@ from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inputs
 from fingerprint_jax.training.model import PICTURES
-from tests.backbones.test_backbones import FAST
 from tests.conftest import fit_until, last_state, load_config, same_bytes
 from tests.training.test_writer import pictures
 
@@ -47,14 +45,14 @@ def net():
 
 
 def _loss(net, batch, **options):
-    return jax.jit(lambda: _objective(**options).loss(net, batch, KEY), compiler_options=FAST)()
+    return jax.jit(lambda: _objective(**options).loss(net, batch, KEY))()
 
 
 def test_one_direction_against_plain_numpy(net):
     source, target = net.generated, net.real
     objective = _objective()
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def parts():
         translated, maps = source.generator(GENERATED)
         others = target.generator.backbone.layers(translated)
@@ -99,7 +97,7 @@ def test_the_domains_may_be_swapped(net):
 def test_the_loss_is_the_weighted_sum_of_the_mean_of_both_directions(net):
     loss, found = _loss(net, BATCH, adversarial_weight=3.0, nce_weight=0.5, identity_weight=0.25)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def ways():
         terms = _objective().terms
         return terms(net.generated, net.real, GENERATED, REAL, KEY), terms(net.real, net.generated, REAL, GENERATED, KEY)
@@ -114,7 +112,7 @@ def test_the_loss_is_the_weighted_sum_of_the_mean_of_both_directions(net):
 def test_each_player_learns_from_its_own_losses(net):
     graph, params = nnx.split(net)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def gradients(params):
         def terms(params):
             net = nnx.merge(graph, params, copy=True)
@@ -137,7 +135,7 @@ def test_the_generator_learns_from_the_discriminator_as_it_is(net):
     """The gradient with respect to the generator's last bias against finite differences, with the discriminator in between."""
     graph, params = nnx.split(net)
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     @jax.value_and_grad
     def of_bias(bias):
         net = nnx.merge(graph, params, copy=True)
@@ -164,7 +162,7 @@ def test_overlap_is_intersection_over_union():
 
 def test_the_score_is_the_overlap_of_both_discriminators_and_of_an_image_alone(net):
     objective = _objective()
-    outputs = jax.jit(objective.outputs, compiler_options=FAST)
+    outputs = jax.jit(objective.outputs)
     one = Domain(net.real.generator, net.real.projection, net.generated.discriminator)
     found, equal = outputs(net, GENERATED), outputs(Net(net.generated, one), GENERATED)
     scores = objective.scores(net, jax.device_get(found), {})
@@ -179,7 +177,7 @@ def test_the_score_is_the_overlap_of_both_discriminators_and_of_an_image_alone(n
 
 def test_pictures_show_an_image_above_its_translation(net):
     shown = {"generated": GENERATED, "reference": REAL}
-    found = jax.jit(_objective().pictures, compiler_options=FAST)(net, shown)
+    found = jax.jit(_objective().pictures)(net, shown)
     assert found.keys() == {"generated_to_reference", "reference_to_generated"}
     for name, images, domain in zip(found, (GENERATED, REAL), (net.generated, net.real), strict=True):
         np.testing.assert_array_equal(found[name][:, : SIZE[0]], images)
