@@ -13,7 +13,6 @@ from fingerprint_jax import backbones
 from fingerprint_jax.backbones import conv_ops
 from fingerprint_jax.backbones.decoder import TransposedConv
 from fingerprint_jax.backbones.layers import Conv, DepthwiseConv
-from tests.backbones.test_backbones import FAST
 
 ONE, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
 CASES = {  # (function, shape of the map, shape of the kernel, options)
@@ -60,7 +59,7 @@ def test_other_devices_get_plain_convolutions(case):
 def test_both_ways_agree(dtype):
     ways = {"product": conv_ops.PRODUCT, "wide": conv_ops.WIDE, "depthwise": conv_ops.DEPTHWISE, "transposed": conv_ops.TRANSPOSED}
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def run(operands):
         found = {}
         for case, (x, kernel) in operands.items():
@@ -113,7 +112,7 @@ def test_the_choice_goes_through_loops_maps_and_shards():
     expected = jax.jit(functools.partial(_both, conv, ()))(x, kernel)
     for name, way in ways.items():
         both = functools.partial(_both, way, ())
-        found = jax.jit(both, compiler_options=FAST)(x, kernel)
+        found = jax.jit(both)(x, kernel)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5, err_msg=name), found, expected)
         assert "stablehlo.convolution" not in _lowered(both, "cpu", x, kernel), name
         assert "stablehlo.dot_general" not in _lowered(both, "tpu", x, kernel), name

@@ -16,16 +16,13 @@ from tests.test_end_to_end import OF_OBJECTIVES
 # The steps of the configs' networks, and one that accumulates, are compiled for four devices, and nothing is computed:
 # {name: {'exchanged': {kind: [how many, bytes]}, 'needed': {what: bytes}}}.
 COMPILE = """
-    import collections, json, re, sys
+    import json, sys
     import jax, numpy as np
     from fingerprint_jax.runs.run import Run
-    from fingerprint_jax.training import inference, inputs
+    from fingerprint_jax.training import hlo, inference, inputs
     from fingerprint_jax.training.model import model_of
     from tests.conftest import load_config
     from fingerprint_jax.runs.config import network_config
-
-    KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
-    TYPES = {"pred": 1, "u8": 1, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
 
     def size(arrays):
         return sum(x.size * x.dtype.itemsize for x in arrays)
@@ -33,12 +30,7 @@ COMPILE = """
     def figures(config):
         run = Run(config, "nowhere")
         model = model_of(run)
-        text = model.step.lower(*inputs.arguments(run)).compile().as_text()
-        exchanged = collections.defaultdict(lambda: [0, 0])
-        for shapes, kind in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\\(", text):
-            exchanged[kind][0] += 1
-            for name, sides in re.findall(r"([a-z]+\\d*)\\[([\\d,]*)\\]", shapes):
-                exchanged[kind][1] += TYPES[name] * int(np.prod([int(side) for side in sides.split(",") if side]))
+        exchanged = hlo.read(model.step.lower(*inputs.arguments(run)).compile().as_text()).collectives
         images = sum(config.data.streams.values())
         state, groups = model.abstract, config.backbone.get("norm_groups", 1)
         needed = {
@@ -50,7 +42,7 @@ COMPILE = """
             shape = (images, *run.source.image_shape)
             encode = lambda params, rest: model.merge(params, rest).encode(jax.numpy.zeros(shape), train=False)
             needed["embeddings"] = 2 * size(jax.tree.leaves(jax.eval_shape(encode, state["params"], state["rest"])))
-        return {"exchanged": exchanged, "needed": needed}
+        return {"exchanged": exchanged, "needed": {what: config.optimizer.accumulate * of for what, of in needed.items()}}
 
     assert jax.device_count() == 4
     data_dir, *paths = sys.argv[1:]
@@ -68,7 +60,7 @@ COMPILE = """
 
 
 def test_only_sums_and_embeddings_are_exchanged(data_dir, tmp_path):
-    """And these once: each objective, a step."""
+    """And these once a step, of one that accumulates once a part: each objective."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", textwrap.dedent(COMPILE), data_dir, *OF_OBJECTIVES]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
