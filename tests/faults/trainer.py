@@ -14,7 +14,7 @@ from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference
 from tests.conftest import ROOT
 
-STEPS, INTERVAL = 50, 2
+STEPS, INTERVAL = 30, 2
 
 
 def command(data_dir, workdir, *flags) -> list[str]:

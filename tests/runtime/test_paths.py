@@ -35,7 +35,7 @@ PATHS = {
 PAIRS = {"fingerprint_jax.pack": "map", "launch.table": "data"}
 TEXTS = {"split", "step", "extension", "coordinator", "allow_change", "set", "zip", "rows", "through", "partition", "account"}
 TEXTS |= {"gpus", "sbatch", "path", "image", "claim", "mount", "namespace", "accelerator", "cpus", "memory", "env", "baseline"}
-TEXTS |= {"time", "one_seed", "datasets", "leaks", "names", "sizes", "steps", "candidates", "plugins"}
+TEXTS |= {"time", "one_seed", "datasets", "leaks", "names", "sizes", "steps", "candidates", "plugins", "target"}
 
 
 @pytest.fixture(autouse=True)
