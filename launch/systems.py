@@ -29,7 +29,7 @@ from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, plugins, sharding
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import inputs
-from fingerprint_jax.training.model import forget_programs, model_of
+from fingerprint_jax.training.model import forget_many_programs, model_of
 from launch import local, sweep
 from launch.collect import Scored
 
@@ -285,7 +285,7 @@ class Comparison:
                 print(f"failed    {name}/{row.name}: {text}", flush=True)
                 failed.append(f"{name}/{row.name}")
                 finished()
-            forget_programs()
+            forget_many_programs()
         return failed
 
     def _run(self, data: str, row: Row, finished: Callable[[], None]) -> None:

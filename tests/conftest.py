@@ -1,7 +1,6 @@
 """One phantom of each subtask, packed once, and a private compilation cache for the whole suite."""
 
 import functools
-import gc
 import importlib.util
 import os
 import pathlib
@@ -38,7 +37,7 @@ from fingerprint_jax.evaluation import score  # noqa: E402
 from fingerprint_jax.runs.run import Run  # noqa: E402
 from fingerprint_jax.runtime import preemption  # noqa: E402
 from fingerprint_jax.training import inference  # noqa: E402
-from fingerprint_jax.training.model import _model, forget_programs  # noqa: E402
+from fingerprint_jax.training.model import _model, forget_many_programs, forget_programs  # noqa: E402
 
 environment.settle()
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -53,7 +52,7 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.p
 @pytest.fixture(autouse=True)
 def _few_programs():
     yield
-    forget_programs()
+    forget_many_programs()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,9 +60,7 @@ def _few_networks():
     """Those of a file that had many are forgotten after it: a worker would hold gigabytes of programs."""
     yield
     if _model.cache_info().currsize > 8:
-        _model.cache_clear()
-        jax.clear_caches()
-        gc.collect()
+        forget_programs()
 
 
 @pytest.fixture

@@ -2,12 +2,8 @@
 
 import functools
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tasks
@@ -17,7 +13,7 @@ from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.runtime import files, names
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import score_metrics
-from fingerprint_jax.training import cost, inference, inputs, loop, pair_table
+from fingerprint_jax.training import cost, inference, loop, pair_table
 from fingerprint_jax.training.model import model_of
 
 FIELDS = dict.fromkeys(("data.streams", "augment", "views", "backbone", "objective", "optimizer", "gallery"), dict)
@@ -168,27 +164,6 @@ def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
         ("parameters", f"{sum(x.size for x in params.values()):,}"),
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
-        *(cost.on_target(run, target) if target else _here(run)),
+        *(cost.on_target(run, target) if target else cost.here(run)),
         ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
     ]
-
-
-def _here(run: Run) -> list[tuple[str, str]]:
-    args, images, flops = inputs.arguments(run), sum(run.config.data.streams.values()), cost.flops(run)
-    memory: Any = model_of(run).step.lower(*args).compile().memory_analysis()
-    return [
-        ("FLOPs a step", f"{flops:.4g}, as XLA counts them; {flops / images:.4g} an image"),
-        ("state", _mib(sum(_bytes(x) for x in jax.tree.leaves(args[0])))),
-        ("data on the device", _mib(sum(_bytes(x) for x in jax.tree.leaves(args[1:3])))),
-        ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
-        ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
-    ]
-
-
-def _bytes(x: jax.ShapeDtypeStruct) -> int:
-    """What a device holds of an array."""
-    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"

@@ -1,6 +1,7 @@
 """What a step costs, as XLA counts it: on the devices that are here, or on those of a target that need not be."""
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -37,6 +38,19 @@ def flops_of_outputs(run: Run) -> float:
     """FLOPs of the prediction of a batch of `eval_batch` images."""
     model = model_of(run)
     return flops_of(model.outputs.lower(*inference.arguments(run, model), ""), model.mesh.size)
+
+
+def here(run: Run) -> list[tuple[str, str]]:
+    """Rows (what, figure) of the training step of a run, compiled for the devices that are here."""
+    args, images, count = inputs.arguments(run), sum(run.config.data.streams.values()), flops(run)
+    memory: Any = model_of(run).step.lower(*args).compile().memory_analysis()
+    return [
+        ("FLOPs a step", f"{count:.4g}, as XLA counts them; {count / images:.4g} an image"),
+        ("state", _mib(sum(_held(x) for x in jax.tree.leaves(args[0])))),
+        ("data on the device", _mib(sum(_held(x) for x in jax.tree.leaves(args[1:3])))),
+        ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
+        ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
+    ]
 
 
 def on_target(run: Run, target: Target) -> list[tuple[str, str]]:
@@ -99,6 +113,15 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
             + (share if program.collectives else ""),
         ),
     ]
+
+
+def _held(x: jax.ShapeDtypeStruct) -> int:
+    """What a device holds of an array."""
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
 
 
 def _bytes(count: float) -> str:

@@ -324,10 +324,15 @@ def _model(config: str, num_classes: int, image_shape: tuple[int, int, int], mes
     return Model(ConfigDict(json.loads(config)), num_classes, image_shape, mesh)
 
 
-def forget_programs() -> None:
+def forget_many_programs() -> None:
     """Forgets all compiled programs before they are too many: each maps some pages, and past Linux's 65,530 maps XLA crashes."""
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
-        _model.cache_clear()
-        jax.clear_caches()
-        gc.collect()
+        forget_programs()
+
+
+def forget_programs() -> None:
+    """Forgets all networks and compiled programs."""
+    _model.cache_clear()
+    jax.clear_caches()
+    gc.collect()
