@@ -212,6 +212,8 @@ class Run(View):
         start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
         if (count := self.config.get("steps_per_dispatch", 1)) > 1:
             start["topology"] += f", {count} steps a dispatch"
+        if self.config.get("optimizer", {}).get("shard_state", False):
+            start["topology"] += ", sharded optimizer state"
         start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
