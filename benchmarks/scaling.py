@@ -36,7 +36,8 @@ def row(figures: dict[str, str]) -> str:
     images, memory = figures["images a step"].partition(" of ")[0], figures["step: memory"].partition(" a device")[0]
     found = re.search(r"^(\S+ ms), by (\w+).*exchanges add (\S+ ms) \((\S+)\)", figures.get("step: floor", ""))
     floor, by, adds, part = found.groups() if found else ("", "", "", "")
-    return f"{images} | {memory} | {floor}, by {by} | {figures.get('step: exchanges', '')} | {adds} | {part}"
+    floor = f"{floor}, by {by}" if found else ""
+    return f"{images} | {memory} | {floor} | {figures.get('step: exchanges', '')} | {adds} | {part}"
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -111,6 +111,7 @@ def test_on_one_device_streams_are_joined_one_after_the_other():
     assert streams.place is None
     np.testing.assert_array_equal(joined, np.concatenate([a, b]))
     np.testing.assert_array_equal(streams.whole(joined), joined)
+    assert sharding.share(sharding.make_mesh(), (8, 2)).is_fully_replicated
     for found, expected in zip(streams.split(joined), (a, b), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -141,6 +142,14 @@ ON_FOUR = """
     assert whole.sharding.is_fully_replicated
     np.testing.assert_array_equal(spread, a[::2])
     assert spread.sharding.is_equivalent_to(sharding.split(mesh), 2)
+
+    rows = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    with sharding.over(mesh):
+        found = jax.jit(lambda x: sharding.by_rows(jax.numpy.fft.rfft, x))(jax.device_put(rows, sharding.split(mesh)))
+    np.testing.assert_allclose(found, np.fft.rfft(rows), rtol=1e-5, atol=1e-5)
+    assert found.sharding.is_equivalent_to(sharding.split(mesh), 2)
+    for shape, part in (((3, 3, 8, 4), (3, 3, 2, 4)), ((3, 5), (3, 5)), ((0, 4), (0, 1)), ((), ())):
+        assert sharding.share(mesh, shape).shard_shape(shape) == part
 """
 
 
