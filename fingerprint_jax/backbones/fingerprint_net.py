@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax.backbones.layers import BatchNorm, Conv
+from fingerprint_jax.backbones.layers import BatchNorm, Conv, Linear
 from fingerprint_jax.features.residual import FILTERS
 from fingerprint_jax.runtime import sharding
 
@@ -109,7 +109,7 @@ class Backbone(nnx.Module):
         self.image = Branch(channels, widths, conv, norm)
         self.residual = Branch(len(FILTERS) * len(STEPS) * channels, widths, conv, norm)
         self.spectrum_norm = norm(channels)
-        self.spectrum = nnx.Linear(BANDS[0] * BANDS[1] * channels, num_spectrum, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.spectrum = Linear(BANDS[0] * BANDS[1] * channels, num_spectrum, dtype=jnp.dtype(dtype), rngs=rngs)
         self.num_features = 2 * widths[-1] + num_spectrum
 
     def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:

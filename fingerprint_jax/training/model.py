@@ -72,9 +72,6 @@ class Model:
             self.places["opt"] = jax.tree.map(lambda x: sharding.share(self.mesh, x.shape), shapes["opt"])
         self.abstract = jax.tree.map(sharding.abstract, shapes, self.places)
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # of the mesh, which need not be of the devices that are here
-        # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
-        quick = {"xla_backend_optimization_level": 1} if on_cpu else None
-        self.init = jax.jit(self._init, out_shardings=self.places, compiler_options=quick)
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(self.places, replicated))
         self.trace = self.step.trace  # the same without computing or compiling anything: what it raises is known before a training
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
@@ -105,8 +102,14 @@ class Model:
         params, rest = ({name: average.get(name, value) for name, value in state[part].items()} for part in ("params", "rest"))
         return params, rest
 
-    def _init(self, key: jax.Array) -> State:
-        return self._beginning(*self._split(self._build(key)))
+    def init(self, key: jax.Array) -> State:
+        """A state at step 0; every process draws the whole of it.
+
+        Op by op: XLA would compile one program of all random numbers for longer than the training step.
+        """
+        data = np.asarray(jax.random.key_data(key).addressable_data(0))
+        state = self._beginning(*self._split(self._build(jax.random.wrap_key_data(data))))
+        return jax.tree.map(lambda x, place: sharding.put(np.array(x), place), state, self.places)
 
     def _beginning(self, params: dict, rest: dict) -> State:
         state = {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(self._trained(params))}
