@@ -57,7 +57,7 @@ def variance_scaling(
         places = math.prod(shape[:-2])
         fans = {"fan_in": places * shape[-2], "fan_out": places * shape[-1], "fan_avg": places * (shape[-2] + shape[-1]) / 2}
         factor = {"normal": 1.0, "truncated_normal": 1 / _TRUNCATED, "uniform": math.sqrt(3)}[distribution]
-        return _drawn(key, distribution, shape, factor * math.sqrt(scale / max(1.0, fans[mode]))).astype(dtype)
+        return _drawn(key, distribution, shape, factor * math.sqrt(scale / fans[mode])).astype(dtype)
 
     return draw
 
