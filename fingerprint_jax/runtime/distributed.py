@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
+from fingerprint_jax.runtime import environment
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
 
 if TYPE_CHECKING:
@@ -175,7 +176,10 @@ def initialize(name: str, values: flags.FlagValues) -> None:
 
 
 def start_devices() -> None:
-    """Starts JAX's backend, after the processes have met; raises ValueError where the devices that are asked for are not there."""
+    """Starts JAX's backend, after the processes have met.
+
+    Raises ValueError where the devices that are asked for are not there, or this jax is too old for them.
+    """
     import jax
 
     try:
@@ -187,6 +191,7 @@ def start_devices() -> None:
         raise ValueError(
             f"{given}: no such devices here ({reason}); unset it, or compute on the processor by JAX_PLATFORMS=cpu"
         ) from None
+    environment.check_version(jax.default_backend())
 
 
 def index() -> int:

@@ -22,7 +22,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from fingerprint_jax.runtime import names, sharding
+from fingerprint_jax.runtime import environment, names, sharding
 
 GIB = 2**30
 
@@ -159,7 +159,9 @@ class Target:
         package = "libtpu" if self.device.platform == "tpu" else "jax_plugins.xla_cuda13"
         if not _installed(package):
             extra = "target-tpu" if self.device.platform == "tpu" else "target-cuda"
-            raise ValueError(f"target {self}: {package} is missing, which compiles for it: pip install 'fingerprint_jax[{extra}]'")
+            newer = " with Python 3.12 or newer" if jax.__version_info__ < environment.FOR_DEVICES else ""
+            install = f"pip install 'fingerprint_jax[{extra}]'{newer}"
+            raise ValueError(f"target {self}: {package} is missing, which compiles for it: {install}")
         if self.device.platform == "tpu":
             name = f"{self.device.name.removeprefix('tpu-')}:{self.topology}"
             options: dict[str, Any] = {}
@@ -258,7 +260,13 @@ def aborted(text: str, status: int) -> str:
     """One line of why a compiler ended its process, from what it wrote."""
     reason = next((line for line in text.splitlines() if "Check failed" in line), f"it ended by signal {-status}")
     reason = re.sub(r"^[FEWI]\d{4} \S+\s+\d+ ", "", reason.strip())
+    return f"XLA's compiler gave up {explained(reason)}"
+
+
+def explained(reason: str) -> str:
+    """A reason of XLA's compiler in brackets, with the versions that gave it, and what may help."""
+    helps = ["Python 3.12 or newer, whose jax compiles more"] if jax.__version_info__ < environment.FOR_DEVICES else []
+    if re.search("triton|tile size", reason):  # of products, for which it finds no tiles where no device can try them
+        helps.append("XLA_FLAGS=--xla_gpu_enable_triton_gemm=false")
     versions = f"jax {jax.__version__} on Python {machine.python_version()}"
-    newer = "; Python 3.12 or newer has a jax that compiles more" if sys.version_info < (3, 12) else ""
-    triton = ", and XLA_FLAGS=--xla_gpu_enable_triton_gemm=false may help" if "triton" in reason else ""
-    return f"XLA's compiler gave up ({reason}; {versions}){newer}{triton}"
+    return f"({reason}; {versions}){'; what may help: ' * bool(helps)}{', or '.join(helps)}"
