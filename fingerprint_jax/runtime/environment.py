@@ -79,9 +79,10 @@ def check_version(backend: str) -> None:
     import jax
 
     if backend != "cpu" and jax.__version_info__ < FOR_DEVICES:
+        wanted = f"install jax {'.'.join(map(str, FOR_DEVICES))}, which needs Python 3.12 or newer"
         raise ValueError(
-            f"jax {jax.__version__} on Python {platform.python_version()} is too old for a {backend.upper()}: install jax"
-            f" {'.'.join(map(str, FOR_DEVICES))}, which needs Python 3.12 or newer, or compute on the processor by JAX_PLATFORMS=cpu"
+            f"jax {jax.__version__} on Python {platform.python_version()} is too old for a {backend.upper()}: {wanted},"
+            " or compute on the processor by JAX_PLATFORMS=cpu"
         )
 
 

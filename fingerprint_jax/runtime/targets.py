@@ -176,20 +176,23 @@ class Target:
         return sharding.make_mesh(found.devices)
 
 
-def parse(text: str) -> Target:
-    """`NAME` or `NAME:COUNT` as a target, one device where no count is given; raises ValueError with what is known."""
+def parse(text: str, field: str = "target") -> Target:
+    """`NAME` or `NAME:COUNT` as a target, one device where no count is given; raises ValueError with what is known.
+
+    `field` is what the error calls it by, a flag.
+    """
     name, _, count = text.partition(":")
     by_name = {device.name: device for device in DEVICES}
-    names.check("target", name, by_name)
+    names.check(field, name, by_name)
     device = by_name[name]
     smallest = device.slices[0][0] if device.slices else 1
     if not re.fullmatch(r"[1-9]\d{0,4}", count or str(smallest)):
-        raise ValueError(f"target={text!r}: give the number of devices after the colon, as in {name}:8")
+        raise ValueError(f"{field}={text!r}: give the number of devices after the colon, as in {name}:8")
     number = int(count or smallest)
     if device.slices and number not in (sizes := dict(device.slices)):
-        raise ValueError(f"target={text!r}: there are slices of {', '.join(map(str, sizes))} chips")
+        raise ValueError(f"{field}={text!r}: there are slices of {', '.join(map(str, sizes))} chips")
     if not device.slices and number > device.per_host and number % device.per_host:
-        raise ValueError(f"target={text!r}: more than a host are whole hosts of {device.per_host}")
+        raise ValueError(f"{field}={text!r}: more than a host are whole hosts of {device.per_host}")
     return Target(device, number)
 
 
