@@ -239,6 +239,7 @@ def in_child(target: Target, module: str, arguments: Sequence[str]) -> int:
     """
     here = {CHILD: str(target), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     here |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
+    here["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # of libtpu, which takes a lock for the chips that a process has: here there are none
     # Else libtpu complains that nobody says which machine this is.
     here |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as folder:
