@@ -20,6 +20,7 @@ from fingerprint_jax import pack
 from fingerprint_jax.data import builder, folders, images, packing
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.runs.views import fold_of
+from fingerprint_jax.runtime.names import printable
 from tests.data.test_images import chunk, encode, png
 
 RNG = np.random.default_rng(0)
@@ -268,7 +269,7 @@ def test_every_bad_file_is_named_with_a_reason_and_the_others_are_packed(tmp_pat
     save(root / "a" / "turned.png", exif=exif)
     Image.fromarray(RNG.integers(0, 256, (16, 16, 4), dtype=np.uint8), "CMYK").save(root / "a" / "cmyk.jpg")
     (root / "a" / "link.png").symlink_to("0.png")
-    expected = {f"{root}/{pack.images.printable(name)}": reason.format(root=root) for name, (_, reason) in BAD.items() if reason}
+    expected = {f"{root}/{printable(name)}": reason.format(root=root) for name, (_, reason) in BAD.items() if reason}
     for name, (content, _) in BAD.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(content)

@@ -23,6 +23,7 @@ from fingerprint_jax.data.folders import File, Rejected, attach, class_names, la
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
 from fingerprint_jax.runtime.files import opened, seal
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import progress
 
 BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
@@ -31,7 +32,7 @@ MAX_REJECTED = "The share of a folder's images that may be rejected; where it is
 
 def warn(text: str) -> None:
     """One line on the terminal."""
-    print(f"warning: {images.printable(text)}", file=sys.stderr)
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def inspect(file: File, image_size: int, max_pixels: int, bits: int) -> str:
@@ -276,7 +277,7 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
     def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
-        return "'" * (value[:1] in tuple("=+-@")) + images.printable(value)  # no formulas for spreadsheets
+        return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
