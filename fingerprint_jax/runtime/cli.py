@@ -126,7 +126,7 @@ def _fields_of_runs() -> Generator[None]:
     Not where the binary takes a --config: then that may lack the field, and the traceback stays.
     """
     places = {"workdir": "config.json", "sweep": "*/config.json"} if "config" not in flags.FLAGS else {}
-    given = {flags.FLAGS[name].value: place for name, place in places.items() if name in flags.FLAGS and flags.FLAGS[name].value}
+    given = {str(flags.FLAGS[name].value or ""): place for name, place in places.items() if name in flags.FLAGS}
     try:
         yield
     except RecursionError as error:
@@ -134,7 +134,7 @@ def _fields_of_runs() -> Generator[None]:
     except (AttributeError, KeyError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         asked = [frame for frame in frames if frame.filename != config_dict.__file__][-1]
-        runs = [folder for folder, place in given.items() if any(Path(folder).glob(place))]
+        runs = [folder for folder, place in given.items() if folder and any(Path(folder).glob(place))]
         if asked is frames[-1] or not runs:
             raise
         name = str(error.args[0]).splitlines()[0].strip(QUOTES)
