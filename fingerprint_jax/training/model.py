@@ -108,7 +108,7 @@ class Model:
         Op by op: XLA would compile one program of all random numbers for longer than the training step.
         """
         data = np.asarray(jax.random.key_data(key).addressable_data(0))
-        state = self._beginning(*self._split(self._build(jax.random.wrap_key_data(data))))
+        state = self._beginning(*self._split(self._build(jax.random.wrap_key_data(jnp.asarray(data)))))
         return jax.tree.map(lambda x, place: sharding.put(np.array(x), place), state, self.places)
 
     def _beginning(self, params: dict, rest: dict) -> State:
