@@ -36,7 +36,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def share(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Of an array that all devices would hold alike each holds a part: of the first axis that they divide; without one, all of it."""
+    """Each device holds a part of an array, of the first axis that their number divides; without one, all of it."""
     axis = next((i for i, size in enumerate(shape) if mesh.size > 1 and size and size % mesh.size == 0), None)
     return replicated(mesh) if axis is None else split(mesh, axis)
 

@@ -283,7 +283,7 @@ class Model:
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics | {"finite": finite}
 
     def _shared(self, tree: dict) -> dict:
-        """Gradients or parameters as `optimizer.shard_state` has them: each device its part of them, which is all that it updates."""
+        """Gradients or parameters as `optimizer.shard_state` has them: each device the part of them that it updates."""
         if not self._shares:
             return tree
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding.share(self.mesh, x.shape)), tree)
