@@ -257,10 +257,7 @@ def test_eight_devices_train_on_the_same_samples_to_the_same_loss(data_dir, tmp_
     for name in names[1:]:
         np.testing.assert_allclose(losses["one"], losses[name], rtol=1e-5)
     states = [last_state(Run.load(tmp_path / name)) for name in ("eight", "shared")]
-    for part, least in (
-        ("params", 1.0),
-        ("opt", 0.0),
-    ):  # of biases, zeros at first, it is rounding that cancels out
+    for part, least in (("params", 1.0), ("opt", 0.0)):  # of a bias, zero at first, the last digits are rounding
         for a, b in zip(*(jax.tree.leaves(state[part]) for state in states), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * max(least, np.abs(b).max()))
     starts = Run.load(tmp_path / "moved").provenance["starts"]
