@@ -31,8 +31,10 @@ _BEGUN = re.compile(
     r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
 )
 # What a start writes before there is anything to go on with. Whatever else lies there came from somebody else meanwhile.
-_STARTED = ("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "tensorboard", "checkpoints", "digests")
-_STARTED += ("damaged", "outputs", "features", "predictions", "labels", "children", "profile")
+_STARTED = (
+    *("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "labels", "children", "checkpoints", "digests"),
+    *("damaged", "outputs", "features", "predictions", "tensorboard", "profile"),
+)
 
 
 def _no_fields(method: str) -> dict[str, Any]:
