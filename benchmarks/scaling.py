@@ -25,9 +25,10 @@ def overrides(config: Config, times: float) -> dict[str, int]:
     while config is not network:
         config, depth = config.member, depth + 1
     found = {f"data.streams.{name}": round(times * count) for name, count in network.data.streams.items()}
+    images = sum(found.values())
     if "queue" in network.objective:
-        images = sum(found.values())
         found["objective.queue"] = -(-network.objective.queue // images) * images  # it takes whole batches
+    found["eval_batch"] = round(times * network.eval_batch)
     return {"member." * depth + name: value for name, value in found.items()}
 
 

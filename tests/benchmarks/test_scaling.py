@@ -5,11 +5,14 @@ from tests.conftest import load_config
 
 
 def test_batch_and_queue_grow_with_the_devices():
-    streams = {"member.data.streams.generated": 120, "member.data.streams.real": 8}
+    streams = {"member.data.streams.generated": 120, "member.data.streams.real": 8, "member.eval_batch": 128}
     config = load_config("configs/subtask1/taozi_moco.py", "")
     assert scaling.overrides(config, 1) == streams | {"member.objective.queue": 4992}  # as it is: 39 batches of 128
     assert scaling.overrides(config, 8) == {name: 8 * count for name, count in streams.items()} | {"member.objective.queue": 5120}
-    assert scaling.overrides(load_config("configs/subtask2/fingerprint_net.py", ""), 2.0) == {"data.streams.generated": 64}
+    assert scaling.overrides(load_config("configs/subtask2/fingerprint_net.py", ""), 2.0) == {
+        "data.streams.generated": 64,
+        "eval_batch": 256,
+    }
 
 
 def test_figures_of_a_dry_run():

@@ -257,9 +257,9 @@ def test_eight_devices_train_on_the_same_samples_to_the_same_loss(data_dir, tmp_
     for name in names[1:]:
         np.testing.assert_allclose(losses["one"], losses[name], rtol=1e-5)
     states = [last_state(Run.load(tmp_path / name)) for name in ("eight", "shared")]
-    for part, tolerance in (("params", 1e-6), ("opt", 1e-5)):  # of moments, gradients that nearly cancel out are rounded otherwise
+    for part, least in (("params", 1.0), ("opt", 0.0)):  # of a bias, zero at first, the last digits are rounding
         for a, b in zip(*(jax.tree.leaves(state[part]) for state in states), strict=True):
-            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * max(least, np.abs(b).max()))
     starts = Run.load(tmp_path / "moved").provenance["starts"]
     assert [start["topology"].rpartition(", ")[2] for start in starts][1:] == ["sharded optimizer state"]
 
