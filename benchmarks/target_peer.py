@@ -115,10 +115,8 @@ def key(name: str, target: str, batch: int, dtype: str) -> str:
 
 def in_child(side: str, name: str, batch: int, dtype: str, target: targets.Target) -> dict[str, float]:
     """`measure` in a process of its own."""
-    here = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0", "TPU_SKIP_MDS_QUERY": "1"}
-    here |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
     command = [sys.executable, "-m", "benchmarks.target_peer", f"--one={side},{name},{batch},{dtype},{target}"]
-    done = subprocess.run(command, cwd=rows.ROOT, env=os.environ | here, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=rows.ROOT, env=targets.environment(target), capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{side} {name} for {target}: {(done.stderr.strip().splitlines() or ['it ended'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -263,7 +263,7 @@ def tables(results: dict[str, Any]) -> str:
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     flags.DEFINE_list("rows", [], "Compile these networks, patterns such as subtask1/*; default: what is open.", flag_values=values)
-    flags.DEFINE_list("targets", TARGETS, "Compile for these, as `main --target` names them.", flag_values=values)
+    flags.DEFINE_list("targets", [*TARGETS], "Compile for these, as `main --target` names them.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -273,7 +273,7 @@ def main(values: flags.FlagValues) -> None:
         if not fnmatch.filter(known, pattern):
             raise ValueError(f"--rows={pattern}: no such network, use {', '.join(known)}, or patterns such as subtask1/*")
     for target in map(targets.parse, values.targets):
-        target.mesh()  # says what is missing
+        target.check()
     results: dict[str, Any] = {"versions": versions(), "rows": {}}
     if OUTPUT.exists():
         before = json.loads(OUTPUT.read_text())
