@@ -232,8 +232,9 @@ def environment(target: Target) -> dict[str, str]:
     """That of a process which compiles for a target: it sees the CPU alone, keeps no programs, and asks nobody for devices."""
     here = {CHILD: str(target), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     here |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
-    # Else libtpu complains that nobody says which machine this is.
+    # Else libtpu complains that nobody says which machine this is, and that another process has loaded it.
     here |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3"}
+    here["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     return os.environ | here
 
 

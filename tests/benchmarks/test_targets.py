@@ -24,7 +24,7 @@ def test_every_network_that_a_config_trains_is_in_the_table():
     known = {network.config.backbone.name for network in NETWORKS.values()}
     for path in CONFIGS:
         if path.startswith("configs/subtask"):
-            c = load_config(path)
+            c = load_config(path, "")
             trained = [inner for inner in [c, *(v for _, v in walk(c) if hasattr(v, "get"))] if inner.get("num_steps", 0)]
             named = path.removeprefix("configs/").removesuffix(".py")
             assert {inner.backbone.name for inner in trained} <= known
