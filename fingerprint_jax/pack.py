@@ -14,6 +14,7 @@ from absl import flags
 from fingerprint_jax.data import images, packing
 from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.runtime import cli, paths
+from fingerprint_jax.runtime.names import printable
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -65,7 +66,7 @@ def main(values: flags.FlagValues) -> None:
             values.max_rejected,
         )
     except (ValueError, OSError) as error:
-        raise ValueError(images.printable(str(error))) from None
+        raise ValueError(printable(str(error))) from None
     except KeyboardInterrupt:
         sys.exit("pack: error: interrupted, nothing was written")
 

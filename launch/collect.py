@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fingerprint_jax import methods
-from fingerprint_jax.data.images import printable
 from fingerprint_jax.evaluation import decide, score
 from fingerprint_jax.runtime import cli, files, paths, plugins
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.stats import metrics, permutation, score_metrics
 from launch import local, sweep
 

@@ -2,7 +2,7 @@
 
 import statistics
 
-from fingerprint_jax.data.images import printable
+from fingerprint_jax.runtime.names import printable
 from launch.collect import Scored, interval, number
 from launch.systems import Comparison, Row, read
 

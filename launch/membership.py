@@ -86,8 +86,7 @@ def family(c: Comparison, data: str) -> dict:
 def _permutation(c: Comparison, data: str, row: Row, seed: int) -> dict:
     """What `evaluate` says of a run's p."""
     choice = read(c.folder(data, row) / "choice.json")
-    results = read(c.workdir(data, row, choice["learning_rate"], seed) / "results.json")
-    return results["splits"]["heldout"]["metrics"]["permutation"]
+    return collect.kept_permutation(c.workdir(data, row, choice["learning_rate"], seed), "heldout")
 
 
 def shown(line: dict) -> dict[str, str]:

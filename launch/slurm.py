@@ -52,7 +52,7 @@ def queued(output: Path) -> dict[str, str]:
     `<sweep>/slurm/<job name>.rows` has the rows of each array that was submitted, in the order of its tasks. A job is known by
     its name, which is drawn: a launcher that was killed while it submitted has lost nothing.
     """
-    lists = {path.stem: files.read_text(path).split() for path in (output / "slurm").glob("*.rows")}
+    lists = {path.stem: files.read_text(path).split() for path in (output / "slurm").glob("fingerprint-*.rows")}
     if not lists:
         return {}
     found = call("squeue", "--noheader", "--array", f"--name={','.join(lists)}", "--format=%j|%K|%T")

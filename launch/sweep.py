@@ -161,8 +161,8 @@ def read(output: str | Path) -> tuple[str, list[Row]]:
         wrong = [row.name for row in found if row.name != name(row.config, row.overrides)]
         if wrong:
             raise ValueError(f"row {wrong[0]!r} is not named after its overrides")
-        if not isinstance(document["data_dir"], str):
-            raise ValueError("its data_dir is no text")
+        if strange := [row.name for row in found if not isinstance(row.overrides.get("seed", 0), int)]:
+            raise ValueError(f"the seed of row {strange[0]!r} is no whole number")
         return document["data_dir"], found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a sweep ({error}); python -m launch.sweep writes one") from None

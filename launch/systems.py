@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import jax
@@ -38,6 +39,13 @@ log = logging.getLogger(__name__)
 RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = (0, 1, 2)
 REFITS = 99  # permutations for which a system that trains no network, and reads labels, is fitted anew, with the first seed
+KEPT: dict[str, dict] = {  # what lies beside the runs, with its fields
+    "calibration.json": {"network": str, "parameters": (int, NoneType), "processor_s": (int, float, NoneType)},
+    "choice.json": {"learning_rate": (int, float, NoneType), "valid": dict},
+    "cost.json": {"processor_s": (int, float)},
+    "failed.json": {"error": str},
+    "settings.json": {"minutes": (int, float)},
+}
 TIMED = 20, 2.0  # steps and processor seconds that a calibration lasts at least
 
 
@@ -93,8 +101,8 @@ def processor_seconds(run: Run) -> float:
 
 
 def read(path: Path) -> dict:
-    """What lies beside the runs; {} where it is not there yet."""
-    return files.read_json(path, {}, "remove it, and the same command makes it anew") if path.exists() else {}
+    """What lies beside the runs, one of KEPT; {} where it is not there yet. Raises ValueError where it is none."""
+    return files.read_json(path, KEPT[path.name], "remove it, and the same command makes it anew") if path.exists() else {}
 
 
 @dataclasses.dataclass(frozen=True)

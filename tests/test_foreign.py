@@ -74,6 +74,8 @@ OURS = {"name": "train_real", "filepathTemplate": builder.TEMPLATE, "numBytes": 
             {"splits": [{"name": "train_real", "filepathTemplate": builder.TEMPLATE, "shardLengths": ["1"] * 9}]},
             "more shards than files",
         ),
+        ({"splits": [OURS | {"shardLengths": ["1000000000"]}]}, "train_real has more records than bytes"),
+        ({"splits": [OURS | {"shardLengths": [1e999]}]}, "shardLengths of train_real is"),
         ({"splits": [OURS | {"filepath_template": "/tmp/x"}]}, "split .* is not ours"),  # protobuf takes fields by two names
         ({"splits": ["x"]}, "split 'x' is not ours"),
         ({"splits": {}}, "field 'splits' is an object, expected a list"),
@@ -127,6 +129,14 @@ def test_a_summary_that_was_changed_and_files_of_other_sizes_are_refused(data):
         Source(str(root), "subtask2")
 
 
+def test_a_class_that_a_terminal_obeys_is_no_name(data):
+    root, folder = data
+    summary = json.loads((folder / "summary.json").read_text()) | {"classes": ["\x1b[2J"] * 5}
+    (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+    with pytest.raises(ValueError, match="is damaged .*classes are no names"):
+        Source(str(root), "subtask2")
+
+
 def test_a_split_that_cannot_be_compared_is_named(data, caplog):
     root, folder = data
     reseal(folder, sizes=False)
@@ -162,16 +172,34 @@ def test_a_folder_with_files_of_something_else_is_no_run(data_dir, tmp_path):
     assert (begun / "done").exists()
 
 
-def test_what_a_system_keeps_in_a_folder_outlives_a_start_that_fails(data_dir, tmp_path, monkeypatch):
-    def fails(*_):
+def test_what_is_not_of_a_start_that_fails_outlives_it(data_dir, tmp_path, monkeypatch):
+    run, theirs = tmp_path / "run", {"lost+found": "", "lost+found/#12": b"weeks of work"}
+
+    def fails(*_):  # after somebody has put something beside what the start wrote
+        for name in ("analysis", "tensorboard"):
+            (run / name).mkdir()
+            (run / name / "notes.md").write_text("a day of work")
+        (run / "notes.md").write_text("an hour of work")
         raise ValueError("a mistake that nobody could know")
 
-    (tmp_path / "run" / "lost+found").mkdir(parents=True)
-    (tmp_path / "run" / "lost+found" / "#12").write_text("weeks of work")
+    (run / "lost+found").mkdir(parents=True)
+    (run / "lost+found" / "#12").write_text("weeks of work")
     monkeypatch.setattr(loop, "train", fails)
     with pytest.raises(ValueError, match="a mistake"):
-        fit(tmp_path / "run", data_dir)
-    assert tree(tmp_path / "run") == {"lost+found": "", "lost+found/#12": b"weeks of work"}
+        fit(run, data_dir)
+    theirs |= {"analysis": "", "analysis/notes.md": b"a day of work", "notes.md": b"an hour of work"}
+    assert tree(run) == theirs
+
+
+def test_a_name_that_is_almost_a_number_is_no_checkpoint(workdir):
+    (workdir / "checkpoints" / "²").mkdir()
+    (workdir / "digests" / "²").touch()
+    (workdir / "digests" / "².removed").touch()
+    found = checkpoint.Checkpoints(workdir)
+    found.prune()
+    assert found.resolve("latest") == checkpoint.steps(workdir)[-1] and (workdir / "checkpoints" / "²").is_dir()
+    with pytest.raises(ValueError, match=r"^step='²': .* has checkpoints "):
+        found.resolve("²")
 
 
 def test_a_lock_that_is_not_ours_is_not_overwritten(data_dir, tmp_path):
@@ -242,6 +270,16 @@ def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emp
         with pytest.raises(ValueError, match="children/x is a link, and nothing is written through one"):
             act()
     assert sorted(victim.rglob("*")) == before
+
+
+def test_a_link_between_a_run_and_its_child_is_not_written_through(workdir, tmp_path):
+    (tmp_path / "elsewhere" / "seed0").mkdir(parents=True)
+    (workdir / "children" / "round0").mkdir(parents=True)  # no run, so that nothing below it is looked at from above
+    (workdir / "children" / "round0" / "children").symlink_to(tmp_path / "elsewhere")
+    run = methods.load(workdir)
+    child = run.child("round0", run.config, seed=0, fold=-1).child("seed0", run.config, seed=0, fold=-1)
+    with pytest.raises(ValueError, match="children/round0/children is a link, and nothing is written through one"):
+        child.refuse_links()
 
 
 def test_a_child_that_is_a_link_is_not_written_through(workdir, data_dir, tmp_path):

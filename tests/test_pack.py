@@ -20,6 +20,7 @@ from fingerprint_jax import pack
 from fingerprint_jax.data import builder, folders, images, packing
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.runs.views import fold_of
+from fingerprint_jax.runtime.names import printable
 from tests.data.test_images import chunk, encode, png
 
 RNG = np.random.default_rng(0)
@@ -268,7 +269,7 @@ def test_every_bad_file_is_named_with_a_reason_and_the_others_are_packed(tmp_pat
     save(root / "a" / "turned.png", exif=exif)
     Image.fromarray(RNG.integers(0, 256, (16, 16, 4), dtype=np.uint8), "CMYK").save(root / "a" / "cmyk.jpg")
     (root / "a" / "link.png").symlink_to("0.png")
-    expected = {f"{root}/{pack.images.printable(name)}": reason.format(root=root) for name, (_, reason) in BAD.items() if reason}
+    expected = {f"{root}/{printable(name)}": reason.format(root=root) for name, (_, reason) in BAD.items() if reason}
     for name, (content, _) in BAD.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(content)
@@ -363,19 +364,11 @@ def test_the_old_data_returns_when_its_pack_was_killed_between_the_renames(tmp_p
     root, data = classes(tmp_path / "i"), tmp_path / "data"
     place = data / "fingerprint" / "images"
     packing.pack("images", data, root)
-    (place / ".pack-x").mkdir()
-    (place / "1.0.0").rename(place / ".pack-x" / "replaced")
+    (place / ".pack-killed_1").mkdir()
+    (place / "1.0.0").rename(place / ".pack-killed_1" / "replaced")
     with pytest.raises(ValueError, match="is there already"):
         packing.pack("images", data, root)
     assert os.listdir(place) == ["1.0.0"] and len(read(data, "images", "train")) == 6
-
-
-def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
-    (tmp_path / "keys").write_text("my keys")
-    (tmp_path / ".packing").symlink_to(tmp_path / "keys")
-    with pytest.raises(ValueError, match=".packing: a link, expected a file"), packing._alone(tmp_path / "1.0.0"):
-        pytest.fail("two would hold it")
-    assert (tmp_path / "keys").read_text() == "my keys"
 
 
 def test_a_lock_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch):
@@ -399,12 +392,24 @@ def test_a_lock_that_is_a_link_or_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / ".packing")
     with pytest.raises(ValueError, match=r"\.packing: a pipe, expected a file"), packing._alone(tmp_path / "1.0.0"):
         pass
+    (tmp_path / ".packing").unlink()
+    (tmp_path / ".packing").write_text("my notes")
+    with pytest.raises(ValueError, match=r"\.packing: no lock of ours, it is not removed"), packing._alone(tmp_path / "1.0.0"):
+        pass
+    assert (tmp_path / ".packing").read_text() == "my notes"
+
+
+def test_only_what_a_pack_began_is_removed_by_the_next(tmp_path):
+    for name in (".pack-killed_1", ".pack-list", ".pack-2024-scans"):
+        (tmp_path / name).mkdir()
+    with packing._alone(tmp_path / "1.0.0"):
+        assert sorted(os.listdir(tmp_path)) == [".pack-2024-scans", ".pack-list", ".packing"]
 
 
 def test_a_link_in_place_of_what_a_killed_pack_left_brings_no_folder(tmp_path):
     (tmp_path / "mine" / "replaced").mkdir(parents=True)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / ".pack-x").symlink_to(tmp_path / "mine")
+    (tmp_path / "data" / ".pack-killed_1").symlink_to(tmp_path / "mine")
     with packing._alone(tmp_path / "data" / "1.0.0"):
         pass
     assert (tmp_path / "mine" / "replaced").is_dir() and not (tmp_path / "data" / "1.0.0").exists()
@@ -802,11 +807,3 @@ def test_real_images(tmp_path):
         buffer = io.BytesIO()
         image.save(buffer, "PPM")
     assert buffer.getvalue().endswith(records["slice_0001"][2].tobytes())
-
-
-def test_a_lock_that_is_a_link_is_not_emptied(tmp_path):
-    (tmp_path / "mine").write_text("mine")
-    (tmp_path / ".packing").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match=".packing: a link, expected a file: remove it"), packing._alone(tmp_path / "1.0.0"):
-        pass
-    assert (tmp_path / "mine").read_text() == "mine"

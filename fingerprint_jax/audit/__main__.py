@@ -22,10 +22,10 @@ from ml_collections import config_flags
 
 from fingerprint_jax.audit import network, page, stages, verdict
 from fingerprint_jax.data import builder, folders, pack_report, packing
-from fingerprint_jax.data.images import printable
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.runs import checkpoint, config_file
 from fingerprint_jax.runtime import cli, environment, files, paths, preemption
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import show_log
 
 FOLDERS = {  # and the split and class of the packed data that a folder's images are

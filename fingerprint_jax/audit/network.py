@@ -37,12 +37,14 @@ def scores(folder: Path, config: Config, real: np.ndarray, generated: np.ndarray
         generated: uint8 [G,H,W].
         reference: uint8 [R,H,W].
         seed: of the network.
+
+    Raises ValueError where images are packed in `folder` that are not these.
     """
     data = folder / "data"
+    # The layout has two folders of real images. Who is in which says nothing here, and nothing reads it.
+    halves = np.where(np.arange(len(real)) % 2, "real_used/", "real_not_used/")
+    sides = {"train_generated": (generated, ""), "reference": (reference, ""), "train_real": (real, halves)}
     if not (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
-        # The layout has two folders of real images. Who is in which says nothing here, and nothing reads it.
-        halves = np.where(np.arange(len(real)) % 2, "real_used/", "real_not_used/")
-        sides = {"train_generated": (generated, ""), "reference": (reference, ""), "train_real": (real, halves)}
         splits = {}
         for name, (images, prefixes) in sides.items():
             count = len(images)
@@ -56,9 +58,12 @@ def scores(folder: Path, config: Config, real: np.ndarray, generated: np.ndarray
     config.data_dir, config.seed, config.data.folds = str(data), seed, 0
     config.decision.name, config.decision.known = "argmax", ""  # nobody asks for its labels, and no row is held out for a threshold
     run = Run(config, folder / "run")
+    for name, (images, _) in sides.items():
+        if sorted(run.source.digests(run.source.rows(name).index).tolist()) != sorted(map(_digest, images)):
+            raise ValueError(f"{folder}: the packed images of {name} are not those of this audit: give another --output")
     methods.fit(run)
     found, rows = methods.predict(run, run.target), run.rows(run.target)
-    known = dict(zip(map(_digest, run.source.images(rows.index)[..., 0]), found.scores[:, 0], strict=True))
+    known = dict(zip(run.source.digests(rows.index).tolist(), found.scores[:, 0], strict=True))
     return np.array([known[_digest(image)] for image in real], np.float64)
 
 
@@ -68,5 +73,5 @@ def joined(found: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.column_stack([found, scores, rankdata(four, axis=0).mean(axis=1)])
 
 
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.sha256(image.tobytes()).digest()
+def _digest(image: np.ndarray) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()

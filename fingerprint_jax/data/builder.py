@@ -114,8 +114,13 @@ def opened(path: Path, task: str, image_shape: tuple[int, int, int]) -> Any:
         for file in shards:
             if not file.is_file():
                 raise ValueError(f"{file}: no file: {REMEDY}")
-        if len(split.get("shardLengths", ())) > len(shards):  # TFDS would make as many paths as it says
+        lengths = split.get("shardLengths", [])
+        if not isinstance(lengths, list) or not all(re.fullmatch("[0-9]{1,15}", str(length)) for length in lengths):
+            raise ValueError(f"{path / 'dataset_info.json'}: shardLengths of {name} is {str(lengths)[:80]!r}: {REMEDY}")
+        if len(lengths) > len(shards):  # TFDS would make as many paths as it says
             raise ValueError(f"{path / 'dataset_info.json'}: {name} has more shards than files: {REMEDY}")
+        if sum(map(int, lengths)) > sum(file.stat().st_size for file in shards):  # as many numbers would fill the memory
+            raise ValueError(f"{path / 'dataset_info.json'}: {name} has more records than bytes: {REMEDY}")
     features = files.read_json(path / "features.json", {"featuresDict": dict}, REMEDY)
     for field, value in _classes(features):
         if field not in CLASSES or value != CLASSES[field]:

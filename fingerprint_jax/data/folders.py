@@ -16,6 +16,7 @@ from fingerprint_jax.data import images, tasks
 from fingerprint_jax.data.tables import normal_form
 from fingerprint_jax.data.tasks import TASKS, Task
 from fingerprint_jax.runtime.files import read_text
+from fingerprint_jax.runtime.names import printable
 
 LONGEST = 4096  # characters of a name: paths on Linux have no more, and an array of names holds all as long as the longest
 
@@ -230,7 +231,7 @@ def read_column(path: str, names: tuple[str, ...]) -> dict[tuple[str, str], str]
     name = next((n for n in names if n in header), "")
     if header.count("id") != 1 or header.count(name) != 1:
         expected = " or ".join(f"id,{n}" for n in names)
-        shown = images.printable(",".join(first)[:80])
+        shown = printable(",".join(first)[:80])
         cut = next((mark for mark in ";\t|" if "id" in map(normal_form, ",".join(header).split(mark))), "")
         if cut and len(header) == 1:
             raise ValueError(f"{path}: the cells of its header {shown!r} are separated by {cut!r}, expected commas: {expected}")

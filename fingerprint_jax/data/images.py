@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fingerprint_jax.runtime.names import printable
+
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_PIXELS = 4096 * 4096
 NEAR = 0.98  # correlation of thumbnails above which two images count as near duplicates
@@ -132,11 +134,6 @@ def digest(pixels: np.ndarray) -> str:
 def described(id: str, label: int, group: str, digest: str) -> bytes:
     """What of a record the fingerprint of its split is made of."""
     return json.dumps([id, label, group, digest]).encode()
-
-
-def printable(text: str) -> str:
-    """One line, whatever the names in it."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Refused(Exception):

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fingerprint_jax.data import images, tasks
 from fingerprint_jax.data.folders import File, Folder, Rejected
+from fingerprint_jax.runtime.names import printable
 
 _OTHER_SIZE = re.compile(r"\d+x\d+ pixels, most have (\d+x\d+)(.*)")
 SHOWN = 20  # lines of a list that go to the terminal
@@ -114,7 +115,7 @@ def report_rejected(rejected: Rejected, file: TextIO) -> None:
     """Prints why files were rejected, a line a kind of reason."""
     lines = by_kind(rejected)
     for line in lines[:SHOWN]:
-        print(f"rejected: {images.printable(line)}", file=file)
+        print(f"rejected: {printable(line)}", file=file)
     if len(lines) > SHOWN:
         print(f"rejected: {len(lines) - SHOWN} more kinds of reasons", file=file)
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,15 +24,17 @@ from fingerprint_jax.data.folders import File, Rejected, attach, class_names, la
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
 from fingerprint_jax.runtime.files import opened, seal
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import progress
 
+_WORK = re.compile(r"\.pack-[a-z0-9_]{8}")  # as `mkdtemp` names it; nothing else is removed
 BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
 MAX_REJECTED = "The share of a folder's images that may be rejected; where it is more, nothing is packed."
 
 
 def warn(text: str) -> None:
     """One line on the terminal."""
-    print(f"warning: {images.printable(text)}", file=sys.stderr)
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def inspect(file: File, image_size: int, max_pixels: int, bits: int) -> str:
@@ -260,9 +263,11 @@ def _alone(target: Path) -> Generator[None]:
             held = False
         if not held:
             raise ValueError(f"another pack is writing {target}: wait for it, or give another --data_dir")
+        if os.fstat(file.fileno()).st_size:
+            raise ValueError(f"{path}: no lock of ours, it is not removed: move it away")
         try:
             for stale in target.parent.glob(".pack-*"):
-                if stale.is_symlink():
+                if stale.is_symlink() or not _WORK.fullmatch(stale.name):
                     continue
                 if (stale / "replaced").exists() and not target.exists():  # killed between its two renames
                     os.replace(stale / "replaced", target)
@@ -276,7 +281,7 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
     def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
-        return "'" * (value[:1] in tuple("=+-@")) + images.printable(value)  # no formulas for spreadsheets
+        return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

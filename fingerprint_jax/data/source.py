@@ -224,7 +224,7 @@ def _summary(path: Path, task: str) -> dict:
     shape = found["image_shape"]
     if len(shape) != 3 or any(type(n) is not int or not 0 < n <= 2**15 for n in shape) or shape[2] != 1:
         raise ValueError(f"summary.json: image_shape is {str(shape)[:80]}")
-    if not found["classes"] or not all(isinstance(name, str) for name in found["classes"]):
+    if not found["classes"] or not all(isinstance(name, str) and not folders.unfit(name) for name in found["classes"]):
         raise ValueError("summary.json: classes are no names")
     for name, split in found["splits"].items():
         kinds = {"count": int, "groups": int, "fingerprint": str, "classes": dict}

@@ -22,6 +22,7 @@ from fingerprint_jax.runtime import distributed, files, preemption
 
 log = logging.getLogger(__name__)
 
+_NUMBER = re.compile("[0-9]{1,18}")  # of a step; `isdigit` would take a superscript for one
 _UNCOMMITTED = r"[0-9]+\.orbax-checkpoint-tmp.*"  # what Orbax writes to before it renames it; nothing else is removed
 
 # Orbax looks for what it wrote by a pattern that begins with the whole path, and takes some beginnings for buckets in a cloud;
@@ -179,7 +180,7 @@ class Checkpoints:
         return sorted(str(path.relative_to(root)) for path in found if not files.litter(path.name))
 
     def _committed(self) -> set[int]:
-        return {int(path.name) for path in self._directory.glob("*") if path.name.isdigit()}
+        return {int(path.name) for path in self._directory.glob("*") if _NUMBER.fullmatch(path.name)}
 
     def manifests(self) -> dict[int, dict[str, Any]]:
         """Checkpoints by step, oldest first; a manifest that is damaged itself has no `files`."""
@@ -217,7 +218,7 @@ class Checkpoints:
     def _resolve(self, which: str) -> int:
         manifests = self.manifests()
         if which not in ("best", "latest"):
-            if not which.isdigit() or int(which) not in manifests:
+            if not _NUMBER.fullmatch(which) or int(which) not in manifests:
                 raise ValueError(f"step={which!r}: {self._workdir} has checkpoints {list(manifests)}; or use best, latest")
             if damage := self.damage(int(which)):
                 raise ValueError(f"step={which}: {damage}; use another of {list(manifests)}")
@@ -319,7 +320,7 @@ class Checkpoints:
     def _end_removals(self) -> None:
         for mark in self._digests.glob("*.removed"):
             folder = self._directory / mark.stem
-            if mark.stem.isdigit() and not self._path(int(mark.stem)).exists():
+            if _NUMBER.fullmatch(mark.stem) and not self._path(int(mark.stem)).exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 if not folder.exists():
                     mark.unlink(missing_ok=True)
@@ -384,4 +385,4 @@ def _inside(name: str) -> bool:
 
 def steps(workdir: Path) -> list[int]:
     """The steps of a workdir that have a manifest, ascending."""
-    return sorted(int(path.stem) for path in (workdir / "digests").glob("*.json") if re.fullmatch("[0-9]{1,18}", path.stem))
+    return sorted(int(path.stem) for path in (workdir / "digests").glob("*.json") if _NUMBER.fullmatch(path.stem))

@@ -16,7 +16,7 @@ RANGES = {
     "(-inf, inf)": "decision.params.k decision.params.value decision.params.confidence",
     "[-1, inf)": "data.fold",
     "[0, inf)": """
-        num_steps data.folds data.max_damaged data.workers
+        num_steps data.max_damaged data.workers
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
         backbone.project
         objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden
@@ -31,9 +31,11 @@ RANGES = {
         objective.draws objective.features objective.gate objective.heads objective.k objective.layers objective.num_pairs
         objective.projection objective.queue objective.size objective.width objective.widths
         optimizer.drops optimizer.accumulate
-        ensemble.seeds clusters
+        clusters
         features.levels features.points estimator.trees estimator.textures estimator.selected estimator.min_samples estimator.k
         estimator.components estimator.stride""",
+    "[0, 1000]": "data.folds",  # children, whose configs are made before anything is known of them
+    "[1, 1000]": "ensemble.seeds",
     "[2, inf)": "objective.num_patches estimator.patch",
     "(0, inf)": "objective.scored objective.sigmas features.steps features.radius estimator.C",
     "[1e-06, inf)": "objective.temperature objective.deviation",  # what is divided by them must stay finite in float32
@@ -61,6 +63,8 @@ def check(config: Config) -> None:
     Of a field that is not in the table, an option of somebody's own, any finite number is in range.
     """
     for name, field, value in fields(config):
+        if isinstance(value, ConfigDict):
+            raise ValueError(f"{name} is a section: a number is wanted, {words(interval_of(field))}")
         interval = interval_of(field) or "(-inf, inf)"
         if interval_of(field) and not _numeric(field, value):
             raise ValueError(f"{name}={value!r}: a number is wanted, {words(interval)}")
@@ -72,9 +76,12 @@ def check(config: Config) -> None:
 
 
 def fields(config: Config, prefix: str = "", inside: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Every field of a config and of those inside it: its name from outside, its name in the config that has it, its value."""
+    """Every field of a config and of those inside it: its name from outside, its name in the config that has it, its value.
+
+    A section is none, unless it stands where a number does.
+    """
     for key, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict) and not interval_of(inside + key):
             whole = key in ("member", "pairs", "pretrain") or inside == "ensemble.variants."
             yield from fields(value, f"{prefix}{key}.", "" if whole else f"{inside}{key}.")
         else:

@@ -30,6 +30,9 @@ _ANEW = "train this run anew in another folder"
 _BEGUN = re.compile(
     r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
 )
+# What a start writes before there is anything to go on with. Whatever else lies there came from somebody else meanwhile.
+_STARTED = ("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "tensorboard", "checkpoints", "digests")
+_STARTED += ("damaged", "outputs", "features", "predictions", "labels", "children", "profile")
 
 
 def _no_fields(method: str) -> dict[str, Any]:
@@ -167,9 +170,11 @@ class Run(View):
     def refuse_links(self) -> None:
         """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through.
 
-        So it is in the folder of the run that this one is a child of, which keeps what all children look at.
+        So it is in every folder from that of the outermost run, which keeps what all children look at, down to this one.
         """
-        files.refuse_links(self.outermost)
+        above = [path for path in self.workdir.parents if path.is_relative_to(self.outermost)]
+        for folder in above[::-1]:
+            files.refuse_links(folder)
         refuse_links(self.workdir)
 
     def refuse_foreign(self) -> None:
@@ -192,12 +197,10 @@ class Run(View):
         """Takes back what a first start has written, and the folder that it `made`, unless there is something to go on with."""
         if any(path for pattern in ("digests/*.json", "done") for path in self.workdir.rglob(pattern)):
             return
-        for path in self.workdir.iterdir():  # nothing else of somebody else's was there, see `refuse_foreign`
-            if files.litter(path.name):
-                continue
+        for path in (self.workdir / name for name in _STARTED):  # none of them was there before, see `refuse_foreign`
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name in ("lock", "provenance.json") or not _BEGUN.fullmatch(path.name):
+            else:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # where a log lies there
             if made:

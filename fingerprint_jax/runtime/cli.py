@@ -19,7 +19,7 @@ import jax
 from absl import app, flags
 from ml_collections.config_dict import config_dict
 
-from fingerprint_jax.runtime import distributed, environment
+from fingerprint_jax.runtime import distributed, environment, names
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, Preempted
 
 log = logging.getLogger(__name__)
@@ -121,11 +121,12 @@ def run(
 
 @contextlib.contextmanager
 def _fields_of_runs() -> Generator[None]:
-    """A field that the config of the run of --workdir lacks is a ValueError; it says who asked, as the fault may be in the code.
+    """A field that the config of a run of --workdir or --sweep lacks is a ValueError; it says who asked: the code may be at fault.
 
     Not where the binary takes a --config: then that may lack the field, and the traceback stays.
     """
-    workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS and "config" not in flags.FLAGS else None
+    places = {"workdir": "config.json", "sweep": "*/config.json"} if "config" not in flags.FLAGS else {}
+    given = {str(flags.FLAGS[name].value or ""): place for name, place in places.items() if name in flags.FLAGS}
     try:
         yield
     except RecursionError as error:
@@ -133,12 +134,13 @@ def _fields_of_runs() -> Generator[None]:
     except (AttributeError, KeyError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         asked = [frame for frame in frames if frame.filename != config_dict.__file__][-1]
-        if asked is frames[-1] or not workdir or not (Path(workdir) / "config.json").exists():
+        runs = [folder for folder, place in given.items() if folder and any(Path(folder).glob(place))]
+        if asked is frames[-1] or not runs:
             raise
         name = str(error.args[0]).splitlines()[0].strip(QUOTES)
         place = f"{Path(asked.filename).name}, line {asked.lineno}"
         raise ValueError(
-            f"{workdir}: its config, or that of a run it uses, has no field {name} ({place}):"
+            f"{runs[0]}: its config, or that of a run it uses, has no field {name} ({place}):"
             " a run of an older version; train it anew, or write the field into config.json as a new run has it"
         ) from error
 
@@ -148,7 +150,7 @@ def _line(error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:  # a write does not say where
         line += "".join(f"; {place} is full" for place in _full())
-    return line
+    return names.printable(line)  # a name of a stranger may hold what a terminal obeys
 
 
 def _full() -> list[Path]:

@@ -30,8 +30,13 @@ def litter(name: str) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Generator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    Raises ValueError for a device, such as /dev/stdout: root would have a file in its place.
+    """
     path = Path(path)
+    if path.absolute().parent == Path("/dev") or path.is_char_device() or path.is_block_device():
+        raise ValueError(f"{path}: a device, name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)  # a link of that name is not written through

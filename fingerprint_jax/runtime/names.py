@@ -1,7 +1,12 @@
-"""Names that a user gives: what is none of the known ones is one line with the nearest of them."""
+"""Names that a user, or a stranger, gives: what is none of the known ones is one line with the nearest of them."""
 
 import difflib
 from collections.abc import Iterable
+
+
+def printable(text: str) -> str:
+    """One line that a terminal takes for text, whatever the names in it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def check(field: str, name: object, known: Iterable[str]) -> None:

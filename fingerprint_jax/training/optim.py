@@ -32,7 +32,8 @@ def factors(config: Config, paths: Iterable[str]) -> dict[str, float]:
     Raises ValueError for a pattern that is found in no path, or where every parameter is frozen.
     """
     paths = sorted(paths)
-    if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in config.rates):
+    pairs = config.rates if isinstance(config.rates, (tuple, list)) else [config.rates]
+    if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str) for pair in pairs):
         raise ValueError(f"optimizer.rates={config.rates!r} must be pairs, for example (('^backbone/', 0.1),)")
     for pattern, _ in config.rates:
         try:

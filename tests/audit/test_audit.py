@@ -18,7 +18,8 @@ from fingerprint_jax.audit import network, panel, stages, verdict
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.runtime import files
-from tests.conftest import ROOT
+from fingerprint_jax.runtime.preemption import Preempted
+from tests.conftest import ROOT, load_config
 from tests.foreign import tree
 
 SIZES = {"size": 32, "real": 60, "generated": 80, "unknown": 6, "reference": 100, "slices": 1}
@@ -455,6 +456,20 @@ def test_the_scores_of_a_network_know_neither_names_nor_order(leaking, joined, t
     given = shuffled(leaking[0], tmp_path / "images")
     other = audit(given, tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
     assert [line["auc"] for line in other["panel"]["methods"]] == [line["auc"] for line in joined[1]["panel"]["methods"]]
+
+
+def test_images_of_a_network_that_are_not_those_of_the_audit_are_refused(tmp_path, monkeypatch):
+    def stopped(run):
+        raise Preempted("as by a signal")
+
+    monkeypatch.setattr(network.methods, "fit", stopped)
+    real, generated, reference, other = np.random.default_rng(0).integers(0, 256, (4, 6, 16, 16), np.uint8)
+    config = load_config("configs/subtask1/likelihood_ratio.py")
+    for _ in range(2):  # what was packed is taken as it is
+        with pytest.raises(Preempted):
+            network.scores(tmp_path / "panel", config, real, generated, reference, 0)
+    with pytest.raises(ValueError, match="panel: the packed images of reference are not those of this audit"):
+        network.scores(tmp_path / "panel", config, real, generated, other, 0)
 
 
 def test_a_config_that_reads_labels_joins_no_panel(leaking, tmp_path):

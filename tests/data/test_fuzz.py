@@ -20,6 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from fingerprint_jax.data import builder, folders, images, packing, tables
 from fingerprint_jax.data.source import Source
+from fingerprint_jax.runtime.names import printable
 from tests.conftest import FULL_FAULTS
 from tests.data.test_images import chunk, encode
 
@@ -361,7 +362,7 @@ def test_a_pack_is_whole_or_not_there(extra, image_size, groups):
             }
             summary = packing.pack("images", data, root, **arguments)
         except ValueError as error:
-            one_line(images.printable(str(error)))
+            one_line(printable(str(error)))
             assert not data.exists()
             return
         made = builder.dataset_dir(data, "images")

@@ -139,7 +139,9 @@ def test_every_system_is_a_row_of_the_ablation_of_them_all(monkeypatch):
 
 
 def test_a_sweep_that_never_comes_or_is_nested_without_end_is_one_line(tmp_path):
-    for text in ('{"data_dir": 3, "rows": []}', "[" * 100_000):
+    row = {"config": "c.py", "overrides": {"seed": [1]}}
+    row["name"] = sweep.name("c.py", row["overrides"])
+    for text in ('{"data_dir": 3, "rows": []}', "[" * 100_000, json.dumps({"data_dir": "", "rows": [row]})):
         (tmp_path / "sweep.json").write_text(text)
         with pytest.raises(ValueError, match="sweep.json: not a sweep"):
             sweep.read(tmp_path)

@@ -362,6 +362,7 @@ def test_the_rows_of_subtask_1_resolve_and_see_the_same_images():
 
 
 def test_what_lies_beside_the_runs_and_is_none_is_named(tmp_path):
-    (tmp_path / "choice.json").write_text("{")
-    with pytest.raises(ValueError, match="choice.json cannot be used"):
-        systems.read(tmp_path / "choice.json")
+    for name, text in (("choice.json", "{"), ("choice.json", "{}"), ("cost.json", '{"processor_s": "x"}'), ("failed.json", "{}")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} cannot be used"):
+            systems.read(tmp_path / name)

@@ -120,7 +120,8 @@ def test_no_field_takes_what_is_not_finite(field):
         ("features.radius", (0.0,), "use more than 0", (1.0,)),
         ("features.steps", ((2.0, 0.0),), "use more than 0, each", ((2.0,),)),
         ("ensemble.admit", (1.5,), "use 0 to 1", (0.98,)),
-        ("ensemble.seeds", (0,), "use 1 or more", (3,)),
+        ("ensemble.seeds", (0, 10**9), "use 1 to 1000", (3,)),
+        ("data.folds", (-1, 10**9), "use 0 to 1000", (0, 5)),
         ("pseudo.rounds", (-1,), "use 0 or more", (0,)),
         ("pseudo.least", (-0.1, 1.1), "use 0 to 1", (0.9,)),
         ("candidates", (-1,), "use 0 or more", (0,)),
@@ -173,9 +174,17 @@ def test_a_config_on_disk_is_named_by_its_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("num_steps", "x"), ("views.shift", None), ("data.valid", ("a",)), ("objective.hidden", [[1]])]
+    ("field", "value"),
+    [
+        ("num_steps", "x"),
+        ("views.shift", None),
+        ("data.valid", ("a",)),
+        ("objective.hidden", [[1]]),
+        ("objective.contrast", {}),
+        ("views.shift", {"a": 1}),
+    ],
 )
 def test_what_is_no_number_is_one_line(field, value):
-    with pytest.raises(ValueError, match=f"^{field}=.*: a number is wanted"):
+    with pytest.raises(ValueError, match=f"^{field}( is a section|=.*): a number is wanted"):
         ranges.check(_config(field, value))
     ranges.check(_config("estimator.k", None))

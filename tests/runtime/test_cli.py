@@ -18,6 +18,7 @@ from fingerprint_jax import evaluate, main
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli
+from launch import collect
 from tests.conftest import ROOT, fit
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -71,6 +72,13 @@ def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, d
         for fault in (lambda: {}["nofield"], lambda: values.nofield):
             with pytest.raises((AttributeError, KeyError), match="nofield"), cli._fields_of_runs():
                 fault()
+        listed = flags.FlagValues()
+        collect.define_flags(listed)
+        listed(["collect", f"--sweep={tmp_path}"])
+        with mock.patch.object(flags, "FLAGS", listed):  # a folder of runs
+            with pytest.raises(ValueError, match=rf"^{tmp_path}: its config, or that of a run it uses, has no field {field} "):
+                with cli._fields_of_runs():
+                    _ = Run.load(tmp_path / "run").config[section][field]
         given = flags.FlagValues()
         main.define_flags(given)
         given(["main", f"--workdir={tmp_path / 'run'}", f"--config={ROOT / 'configs/quickstart.py'}"])
@@ -80,6 +88,10 @@ def test_a_run_from_before_a_field_is_one_line_and_other_faults_are_not(field, d
         path.unlink()  # then it is no matter of a run
         with pytest.raises(AttributeError, match="nofield"), cli._fields_of_runs():
             _ = ConfigDict().nofield
+
+
+def test_what_a_terminal_obeys_is_printed_as_text():
+    assert cli._line(ValueError("more\nfield \x1b]0;x\x07\x1b[2J=nan")) == r"field \x1b]0;x\x07\x1b[2J=nan"
 
 
 def test_a_run_that_names_itself_is_one_line(data_dir, tmp_path):

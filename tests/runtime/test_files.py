@@ -114,3 +114,10 @@ def test_json_of_ours_is_read(tmp_path):
     (tmp_path / "j").write_text('1\n{"x\n')
     with pytest.raises(ValueError, match="j, line 2: no JSON; remove the line"):
         files.read_journal(tmp_path / "j")
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/stdout", "/dev/a_name_that_is_not_there"])
+def test_no_file_takes_the_place_of_a_device(path, monkeypatch):
+    monkeypatch.setattr(files.os, "replace", lambda *_: pytest.fail("the machine would have lost a device"))
+    with pytest.raises(ValueError, match=f"^{path}: a device, name a file$"), files.replacing(path):
+        pytest.fail("nothing is written there")

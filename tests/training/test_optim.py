@@ -49,6 +49,8 @@ def test_factors_are_those_of_the_first_pattern_found(rates, expected):
         (((".", 0),), "freezes every parameter"),
         ((("(", 0),), "optimizer.rates: '\\(' is no regular expression"),
         (("head", 0), "optimizer.rates=.* pairs"),
+        (0.5, "optimizer.rates=0.5 must be pairs"),
+        (((0, 1),), "optimizer.rates=.* pairs"),
     ],
 )
 def test_rates_that_cannot_be_meant_are_refused(rates, message):
