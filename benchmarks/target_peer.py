@@ -5,7 +5,8 @@
 Network, batch, dtype, optimizer (Adam), loss and compiler are the same. Ours is the step of the training loop as it is, from raw
 uint8 with its metrics and its checks; the peer's (benchmarks/flax_peer.py) is the step of Flax's ImageNet example, whose images are
 of the dtype of the arithmetic already. Each program is compiled in a process of its own. Results go to
-benchmarks/results/targets/peer.json at once, and from there into docs/performance.md; the same command goes on where it was stopped.
+benchmarks/results/targets/peer.json at once, and from there into docs/performance.md. The same command goes on where it
+was stopped.
 """
 
 import fnmatch
@@ -151,7 +152,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("rows", [], "Compile these, patterns such as resnet50/*; default: what is open.", flag_values=values)
     flags.DEFINE_integer("batch", 128, "Images a step.", lower_bound=1, flag_values=values)
     flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of the arithmetic.", flag_values=values)
-    flags.DEFINE_string("one", "", "SIDE,NETWORK,BATCH,DTYPE,TARGET: compiles this alone, and prints its figures.", flag_values=values)
+    flags.DEFINE_string("one", "", "SIDE,NETWORK,BATCH,DTYPE,TARGET: compiles this alone.", flag_values=values)
     flags.DEFINE_string("text", "", "With --one: a file for the text of the program.", flag_values=values)
 
 

@@ -170,7 +170,11 @@ def dry_run(network: Network, target: targets.Target, data: Data) -> dict[str, A
         file.write_text(f"{module}def get_config():\n    return targets.at(config.get_config(), {network.path!r})\n")
         streams = shared(network.config.data.streams.to_dict(), target.count)
         overrides = {f"data.streams.{name}": count for name, count in streams.items()}
-        overrides |= {"backbone.dtype": network.dtype, "backbone.weights": "", "data_dir": data.of(network.config.task, network.pixels)}
+        overrides |= {
+            "backbone.dtype": network.dtype,
+            "backbone.weights": "",
+            "data_dir": data.of(network.config.task, network.pixels),
+        }
         if "pretrain" in network.config:
             overrides["pretrain.num_steps"] = 0
         command = [sys.executable, "-m", "fingerprint_jax.main", f"--config={file}", f"--workdir={folder}/run", "--dry_run"]
@@ -222,7 +226,8 @@ def row(name: str, about: dict[str, Any], found: dict[str, Any]) -> str:
     if "failed" in found:
         return f"{first} | {found['failed'].replace('|', '/')} |  |  |  |  |  |"
     figures = found["figures"]
-    memory = "; ".join(dict.fromkeys(_memory(figures, each) for each in ("step", "prediction") if "NOT" in figures[f"{each}: memory"]))
+    refused = [each for each in ("step", "prediction") if "NOT" in figures[f"{each}: memory"]]
+    memory = "; ".join(_memory(figures, each) for each in refused)
     least = found["least"] if "least" in found else None
     memory = memory or _memory(figures, "step")
     if least:
@@ -235,7 +240,8 @@ def row(name: str, about: dict[str, Any], found: dict[str, Any]) -> str:
     floor = figures["step: floor"]
     whole, by, flops = re.findall(r"^([\d.e+-]+ ms), by (\w+) \(FLOPs ([\d.e+-]+ ms)", floor)[0]
     adds = re.findall(r"exchanges add ([\d.e+-]+ ms)", floor)
-    exchanges, seconds = figures["step: exchanges"], figures["step: compiled in"].removesuffix(" of processors)").replace(" (", ", ")
+    exchanges = figures["step: exchanges"]
+    seconds = figures["step: compiled in"].removesuffix(" of processors)").replace(" (", ", ")
     return f"{first} | {memory} | {whole}, by {by} | {flops} | {exchanges} | {adds[0] if adds else ''} | {seconds} |"
 
 
@@ -256,8 +262,11 @@ def tables(results: dict[str, Any]) -> str:
         each = next(about["targets"][target] for about in results["rows"].values() if target in about["targets"])
         parts.append(f"`{target}`" + (f": {each['figures']['target']}" if "figures" in each else "") + "\n")
         parts.append("\n".join([HEADER, *rows]) + "\n")
-    same = [f"`{name}`: {', '.join(f'`{other}`' for other in about['others'])}" for name, about in results["rows"].items() if about["others"]]
-    return "\n".join([*parts, f"Configs that train one of these networks too: {'; '.join(same)}.\n"])
+    others = {name: ", ".join(f"`{other}`" for other in about["others"]) for name, about in results["rows"].items()}
+    same = [f"`{name}`: {configs}" for name, configs in others.items() if configs]
+    if same:
+        parts.append(f"Configs that train one of these networks too: {'; '.join(same)}.\n")
+    return "\n".join(parts)
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -146,9 +146,7 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(features, momentum=0.9, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
         self.frozen, self.groups = False, 1
 
-    def __call__(
-        self, x: jax.Array, *, train: bool, act: Callable[[jax.Array], jax.Array] | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, act: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
         """Same shape; `train` takes the batch's statistics and moves the running ones, else the running ones are used.
 
         Args:
@@ -250,7 +248,9 @@ def _keeps_arrays(function: Callable[..., jax.Array], *arrays: jax.Array) -> tup
     return function(*arrays), arrays
 
 
-def _computes_again(function: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, ...]:
+def _computes_again(
+    function: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, ...]:
     # The barrier keeps XLA from finding that the forward pass has computed the same.
     return jax.vjp(function, *jax.lax.optimization_barrier(arrays))[1](gradient)
 

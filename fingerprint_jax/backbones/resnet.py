@@ -30,8 +30,8 @@ TIMM = [
 def max_pool3(x: jax.Array) -> jax.Array:
     """3x3 max-pool with stride 2, padded by 1: [N,H,W,C] -> [N,ceil(H/2),ceil(W/2),C].
 
-    On a TPU as XLA's window reduction, whose gradient goes to the first of equal maxima. Elsewhere as maxima of shifted arrays, which
-    share it: there the gradient of the window reduction takes twice the time on CPU, and `xla_gpu_deterministic_ops` refuses it.
+    On a TPU as XLA's window reduction, whose gradient goes to the first of equal maxima. Elsewhere as maxima of shifted arrays,
+    which share it: the gradient of the window reduction takes twice the time on CPU, and `xla_gpu_deterministic_ops` refuses it.
     """
     return jax.lax.platform_dependent(x, tpu=_window_maxima, default=_shifted_maxima)
 

@@ -20,8 +20,8 @@ from fingerprint_jax.backbones.layers import (
     drop_path,
     dropout,
     instance_norm,
-    record,
     recomputed,
+    record,
     stopped,
 )
 

@@ -52,7 +52,8 @@ def test_the_images_of_a_step_are_shared(streams, devices, expected):
 
 def test_a_row_says_what_a_dry_run_prints():
     assert targets.row("x", ABOUT, {"streams": {"a": 8, "b": 4}, "figures": FIGURES}) == (
-        "| `x` | resnet50 | 224, bfloat16, 8+4 | 1.00 GiB | 2.5 ms, by bytes | 0.5 ms | 2 all-reduce (8.0 MiB) | 0.1 ms | 3.0 s, 4.0 s |"
+        "| `x` | resnet50 | 224, bfloat16, 8+4 | 1.00 GiB | 2.5 ms, by bytes | 0.5 ms | 2 all-reduce (8.0 MiB) |"
+        " 0.1 ms | 3.0 s, 4.0 s |"
     )
     assert "| XLA gave up |" in targets.row("x", ABOUT, {"streams": {"a": 8}, "failed": "XLA gave up"})
 

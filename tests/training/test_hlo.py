@@ -156,6 +156,6 @@ def test_of_an_array_that_is_fetched_in_slices_each_is_read_once():
         f"  %end.{i} = bf16[1,16,128]{{2,1,0:T(8,128)(2,1)S(1)}} slice-done(%begin.{i})"
         for i in range(4)
     )
-    text = f"ENTRY %main (x: bf16[4,16,128]) -> bf16[1,16,128] {{\n  %x = bf16[4,16,128]{{2,1,0:T(8,128)(2,1)}} parameter(0)\n{slices}\n}}\n"
-    program = hlo.read(text)
+    whole = "  %x = bf16[4,16,128]{2,1,0:T(8,128)(2,1)} parameter(0)"
+    program = hlo.read(f"ENTRY %main (x: bf16[4,16,128]) -> bf16[1,16,128] {{\n{whole}\n{slices}\n}}\n")
     assert program.bytes == 4 * 16 * 128 * 2 and program.kernels == {"copies": 4}
