@@ -99,9 +99,9 @@ def trained(config: Config) -> Iterator[tuple[tuple[str, ...], Config]]:
     if config.method == "gradient" and config.num_steps:
         yield (), config
     variants = config.ensemble.variants if "ensemble" in config else {}
-    for name, fields in variants.items():
+    for name in variants:
         inside = ("ensemble", "variants", name)
-        yield from (((*inside, *path), found) for path, found in trained(at(config, inside)) if "method" in fields or not path)
+        yield from (((*inside, *path), found) for path, found in trained(at(config, inside)))
     for name in ("member", "pretrain", "pairs"):
         if name in config and not (name == "member" and variants):
             yield from (((name, *path), found) for path, found in trained(config[name]))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fingerprint_jax.backbones import conv_ops
 from fingerprint_jax.backbones.layers import Conv, drop_path, dropout, recomputed
 
 VARIANTS = {
@@ -54,10 +55,7 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class PatchEmbed(nnx.Module):
-    """Every patch through one dense layer, as a convolution whose stride is its size: [N,H,W,C] -> [N,h*w,D].
-
-    As a matrix product: patches that do not overlap are a change of shape, on every kind of device.
-    """
+    """Every patch through one dense layer, as a convolution whose stride is its size: [N,H,W,C] -> [N,h*w,D]."""
 
     def __init__(self, channels: int, width: int, patch: int, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         shape = (patch, patch, channels, width)
@@ -67,12 +65,10 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The patches row by row; the bottom and right are filled with zeros to whole patches."""
-        n, height, width, channels = x.shape
-        p = self.patch
+        (n, height, width, _), p = x.shape, self.patch
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, -height % p), (0, -width % p), (0, 0)))
-        x = x.reshape(n, -(-height // p), p, -(-width // p), p, channels).swapaxes(2, 3).reshape(n, -1, p * p * channels)
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return x @ kernel.reshape(p * p * channels, -1) + bias[None, None]
+        return conv_ops.patches(x, kernel).reshape(n, -1, len(bias)) + bias[None, None]
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

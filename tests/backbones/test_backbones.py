@@ -11,7 +11,7 @@ import scipy.ndimage
 from flax import nnx
 
 from fingerprint_jax import backbones
-from fingerprint_jax.backbones import vit
+from fingerprint_jax.backbones import resnet, vit
 from fingerprint_jax.backbones.layers import (
     BatchNorm,
     Conv,
@@ -394,7 +394,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from fingerprint_jax import backbones
-from fingerprint_jax.backbones import vit
+from fingerprint_jax.backbones import resnet, vit
 from fingerprint_jax.objectives.parts import losses
 from fingerprint_jax.runtime import sharding
 from tests.backbones.test_backbones import parts
@@ -488,3 +488,10 @@ def test_what_is_computed_again_has_the_same_gradient(dtype):
 
     for again, once in zip(gradients(functools.partial(recomputed, act)), gradients(act), strict=True):
         np.testing.assert_allclose(again.astype(jnp.float32), once.astype(jnp.float32), atol=0 if dtype == "float32" else 0.03)
+
+
+def test_both_ways_to_pool_agree():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    (here, pull), (there, pull_there) = (jax.vjp(way, x) for way in (resnet.max_pool3, resnet._window_maxima))
+    np.testing.assert_array_equal(here, there)
+    np.testing.assert_allclose(pull(jnp.cos(here))[0], pull_there(jnp.cos(here))[0], atol=1e-6)
