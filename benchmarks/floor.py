@@ -28,7 +28,8 @@ def row(name: str, batch: int, size: int, dtype: str, repeats: int) -> str:
     count = rounds(lambda n: n * step.seconds(n), 1.0)
     measured = statistics.median(step.seconds(count) for _ in range(repeats))
     program = hlo.read(step.step.as_text())
-    computing, moving = step.flops / targets.peak(kind, dtype), program.bytes / device.bandwidth  # pyright: ignore[reportOptionalOperand]
+    top = device.bfloat16 if dtype == "bfloat16" else device.float32
+    computing, moving = step.flops / top, program.bytes / device.bandwidth
     floor = max(computing, moving)
     text = f"{1e3 * floor:.3g} ms, by {'bytes' if moving > computing else 'FLOPs'} | {1e3 * computing:.3g} ms"
     return f"| `{name}` | {batch} of {size} px, {dtype} | {1e3 * measured:.3g} ms | {text} | {measured / floor:.2f} |"

@@ -117,7 +117,7 @@ def key(name: str, target: str, batch: int, dtype: str) -> str:
 def in_child(side: str, name: str, batch: int, dtype: str, target: targets.Target) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.target_peer", f"--one={side},{name},{batch},{dtype},{target}"]
-    done = subprocess.run(command, cwd=rows.ROOT, env=targets.environment(target), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=rows.ROOT, env=targets.child_environment(target), capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{side} {name} for {target}: {(done.stderr.strip().splitlines() or ['it ended'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])

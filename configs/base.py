@@ -87,6 +87,7 @@ def gradient(task: str) -> Config:
     c.optimizer.weight_decay = 0.0  # decoupled (AdamW), on kernels only
     c.optimizer.clip_norm = 0.0  # clip gradients to this global norm (0: off)
     c.optimizer.accumulate = 1  # parts of a batch, one after the other in memory; in-batch losses and BatchNorm see a part
+    c.optimizer.shard_state = False  # each device holds and updates a part of the optimizer's state: less memory, the same results
     c.optimizer.rates = ()  # ((pattern, factor), ...): the first found in a parameter's path scales its rate; 0 freezes it
     c.optimizer.ema_decay = 0.0  # predict with averaged weights and BatchNorm statistics, for example 0.999 (0: off)
     return c

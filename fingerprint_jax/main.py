@@ -50,6 +50,7 @@ def main(values: flags.FlagValues) -> None:
     log.info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
     say = distributed.by_first(print)
     if values.dry_run:
+        methods.check_decision(run)
         for what, figure in methods.describe(run, target):
             say(f"{what:24}{figure}")
         return

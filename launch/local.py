@@ -6,6 +6,7 @@ python -m launch.local --sweep=sweeps/lr --split=heldout --jobs=2
 """
 
 import concurrent.futures
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -65,7 +66,7 @@ class Launcher:
 
         def commands() -> Iterator[list[str]]:  # the second stands on what the first has written
             yield ["fingerprint_jax.main", *row.flags, *data, *where]
-            yield ["fingerprint_jax.evaluate", *where, f"--split={self.split}", *own_code(workdir)]
+            yield ["fingerprint_jax.evaluate", *where, f"--split={self.split}", *own_code([workdir])]
 
         for command in commands():
             if self.stopping.is_set():
@@ -112,13 +113,19 @@ class Launcher:
             return status
 
 
-def own_code(workdir: Path) -> list[str]:
-    """The flag for packages that the config of a run names, which is that of the row: `main` has just compared them."""
-    try:
-        named = plugins.packages(ConfigDict(files.read_json(workdir / "config.json", {}, "")))
-    except (OSError, ValueError):  # `evaluate` says it
-        return []
+def own_code(workdirs: Iterable[Path]) -> list[str]:
+    """The flag for packages that the configs of runs name, which are those of their rows: `main` has just compared them."""
+    named: set[str] = set()
+    for workdir in workdirs:
+        with contextlib.suppress(OSError, ValueError):  # `evaluate` says it
+            named |= plugins.packages(ConfigDict(files.read_json(workdir / "config.json", {}, "")))
     return [f"--plugins={','.join(sorted(named))}"] * bool(named)
+
+
+def collected_by(output: str, split: str) -> str:
+    """The command that makes the table of a sweep."""
+    code = own_code(Path(output) / row.name for row in sweep.read(output)[1])
+    return shlex.join(["python", "-m", "launch.collect", f"--sweep={output}", f"--split={split}", *code])
 
 
 def ended_by(status: int) -> str:
@@ -191,7 +198,7 @@ def main(values: flags.FlagValues) -> None:
     failed = [name for name, state in states.items() if state == "failed"]
     if failed:
         raise ValueError(f"{len(failed)} of {len(states)} rows failed: {', '.join(failed)}; each has a log.txt, and is tried again")
-    print(f"{len(states)} rows are finished: python -m launch.collect --sweep={values.sweep} --split={values.split}")
+    print(f"{len(states)} rows are finished: {collected_by(values.sweep, values.split)}")
 
 
 def command() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax.runtime import cli, files, paths, preemption
+from fingerprint_jax.runtime import cli, files, names, paths, preemption, targets
 from fingerprint_jax.runtime.preemption import Preempted
 from launch import local, sweep
 
@@ -98,12 +98,25 @@ def options(values: flags.FlagValues) -> list[str]:
         if getattr(values, flag) < least:
             raise ValueError(f"--{flag}={getattr(values, flag)}: at least {least} is needed")
     out = ["--requeue", "--open-mode=append", f"--signal=B:USR1@{values.grace}"]
-    out += [f"--nodes={values.nodes}", f"--ntasks-per-node={values.tasks_per_node}"]
-    given = {"partition": values.partition, "account": values.account, "time": values.time, "gpus-per-node": values.gpus}
+    nodes, gpus = shape(values)
+    out += [f"--nodes={nodes}", f"--ntasks-per-node={values.tasks_per_node}"]
+    given = {"partition": values.partition, "account": values.account, "time": values.time, "gpus-per-node": gpus}
     out += [f"--{option}={value}" for option, value in given.items() if value]
     if wrong := [each for each in values.sbatch if not re.match("--[a-z]", each)]:
         raise ValueError(f"--sbatch={wrong[0]}: expected one long option, such as --sbatch=--mem=16G")
     return out + values.sbatch
+
+
+def shape(values: flags.FlagValues) -> tuple[int, str]:
+    """Nodes of a row and GPUs of each; raises ValueError for devices that are none of Slurm's, or given in two ways."""
+    text = values.accelerator
+    if not text:
+        return values.nodes, values.gpus
+    if values["nodes"].present or values.gpus:
+        raise ValueError(f"--accelerator={text} gives nodes and GPUs: leave out --nodes and --gpus")
+    names.check("--accelerator", text.partition(":")[0], [device.name for device in targets.DEVICES if device.gpu])
+    target = targets.parse(text, "--accelerator")
+    return target.hosts, f"{target.device.name}:{target.count // target.hosts}"
 
 
 def _wait(output: Path, seconds: float) -> None:
@@ -129,6 +142,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("account", "", "Whom the jobs are charged to.", flag_values=values)
     flags.DEFINE_string("time", "", "Limit of one task, in sbatch's way; a row that needs longer is requeued.", flag_values=values)
     flags.DEFINE_integer("grace", 120, "Seconds before that limit at which a row is told to save.", flag_values=values)
+    flags.DEFINE_string("accelerator", "", "GPUs of a row, such as h100:16: its nodes, and the GPUs of each.", flag_values=values)
     flags.DEFINE_string("gpus", "", "GPUs of each node, such as 4 or a100:4.", flag_values=values)
     flags.DEFINE_integer("nodes", 1, "Nodes of a row.", flag_values=values)
     flags.DEFINE_integer("tasks_per_node", 1, "Processes of a row on each node.", flag_values=values)
@@ -167,7 +181,7 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError(f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}; each has a log.txt, and is tried again")
     if missing := [row.name for row in rows if not local.finished(output / row.name, values.split)]:
         raise Preempted(f"{len(missing)} of {len(rows)} rows are not finished: {', '.join(missing)}; the same command goes on")
-    print(f"{len(rows)} rows are finished: python -m launch.collect --sweep={values.sweep} --split={values.split}")
+    print(f"{len(rows)} rows are finished: {local.collected_by(values.sweep, values.split)}")
 
 
 def command() -> None:

@@ -33,6 +33,7 @@ from ml_collections import ConfigDict  # noqa: E402
 from fingerprint_jax import methods  # noqa: E402
 from fingerprint_jax.data import loader, packing, phantom  # noqa: E402
 from fingerprint_jax.data.source import open_source  # noqa: E402
+from fingerprint_jax.estimators import local_match  # noqa: E402
 from fingerprint_jax.evaluation import score  # noqa: E402
 from fingerprint_jax.runs.run import Run  # noqa: E402
 from fingerprint_jax.runtime import preemption  # noqa: E402
@@ -43,6 +44,12 @@ environment.settle()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # reader processes need parsed flags
+
+# These compute for longer than they compile.
+_OPTIMISED = {"xla_backend_optimization_level": 2}
+for _name, _static in (("_nearest", (3, 4, 5)), ("_pairs", (2, 3, 4))):
+    _function = getattr(local_match, _name).__wrapped__
+    setattr(local_match, _name, jax.jit(_function, static_argnums=_static, compiler_options=_OPTIMISED))
 
 FULL_FAULTS = os.environ.get("FINGERPRINT_FAULTS") == "full"
 ROOT = pathlib.Path(__file__).parents[1]

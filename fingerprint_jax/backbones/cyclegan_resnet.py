@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fingerprint_jax.backbones import initializers
 from fingerprint_jax.backbones.decoder import TransposedConv
 from fingerprint_jax.backbones.layers import Conv, instance_norm
 
@@ -18,7 +19,7 @@ VARIANTS = {
     "cyclegan_resnet_tiny": {"widths": (4, 8), "blocks": 1},
 }
 
-_lecun = nnx.initializers.lecun_normal()  # of a layer that no ReLU follows
+_lecun = initializers.lecun_normal  # of a layer that no ReLU follows
 
 
 class Block(nnx.Module):

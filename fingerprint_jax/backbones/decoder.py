@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax.backbones import conv_ops
-from fingerprint_jax.backbones.layers import BatchNorm, Conv
+from fingerprint_jax.backbones import conv_ops, initializers
+from fingerprint_jax.backbones.layers import BatchNorm, Conv, Linear
 from fingerprint_jax.backbones.resnet import Block
 
 
@@ -21,7 +21,7 @@ class TransposedConv(nnx.Module):
     """4x4 transposed convolution of stride 2 without bias, see `conv_ops.transposed`: [N,H,W,C] -> [N,2H,2W,D]."""
 
     def __init__(self, channels: int, features: int, *, dtype: str = "float32", rngs: nnx.Rngs) -> None:
-        init = nnx.initializers.variance_scaling(8.0, "fan_in", "normal")  # He's 2, of a kernel of which an output sees a fourth
+        init = initializers.variance_scaling(8.0, "fan_in", "normal")  # He's 2, of a kernel of which an output sees a fourth
         self.kernel = nnx.Param(init(rngs.params(), (4, 4, channels, features), jnp.float32))
         self.dtype = jnp.dtype(dtype)
 
@@ -70,13 +70,13 @@ class Decoder(nnx.Module):
         first, *steps = widths
         self.image_size, self.squash = tuple(image_size), squash
         self.map_size = tuple(-(-size // 2 ** len(steps)) for size in image_size)
-        self.dense = nnx.Linear(num_features, self.map_size[0] * self.map_size[1] * first, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.dense = Linear(num_features, self.map_size[0] * self.map_size[1] * first, dtype=jnp.dtype(dtype), rngs=rngs)
         self.steps = nnx.List()
         for width in steps:
             self.steps.append(Step(first, width, dtype, rngs))
             first = width
         # He's initialisation is that of a layer before ReLU; with it tanh would begin where it is flat.
-        init = nnx.initializers.lecun_normal()
+        init = initializers.lecun_normal
         self.last = Conv(first, channels, 3, bias=True, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:

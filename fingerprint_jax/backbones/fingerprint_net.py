@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax.backbones.layers import BatchNorm, Conv
+from fingerprint_jax.backbones.layers import BatchNorm, Conv, Linear
 from fingerprint_jax.features.residual import FILTERS
+from fingerprint_jax.runtime import sharding
 
 VARIANTS = {
     "fingerprint_net": {"widths": (32, 64, 128), "num_spectrum": 64},
@@ -44,7 +45,8 @@ def log_spectrum(images: jax.Array) -> jax.Array:
     _, height, width, _ = images.shape
     window = np.hanning(height)[:, None] * np.hanning(width)
     x = (images - images.mean(axis=(1, 2), keepdims=True)) * jnp.asarray(window, jnp.float32)[None, :, :, None]
-    power = jnp.square(jnp.abs(jnp.fft.rfft2(x, axes=(1, 2))))
+    spectrum = sharding.by_rows(functools.partial(jnp.fft.rfft2, axes=(1, 2)), x)
+    power = jnp.square(jnp.abs(spectrum))
     power = jnp.log(jnp.fft.fftshift(power, axes=1) + 1.0)
     down, across = (_bands(size, count) for size, count in zip(power.shape[1:3], BANDS, strict=True))
     return jnp.einsum("nhwc,ah,bw->nabc", power, down, across, precision=jax.lax.Precision.HIGHEST)
@@ -107,7 +109,7 @@ class Backbone(nnx.Module):
         self.image = Branch(channels, widths, conv, norm)
         self.residual = Branch(len(FILTERS) * len(STEPS) * channels, widths, conv, norm)
         self.spectrum_norm = norm(channels)
-        self.spectrum = nnx.Linear(BANDS[0] * BANDS[1] * channels, num_spectrum, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.spectrum = Linear(BANDS[0] * BANDS[1] * channels, num_spectrum, dtype=jnp.dtype(dtype), rngs=rngs)
         self.num_features = 2 * widths[-1] + num_spectrum
 
     def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:

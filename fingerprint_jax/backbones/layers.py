@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax.backbones import conv_ops
+from fingerprint_jax.backbones import conv_ops, initializers
 from fingerprint_jax.runtime import names
 
 
@@ -61,9 +61,6 @@ def places(count: int) -> jax.Array | np.ndarray:
     return np.arange(count, dtype=np.int32) if place is None else place
 
 
-_he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
 def _padding(size: int, kernel_size: int, stride: int, padding: str) -> tuple[int, int]:
     """Zeros before and after an axis: k//2 on both sides as PyTorch, TensorFlow's SAME (the odd one after), or none."""
     if padding == "same":
@@ -88,7 +85,7 @@ class Conv(nnx.Conv):
         *,
         bias: bool = False,
         padding: str = "torch",
-        kernel_init: nnx.Initializer = _he,
+        kernel_init: nnx.Initializer = initializers.he_normal,
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ) -> None:
@@ -111,6 +108,21 @@ class Conv(nnx.Conv):
         return x if self.bias is None else x + self.bias[...].astype(self.dtype)[None, None, None]
 
 
+class Linear(nnx.Linear):
+    """A linear layer whose kernel is drawn by `initializers`: LeCun's, unless another is given."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        dtype: Any = None,
+        kernel_init: nnx.Initializer = initializers.lecun_normal,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(inputs, outputs, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
+
+
 class DepthwiseConv(nnx.Module):
     """k x k convolution of every channel by itself, k odd, without bias; padded as `Conv`.
 
@@ -120,7 +132,7 @@ class DepthwiseConv(nnx.Module):
     def __init__(
         self, channels: int, kernel_size: int, stride: int = 1, *, padding: str = "torch", dtype: str = "float32", rngs: nnx.Rngs
     ) -> None:
-        init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+        init = initializers.variance_scaling(2.0, "fan_in", "normal")
         self.kernel = nnx.Param(init(rngs.params(), (kernel_size, kernel_size, 1, channels), jnp.float32))
         self.size, self.stride, self.padding, self.dtype = kernel_size, stride, padding, jnp.dtype(dtype)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fingerprint_jax.backbones.layers import Linear
 from fingerprint_jax.backbones.layers import dropout as drop
 from fingerprint_jax.backbones.vit import LayerNorm
 
@@ -19,7 +20,7 @@ class Block(nnx.Module):
 
     def __init__(self, width: int, dropout: float, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         self.norm = LayerNorm(width, rngs)
-        self.fc1, self.fc2 = (nnx.Linear(width, width, dtype=dtype, rngs=rngs) for _ in range(2))
+        self.fc1, self.fc2 = (Linear(width, width, dtype=dtype, rngs=rngs) for _ in range(2))
         self.rate = dropout
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
@@ -54,7 +55,7 @@ class Backbone(nnx.Module):
         dtype: str = "float32",
     ) -> None:
         precision = jnp.dtype(dtype)
-        self.dense = nnx.Linear(image_size[0] * image_size[1] * channels, width, dtype=precision, rngs=rngs)
+        self.dense = Linear(image_size[0] * image_size[1] * channels, width, dtype=precision, rngs=rngs)
         self.blocks = nnx.List([Block(width, dropout, precision, rngs) for _ in range(depth)])
         self.norm = LayerNorm(width, rngs)
         self.num_features = width

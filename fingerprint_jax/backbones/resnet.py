@@ -37,7 +37,8 @@ def max_pool3(x: jax.Array) -> jax.Array:
 
 
 def _window_maxima(x: jax.Array) -> jax.Array:
-    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    pad = (0, 0), (1, 1), (1, 1), (0, 0)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
 
 
 def _shifted_maxima(x: jax.Array) -> jax.Array:

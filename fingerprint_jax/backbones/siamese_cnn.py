@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax.backbones.layers import Conv, max_pool2
+from fingerprint_jax.backbones import initializers
+from fingerprint_jax.backbones.layers import Conv, Linear, max_pool2
 
 VARIANTS = {
     "siamese_cnn": {"widths": (16, 32, 64, 128), "num_features": 256},
     "siamese_cnn_tiny": {"widths": (4, 8, 16, 32), "num_features": 16},
 }
 
-_glorot = nnx.initializers.glorot_uniform()  # Keras's default, the framework of the published system
+_glorot = initializers.glorot_uniform  # Keras's default, the framework of the published system
 
 
 class Backbone(nnx.Module):
@@ -46,7 +47,7 @@ class Backbone(nnx.Module):
         for features in widths:
             self.convs.append(Conv(channels, features, 3, bias=True, padding="valid", **options))
             channels, height, width = features, (height - 2) // 2, (width - 2) // 2
-        self.dense = nnx.Linear(height * width * channels, num_features, **options)
+        self.dense = Linear(height * width * channels, num_features, **options)
         self.num_features = num_features
 
     def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:

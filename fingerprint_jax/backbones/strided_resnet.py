@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax.backbones.layers import BatchNorm, Conv
+from fingerprint_jax.backbones.layers import BatchNorm, Conv, Linear
 from fingerprint_jax.backbones.resnet import Block
 
 VARIANTS = {
@@ -61,7 +61,7 @@ class Backbone(nnx.Module):
         for features in widths:
             self.stages.append(Stage(channels, features, dtype, rngs))
             channels, height, width = features, -(-height // 2), -(-width // 2)
-        self.dense = nnx.Linear(height * width * channels, num_features, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.dense = Linear(height * width * channels, num_features, dtype=jnp.dtype(dtype), rngs=rngs)
         self.num_features = num_features
 
     def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax.backbones import conv_ops
-from fingerprint_jax.backbones.layers import Conv, drop_path, dropout, recomputed
+from fingerprint_jax.backbones import conv_ops, initializers
+from fingerprint_jax.backbones.layers import Conv, Linear, drop_path, dropout, recomputed
 
 VARIANTS = {
     "vit_tiny_patch16": {"width": 192, "depth": 12, "heads": 3, "patch": 16},
@@ -17,7 +17,7 @@ VARIANTS = {
 
 TIMM = [(r"^patch_embed", "patch_embed/proj")]
 
-_normal = nnx.initializers.normal(0.02)
+_normal = initializers.normal(0.02)
 
 
 def resample_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -59,7 +59,7 @@ class PatchEmbed(nnx.Module):
 
     def __init__(self, channels: int, width: int, patch: int, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         shape = (patch, patch, channels, width)
-        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(initializers.lecun_normal(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width))
         self.patch, self.dtype = patch, dtype
 
@@ -110,8 +110,8 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, heads: int, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         self.heads = heads
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
-        self.proj = nnx.Linear(width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+        self.proj = Linear(width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Every token attends to all."""
@@ -124,13 +124,13 @@ class Mlp(nnx.Module):
     """Two dense layers with GELU: [N,T,D] -> [N,T,D]."""
 
     def __init__(self, width: int, rate: float, dtype: np.dtype, rngs: nnx.Rngs) -> None:
-        self.fc1 = nnx.Linear(width, 4 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
-        self.fc2 = nnx.Linear(4 * width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+        self.fc1 = Linear(width, 4 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
+        self.fc2 = Linear(4 * width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
         self.rate, self.dtype = rate, dtype
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
         """Each token by itself."""
-        kernel, bias = self.fc1.kernel[...].astype(self.dtype), self.fc1.bias[...].astype(self.dtype)
+        kernel, bias = self.fc1.kernel[...].astype(self.dtype), self.fc1.bias[...].astype(self.dtype)  # pyright: ignore[reportOptionalSubscript]
         x = recomputed(lambda x, bias: nnx.gelu(x + bias, approximate=False), x.astype(self.dtype) @ kernel, bias[None, None])
         return self.fc2(dropout(x, self.rate, train=train, rngs=rngs))
 

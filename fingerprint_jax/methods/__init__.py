@@ -189,7 +189,7 @@ def check(run: Run) -> None:
     _check_parts(run)
     method.check(run)
     if run.outermost == run.workdir:
-        _check_decision(run)
+        check_decision(run)
 
 
 def _check_parts(run: Run) -> None:
@@ -209,7 +209,8 @@ def _check_parts(run: Run) -> None:
             raise ValueError(f"{field}: all {len(rows)} images of {split} are {label!r}, both classes are needed; use larger parts")
 
 
-def _check_decision(run: Run) -> None:
+def check_decision(run: Run) -> None:
+    """Raises ValueError where the decision of a run cannot be made; nothing is computed or written."""
     decision = run.config.decision
     decisions.check(decision)
     if not decision.known:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones.decoder import Decoder
+from fingerprint_jax.backbones.layers import Linear
 from fingerprint_jax.runtime import names
 
 ERRORS = {"mse": jnp.square, "mae": jnp.abs}
@@ -22,7 +23,7 @@ class Net(nnx.Module):
 
     def __init__(self, backbone: backbones.Backbone, latent: int, rngs: nnx.Rngs, **options: Any) -> None:
         self.backbone = backbone
-        self.latent = nnx.Linear(backbone.num_features, latent, rngs=rngs) if latent else None
+        self.latent = Linear(backbone.num_features, latent, rngs=rngs) if latent else None
         self.decoder = Decoder(latent or backbone.num_features, rngs=rngs, **options)
 
     def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:

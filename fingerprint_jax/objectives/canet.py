@@ -16,7 +16,7 @@ from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones import vit
-from fingerprint_jax.backbones.layers import BatchNorm
+from fingerprint_jax.backbones.layers import BatchNorm, Linear
 from fingerprint_jax.objectives.cross_attention import CrossAttention, compared
 from fingerprint_jax.objectives.parts import losses
 
@@ -28,7 +28,7 @@ class Fusion(nnx.Module):
 
     def __init__(self, layers: int, width: int, rngs: nnx.Rngs) -> None:
         self.norms = nnx.List([vit.LayerNorm(width, rngs) for _ in range(layers)])
-        self.gate = nnx.Linear(layers * width, layers, rngs=rngs)
+        self.gate = Linear(layers * width, layers, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Tokens [L,N,T,D], the class token first -> [N,T,D] and weights [N,L] of sum 1."""
@@ -52,11 +52,11 @@ class Net(nnx.Module):
     def __init__(self, backbone: vit.Backbone, layers: tuple[int, ...], features: int, heads: int, rngs: nnx.Rngs) -> None:
         self.backbone, self.layers = backbone, tuple(layer - 1 for layer in layers)
         self.fusion = Fusion(len(layers), backbone.num_features, rngs)
-        self.map = nnx.Linear(backbone.num_features, features, rngs=rngs)
+        self.map = Linear(backbone.num_features, features, rngs=rngs)
         # Ours: what all images have in common would make every cosine 1, where the contrastive loss has no gradient.
         self.norm = BatchNorm(features, rngs=rngs)
         self.attention = CrossAttention(features, heads, rngs)
-        self.head = nnx.Linear(features, 1, rngs=rngs)
+        self.head = Linear(features, 1, rngs=rngs)
         self.heat = nnx.Param(jnp.zeros(()))
 
     @property

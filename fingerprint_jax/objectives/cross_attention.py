@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
+from fingerprint_jax.backbones.layers import Linear
 from fingerprint_jax.backbones.vit import LayerNorm
 from fingerprint_jax.estimators import search
 from fingerprint_jax.objectives.parts import losses
@@ -33,8 +34,8 @@ class CrossAttention(nnx.Module):
         if heads < 1 or width % heads:
             raise ValueError(f"objective.heads={heads} does not divide the {width} features of a token: use a divisor")
         self.heads = heads
-        self.qkv = nnx.Linear(width, 3 * width, rngs=rngs)
-        self.proj = nnx.Linear(width, width, rngs=rngs)
+        self.qkv = Linear(width, 3 * width, rngs=rngs)
+        self.proj = Linear(width, width, rngs=rngs)
         self.norm = LayerNorm(width, rngs)
 
     def project(self, tokens: jax.Array) -> dict[str, jax.Array]:
@@ -74,8 +75,8 @@ class Net(nnx.Module):
         # Of the map, since a backbone's own features may have another width.
         width = jax.eval_shape(lambda: self.tokens(jnp.zeros((1, *image_shape)), train=False)).shape[-1]
         self.attention = CrossAttention(width, heads, rngs)
-        self.fc1 = nnx.Linear(2 * width, hidden, rngs=rngs)
-        self.fc2 = nnx.Linear(hidden, 1, rngs=rngs)
+        self.fc1 = Linear(2 * width, hidden, rngs=rngs)
+        self.fc2 = Linear(hidden, 1, rngs=rngs)
 
     def tokens(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The places of the last map: [N,H,W,C] -> [N,T,D]."""

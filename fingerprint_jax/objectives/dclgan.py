@@ -16,7 +16,7 @@ from flax import nnx
 from fingerprint_jax import Config, backbones, objectives
 from fingerprint_jax.backbones import cyclegan_resnet
 from fingerprint_jax.backbones.cyclegan_resnet import Discriminator, Generator
-from fingerprint_jax.backbones.layers import stopped
+from fingerprint_jax.backbones.layers import Linear, stopped
 from fingerprint_jax.objectives.parts import losses
 
 
@@ -24,8 +24,8 @@ class Projection(nnx.Module):
     """Two dense layers for each of the maps of an encoder, which their patches go through: [N,h,w,C] -> [N,P,D]."""
 
     def __init__(self, widths: list[int], features: int, rngs: nnx.Rngs) -> None:
-        self.fc1 = nnx.List([nnx.Linear(width, features, rngs=rngs) for width in widths])
-        self.fc2 = nnx.List([nnx.Linear(features, features, rngs=rngs) for _ in widths])
+        self.fc1 = nnx.List([Linear(width, features, rngs=rngs) for width in widths])
+        self.fc2 = nnx.List([Linear(features, features, rngs=rngs) for _ in widths])
 
     def __call__(self, maps: list[jax.Array], places: list[jax.Array]) -> list[jax.Array]:
         """The places [P] of each map."""

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
+from fingerprint_jax.backbones.layers import Linear
 
 STREAMS = ("generated", "reference")
 
@@ -28,7 +29,7 @@ class Denoiser(nnx.Module):
         self.backbone, self.shape, self.deviation = backbone, shape, deviation
         # It begins as the best linear denoiser of independent pixels.
         zeros = nnx.initializers.zeros
-        self.head = nnx.Linear(backbone.num_features, int(np.prod(shape)), kernel_init=zeros, rngs=rngs)
+        self.head = Linear(backbone.num_features, int(np.prod(shape)), kernel_init=zeros, rngs=rngs)
 
     def __call__(self, noisy: jax.Array, sigma: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The images without their noise of deviation `sigma` [N]."""

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
+from fingerprint_jax.backbones.layers import Linear
 from fingerprint_jax.estimators import search
 from fingerprint_jax.objectives.parts import losses, momentum
 from fingerprint_jax.runtime import names
@@ -21,7 +22,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, backbone: backbones.Backbone, width: int, projection: tuple[int, ...], rngs: nnx.Rngs) -> None:
         self.backbone = backbone
-        self.features = nnx.Linear(backbone.num_features, width, rngs=rngs)
+        self.features = Linear(backbone.num_features, width, rngs=rngs)
         self.projection = momentum.Projection(width, projection, rngs)
 
     def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:

@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 
 from fingerprint_jax import Config, backbones, objectives
-from fingerprint_jax.backbones.layers import dropout
+from fingerprint_jax.backbones.layers import Linear, dropout
 from fingerprint_jax.objectives.parts import losses
 
 PROJECTION = 128  # of the contrastive loss, one linear layer, as in Khosla et al. 2020
@@ -29,9 +29,9 @@ class Net(nnx.Module):
         rate: float = 0.0,
     ) -> None:
         self.backbone, self.rate = backbone, rate
-        self.hidden = nnx.Linear(backbone.num_features, hidden, rngs=rngs) if hidden else None
-        self.head = nnx.Linear(hidden or backbone.num_features, num_classes, rngs=rngs)
-        self.projection = nnx.Linear(backbone.num_features, PROJECTION, rngs=rngs) if contrast else None
+        self.hidden = Linear(backbone.num_features, hidden, rngs=rngs) if hidden else None
+        self.head = Linear(hidden or backbone.num_features, num_classes, rngs=rngs)
+        self.projection = Linear(backbone.num_features, PROJECTION, rngs=rngs) if contrast else None
 
     def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
         """Features and logits."""

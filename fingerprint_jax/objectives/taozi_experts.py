@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fingerprint_jax import backbones
+from fingerprint_jax.backbones.layers import Linear
 from fingerprint_jax.objectives import moco
 from fingerprint_jax.objectives.cross_attention import CrossAttention
 from fingerprint_jax.objectives.parts import losses, momentum
@@ -30,9 +31,9 @@ class Experts(nnx.Module):
         self, experts: list[backbones.Backbone], width: int, gate: int, heads: int, projection: tuple[int, ...], rngs: nnx.Rngs
     ) -> None:
         self.backbone = nnx.List(experts)
-        self.features = nnx.List([nnx.Linear(expert.num_features, width, rngs=rngs) for expert in experts])
-        self.gate1 = nnx.Linear(len(experts) * width, gate, rngs=rngs)
-        self.gate2 = nnx.Linear(gate, len(experts), rngs=rngs)
+        self.features = nnx.List([Linear(expert.num_features, width, rngs=rngs) for expert in experts])
+        self.gate1 = Linear(len(experts) * width, gate, rngs=rngs)
+        self.gate2 = Linear(gate, len(experts), rngs=rngs)
         self.attention = CrossAttention(width, heads, rngs)
         self.projection = momentum.Projection(width, projection, rngs)
 

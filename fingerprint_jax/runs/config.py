@@ -57,11 +57,11 @@ def flat_config(config: Config) -> dict[str, Any]:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The flat config without what changes no result: how steps are dispatched, and paths that may move.
+    """The flat config without what changes no result: how steps are dispatched, where their state lies, and paths that may move.
 
     These are data and extra labels, whose content has fingerprints, and a cache.
     """
-    moving = ("data_dir", "extra_labels", "cache_dir", "steps_per_dispatch")
+    moving = ("data_dir", "extra_labels", "cache_dir", "steps_per_dispatch", "shard_state")
     return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] not in moving}
 
 

@@ -31,8 +31,10 @@ _BEGUN = re.compile(
     r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
 )
 # What a start writes before there is anything to go on with. Whatever else lies there came from somebody else meanwhile.
-_STARTED = ("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "tensorboard", "checkpoints", "digests")
-_STARTED += ("damaged", "outputs", "features", "predictions", "labels", "children", "profile")
+_STARTED = (
+    *("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "labels", "children", "checkpoints", "digests"),
+    *("damaged", "outputs", "features", "predictions", "tensorboard", "profile"),
+)
 
 
 def _no_fields(method: str) -> dict[str, Any]:
@@ -215,6 +217,8 @@ class Run(View):
         start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
         if (count := self.config.get("steps_per_dispatch", 1)) > 1:
             start["topology"] += f", {count} steps a dispatch"
+        if self.config.get("optimizer", {}).get("shard_state", False):
+            start["topology"] += ", sharded optimizer state"
         start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})

@@ -1,8 +1,14 @@
 """Several processes, one run: each executes the same program, and each step runs on the devices of all.
 
 Process 0 alone reads and writes the files of a run, checkpoints apart, and tells the others what it read (`first`): every decision
-is then the same on all, whatever a file system shows to whom. For that there is a socket from it to each of the others, beside the
-channels of JAX. A socket is closed with its process, however that ends, so that the others know at once and do not wait for JAX.
+is then the same on all, whatever a file system shows to whom. For that there is a socket from it to each of the others. A socket is
+closed with its process, however that ends, so that the others know at once.
+
+JAX brings processes together, and its `multihost_utils` gather where they serve as well. The sockets stay for what JAX has not. Its
+heartbeat sees after HEARTBEAT seconds that a process is gone, and then aborts the others over a page, without the exit status and
+the line of the one that ended. Its preemption service knows SIGTERM alone. Of what could carry the values of `first`, where a
+socket is there anyway, the key-value store is private, and a broadcast is a program of the devices, compiled for each shape, which
+all have to know before (docs/cluster.md has the figures, `benchmarks/processes.py` measures them).
 """
 
 import atexit
@@ -27,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
+from fingerprint_jax.runtime import environment
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
 
 if TYPE_CHECKING:
@@ -175,7 +182,10 @@ def initialize(name: str, values: flags.FlagValues) -> None:
 
 
 def start_devices() -> None:
-    """Starts JAX's backend, after the processes have met; raises ValueError where the devices that are asked for are not there."""
+    """Starts JAX's backend, after the processes have met.
+
+    Raises ValueError where the devices that are asked for are not there, or this jax is too old for them.
+    """
     import jax
 
     try:
@@ -187,6 +197,7 @@ def start_devices() -> None:
         raise ValueError(
             f"{given}: no such devices here ({reason}); unset it, or compute on the processor by JAX_PLATFORMS=cpu"
         ) from None
+    environment.check_version(jax.default_backend())
 
 
 def index() -> int:
@@ -385,13 +396,14 @@ def _gathered(row: np.ndarray) -> np.ndarray:
     It connects all devices. CPUs have 30 s for that, and at the first step one process may compile for longer than the others.
     """
     import jax
+    from jax.experimental import multihost_utils
 
     from fingerprint_jax.runtime import sharding
 
     mesh = sharding.make_mesh()
     own = np.tile(row, (jax.local_device_count(), 1))
     rows = jax.make_array_from_process_local_data(sharding.split(mesh), own, (mesh.size, len(row)))
-    return np.asarray(jax.device_get(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(rows)))
+    return multihost_utils.process_allgather(rows, tiled=True)
 
 
 def _notice_lost_machines(connection: Connection) -> None:

@@ -20,6 +20,9 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sci
 # The requirements leave these versions out; an environment that has one all the same is mended.
 WRONG = re.compile(r"0\.10\.2|0\.11\.\d+")
 FLAG, VALUE = "--xla_cpu_experimental_ynn_fusion_type", "-reduce"
+# The jax from which on other devices than CPUs are taken. The XLA of 0.10 aborts for some convolutions on GPUs (openxla/xla issue
+# 47381); of TPUs nothing is known to fail, but 0.12 is what is looked at.
+FOR_DEVICES = (0, 12)
 # Takes two hints of its own compiler for features that the processor lacks, and says so, a page long, of each program in the cache.
 LOUD, QUIET = "0.10.1", {"TF_CPP_MIN_LOG_LEVEL": "3"}  # XLA's errors are raised, too
 
@@ -69,6 +72,18 @@ def settle() -> None:
     for name, value in FIXED.items():
         if name in jax.config.values:
             jax.config.update(name, value)
+
+
+def check_version(backend: str) -> None:
+    """Raises ValueError where this jax is too old for a backend, as `jax.default_backend` names it."""
+    import jax
+
+    if backend != "cpu" and jax.__version_info__ < FOR_DEVICES:
+        wanted = f"install jax {'.'.join(map(str, FOR_DEVICES))}, which needs Python 3.12 or newer"
+        raise ValueError(
+            f"jax {jax.__version__} on Python {platform.python_version()} is too old for a {backend.upper()}: {wanted},"
+            " or compute on the processor by JAX_PLATFORMS=cpu"
+        )
 
 
 @functools.cache

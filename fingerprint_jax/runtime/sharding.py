@@ -1,6 +1,8 @@
 """One mesh over all devices of all processes; batches are split over it, parameters are copied to each of them."""
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +33,12 @@ def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def share(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Of an array that all devices would hold alike each holds a part, of the first axis that they divide; else all of it."""
+    axis = next((i for i, size in enumerate(shape) if mesh.size > 1 and size and size % mesh.size == 0), None)
+    return replicated(mesh) if axis is None else split(mesh, axis)
 
 
 def readable(mesh: Mesh) -> NamedSharding:
@@ -80,6 +88,31 @@ def parts(batch: dict, count: int, mesh: Mesh) -> dict:
         return jax.lax.with_sharding_constraint(rows.reshape(count, -1, *x.shape[1:]), split(mesh, 1))
 
     return jax.tree.map(cut, batch)
+
+
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+@contextlib.contextmanager
+def over(mesh: Mesh) -> Generator[None]:
+    """Within it batches are split over the devices of `mesh`, see `by_rows`."""
+    token = _mesh.set(mesh)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
+def by_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """A function of each row of a batch [B, ..] by itself, on every device of its own rows.
+
+    For operations that XLA does not split, and would do on every device for the whole batch.
+    """
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return function(x)
+    rows = PartitionSpec("data")
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)(x)
 
 
 class Joined:

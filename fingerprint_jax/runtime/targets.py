@@ -22,7 +22,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from fingerprint_jax.runtime import names, sharding
+from fingerprint_jax.runtime import environment, names, sharding
 
 GIB = 2**30
 
@@ -156,7 +156,9 @@ class Target:
         package = "libtpu" if self.device.platform == "tpu" else "jax_plugins.xla_cuda13"
         if not _installed(package):
             extra = "target-tpu" if self.device.platform == "tpu" else "target-cuda"
-            raise ValueError(f"target {self}: {package} is missing, which compiles for it: pip install 'fingerprint_jax[{extra}]'")
+            newer = " with Python 3.12 or newer" if jax.__version_info__ < environment.FOR_DEVICES else ""
+            install = f"pip install 'fingerprint_jax[{extra}]'{newer}"
+            raise ValueError(f"target {self}: {package} is missing, which compiles for it: {install}")
 
     def mesh(self) -> Mesh:
         """A mesh over its devices, which need not be there: programs can be compiled for it, and not run.
@@ -178,20 +180,23 @@ class Target:
         return sharding.make_mesh(found.devices)
 
 
-def parse(text: str) -> Target:
-    """`NAME` or `NAME:COUNT` as a target, one device where no count is given; raises ValueError with what is known."""
+def parse(text: str, field: str = "target") -> Target:
+    """`NAME` or `NAME:COUNT` as a target, one device where no count is given; raises ValueError with what is known.
+
+    `field` is what the error calls it by, a flag.
+    """
     name, _, count = text.partition(":")
     by_name = {device.name: device for device in DEVICES}
-    names.check("target", name, by_name)
+    names.check(field, name, by_name)
     device = by_name[name]
     smallest = device.slices[0][0] if device.slices else 1
     if not re.fullmatch(r"[1-9]\d{0,4}", count or str(smallest)):
-        raise ValueError(f"target={text!r}: give the number of devices after the colon, as in {name}:8")
+        raise ValueError(f"{field}={text!r}: give the number of devices after the colon, as in {name}:8")
     number = int(count or smallest)
     if device.slices and number not in (sizes := dict(device.slices)):
-        raise ValueError(f"target={text!r}: there are slices of {', '.join(map(str, sizes))} chips")
+        raise ValueError(f"{field}={text!r}: there are slices of {', '.join(map(str, sizes))} chips")
     if not device.slices and number > device.per_host and number % device.per_host:
-        raise ValueError(f"target={text!r}: more than a host are whole hosts of {device.per_host}")
+        raise ValueError(f"{field}={text!r}: more than a host are whole hosts of {device.per_host}")
     return Target(device, number)
 
 
@@ -228,7 +233,7 @@ def compiles_here(target: Target) -> bool:
     return os.environ.get(CHILD) == str(target)
 
 
-def environment(target: Target) -> dict[str, str]:
+def child_environment(target: Target) -> dict[str, str]:
     """That of a process which compiles for a target: it sees the CPU alone, keeps no programs, and asks nobody for devices."""
     here = {CHILD: str(target), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
     here |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
@@ -241,7 +246,7 @@ def environment(target: Target) -> dict[str, str]:
 def in_child(target: Target, module: str, arguments: Sequence[str]) -> int:
     """Runs `python -m module arguments` where XLA can compile for a target and may abort; returns its exit status.
 
-    Its environment is `environment`. What it says on stdout comes as it is said, the rest at its end.
+    Its environment is `child_environment`. What it says on stdout comes as it is said, the rest at its end.
 
     Raises ValueError, with what the compiler said last, where a signal ended it.
     """
@@ -249,7 +254,7 @@ def in_child(target: Target, module: str, arguments: Sequence[str]) -> int:
         said = Path(folder) / "stderr"
         with said.open("wb") as file:
             command = [sys.executable, "-m", module, *arguments]
-            done = subprocess.run(command, env=environment(target), stderr=file, preexec_fn=_end_with_parent)
+            done = subprocess.run(command, env=child_environment(target), stderr=file, preexec_fn=_end_with_parent)
         text = said.read_text(errors="replace")
     if done.returncode < 0:
         raise ValueError(f"target {target}: {aborted(text, done.returncode)}")
@@ -267,7 +272,13 @@ def aborted(text: str, status: int) -> str:
     """One line of why a compiler ended its process, from what it wrote."""
     reason = next((line for line in text.splitlines() if "Check failed" in line), f"it ended by signal {-status}")
     reason = re.sub(r"^[FEWI]\d{4} \S+\s+\d+ ", "", reason.strip())
+    return f"XLA's compiler gave up {explained(reason)}"
+
+
+def explained(reason: str) -> str:
+    """A reason of XLA's compiler in brackets, with the versions that gave it, and what may help."""
+    helps = ["Python 3.12 or newer, whose jax compiles more"] if jax.__version_info__ < environment.FOR_DEVICES else []
+    if re.search("triton|tile size", reason):  # of products, for which it finds no tiles where no device can try them
+        helps.append("XLA_FLAGS=--xla_gpu_enable_triton_gemm=false")
     versions = f"jax {jax.__version__} on Python {machine.python_version()}"
-    newer = "; Python 3.12 or newer has a jax that compiles more" if sys.version_info < (3, 12) else ""
-    triton = ", and XLA_FLAGS=--xla_gpu_enable_triton_gemm=false may help" if "triton" in reason else ""
-    return f"XLA's compiler gave up ({reason}; {versions}){newer}{triton}"
+    return f"({reason}; {versions}){'; what may help: ' * bool(helps)}{', or '.join(helps)}"

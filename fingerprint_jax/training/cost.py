@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import sharding
+from fingerprint_jax.runtime import sharding, targets
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import hlo, inference, inputs
 from fingerprint_jax.training.model import model_of
@@ -89,7 +89,7 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
         reason = str(error).splitlines()[0]
         if reason.startswith("RESOURCE_EXHAUSTED"):
             return [("memory", f"does NOT fit: {reason.removeprefix('RESOURCE_EXHAUSTED: ')}")]
-        raise ValueError(f"target {target}: XLA cannot compile it: {reason}") from error
+        raise ValueError(f"target {target}: XLA cannot compile it {targets.explained(reason)}") from error
     seconds, processors = time.perf_counter() - begin, sum(os.times()[:4]) - before
     program, memory = hlo.read(compiled.as_text()), compiled.memory_analysis()
     once = f"; {program.loops} loops are counted once" if program.loops else ""

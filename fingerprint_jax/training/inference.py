@@ -28,7 +28,7 @@ def step_of(run: Run) -> int:
 def restore(run: Run, which: str = "") -> tuple[int, State]:
     """Step and state of an undamaged checkpoint of a run: `which`, or the one that `run.step` names."""
     model, checkpoints = model_of(run), checkpoint.Checkpoints(run.workdir, run.config.best)
-    return checkpoints.restore(which or run.step, sharding.abstract(model.abstract, sharding.replicated(model.mesh)))
+    return checkpoints.restore(which or run.step, model.abstract)
 
 
 def outputs(
@@ -154,6 +154,6 @@ def shapes_of_outputs(run: Run, layer: str = "") -> dict[str, tuple[int, ...]]:
 
 def arguments(run: Run, model: Model) -> tuple:
     """What `Model.outputs` takes before the layer, without content: parameters, the rest, a batch of images."""
-    params, rest = model.weights(sharding.abstract(model.abstract, sharding.replicated(model.mesh)))
+    params, rest = model.weights(model.abstract)
     shape = (run.config.eval_batch, *run.source.image_shape)
     return params, rest, jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split(model.mesh))

@@ -81,5 +81,5 @@ def arguments(run: Run, model: Model | None = None) -> tuple:
             shape = (len(batch[name]["index"]), *run.source.image_shape)
             batch[name]["image"] = jax.ShapeDtypeStruct(shape, np.uint8)
     key = jax.eval_shape(jax.random.key, 0)
-    trees = (model.abstract, whole), (batch, split), (cache, whole), (np.float32(0), whole), (key, whole)
-    return tuple(sharding.abstract(tree, place) for tree, place in trees)
+    trees = (batch, split), (cache, whole), (np.float32(0), whole), (key, whole)
+    return model.abstract, *(sharding.abstract(tree, place) for tree, place in trees)

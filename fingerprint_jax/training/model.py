@@ -64,17 +64,19 @@ class Model:
         self._paths = {_name(path): path for path, _ in [*params, *rest]}
         self._statistics = [_name(path) for path, variable in rest if isinstance(variable, nnx.BatchStat)]
         self._rates = optim.factors(config.optimizer, [_name(path) for path, _ in params])
-        self.abstract = jax.eval_shape(self._beginning, _arrays(params), _arrays(rest))
-        replicated = sharding.replicated(self.mesh)
+        replicated, shapes = sharding.replicated(self.mesh), jax.eval_shape(self._beginning, _arrays(params), _arrays(rest))
+        self._shares = config.optimizer.get("shard_state", False)  # runs from before it was a field have none
+        # Where the arrays of a state lie, and their shapes and types there.
+        self.places = jax.tree.map(lambda _: replicated, shapes)
+        if self._shares:
+            self.places["opt"] = jax.tree.map(lambda x: sharding.share(self.mesh, x.shape), shapes["opt"])
+        self.abstract = jax.tree.map(sharding.abstract, shapes, self.places)
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # of the mesh, which need not be of the devices that are here
-        # It runs once. At its default level LLVM takes 8 s for the random numbers of a tiny ResNet, at this one 1 s.
-        quick = {"xla_backend_optimization_level": 1} if on_cpu else None
-        self.init = jax.jit(self._init, out_shardings=replicated, compiler_options=quick)
-        self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(replicated, replicated))
+        self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(self.places, replicated))
         self.trace = self.step.trace  # the same without computing or compiling anything: what it raises is known before a training
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
         several = self._unrolled if on_cpu else self._scanned
-        self._steps = jax.jit(several, donate_argnums=0, out_shardings=replicated)
+        self._steps = jax.jit(several, donate_argnums=0, out_shardings=(self.places, replicated, replicated))
         self._finite = jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=replicated)
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=sharding.readable(self.mesh))
         shows = type(self.objective).pictures is not objectives.Objective.pictures
@@ -100,8 +102,14 @@ class Model:
         params, rest = ({name: average.get(name, value) for name, value in state[part].items()} for part in ("params", "rest"))
         return params, rest
 
-    def _init(self, key: jax.Array) -> State:
-        return self._beginning(*self._split(self._build(key)))
+    def init(self, key: jax.Array) -> State:
+        """A state at step 0; every process draws the whole of it.
+
+        Op by op: XLA would compile one program of all random numbers for longer than the training step.
+        """
+        data = np.asarray(jax.random.key_data(key).addressable_data(0))
+        state = self._beginning(*self._split(self._build(jax.random.wrap_key_data(jnp.asarray(data)))))
+        return jax.tree.map(lambda x, place: sharding.put(np.array(x), place), state, self.places)
 
     def _beginning(self, params: dict, rest: dict) -> State:
         state = {"step": jnp.int32(0), "params": params, "rest": rest, "opt": self._optimizer.init(self._trained(params))}
@@ -237,8 +245,9 @@ class Model:
 
         def gradient_of(rest: dict, part: tuple[dict, jax.Array]) -> tuple[dict, tuple[dict, dict]]:
             batch, key = part
-            (_, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained, rest, batch, key)
-            return rest, (gradients, metrics)
+            with sharding.over(self.mesh):
+                (_, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained, rest, batch, key)
+            return rest, (self._shared(gradients), metrics)
 
         def accumulate(
             carry: tuple[dict, tuple[dict, dict]], part: tuple[dict, jax.Array]
@@ -257,9 +266,13 @@ class Model:
         rest, total = carry
         gradients, metrics = jax.tree.map(lambda x: x / parts, total)
         rate = learning_rate * self._schedule(state["step"])
+        trained = self._shared(trained)
         direction, opt = self._optimizer.update(gradients, state["opt"], trained)
         factors = {name: self._rates[name] for name in trained}
-        params = state["params"] | jax.tree.map(lambda p, d, factor: p - factor * rate * d, trained, direction, factors)
+        moved = jax.tree.map(lambda p, d, factor: p - factor * rate * d, trained, direction, factors)
+        if self._shares:  # gathered here, once, for the average too
+            moved = jax.lax.with_sharding_constraint(moved, sharding.replicated(self.mesh))
+        params = state["params"] | moved
         new = {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
         if "ema" in state:
             # The decay grows from 0.1, so that the first weights are soon forgotten (the rule of TensorFlow's averages).
@@ -272,13 +285,20 @@ class Model:
             finite &= go_on
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state), metrics | {"finite": finite}
 
+    def _shared(self, tree: dict) -> dict:
+        """Gradients or parameters as `optimizer.shard_state` has them: each device the part of them that it updates."""
+        if not self._shares:
+            return tree
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding.share(self.mesh, x.shape)), tree)
+
     def _outputs(self, params: dict, rest: dict, images: jax.Array, layer: str = "") -> dict:
         images = augment.normalize(images, self._config.data.normalize)
         net: Any = self.merge(params, rest)
         recorded = record(net.backbone, layer) if layer else []
         found = []
         for view in augment.views(images, **self._config.views):
-            outputs = self.objective.outputs(net, view)
+            with sharding.over(self.mesh):
+                outputs = self.objective.outputs(net, view)
             if layer:  # the mean over places or tokens, as a backbone's own features are
                 if not recorded:
                     raise ValueError(f"features.output={layer!r}: that layer has no one array for an image")

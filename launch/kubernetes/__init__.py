@@ -1,11 +1,10 @@
 """Renders the unfinished rows of a sweep as JobSets, one a row, for `kubectl apply`.
 
 python -m launch.kubernetes --sweep=sweeps/lr --path=/mnt/sweeps/lr --claim=fingerprint --mount=/mnt --image=IMAGE \
-    --accelerator=gpu:1 --output=lr.yaml
+    --accelerator=h100:1 --output=lr.yaml
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -14,17 +13,20 @@ from typing import Any
 import yaml
 from absl import flags
 
-from fingerprint_jax.runtime import files, paths
+from fingerprint_jax.runtime import files, names, paths, targets
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from launch import local, sweep
 
 TEMPLATE = Path(__file__).with_name("jobset.yaml")
 PORT = 8476  # of process 0, where the others meet it
 LONGEST_NAME = 40  # of a JobSet; pods add -row-0-<process>-<5 letters>, and a DNS label has at most 63
-# GKE's names, and how many numbers a topology has: --accelerator=tpu-v5e:2x4 is the accelerator of the nodes, and a slice of them
-TPUS = {"v4": ("tpu-v4-podslice", 3), "v5e": ("tpu-v5-lite-podslice", 2), "v5p": ("tpu-v5p-slice", 3), "v6e": ("tpu-v6e-slice", 2)}
-CHIPS = 4  # of a node
-ONE_NODE = ("1x1", "2x4")  # slices that one node with fewer or more chips has
+GPU, TPU = "cloud.google.com/gke-accelerator", "cloud.google.com/gke-tpu-accelerator"  # labels of GKE's nodes
+TOPOLOGY = "cloud.google.com/gke-tpu-topology"
+# What GKE calls the devices of `runtime/targets.py` that it has: "Plan TPUs in GKE"
+# (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus), "GPU platforms" (cloud.google.com/compute/docs/gpus), and
+# src/xpk/core/system_characteristics.py of github.com/AI-Hypercomputer/xpk, Google's own launcher, which has the labels too.
+GKE = {"a100": "nvidia-a100-80gb", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
+GKE |= {"tpu-v4": "tpu-v4-podslice", "tpu-v5e": "tpu-v5-lite-podslice", "tpu-v5p": "tpu-v5p-slice", "tpu-v6e": "tpu-v6e-slice"}
 
 
 def jobset(row: str, path: str, split: str, values: flags.FlagValues) -> dict:
@@ -40,28 +42,28 @@ def jobset(row: str, path: str, split: str, values: flags.FlagValues) -> dict:
     if values.namespace:
         out["metadata"]["namespace"] = values.namespace
     job = out["spec"]["replicatedJobs"][0]["template"]["spec"]
-    job |= {"parallelism": values.processes, "completions": values.processes}
+    processes, limits, selectors = accelerator(values.accelerator, values.processes)
+    job |= {"parallelism": processes, "completions": processes}
     job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] = [RUN_AGAIN]
     job["template"]["metadata"]["labels"] = dict(labels)
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     command = ["python", "-m", "launch.local", f"--sweep={path}", f"--split={split}", f"--rows={row}"]
     container |= {"image": values.image, "command": list(map(verbatim, command))}
-    limits, selectors = accelerator(values.accelerator, values.processes)
     limits |= {key: values[flag].value for key, flag in (("cpu", "cpus"), ("memory", "memory")) if values[flag].value}
     if limits:
         container["resources"] = {"limits": limits, "requests": dict(limits)}
     if selectors:
         pod["nodeSelector"] = selectors
-        if values.processes > 1:  # all of a row in one slice of TPUs, and no other row's in it
+        if processes > 1 and TOPOLOGY in selectors:  # all of a row in one slice of TPUs, and no other row's in it
             annotations["alpha.jobset.sigs.k8s.io/exclusive-topology"] = "cloud.google.com/gke-nodepool"
     env = [entry.partition("=") for entry in values.env]
     container["env"] += [{"name": key, "value": verbatim(value)} for key, _, value in env]
-    if values.processes > 1:
+    if processes > 1:
         index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
         container["env"] += [
             {"name": "FINGERPRINT_COORDINATOR", "value": f"{name}-row-0-0.{name}:{PORT}"},
-            {"name": "FINGERPRINT_PROCESSES", "value": str(values.processes)},
+            {"name": "FINGERPRINT_PROCESSES", "value": str(processes)},
             {"name": "FINGERPRINT_PROCESS", "valueFrom": index},
         ]
     container["volumeMounts"].append({"name": "claim", "mountPath": values.mount})
@@ -69,26 +71,31 @@ def jobset(row: str, path: str, split: str, values: flags.FlagValues) -> dict:
     return out
 
 
-def accelerator(text: str, processes: int) -> tuple[dict[str, str], dict[str, str]]:
-    """`gpu:N` (of each process) or `tpu-KIND:TOPOLOGY` (of all) -> resource limits of a pod and selectors of its node.
+def accelerator(text: str, processes: int | None) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Pods of a row, resource limits of each, and selectors of its node on GKE.
 
-    Raises ValueError for another text, and where the pods do not take whole nodes of TPUs, as GKE wants it.
+    Args:
+        text: `h100:16` or `tpu-v5e:16`, the devices of a row, a pod for each host that has them; `gpu:N`, GPUs of each process, of
+            whatever kind the cluster has; or empty.
+        processes: how many are asked for; None where nobody asks.
+
+    Raises ValueError for another text, and for processes that are not as many as the hosts of those devices.
     """
+    name, _, count = text.partition(":")
     if not text:
-        return {}, {}
-    if match := re.fullmatch(r"gpu:([1-9]\d*)", text):
-        return {"nvidia.com/gpu": match[1]}, {}
-    match = re.fullmatch(r"tpu-(\w+):([1-9]\d*(?:x[1-9]\d*){1,2})", text)
-    if not match or match[1] not in TPUS:
-        raise ValueError(f"--accelerator={text}: use gpu:N or tpu-KIND:TOPOLOGY, such as tpu-v5e:2x4; kinds are {', '.join(TPUS)}")
-    (name, numbers), sides = TPUS[match[1]], list(map(int, match[2].split("x")))
-    if len(sides) != numbers:
-        raise ValueError(f"--accelerator={text}: a topology of {match[1]} has {numbers} numbers")
-    chips = math.prod(sides)
-    if not (processes == 1 and match[2] in ONE_NODE) and chips != CHIPS * processes:
-        raise ValueError(f"--accelerator={text}: nodes have {CHIPS} chips, give --processes={max(1, chips // CHIPS)}")
-    prefix = "cloud.google.com/gke-tpu-"
-    return {"google.com/tpu": str(chips // processes)}, {f"{prefix}accelerator": name, f"{prefix}topology": match[2]}
+        return processes or 1, {}, {}
+    if name == "gpu":
+        if not re.fullmatch(r"[1-9]\d*", count):
+            raise ValueError(f"--accelerator={text}: give the GPUs of each process, as in gpu:1")
+        return processes or 1, {"nvidia.com/gpu": count}, {}
+    names.check("--accelerator", name, ["gpu", *GKE])
+    target = targets.parse(text, "--accelerator")
+    if processes not in (None, target.hosts):
+        raise ValueError(f"--accelerator={text} is {target.hosts} pods, one a host: leave out --processes={processes}")
+    each = str(target.count // target.hosts)
+    if target.device.platform == "tpu":
+        return target.hosts, {"google.com/tpu": each}, {TPU: GKE[name], TOPOLOGY: target.topology}
+    return target.hosts, {"nvidia.com/gpu": each}, {GPU: GKE[name]}
 
 
 def label(text: str, longest: int = 63) -> str:
@@ -125,7 +132,7 @@ def _quoted(value: Any) -> Any:
 
 def check(values: flags.FlagValues, data_dir: str) -> None:
     """Raises ValueError where a flag, or the place of the data, is nothing that the pods can have."""
-    if values.processes < 1:
+    if values.processes is not None and values.processes < 1:
         raise ValueError(f"--processes={values.processes}: at least 1 is needed")
     mount = PurePosixPath(values.mount)
     for what, path in (("--path", values.path), (f"{values.sweep}/sweep.json: data_dir", data_dir)):
@@ -147,8 +154,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("claim", None, "The persistent volume claim with data and sweeps.", required=True, flag_values=values)
     flags.DEFINE_string("mount", "/mnt", "Where the pods have it.", flag_values=values)
     flags.DEFINE_string("namespace", "", "That of the JobSets.", flag_values=values)
-    flags.DEFINE_integer("processes", 1, "Processes of a row, a pod each.", flag_values=values)
-    flags.DEFINE_string("accelerator", "", "gpu:N for each process, or tpu-v5e:2x4 for all of a row.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "Processes of a row, a pod each; 1, or as many as hosts.", flag_values=values)
+    text = "Devices of a row on GKE, as tpu-v5e:16 or h100:16; gpu:N for each process elsewhere."
+    flags.DEFINE_string("accelerator", "", text, flag_values=values)
     flags.DEFINE_string("cpus", "", "Processors of each process.", flag_values=values)
     flags.DEFINE_string("memory", "", "Memory of each process, such as 32Gi.", flag_values=values)
     flags.DEFINE_multi_string("env", [], "NAME=VALUE for the pods.", flag_values=values)

@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+from fingerprint_jax.runtime import targets
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from launch import collect, kubernetes, local, sweep
 from tests.launch.test_slurm import ODD, finish, write_sweep
@@ -105,31 +106,45 @@ def test_names_are_labels_and_differ_between_rows_splits_and_sweeps(output, fold
     assert all(LABEL.fullmatch(document["metadata"]["labels"]["fingerprint-jax/sweep"]) for document in documents)
 
 
+# Labels and values of GKE's documentation; nodes of TPUs with 1, 4 or 8 chips, of GPUs with 8.
+TPU, TOPOLOGY = "cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tpu-topology"
+GPU = "cloud.google.com/gke-accelerator"
+
+
 @pytest.mark.parametrize(
-    ("accelerator", "processes", "limits", "selectors"),
+    ("accelerator", "pods", "limits", "selectors"),
     [
-        ("gpu:2", 3, {"nvidia.com/gpu": "2"}, None),
-        ("tpu-v5e:2x4", 2, {"google.com/tpu": "4"}, ("tpu-v5-lite-podslice", "2x4")),
-        ("tpu-v5e:2x4", 1, {"google.com/tpu": "8"}, ("tpu-v5-lite-podslice", "2x4")),
-        ("tpu-v6e:1x1", 1, {"google.com/tpu": "1"}, ("tpu-v6e-slice", "1x1")),
-        ("tpu-v4:2x2x1", 1, {"google.com/tpu": "4"}, ("tpu-v4-podslice", "2x2x1")),
-        ("tpu-v5p:2x2x2", 2, {"google.com/tpu": "4"}, ("tpu-v5p-slice", "2x2x2")),
+        ("tpu-v5e:16", 4, {"google.com/tpu": "4"}, {TPU: "tpu-v5-lite-podslice", TOPOLOGY: "4x4"}),
+        ("tpu-v5e:8", 1, {"google.com/tpu": "8"}, {TPU: "tpu-v5-lite-podslice", TOPOLOGY: "2x4"}),
+        ("tpu-v6e", 1, {"google.com/tpu": "1"}, {TPU: "tpu-v6e-slice", TOPOLOGY: "1x1"}),
+        ("tpu-v4:4", 1, {"google.com/tpu": "4"}, {TPU: "tpu-v4-podslice", TOPOLOGY: "2x2x1"}),
+        ("tpu-v5p:8", 2, {"google.com/tpu": "4"}, {TPU: "tpu-v5p-slice", TOPOLOGY: "2x2x2"}),
+        ("h100:16", 2, {"nvidia.com/gpu": "8"}, {GPU: "nvidia-h100-80gb"}),
+        ("h200:4", 1, {"nvidia.com/gpu": "4"}, {GPU: "nvidia-h200-141gb"}),
+        ("a100:8", 1, {"nvidia.com/gpu": "8"}, {GPU: "nvidia-a100-80gb"}),
+        ("gpu:2", 1, {"nvidia.com/gpu": "2"}, None),
         ("", 1, {}, None),
     ],
 )
-def test_accelerators(output, accelerator, processes, limits, selectors):
-    flags = (f"--accelerator={accelerator}", f"--processes={processes}", "--cpus=8", "--memory=32Gi")
-    document = render(output, *flags)[0][0]
-    _, pod, container = parts(document)
+def test_accelerators(output, accelerator, pods, limits, selectors):
+    document = render(output, f"--accelerator={accelerator}", "--cpus=8", "--memory=32Gi")[0][0]
+    job, pod, container = parts(document)
     expected = limits | {"cpu": "8", "memory": "32Gi"}
     assert container["resources"] == {"limits": expected, "requests": expected}
+    assert job["parallelism"] == job["completions"] == pods and pod.get("nodeSelector") == selectors
+    assert {"name": "FINGERPRINT_PROCESSES", "value": str(pods)} in container["env"] or pods == 1
+    # Pods of one slice of TPUs share it with no other row; nodes of GPUs are of whoever comes.
     exclusive = document["metadata"]["annotations"].get("alpha.jobset.sigs.k8s.io/exclusive-topology")
-    if selectors is None:
-        assert "nodeSelector" not in pod and exclusive is None
-    else:
-        keys = ("cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tpu-topology")
-        assert pod["nodeSelector"] == dict(zip(keys, selectors, strict=True))
-        assert exclusive == ("cloud.google.com/gke-nodepool" if processes > 1 else None)
+    assert exclusive == ("cloud.google.com/gke-nodepool" if pods > 1 and "google.com/tpu" in limits else None)
+
+
+def test_gpus_of_any_kind_are_those_of_each_process(output):
+    job, pod, container = parts(render(output, "--accelerator=gpu:2", "--processes=3")[0][0])
+    assert job["completions"] == 3 and container["resources"]["limits"] == {"nvidia.com/gpu": "2"} and "nodeSelector" not in pod
+
+
+def test_every_device_of_the_table_that_gke_has_is_known():
+    assert {device.name for device in targets.DEVICES} - kubernetes.GKE.keys() == {"h100-pcie"}
 
 
 def test_whatever_stands_in_a_text_arrives_as_it_is(output):
@@ -156,17 +171,27 @@ def test_whatever_stands_in_a_text_arrives_as_it_is(output):
         ("--mount=/data", "expected a path below --mount=/data"),
         ("--namespace=A b", "--namespace=A b: expected a name of Kubernetes"),
         ("--claim=a/b", "--claim=a/b: expected a name of Kubernetes"),
-        ("--accelerator=gpu", "--accelerator=gpu: use gpu:N or tpu-KIND:TOPOLOGY"),
-        ("--accelerator=tpu-v9:2x2", "kinds are v4, v5e, v5p, v6e"),
-        ("--accelerator=tpu-v4:2x2", "a topology of v4 has 3 numbers"),
-        ("--accelerator=tpu-v4:2x2x2", "nodes have 4 chips, give --processes=2"),
-        ("--accelerator=tpu-v6e:4x4", "nodes have 4 chips, give --processes=4"),
+        ("--accelerator=gpu", "--accelerator=gpu: give the GPUs of each process, as in gpu:1"),
+        (
+            "--accelerator=h10:8",
+            "--accelerator='h10' is unknown: did you mean 'h100'? known: gpu, a100, h100, h200, tpu-v4, tpu-v5e,",
+        ),
+        ("--accelerator=h100-pcie:8", "--accelerator='h100-pcie' is unknown: did you mean 'h100'?"),
+        ("--accelerator=h100:12", "--accelerator='h100:12': more than a host are whole hosts of 8"),
+        ("--accelerator=tpu-v5e:2x4", "--accelerator='tpu-v5e:2x4': give the number of devices after the colon, as in tpu-v5e:8"),
+        ("--accelerator=tpu-v4:12", "--accelerator='tpu-v4:12': there are slices of 4, 8, 16, 32, 64, 128, 256, 512 chips"),
         ("--env=1=2", "--env=1=2: expected NAME=VALUE"),
     ],
 )
 def test_bad_flags_are_refused(output, flag, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         render(output, flag)
+
+
+def test_processes_are_as_many_as_hosts(output):
+    with pytest.raises(ValueError, match="^--accelerator=tpu-v5e:16 is 4 pods, one a host: leave out --processes=2$"):
+        render(output, "--accelerator=tpu-v5e:16", "--processes=2")
+    assert parts(render(output, "--accelerator=tpu-v5e:16", "--processes=4")[0][0])[0]["completions"] == 4
 
 
 def test_data_lie_on_the_claim(tmp_path):

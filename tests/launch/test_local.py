@@ -68,8 +68,12 @@ def test_a_second_run_starts_nothing(stand_in, capsys):
         main, evaluation = (stand_in / row.name / "calls").read_text().splitlines()
         assert main == f"-m fingerprint_jax.main {' '.join(row.flags)} --config.data_dir=D --workdir={stand_in / row.name}"
         assert evaluation == f"-m fingerprint_jax.evaluate --workdir={stand_in / row.name} --split=heldout"
+    (stand_in / row.name / "config.json").write_text('{"estimator": {"name": "mypkg.scores:mine"}}')
+    capsys.readouterr()
     run_binary(local, f"--sweep={stand_in}")
     assert {path: path.read_text() for path in calls} == calls
+    hint = f"python -m launch.collect --sweep={stand_in} --split=heldout --plugins=mypkg"
+    assert capsys.readouterr().out.splitlines()[-1] == f"2 rows are finished: {hint}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -137,6 +137,9 @@ def test_a_controller_that_does_not_answer_is_asked_again(stand_ins, tmp_path):
         ("--sbatch=-c4", "--sbatch=-c4: expected one long option, such as --sbatch=--mem=16G"),
         ("--nodes=0", "--nodes=0: at least 1"),
         ("--max_parallel=-1", "--max_parallel=-1: at least 0"),
+        ("--accelerator=h10:8", "--accelerator='h10' is unknown: did you mean 'h100'? known: a100, h100, h100-pcie, h200"),
+        ("--accelerator=tpu-v5e:4", "--accelerator='tpu-v5e' is unknown; known: a100, h100, h100-pcie, h200"),
+        ("--accelerator=h100:12", "--accelerator='h100:12': more than a host are whole hosts of 8"),
     ],
 )
 def test_bad_flags_are_refused(stand_ins, tmp_path, flag, message):
@@ -144,6 +147,23 @@ def test_bad_flags_are_refused(stand_ins, tmp_path, flag, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", flag)
     assert not calls(stand_ins, "sbatch")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "expected"),
+    [("h100:16", ["--nodes=2", "--gpus-per-node=h100:8"]), ("a100:2", ["--nodes=1", "--gpus-per-node=a100:2"])],
+)
+def test_nodes_and_gpus_come_from_the_table_of_targets(stand_ins, tmp_path, accelerator, expected):
+    write_sweep(tmp_path / "s")
+    run_binary(slurm, f"--sweep={tmp_path / 's'}", f"--accelerator={accelerator}")
+    assert [each for each in calls(stand_ins, "sbatch") if each.startswith(("--nodes", "--gpus"))] == expected
+
+
+@pytest.mark.parametrize("flag", ["--nodes=1", "--gpus=8"])
+def test_nodes_and_gpus_are_given_once(stand_ins, tmp_path, flag):
+    write_sweep(tmp_path / "s")
+    with pytest.raises(ValueError, match="^--accelerator=h100:16 gives nodes and GPUs: leave out --nodes and --gpus$"):
+        run_binary(slurm, f"--sweep={tmp_path / 's'}", "--accelerator=h100:16", flag)
 
 
 def test_what_slurm_refuses_is_one_line(stand_ins, tmp_path, monkeypatch):

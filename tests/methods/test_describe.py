@@ -1,14 +1,16 @@
 """The figures before a training."""
 
 import re
+import sys
 
 import jax
 import pytest
 
-from fingerprint_jax import methods
+from fingerprint_jax import main, methods
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training.model import model_of
 from tests.conftest import load_config
+from tests.test_evaluate import run_binary
 
 
 def _rows(config, data_dir, tmp_path):
@@ -31,6 +33,15 @@ def test_the_figures_are_those_of_the_network(data_dir, tmp_path):
     assert 2 * forward < _number(rows["FLOPs a step"]) < 5 * forward
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model_of(Run(config, tmp_path)).abstract))
     assert _number(rows["state"]) == pytest.approx(state / 2**20, abs=0.051)
+
+
+def test_a_dry_run_refuses_the_decision_that_a_training_would(data_dir, tmp_path, monkeypatch):
+    flags = ["--config=configs/quickstart.py:smoke", f"--config.data_dir={data_dir}", "--config.decision.name=threshold"]
+    flags += ["--dry_run", f"--workdir={tmp_path / 'run'}"]
+    monkeypatch.setattr(sys, "argv", ["main", *flags])  # where the flags of a config are looked for
+    with pytest.raises(ValueError, match="^decision.params: threshold needs value$"):
+        run_binary(main, *flags)
+    assert not (tmp_path / "run").exists()
 
 
 def test_accumulation_costs_the_same_flops(data_dir, tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 
 import jax
@@ -148,6 +150,23 @@ AMBIENT = {
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_LEGACY_PRNG_KEY": "error",
 }
+
+
+def test_a_jax_that_is_too_old_for_a_device_is_one_line(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 1))
+    environment.check_version("cpu")
+    for backend in ("gpu", "tpu"):
+        with pytest.raises(ValueError, match=f"^jax .* is too old for a {backend.upper()}: install jax 0.12, .*JAX_PLATFORMS=cpu$"):
+            environment.check_version(backend)
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0, 1))
+    environment.check_version("gpu")
+
+
+def test_pip_installs_no_older_jax_for_a_device():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = ".".join(map(str, environment.FOR_DEVICES))
+    for name in ("cuda", "tpu", "target-cuda", "target-tpu"):
+        assert [each for each in extras[name] if re.fullmatch(rf"jax\[[\w-]+\]>={wanted},<0\.13", each)], name
 
 
 def test_every_setting_that_is_fixed_is_one_of_jax():

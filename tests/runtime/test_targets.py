@@ -1,6 +1,7 @@
 """The table of devices, and compiling for those that are not here."""
 
 import math
+import platform
 
 import pytest
 
@@ -74,6 +75,7 @@ def test_a_gpu_is_described_to_xla(name):
     assert 2e9 * device.gpu.cores * device.gpu.lanes * device.gpu.clock < device.float32
 
 
+@pytest.mark.parametrize(("version", "newer"), [((0, 10, 1), " with Python 3.12 or newer"), ((0, 12, 0, 1), "")])
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -84,11 +86,30 @@ def test_a_gpu_is_described_to_xla(name):
         ),
     ],
 )
-def test_a_missing_compiler_is_one_line_that_says_how_to_install_it(name, line, monkeypatch):
+def test_a_missing_compiler_is_one_line_that_says_how_to_install_it(name, line, version, newer, monkeypatch):
     monkeypatch.setattr(targets.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr(targets.jax, "__version_info__", version)
     with pytest.raises(ValueError) as raised:
         targets.parse(name).mesh()
-    assert str(raised.value) == line
+    assert str(raised.value) == line + newer
+
+
+NEWER, FLAG = "Python 3.12 or newer, whose jax compiles more", "XLA_FLAGS=--xla_gpu_enable_triton_gemm=false"
+
+
+@pytest.mark.parametrize(
+    ("version", "reason", "helps"),
+    [
+        ((0, 10, 1), "INTERNAL: Couldn't find output tile sizes satisfying", f"; what may help: {NEWER}, or {FLAG}"),
+        ((0, 10, 1), "UNIMPLEMENTED: x", f"; what may help: {NEWER}"),
+        ((0, 12, 0, 1), "triton_tiling_propagation.cc:627] Check failed", f"; what may help: {FLAG}"),
+        ((0, 12, 0, 1), "UNIMPLEMENTED: x", ""),
+    ],
+)
+def test_what_may_help_where_xla_cannot_compile(version, reason, helps, monkeypatch):
+    monkeypatch.setattr(targets.jax, "__version_info__", version)
+    versions = f"jax {targets.jax.__version__} on Python {platform.python_version()}"
+    assert targets.explained(reason) == f"({reason}; {versions}){helps}"
 
 
 def test_a_compiler_that_aborts_is_one_line(tmp_path, monkeypatch, capfd):

@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 
 from fingerprint_jax import methods
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import sharding, targets
+from fingerprint_jax.training import cost
 from tests.conftest import ROOT, load_config
 
 LIBTPU = ROOT / ".venv" / "libtpu"  # where .ci/run installs it
@@ -50,12 +53,23 @@ def test_the_figures_of_a_target(data_dir, tmp_path, monkeypatch):
     assert "of 1,000 B: does NOT fit" in _described(data_dir, tmp_path, small)["step: memory"]
 
 
+def test_what_xla_cannot_compile_is_one_line_with_what_may_help():
+    def compile(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes satisfying the constraints\nand a stack")
+
+    function = types.SimpleNamespace(lower=lambda *_: types.SimpleNamespace(compile=compile))
+    with pytest.raises(ValueError) as raised:
+        cost._compiled(function, (), 1.0, targets.parse("h100"), 1.0)
+    line = str(raised.value)
+    assert line.startswith("target h100:1: XLA cannot compile it (INTERNAL: Couldn't find output tile sizes") and "\n" not in line
+    assert line.endswith("XLA_FLAGS=--xla_gpu_enable_triton_gemm=false")
+
+
 def test_a_target_is_for_a_dry_run(data_dir, tmp_path):
     done = _target(data_dir, tmp_path, "h10")
     assert done.returncode == 1 and "error: target='h10' is unknown: did you mean 'h100'?" in done.stderr
     done = _target(data_dir, tmp_path, "h100", "--nodry_run")
     assert done.returncode == 1 and done.stderr.endswith("error: --target compiles and runs nothing: give --dry_run with it\n")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(

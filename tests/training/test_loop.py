@@ -228,25 +228,40 @@ def test_reader_processes_change_nothing(data_dir, tmp_path):
 
 
 def test_eight_devices_train_on_the_same_samples_to_the_same_loss(data_dir, tmp_path):
-    config = tiny_config(data_dir, "siamese_cnn_tiny", num_steps=4, log_every=1)
-    run = Run(config, tmp_path / "one")
-    methods.get("gradient").fit(run)
+    """Also where each holds a part of the optimizer's state, which any number of devices goes on from and to."""
+    config = tiny_config(data_dir, "siamese_cnn_tiny", num_steps=4, checkpoint_every=2, log_every=1)
+    methods.get("gradient").fit(Run(config, tmp_path / "one"))
+    fit_until(Run(config, tmp_path / "moved"), 4)  # step 2 is saved
     script = textwrap.dedent(
         f"""
         import jax
         from fingerprint_jax import methods
         from fingerprint_jax.runs.run import Run
+        from fingerprint_jax.training.model import model_of
         assert jax.device_count() == 8
         config = Run.load({str(tmp_path / "one")!r}).config
         config.steps_per_dispatch = 2
-        methods.get("gradient").fit(Run(config, {str(tmp_path / "eight")!r}))
+        for name in ("eight", "shared", "moved"):
+            config.optimizer.shard_state = name != "eight"
+            methods.get("gradient").fit(Run(config, {str(tmp_path)!r} + "/" + name))
+        for x in jax.tree.leaves(model_of(Run(config, "nowhere")).abstract["opt"]):
+            divides = any(size % 8 == 0 for size in x.shape)
+            assert x.size == (8 if divides else 1) * jax.numpy.prod(jax.numpy.array(x.sharding.shard_shape(x.shape))), x
         """
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"})
-    lines = [[json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in ("one", "eight")]
-    losses = [[line["loss"] for line in part if "loss" in line] for part in lines]
-    assert len(losses[0]) == 4
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    names = ("one", "eight", "shared", "moved")
+    lines = {name: [json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in names}
+    losses = {name: [line["loss"] for line in part if "loss" in line] for name, part in lines.items()}
+    assert len(losses["one"]) == 4
+    for name in names[1:]:
+        np.testing.assert_allclose(losses["one"], losses[name], rtol=1e-5)
+    states = [last_state(Run.load(tmp_path / name)) for name in ("eight", "shared")]
+    for part, least in (("params", 1.0), ("opt", 0.0)):  # of a bias, zero at first, the last digits are rounding
+        for a, b in zip(*(jax.tree.leaves(state[part]) for state in states), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * max(least, np.abs(b).max()))
+    starts = Run.load(tmp_path / "moved").provenance["starts"]
+    assert [start["topology"].rpartition(", ")[2] for start in starts][1:] == ["sharded optimizer state"]
 
 
 def test_folds_hold_the_same_records_on_the_device_so_that_they_share_a_compiled_step(data_dir, tmp_path):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fingerprint_jax.backbones.layers import placed, places
+from fingerprint_jax.backbones.layers import Linear, placed, places
 from fingerprint_jax.objectives.parts import losses
 
 TRAINED = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("momentum_encoder")))
@@ -47,8 +47,8 @@ class Projection(nnx.Module):
 
     def __init__(self, features: int, widths: tuple[int, ...], rngs: nnx.Rngs) -> None:
         sizes = (features, *widths)
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)])
-        self.temperature = nnx.Linear(sizes[-2], 1, rngs=rngs)
+        self.layers = nnx.List([Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)])
+        self.temperature = Linear(sizes[-2], 1, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Embedding and temperature."""
