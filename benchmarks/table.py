@@ -72,6 +72,11 @@ def sections(folder: Path) -> str:
 
 def render(docs: Path, folder: Path) -> None:
     """Puts the tables of a folder of results in the place between the two marks of a page."""
-    before, rest = docs.read_text().split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    files.write_text(docs, f"{before}{MARKS[0]}\n{sections(folder)}\n{MARKS[1]}{after}".removesuffix("\n"))
+    place(docs, MARKS, sections(folder))
+
+
+def place(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Puts a text in the place between two marks of a page."""
+    before, rest = page.read_text().split(marks[0])
+    after = rest.split(marks[1])[1]
+    files.write_text(page, f"{before}{marks[0]}\n{text}\n{marks[1]}{after}".removesuffix("\n"))

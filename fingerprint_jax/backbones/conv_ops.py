@@ -45,6 +45,11 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad) -> jax.Arr
     return _computed(DEPTHWISE, (stride, pad), x, kernel)
 
 
+def patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution by a kernel [k,k,C,D] of stride k, without padding; k divides the sides: [N,H,W,C] -> [N,H/k,W/k,D]."""
+    return _computed(PATCHES, (), x, kernel)
+
+
 def transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed convolution of stride 2 by a kernel [4,4,C,D] -> [N,2H,2W,D].
 
@@ -123,6 +128,20 @@ def _product(x: jax.Array, kernel: jax.Array, stride: int, pad: Pad) -> jax.Arra
     return (patches.reshape(-1, k * k * channels) @ kernel.reshape(k * k * channels, -1)).reshape(*shape, -1)
 
 
+def _of_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One matrix product: patches that do not overlap are a change of shape.
+
+    On a GPU XLA gives all that follows, the tokens of a ViT, the order of this change, with the images last.
+    """
+    (n, height, width, channels), k = x.shape, len(kernel)
+    patches = x.reshape(n, height // k, k, width // k, k, channels).swapaxes(2, 3).reshape(n, -1, k * k * channels)
+    return (patches @ kernel.reshape(k * k * channels, -1)).reshape(n, height // k, width // k, -1)
+
+
+def _strided(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _conv(x, kernel, len(kernel), ((0, 0), (0, 0)))
+
+
 def _wide_gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, pad: Pad) -> Gradients:
     """That of the kernel as nine matrix products.
 
@@ -185,4 +204,5 @@ def _phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
 PRODUCT = Operation(_product, _conv, _transposes(_product), _transposes(_conv))
 WIDE = Operation(_conv, _conv, _wide_gradients, _transposes(_conv))
 DEPTHWISE = Operation(_shifted, _grouped, _shifted_gradients, _transposes(_grouped))
+PATCHES = Operation(_of_patches, _strided, _transposes(_of_patches), _transposes(_strided))
 TRANSPOSED = Operation(_phases, _dilated, _transposes(_phases), _transposes(_dilated))

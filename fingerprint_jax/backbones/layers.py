@@ -2,7 +2,8 @@
 
 import contextlib
 import contextvars
-from collections.abc import Generator
+import functools
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -157,14 +158,20 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(features, momentum=0.9, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
         self.frozen, self.groups = False, 1
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, act: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
         """Same shape; `train` takes the batch's statistics and moves the running ones, else the running ones are used.
+
+        Args:
+            x: [N,..,C].
+            train: see above.
+            act: an activation after it, which is dear to compute: the gradient computes both again, see `recomputed`.
 
         Raises:
             ValueError: `groups` does not divide the batch.
         """
         if not train or self.frozen:
-            return super().__call__(x, use_running_average=True).astype(x.dtype)
+            x = super().__call__(x, use_running_average=True).astype(x.dtype)
+            return act(x) if act else x
         if len(x) % self.groups:
             raise ValueError(f"backbone.norm_groups={self.groups} does not divide the batch of {len(x)} images")
         values, rows, maps = x.astype(jnp.float32), (1,) * (x.ndim - 1), tuple(range(1, x.ndim - 1))
@@ -191,7 +198,13 @@ class BatchNorm(nnx.BatchNorm):
             # Not running[...] = value, which searches all that was traced before: quadratic in the depth of the net.
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * new)
         scale, bias = (v[...].reshape(*rows, -1) for v in (self.scale, self.bias))  # pyright: ignore[reportOptionalSubscript]
-        return ((values - of_rows(mean)) * (jax.lax.rsqrt(of_rows(var) + self.epsilon) * scale) + bias).astype(x.dtype)
+
+        def normalised(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+            x = ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
+            return act(x) if act else x
+
+        arrays = x, of_rows(mean), jax.lax.rsqrt(of_rows(var) + self.epsilon) * scale, bias
+        return recomputed(normalised, *arrays) if act else normalised(*arrays)
 
     def _members(self, count: int) -> jax.Array:
         """Which group each row is of: [count,groups], 1 or 0."""
@@ -227,6 +240,34 @@ def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
     values = x.astype(jnp.float32)
     centred = values - values.mean(axis=(1, 2), keepdims=True)
     return (centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=(1, 2), keepdims=True) + epsilon)).astype(x.dtype)
+
+
+def recomputed(function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array) -> jax.Array:
+    """An elementwise function of x and of small arrays. In bfloat16 its gradient computes it again from these and keeps no more.
+
+    Else XLA stores what is dear to compute, such as an exponential, and reads it again: on accelerators, which bfloat16 is for,
+    memory is what a step waits for. A CPU computes more slowly than it reads.
+    """
+    return _recomputed(function, x, *others) if x.dtype == jnp.bfloat16 else function(x, *others)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recomputed(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    return function(*arrays)
+
+
+def _keeps_arrays(function: Callable[..., jax.Array], *arrays: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return function(*arrays), arrays
+
+
+def _computes_again(
+    function: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, ...]:
+    # The barrier keeps XLA from finding that the forward pass has computed the same.
+    return jax.vjp(function, *jax.lax.optimization_barrier(arrays))[1](gradient)
+
+
+_recomputed.defvjp(_keeps_arrays, _computes_again)
 
 
 def stopped(module: nnx.Module) -> nnx.Module:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fingerprint_jax.backbones import initializers
-from fingerprint_jax.backbones.layers import Conv, Linear, drop_path, dropout
+from fingerprint_jax.backbones import conv_ops, initializers
+from fingerprint_jax.backbones.layers import Conv, Linear, drop_path, dropout, recomputed
 
 VARIANTS = {
     "vit_tiny_patch16": {"width": 192, "depth": 12, "heads": 3, "patch": 16},
@@ -40,10 +40,14 @@ def adapt(name: str, value: np.ndarray, net: "Backbone") -> np.ndarray:
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Over the last axis in float32; the result has the dtype of the input."""
+    """Over the last axis in float32; the result has the dtype of the input.
 
-    def __init__(self, width: int, rngs: nnx.Rngs) -> None:
-        super().__init__(width, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+    Of bfloat16 the variance is that of one pass, the mean of the squares less the square of the mean.
+    """
+
+    def __init__(self, width: int, rngs: nnx.Rngs, dtype: np.dtype | str = "float32") -> None:
+        fast = jnp.dtype(dtype) == jnp.bfloat16
+        super().__init__(width, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=fast, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Same shape."""
@@ -51,10 +55,7 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class PatchEmbed(nnx.Module):
-    """Every patch through one dense layer, as a convolution whose stride is its size: [N,H,W,C] -> [N,h*w,D].
-
-    As a matrix product: patches that do not overlap are a change of shape, on every kind of device.
-    """
+    """Every patch through one dense layer, as a convolution whose stride is its size: [N,H,W,C] -> [N,h*w,D]."""
 
     def __init__(self, channels: int, width: int, patch: int, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         shape = (patch, patch, channels, width)
@@ -64,12 +65,44 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The patches row by row; the bottom and right are filled with zeros to whole patches."""
-        n, height, width, channels = x.shape
-        p = self.patch
+        (n, height, width, _), p = x.shape, self.patch
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, -height % p), (0, -width % p), (0, 0)))
-        x = x.reshape(n, -(-height // p), p, -(-width // p), p, channels).swapaxes(2, 3).reshape(n, -1, p * p * channels)
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return x @ kernel.reshape(p * p * channels, -1) + bias[None, None]
+        return conv_ops.patches(x, kernel).reshape(n, -1, len(bias)) + bias[None, None]
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Scaled dot-product attention of queries [N,T,h,D] to keys and values [N,S,h,D]: [N,T,h,D], the softmax in float32.
+
+    In bfloat16 so are the products, and nothing but the probabilities of the [N,h,T,S] is kept for the gradient.
+    """
+    return _attention(q, k, v) if q.dtype == jnp.bfloat16 else jax.nn.dot_product_attention(q, k, v)
+
+
+@jax.custom_vjp
+def _attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return _attended(q, k, v)[0]
+
+
+def _attended(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    logits = jnp.einsum("nthd,nshd->nhts", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    shares = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    found = jnp.einsum("nhts,nshd->nthd", shares, v)
+    return found, (q, k, v, shares, found)
+
+
+def _attention_gradients(saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, ...]:
+    q, k, v, shares, found = saved
+    of_shares = jnp.einsum("nthd,nshd->nhts", gradient, v)
+    # What the softmax takes off, the mean of the gradient by the shares, is the product of result and gradient (Dao et al. 2022,
+    # arXiv 2205.14135): no sum over the [N,h,T,S].
+    mean = jnp.einsum("nthd,nthd->nht", gradient, found, preferred_element_type=jnp.float32)[..., None]
+    of_logits = (shares * (of_shares - mean) * q.shape[-1] ** -0.5).astype(q.dtype)
+    of_q, of_k = jnp.einsum("nhts,nshd->nthd", of_logits, k), jnp.einsum("nhts,nthd->nshd", of_logits, q)
+    return of_q, of_k, jnp.einsum("nhts,nthd->nshd", shares, gradient)
+
+
+_attention.defvjp(_attended, _attention_gradients)
 
 
 class Attention(nnx.Module):
@@ -84,7 +117,7 @@ class Attention(nnx.Module):
         """Every token attends to all."""
         n, tokens, width = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads), 2, 0)
-        return self.proj(jax.nn.dot_product_attention(q, k, v).reshape(n, tokens, width))
+        return self.proj(attention(q, k, v).reshape(n, tokens, width))
 
 
 class Mlp(nnx.Module):
@@ -93,11 +126,12 @@ class Mlp(nnx.Module):
     def __init__(self, width: int, rate: float, dtype: np.dtype, rngs: nnx.Rngs) -> None:
         self.fc1 = Linear(width, 4 * width, dtype=dtype, kernel_init=_normal, rngs=rngs)
         self.fc2 = Linear(4 * width, width, dtype=dtype, kernel_init=_normal, rngs=rngs)
-        self.rate = rate
+        self.rate, self.dtype = rate, dtype
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
         """Each token by itself."""
-        x = nnx.gelu(self.fc1(x), approximate=False)
+        kernel, bias = self.fc1.kernel[...].astype(self.dtype), self.fc1.bias[...].astype(self.dtype)  # pyright: ignore[reportOptionalSubscript]
+        x = recomputed(lambda x, bias: nnx.gelu(x + bias, approximate=False), x.astype(self.dtype) @ kernel, bias[None, None])
         return self.fc2(dropout(x, self.rate, train=train, rngs=rngs))
 
 
@@ -105,8 +139,8 @@ class Block(nnx.Module):
     """Attention and a perceptron, each after normalisation and added to its input: [N,T,D] -> [N,T,D]."""
 
     def __init__(self, width: int, heads: int, dropout_rate: float, path_rate: float, dtype: np.dtype, rngs: nnx.Rngs) -> None:
-        self.norm1, self.attn = LayerNorm(width, rngs), Attention(width, heads, dtype, rngs)
-        self.norm2, self.mlp = LayerNorm(width, rngs), Mlp(width, dropout_rate, dtype, rngs)
+        self.norm1, self.attn = LayerNorm(width, rngs, dtype), Attention(width, heads, dtype, rngs)
+        self.norm2, self.mlp = LayerNorm(width, rngs, dtype), Mlp(width, dropout_rate, dtype, rngs)
         self.dropout_rate, self.path_rate = dropout_rate, path_rate
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
@@ -164,7 +198,7 @@ class Backbone(nnx.Module):
         self.rate = dropout
         rates = np.linspace(0, stochastic_depth, depth).tolist()
         self.blocks = nnx.List([Block(width, heads, dropout, rate, precision, rngs) for rate in rates])
-        self.norm = LayerNorm(width, rngs)
+        self.norm = LayerNorm(width, rngs, dtype)
         self.num_features = width
 
     def maps(

@@ -151,17 +151,21 @@ class Target:
         """Bytes a second that a device can send to the others; those of several hosts with GPUs go through their network."""
         return self.device.link if self.hosts == 1 else self.device.network
 
-    def mesh(self) -> Mesh:
-        """A mesh over its devices, which need not be there: programs can be compiled for it, and not run.
-
-        Raises ValueError where the package that compiles for it is missing, with how to install it.
-        """
+    def check(self) -> None:
+        """Raises ValueError where the package that compiles for it is missing, with how to install it."""
         package = "libtpu" if self.device.platform == "tpu" else "jax_plugins.xla_cuda13"
         if not _installed(package):
             extra = "target-tpu" if self.device.platform == "tpu" else "target-cuda"
             newer = " with Python 3.12 or newer" if jax.__version_info__ < environment.FOR_DEVICES else ""
             install = f"pip install 'fingerprint_jax[{extra}]'{newer}"
             raise ValueError(f"target {self}: {package} is missing, which compiles for it: {install}")
+
+    def mesh(self) -> Mesh:
+        """A mesh over its devices, which need not be there: programs can be compiled for it, and not run.
+
+        Raises ValueError as `check`.
+        """
+        self.check()
         if self.device.platform == "tpu":
             name = f"{self.device.name.removeprefix('tpu-')}:{self.topology}"
             options: dict[str, Any] = {}
@@ -229,24 +233,28 @@ def compiles_here(target: Target) -> bool:
     return os.environ.get(CHILD) == str(target)
 
 
+def child_environment(target: Target) -> dict[str, str]:
+    """That of a process which compiles for a target: it sees the CPU alone, keeps no programs, and asks nobody for devices."""
+    here = {CHILD: str(target), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    here |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
+    # Else libtpu complains that nobody says which machine this is, and that another process has loaded it.
+    here |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3"}
+    here["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    return os.environ | here
+
+
 def in_child(target: Target, module: str, arguments: Sequence[str]) -> int:
     """Runs `python -m module arguments` where XLA can compile for a target and may abort; returns its exit status.
 
-    It sees the CPU alone, keeps no programs, and asks nobody for the devices of this machine. What it says on stdout comes as it
-    is said, the rest at its end.
+    Its environment is `child_environment`. What it says on stdout comes as it is said, the rest at its end.
 
     Raises ValueError, with what the compiler said last, where a signal ended it.
     """
-    here = {CHILD: str(target), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
-    here |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
-    here["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # of libtpu, which takes a lock for the chips that a process has: here there are none
-    # Else libtpu complains that nobody says which machine this is.
-    here |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "stderr"
         with said.open("wb") as file:
             command = [sys.executable, "-m", module, *arguments]
-            done = subprocess.run(command, env=os.environ | here, stderr=file, preexec_fn=_end_with_parent)
+            done = subprocess.run(command, env=child_environment(target), stderr=file, preexec_fn=_end_with_parent)
         text = said.read_text(errors="replace")
     if done.returncode < 0:
         raise ValueError(f"target {target}: {aborted(text, done.returncode)}")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from typing import Any
 
@@ -81,7 +82,7 @@ def on_target(run: Run, target: Target) -> list[tuple[str, str]]:
 
 def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top: float) -> list[tuple[str, str]]:
     device = target.device
-    begin = time.perf_counter()
+    begin, before = time.perf_counter(), sum(os.times()[:4])
     try:
         compiled = function.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -89,7 +90,7 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
         if reason.startswith("RESOURCE_EXHAUSTED"):
             return [("memory", f"does NOT fit: {reason.removeprefix('RESOURCE_EXHAUSTED: ')}")]
         raise ValueError(f"target {target}: XLA cannot compile it {targets.explained(reason)}") from error
-    seconds = time.perf_counter() - begin
+    seconds, processors = time.perf_counter() - begin, sum(os.times()[:4]) - before
     program, memory = hlo.read(compiled.as_text()), compiled.memory_analysis()
     once = f"; {program.loops} loops are counted once" if program.loops else ""
     need = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -106,7 +107,7 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
         ("bytes", f"{_bytes(program.bytes)} a device, operands and results of all kernels{once}"),
         ("kernels", f"{sum(program.kernels.values()):,}: {', '.join(kernels)}"),
         ("exchanges", ", ".join(exchanges) or "none"),
-        ("compiled in", f"{seconds:.1f} s"),
+        ("compiled in", f"{seconds:.1f} s ({processors:.1f} s of processors)"),
         (
             "floor",
             f"{_ms(floor)}, by {'bytes' if moving > computing else 'FLOPs'} (FLOPs {_ms(computing)}, bytes {_ms(moving)})"

@@ -186,6 +186,9 @@ def _read_bytes(
     sizes = [size_of(within[name].shape, memory=True) if name in within else 0 for name in instruction.operands]
     if instruction.opcode in _SLICES and sizes:
         sizes[0] = min(sizes[0], size_of(instruction.shape, memory=True))
+    if instruction.opcode == "slice-start" and sizes:  # ((operand), slice, ..), the slice often on the chip
+        taken = [each[0] for each in _ARRAY.finditer(instruction.shape)][1]
+        sizes[0] = min(sizes[0], size_of(re.sub(r"S\(\d+\)", "", taken), memory=True))
     body = computations[instruction.called[0]] if instruction.opcode == "fusion" else {}
     for parameter in (each for each in body.values() if each.opcode == "parameter"):
         users = [user for user in body.values() if parameter.name in user.operands]

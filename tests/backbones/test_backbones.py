@@ -11,6 +11,7 @@ import scipy.ndimage
 from flax import nnx
 
 from fingerprint_jax import backbones
+from fingerprint_jax.backbones import resnet, vit
 from fingerprint_jax.backbones.layers import (
     BatchNorm,
     Conv,
@@ -19,6 +20,7 @@ from fingerprint_jax.backbones.layers import (
     drop_path,
     dropout,
     instance_norm,
+    recomputed,
     record,
     stopped,
 )
@@ -392,6 +394,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from fingerprint_jax import backbones
+from fingerprint_jax.backbones import resnet, vit
 from fingerprint_jax.objectives.parts import losses
 from fingerprint_jax.runtime import sharding
 from tests.backbones.test_backbones import parts
@@ -459,3 +462,36 @@ def test_a_recorded_layer_is_what_the_layer_gives():
     np.testing.assert_array_equal(seen[0], Conv.__call__(layers[name], images(2)))
     with pytest.raises(ValueError, match=f"features.output='nothing' is unknown.*known: embedding, logits, .*{name}"):
         record(net, "nothing")
+
+
+def test_attention_is_that_of_jax():
+    q, k, v, g = (jax.random.normal(jax.random.key(i), (2, 5, 3, 8)) for i in range(4))
+    found, pull = jax.vjp(vit._attention, q, k, v)
+    expected, expected_pull = jax.vjp(jax.nn.dot_product_attention, q, k, v)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    for ours, theirs in zip(pull(g), expected_pull(g), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    halves = vit.attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)))
+    assert halves.dtype == jnp.bfloat16
+    np.testing.assert_allclose(halves.astype(jnp.float32), expected, atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_computed_again_has_the_same_gradient(dtype):
+    x, bias = jnp.linspace(-3, 3, 7, dtype=dtype)[None], jnp.full((1, 1), 0.5, dtype)
+
+    def gradients(function):
+        return jax.jit(jax.grad(lambda x, bias: function(x, bias).astype(jnp.float32).sum(), (0, 1)))(x, bias)
+
+    def act(x, bias):
+        return nnx.gelu(x + bias, approximate=False)
+
+    for again, once in zip(gradients(functools.partial(recomputed, act)), gradients(act), strict=True):
+        np.testing.assert_allclose(again.astype(jnp.float32), once.astype(jnp.float32), atol=0 if dtype == "float32" else 0.03)
+
+
+def test_both_ways_to_pool_agree():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    (here, pull), (there, pull_there) = (jax.vjp(way, x) for way in (resnet.max_pool3, resnet._window_maxima))
+    np.testing.assert_array_equal(here, there)
+    np.testing.assert_allclose(pull(jnp.cos(here))[0], pull_there(jnp.cos(here))[0], atol=1e-6)

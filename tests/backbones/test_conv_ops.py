@@ -24,6 +24,7 @@ CASES = {  # (function, shape of the map, shape of the kernel, options)
     "wide stride 2": (conv_ops.conv, (1, 28, 27, 16), (3, 3, 16, 4), (2, ((0, 1), (1, 1)))),
     "depthwise": (conv_ops.depthwise, (2, 5, 6, 3), (3, 3, 1, 3), (1, ONE)),
     "depthwise stride 2": (conv_ops.depthwise, (2, 6, 5, 3), (5, 5, 1, 3), (2, ((1, 2), (2, 2)))),
+    "patches": (conv_ops.patches, (2, 6, 4, 3), (2, 2, 3, 4), ()),
     "transposed": (conv_ops.transposed, (2, 3, 4, 3), (4, 4, 3, 2), ()),
 }
 
@@ -57,7 +58,8 @@ def test_other_devices_get_plain_convolutions(case):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_both_ways_agree(dtype):
-    ways = {"product": conv_ops.PRODUCT, "wide": conv_ops.WIDE, "depthwise": conv_ops.DEPTHWISE, "transposed": conv_ops.TRANSPOSED}
+    names = {case.split()[0] for case in CASES}
+    ways = {name: getattr(conv_ops, name.upper()) for name in names}
 
     @jax.jit
     def run(operands):

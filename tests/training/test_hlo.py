@@ -147,3 +147,15 @@ def test_a_loop_of_unknown_length_is_told():
     assert hlo.read(GPU.replace('"known_trip_count":{"n":"5"}', "")).loops == 1
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.read("nothing")
+
+
+def test_of_an_array_that_is_fetched_in_slices_each_is_read_once():
+    slices = "\n".join(
+        f"  %begin.{i} = ((bf16[4,16,128]{{2,1,0:T(8,128)(2,1)}}), bf16[1,16,128]{{2,1,0:T(8,128)(2,1)S(1)}}, s32[]{{:S(2)}})"
+        f" slice-start(%x), slice={{[{i}:{i + 1}], [0:16], [0:128]}}\n"
+        f"  %end.{i} = bf16[1,16,128]{{2,1,0:T(8,128)(2,1)S(1)}} slice-done(%begin.{i})"
+        for i in range(4)
+    )
+    whole = "  %x = bf16[4,16,128]{2,1,0:T(8,128)(2,1)} parameter(0)"
+    program = hlo.read(f"ENTRY %main (x: bf16[4,16,128]) -> bf16[1,16,128] {{\n{whole}\n{slices}\n}}\n")
+    assert program.bytes == 4 * 16 * 128 * 2 and program.kernels == {"copies": 4}
