@@ -494,7 +494,8 @@ def test_files_that_stand_in_their_folder_four_times_are_one_observation(tmp_pat
     assert (once["counts"]["used"], more["counts"]["used"]) == (25, 100) and more["counts"]["groups"] == once["counts"]["groups"]
     assert 0.05 < once["panel"]["p"] == more["panel"]["p"]
     for a, b in zip(once["panel"]["methods"], more["panel"]["methods"], strict=True):
-        assert b["auc"] == pytest.approx(a["auc"], abs=1e-9) and b["interval"] == pytest.approx(a["interval"], abs=0.03)
+        # Of the 25 x 25 pairs rounding may decide one: blocks of another size are summed up in another order.
+        assert b["auc"] == pytest.approx(a["auc"], abs=1 / 25**2) and b["interval"] == pytest.approx(a["interval"], abs=0.03)
 
 
 def test_a_part_that_was_changed_is_computed_again(leaking, tmp_path, caplog):
