@@ -134,8 +134,8 @@ class Block(nnx.Module):
         """The map after the block."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = self.expand_norm(self.expand(y), train=train, act=self.act)
-        y = self.depthwise_norm(self.depthwise(y), train=train, act=self.act)
+            y = self.act(self.expand_norm(self.expand(y), train=train))
+        y = self.act(self.depthwise_norm(self.depthwise(y), train=train))
         if self.squeeze is not None:
             y = self.squeeze(y)
         y = self.project_norm(self.project(y), train=train)
@@ -214,11 +214,11 @@ class Backbone(nnx.Module):
 
     def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The last map [N,h,w,D]."""
-        x = self.stem_norm(self.stem(images), train=train, act=self.act)
+        x = self.act(self.stem_norm(self.stem(images), train=train))
         for stage in self.stages:
             for block in stage:
                 x = block(x, train=train, rngs=rngs)
-        return self.head_norm(self.head(x), train=train, act=self.act).astype(jnp.float32)
+        return self.act(self.head_norm(self.head(x), train=train)).astype(jnp.float32)
 
     def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Features [N,D], the mean over the last map."""

@@ -158,20 +158,14 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(features, momentum=0.9, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
         self.frozen, self.groups = False, 1
 
-    def __call__(self, x: jax.Array, *, train: bool, act: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Same shape; `train` takes the batch's statistics and moves the running ones, else the running ones are used.
-
-        Args:
-            x: [N,..,C].
-            train: see above.
-            act: an activation after it, which is dear to compute: the gradient computes both again, see `recomputed`.
 
         Raises:
             ValueError: `groups` does not divide the batch.
         """
         if not train or self.frozen:
-            x = super().__call__(x, use_running_average=True).astype(x.dtype)
-            return act(x) if act else x
+            return super().__call__(x, use_running_average=True).astype(x.dtype)
         if len(x) % self.groups:
             raise ValueError(f"backbone.norm_groups={self.groups} does not divide the batch of {len(x)} images")
         values, rows, maps = x.astype(jnp.float32), (1,) * (x.ndim - 1), tuple(range(1, x.ndim - 1))
@@ -198,13 +192,7 @@ class BatchNorm(nnx.BatchNorm):
             # Not running[...] = value, which searches all that was traced before: quadratic in the depth of the net.
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * new)
         scale, bias = (v[...].reshape(*rows, -1) for v in (self.scale, self.bias))  # pyright: ignore[reportOptionalSubscript]
-
-        def normalised(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
-            x = ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
-            return act(x) if act else x
-
-        arrays = x, of_rows(mean), jax.lax.rsqrt(of_rows(var) + self.epsilon) * scale, bias
-        return recomputed(normalised, *arrays) if act else normalised(*arrays)
+        return ((values - of_rows(mean)) * (jax.lax.rsqrt(of_rows(var) + self.epsilon) * scale) + bias).astype(x.dtype)
 
     def _members(self, count: int) -> jax.Array:
         """Which group each row is of: [count,groups], 1 or 0."""
