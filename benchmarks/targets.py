@@ -4,8 +4,8 @@
 
 Each network and target is a dry run of `fingerprint_jax.main` in a process of its own, on phantoms that are made for it. What it
 prints goes to benchmarks/results/targets/targets.json at once, and from there into the page. The same command goes on where it was
-stopped; `--rows` and `--targets` compile what they name, finished or not. It wants the extras target-cuda and target-tpu, and Python
-3.12 or newer.
+stopped; `--rows` and `--targets` compile what they name, finished or not. It wants the extras target-cuda and target-tpu,
+and Python 3.12 or newer.
 """
 
 import dataclasses
