@@ -105,7 +105,7 @@ def main(values: flags.FlagValues) -> None:
             run = watch.watch(Path(values.workdir), values.split, values.watch, score.evaluate, values.data_dir)
         else:
             run = methods.load(values.workdir, values.step, values.data_dir)
-        if values.verify:
+        if values.verify or values.recompute:
             distributed.first(run.source.verify)
         if values.recompute:
             distributed.first(run.refuse_links)

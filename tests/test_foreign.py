@@ -97,7 +97,7 @@ def test_records_of_another_pack_under_an_old_summary_are_noticed(data, workdir,
     packing.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
     for file in (tmp_path / "packed" / DATA).glob("*train_generated*"):
         shutil.copy(file, folder)  # as of a copy that was interrupted
-    (workdir / "results.json").unlink()
+    results = shutil.move(workdir / "results.json", tmp_path)
     old = json.loads((folder / "summary.json").read_text())
     for summary in (old | {"files": {}}, {name: value for name, value in old.items() if name not in ("files", "seal")}):
         if "seal" in summary:
@@ -107,6 +107,11 @@ def test_records_of_another_pack_under_an_old_summary_are_noticed(data, workdir,
             score.evaluate(methods.load(workdir, data_dir=str(root)), "heldout")
         with pytest.raises(ValueError, match="the records of train_generated are not those"):
             run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", "--verify", "--split=valid")
+        shutil.copy(results, workdir)  # figures of other data are no reason to trust these
+        for more in ([], ["--recompute"]):
+            with pytest.raises(ValueError, match="the records of train_generated are not those"):
+                run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", "--split=heldout", *more)
+        (workdir / "results.json").unlink()
         open_source.cache_clear()
     assert not (workdir / "results.json").exists()
 
@@ -135,6 +140,19 @@ def test_a_class_that_a_terminal_obeys_is_no_name(data):
     (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
     with pytest.raises(ValueError, match="is damaged .*classes are no names"):
         Source(str(root), "subtask2")
+
+
+def test_classes_are_those_of_the_task_and_no_more_than_records(data, data_dir, tmp_path):
+    root, folder = data
+    shutil.copytree(data_dir, tmp_path / "images")
+    for place, task, said in (
+        (folder, "subtask2", "its classes are not those of subtask2"),
+        (builder.dataset_dir(tmp_path / "images", "images"), "images", "more classes than records"),
+    ):
+        summary = json.loads((place / "summary.json").read_text()) | {"classes": [f"c{i}" for i in range(1000)]}
+        (place / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+        with pytest.raises(ValueError, match=f"is damaged .*{said}"):
+            Source(str(root if task == "subtask2" else tmp_path / "images"), task)
 
 
 def test_a_split_that_cannot_be_compared_is_named(data, caplog):
@@ -553,7 +571,7 @@ def test_a_first_figure_makes_the_tables_of_runs_that_are_used_anew(workdir, dat
 def test_predictions_of_other_classes_are_computed_again(workdir):
     path = workdir / "predictions" / "heldout.csv"
     ids, scores, meta = tables.read_predictions(path)
-    tables.write_predictions(path, ids, np.eye(9, dtype=np.float32)[np.full(len(ids), 8)], meta)
+    tables.write_predictions(path, np.array(ids), np.eye(9, dtype=np.float32)[np.full(len(ids), 8)], meta)
     assert methods.predict(methods.load(workdir), "heldout").scores.shape == scores.shape
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import secrets
 import shutil
 from multiprocessing import resource_tracker, shared_memory, synchronize, util
@@ -14,6 +15,7 @@ from grain.multiprocessing import SharedMemoryArray
 
 MEMORY = Path("/dev/shm")  # where Linux keeps it; elsewhere it has no place in the file system, and ends with its processes
 _NAME = "fingerprint-"
+_OURS = re.compile(rf"(sem\.)?{_NAME}[0-9a-f]{{8}}(\.[0-9a-f]{{8}})?")  # a lock, an array, a semaphore
 
 
 @functools.cache
@@ -43,9 +45,8 @@ def claim() -> str:
 def _sweep() -> None:
     found: dict[str, list[Path]] = {}
     for path in sorted(MEMORY.glob(f"*{_NAME}*")):
-        name = path.name.removeprefix("sem.")
-        if name.startswith(_NAME) and path.lstat().st_uid == os.getuid():
-            found.setdefault(name.partition(".")[0], []).append(path)
+        if _OURS.fullmatch(path.name) and path.lstat().st_uid == os.getuid():
+            found.setdefault(path.name.removeprefix("sem.").partition(".")[0], []).append(path)
     for name, paths in found.items():
         try:
             file = os.open(MEMORY / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format  # comes with tensorflow-datasets, which lets its errors through
 from google.protobuf.message import DecodeError
 
-from fingerprint_jax.data import builder, folders, images, tables
+from fingerprint_jax.data import builder, folders, images, tables, tasks
 from fingerprint_jax.runtime import distributed, files
 
 log = logging.getLogger(__name__)
@@ -226,10 +226,14 @@ def _summary(path: Path, task: str) -> dict:
         raise ValueError(f"summary.json: image_shape is {str(shape)[:80]}")
     if not found["classes"] or not all(isinstance(name, str) and not folders.unfit(name) for name in found["classes"]):
         raise ValueError("summary.json: classes are no names")
+    if list(tasks.of(task).classes or found["classes"]) != found["classes"]:
+        raise ValueError(f"summary.json: its classes are not those of {task}")
     for name, split in found["splits"].items():
         kinds = {"count": int, "groups": int, "fingerprint": str, "classes": dict}
         if not isinstance(split, dict) or any(not isinstance(split.get(field), kind) for field, kind in kinds.items()):
             raise ValueError(f"summary.json: split {name[:40]!r} lacks one of {', '.join(kinds)}")
+    if len(found["classes"]) > max(1, sum(split["count"] for split in found["splits"].values())):
+        raise ValueError("summary.json: more classes than records")  # tables of classes by classes would fill the memory
     if "seal" in found and found["seal"] != files.seal(found):
         raise ValueError("summary.json was changed after it was packed")
     sizes = found.get("files", {})

@@ -274,8 +274,8 @@ def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, met
     files.write_text(described, json.dumps(meta | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=1))
 
 
-def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Ids [N], scores float32 [N,K] and description of a table.
+def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray, dict]:
+    """Ids, scores float32 [N,K] and description of a table.
 
     Raises ValueError that names the file where it is not such a table, or not the one that its description was written for.
     """
@@ -286,7 +286,7 @@ def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict]:
         if hashlib.sha256(content).hexdigest() != meta.pop("sha256"):
             raise ValueError("its digest differs")
         header, *rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
-        ids = np.array([row[0] for row in rows], dtype=str)
+        ids = [row[0] for row in rows]  # no array, which would hold all as long as the longest
         scores = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), len(header) - 1)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OSError, csv.Error) as error:
         raise ValueError(f"{path}: not a table of predictions ({error})") from None

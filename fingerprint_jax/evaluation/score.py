@@ -75,9 +75,10 @@ def evaluate(
     rows = run.rows(split)
     if not len(rows):
         raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
-    if distributed.first(lambda: "metrics" not in figures(run.workdir).get("splits", {}).get(split, {})):
-        # The first figure of a split: whatever lies there was not made by what is about to be said of it.
+    fresh, moved = distributed.first(lambda: _compared(run, split))
+    if fresh or moved:
         distributed.first(run.source.verify)
+    if fresh:  # whatever lies there was not made by what is about to be said of it
         forget(run, split)
     predictions = methods.predict(run, split)
     labels = decide(run, split, predictions)
@@ -103,6 +104,14 @@ def evaluate(
         order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
         tables.write_submission(ids=predictions.ids[order], labels=labels[order], **submission)
     return results
+
+
+def _compared(run: Run, split: str) -> tuple[bool, bool]:
+    """Whether a split has no figure yet, and whether those that there are were of data elsewhere, or of other data."""
+    known = figures(run.workdir)
+    of = known.get("config") if isinstance(known.get("config"), dict) else {}
+    moved = known.get("fingerprints") != run.fingerprints or of.get("data_dir") != run.config.data_dir
+    return "metrics" not in known.get("splits", {}).get(split, {}), moved
 
 
 def runs_beside(run: Run, split: str) -> int:

@@ -154,13 +154,13 @@ def predict(run: Run, split: str) -> Predictions:
             try:
                 ids, scores, known = tables.read_predictions(path)
                 if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
-                    if not np.array_equal(ids, run.rows(split).ids):
+                    if ids != run.rows(split).ids.tolist():
                         raise ValueError(f"{path}: its ids are not those of the split")
                     width = run.source.num_classes if not run.task.membership else scores.shape[1]
                     whole = np.isfinite(scores).all() and 0 < scores.shape[1] == width
                     if not whole or not isinstance(known.get("probabilities"), bool):
                         raise ValueError(f"{path}: not scores")
-                    return {"ids": ids, "scores": scores, "probabilities": known["probabilities"]}
+                    return {"ids": run.rows(split).ids, "scores": scores, "probabilities": known["probabilities"]}
             except ValueError as error:
                 log.warning("%s; it is computed again", error)
         return None

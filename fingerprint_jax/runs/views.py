@@ -178,6 +178,11 @@ class View:
                 why = f": heldout, valid and sequestered are rows of {split}" if split == self.target else ""
                 raise ValueError(f"data.extra_labels={path!r} has rows of {split!r}, use {', '.join(others)}{why}")
             rows = self.rows(split)
+            # An array holds all as long as the longest. So one that can be no form of an id is named before there is one.
+            longest = rows.ids.dtype.itemsize + 16  # four times the characters of the longest: a form may be longer by so much
+            if far := sorted(name for name in labels if len(name) > longest):
+                what = f"{len(far)} ids are not in {split}, they are too long (first: {ascii(far[0][:80])})"
+                raise ValueError(f"data.extra_labels={path!r}: {what}")
             names = np.array(list(labels), dtype=str)
             try:
                 found = tables.find(rows.ids, names)

@@ -89,8 +89,11 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else():
 
 
 def test_what_has_no_lock_is_removed_and_what_is_of_another_user_is_not(monkeypatch):
-    orphan, link = (shared.MEMORY / f"fingerprint-{text}" for text in ("0000000.11", "0000001"))
+    texts = ("00000000.11111111", "00000001", "data.tar", "00000002.d")
+    orphan, link, foreign, folder = (shared.MEMORY / f"fingerprint-{text}" for text in texts)
     orphan.touch()
+    foreign.touch()
+    folder.mkdir()
     link.symlink_to("/dev/null")
     try:
         with monkeypatch.context() as other:
@@ -99,7 +102,10 @@ def test_what_has_no_lock_is_removed_and_what_is_of_another_user_is_not(monkeypa
         assert orphan.exists() and link.is_symlink()
         shared._sweep()
         assert not orphan.exists() and link.is_symlink()  # it is no lock of ours
+        assert foreign.exists() and folder.exists()  # of somebody who calls their own so
     finally:
+        foreign.unlink()
+        folder.rmdir()
         link.unlink()
 
 

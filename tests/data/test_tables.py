@@ -260,7 +260,7 @@ def test_predictions_come_back_bit_by_bit(tmp_path):
     ids = np.array([f"t1/{i}" for i in range(len(scores))])
     tables.write_predictions(tmp_path / "p.csv", ids, scores, {})
     back_ids, back, _ = tables.read_predictions(tmp_path / "p.csv")
-    assert (back_ids == ids).all()
+    assert back_ids == ids.tolist()
     assert back.dtype == np.float32
     assert back.tobytes() == scores.tobytes()
 
@@ -273,7 +273,7 @@ def test_predictions_carry_their_description(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.csv", "p.csv.json"]
     assert path.read_text(encoding="utf-8").startswith('id,score_0\n"a,b ""c""",1.5\n')
     back_ids, scores, back_meta = tables.read_predictions(path)
-    assert back_ids.tolist() == ids.tolist()
+    assert back_ids == ids.tolist()
     assert scores.tolist() == [[1.5], [0.25]]
     assert back_meta == meta
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -283,7 +283,7 @@ def test_predictions_carry_their_description(tmp_path):
 def test_empty_table_keeps_its_columns(tmp_path):
     tables.write_predictions(tmp_path / "p.csv", np.array([], str), np.zeros((0, 5)), {})
     ids, scores, _ = tables.read_predictions(tmp_path / "p.csv")
-    assert ids.shape == (0,) and scores.shape == (0, 5)
+    assert ids == [] and scores.shape == (0, 5)
 
 
 def test_a_failed_write_leaves_no_description_and_no_temporary_file(tmp_path):

@@ -169,7 +169,7 @@ def test_predictions_do_not_depend_on_the_number_of_processes(runs, tmp_path):
     _ended_well(Processes("evaluate", f"--workdir={copies[1]}", "--split=heldout"))
     expected = methods.predict(Run.load(copies[0]), "heldout")
     ids, scores, _ = tables.read_predictions(copies[1] / "predictions" / "heldout.csv")
-    assert ids.tolist() == expected.ids.tolist()
+    assert ids == expected.ids.tolist()
     np.testing.assert_array_equal(scores, expected.scores)
     for child in ("sgd-seed0", "adam-seed0", "pixels-seed0"):
         found = [tables.read_predictions(copy / "children" / child / "predictions" / "heldout.csv")[1] for copy in copies]
