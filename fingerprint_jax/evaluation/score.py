@@ -109,8 +109,9 @@ def evaluate(
 def _compared(run: Run, split: str) -> tuple[bool, bool]:
     """Whether a split has no figure yet, and whether those that there are were of data elsewhere, or of other data."""
     known = figures(run.workdir)
-    of = known.get("config") if isinstance(known.get("config"), dict) else {}
-    moved = known.get("fingerprints") != run.fingerprints or of.get("data_dir") != run.config.data_dir
+    config = known.get("config")
+    elsewhere = not isinstance(config, dict) or config.get("data_dir") != run.config.data_dir
+    moved = elsewhere or known.get("fingerprints") != run.fingerprints
     return "metrics" not in known.get("splits", {}).get(split, {}), moved
 
 
