@@ -606,6 +606,8 @@ def test_kept_outputs_that_are_none_are_computed_again(kind, workdir):
         ("label", "has a label that is none of -1 to 4"),
         ("long", "an id or a group 'a+' that has 100,000 characters"),
         ("bytes", "that holds unprintable characters, or bytes that are not UTF-8"),
+        ("/tmp/y", "an id '/tmp/y' that leads out of a folder"),
+        ("t1/../../y", "an id 't1/../../y' that leads out of a folder"),
         ("garbage", r"not those that summary.json|has 0 rows|damaged"),
     ],
 )
@@ -617,8 +619,9 @@ def test_records_that_are_none_of_ours_are_one_line(kind, said, data):
     reader.close()
     example = tf_example_pb2.Example.FromString(records[0])
     example.features.feature["label"].int64_list.value[0] = 77 if kind == "label" else -1
-    if kind in ("long", "bytes"):
-        example.features.feature["id"].bytes_list.value[0] = b"a" * 100_000 if kind == "long" else b"\xff"
+    if kind not in ("label", "garbage"):
+        id = {"long": b"a" * 100_000, "bytes": b"\xff"}.get(kind, kind.encode())
+        example.features.feature["id"].bytes_list.value[0] = id
     records[0] = b"\xff garbage" if kind == "garbage" else example.SerializeToString()
     writer = ArrayRecordWriter(str(file), "group_size:1")
     for record in records:

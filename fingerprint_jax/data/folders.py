@@ -13,12 +13,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fingerprint_jax.data import images, tasks
-from fingerprint_jax.data.tables import normal_form
+from fingerprint_jax.data.tables import LONGEST, normal_form
 from fingerprint_jax.data.tasks import TASKS, Task
 from fingerprint_jax.runtime.files import read_text
 from fingerprint_jax.runtime.names import printable
-
-LONGEST = 4096  # characters of a name: paths on Linux have no more, and an array of names holds all as long as the longest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,8 @@ from fingerprint_jax.runtime import distributed, files
 
 log = logging.getLogger(__name__)
 
+LONGEST = 4096  # characters of a name: paths on Linux have no more, and an array of names holds all as long as the longest
+
 EXTRA_LABELS = ["split", "id", "label"]  # the header of such a file
 
 STYLES = {"int": "0..{0}", "t": "t1..t{1}", "gen_t": "gen_t1..gen_t{1}"}  # how the labels of 1 + {0} = {1} classes are written
@@ -86,6 +88,8 @@ def read_labels(path: str | Path, classes: int, task: str) -> tuple[np.ndarray, 
             raise ValueError(f"{path}, line {line}: the id is empty")
         if not normal_form(name).isprintable():
             raise ValueError(f"{path}, line {line}: the id {name!r} holds a control character")
+        if len(name) > LONGEST:
+            raise ValueError(f"{path}, line {line}: an id of {len(name):,} characters, more than {LONGEST:,}")
         if name in labels:
             raise ValueError(f"{path}, line {line}: id {name!r} is repeated, each must occur once")
         labels[name] = label

@@ -75,11 +75,7 @@ def evaluate(
     rows = run.rows(split)
     if not len(rows):
         raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
-    fresh, moved = distributed.first(lambda: _compared(run, split))
-    if fresh or moved:
-        distributed.first(run.source.verify)
-    if fresh:  # whatever lies there was not made by what is about to be said of it
-        forget(run, split)
+    renew(run, split)
     predictions = methods.predict(run, split)
     labels = decide(run, split, predictions)
     results = {
@@ -106,13 +102,23 @@ def evaluate(
     return results
 
 
-def _compared(run: Run, split: str) -> tuple[bool, bool]:
-    """Whether a split has no figure yet, and whether those that there are were of data elsewhere, or of other data."""
-    known = figures(run.workdir)
-    config = known.get("config")
-    elsewhere = not isinstance(config, dict) or config.get("data_dir") != run.config.data_dir
-    moved = elsewhere or known.get("fingerprints") != run.fingerprints
-    return "metrics" not in known.get("splits", {}).get(split, {}), moved
+def renew(run: Run, split: str) -> None:
+    """Before the first figure of a split of some data its records are compared, and tables of it are forgotten.
+
+    Whatever lies there was not made by what is about to be said of it. Raises ValueError for records that are not those that
+    summary.json describes.
+    """
+
+    def first() -> bool:
+        known = figures(run.workdir)
+        config = known.get("config")
+        elsewhere = not isinstance(config, dict) or config.get("data_dir") != run.config.data_dir
+        none = "metrics" not in known.get("splits", {}).get(split, {})
+        return none or elsewhere or known.get("fingerprints") != run.fingerprints
+
+    if distributed.first(first):
+        distributed.first(run.source.verify)
+        forget(run, split)
 
 
 def runs_beside(run: Run, split: str) -> int:

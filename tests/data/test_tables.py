@@ -69,6 +69,7 @@ def test_only_labels_of_subtask_2_are_sets(label, task, tmp_path):
         ("a,1\nb,1\na,1\n", "line 3: id 'a' is repeated"),
         ("a,1\n,1\n", "line 2: the id is empty"),
         ("a,1\nb\x00,1\n", "line 2: the id .* holds a control character"),
+        (f"a,1\n{'b' * 5000},1\n", "line 2: an id of 5,000 characters, more than 4,096"),
     ],
 )
 def test_read_labels_names_file_line_and_value(text, message, tmp_path):
