@@ -74,9 +74,10 @@ def write_report(run: Run, values: flags.FlagValues) -> Path:
     for each in [run, *(methods.load(path, data_dir=run.config.data_dir) for path in values.compare)]:
         if each.config.task != run.config.task:
             raise ValueError(f"--compare={each.workdir}: a run of {each.config.task}, {run.workdir} is one of {run.config.task}")
-        if each is not run and values.recompute:
-            forget(each)
-        score.renew(each, values.split)
+        if each is not run:  # whose tables were just made
+            if values.recompute:
+                forget(each)
+            score.renew(each, values.split)
         predictions = methods.predict(each, values.split)
         decided, notes = decide(each, values.split, predictions), in_sample(each, values.split)
         scored.append(report.Scored(each, each.rows(values.split), predictions, decided, notes))
