@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ class Source:
             if reason := folders.unfit(name) if name else "is empty":
                 raise ValueError(f"{self.path}: {split} has an id or a group {name[:80]!r} that {reason}")
         for id in ids:  # images are written under them
-            if PurePosixPath(id).is_absolute() or ".." in PurePosixPath(id).parts:
+            if not files.inside(id):
                 raise ValueError(f"{self.path}: {split} has an id {id[:80]!r} that leads out of a folder: {builder.REMEDY}")
         rows = Rows(
             ids=np.array(ids, dtype=str),

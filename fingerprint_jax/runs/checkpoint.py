@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -372,15 +372,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     fields = {"sha256": str, "step": int, "metrics": dict, "arrays": dict, "files": dict}
     with contextlib.suppress(OSError, ValueError):
         content = files.read_json(path, fields, "")
-        inside = all(_inside(name) for name in content["files"])
+        inside = all(files.inside(name) for name in content["files"])
         if content.pop("sha256") == files.seal(content) and content["step"] == int(path.stem) and inside:
             return content
     return {"metrics": {}, "arrays": {}, "files": None}
-
-
-def _inside(name: str) -> bool:
-    """Whether a name in a manifest is that of a file below the checkpoint."""
-    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 def steps(workdir: Path) -> list[int]:

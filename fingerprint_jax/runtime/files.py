@@ -12,7 +12,7 @@ import os
 import platform
 import stat
 from collections.abc import Generator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from fingerprint_jax.runtime import distributed
@@ -26,6 +26,11 @@ LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found")
 def litter(name: str) -> bool:
     """Whether a file of this name is what macOS, Windows, NFS or a file system leaves in any folder."""
     return name in LITTER or name.startswith(("._", ".nfs"))
+
+
+def inside(name: str) -> bool:
+    """Whether a relative path that somebody names stays below the folder that it is put in."""
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 @contextlib.contextmanager
