@@ -13,6 +13,7 @@ import sys
 
 from absl import flags
 
+from benchmarks.targets import printed
 from fingerprint_jax import Config
 from fingerprint_jax.runs import config_file
 from fingerprint_jax.runs.config import network_config
@@ -60,7 +61,7 @@ def main(values: flags.FlagValues) -> None:
         done = subprocess.run([*command, f"--target={values.target}:{count}"], capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"{values.target}:{count}: {done.stderr.splitlines()[-1]}")
-        print(f"| {count:,} | {row({line[:24].strip(): line[24:] for line in done.stdout.splitlines()})} |", flush=True)
+        print(f"| {count:,} | {row(printed(done.stdout))} |", flush=True)
 
 
 if __name__ == "__main__":

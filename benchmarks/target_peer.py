@@ -24,7 +24,7 @@ import optax
 from absl import flags
 
 from benchmarks import flax_peer, rows, table
-from benchmarks.targets import versions
+from benchmarks.targets import kept
 from fingerprint_jax.runtime import cli, files, sharding, targets
 from fingerprint_jax.training import hlo
 from fingerprint_jax.training.model import Model
@@ -162,12 +162,7 @@ def main(values: flags.FlagValues) -> None:
         side, name, batch, dtype, target = values.one.split(",")
         print(json.dumps(measure(side, name, int(batch), dtype, targets.parse(target), values.text)))
         return
-    results: dict[str, Any] = {"versions": versions(), "rows": {}}
-    if OUTPUT.exists():
-        before = json.loads(OUTPUT.read_text())
-        if before["versions"] != results["versions"]:
-            raise ValueError(f"{OUTPUT} is of {before['versions']}, this is {results['versions']}: remove it to begin anew")
-        results = before
+    results = kept(OUTPUT)
     known = [(name, target) for name in flax_peer.NETWORKS for target in TARGETS]
     names = {key(name, target, values.batch, values.dtype): (name, target) for name, target in known}
     for pattern in values.rows:

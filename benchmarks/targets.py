@@ -183,7 +183,7 @@ def dry_run(network: Network, target: targets.Target, data: Data) -> dict[str, A
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error: " in line] or done.stderr.splitlines()[-1:]
         return {"streams": streams, "failed": lines[-1].partition("error: ")[2] or lines[-1]}
-    return {"streams": streams, "figures": {line[:24].strip(): line[24:] for line in done.stdout.splitlines()}}
+    return {"streams": streams, "figures": printed(done.stdout)}
 
 
 def fits(found: dict[str, Any]) -> bool:
@@ -211,6 +211,22 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """The results of a file, `{"versions": .., "rows": {}}` where there is none; raises ValueError for those of other versions."""
+    found = versions()
+    if not path.exists():
+        return {"versions": found, "rows": {}}
+    before = json.loads(path.read_text())
+    if before["versions"] != found:
+        raise ValueError(f"{path} is of {before['versions']}, this is {found}: remove it to begin anew")
+    return before
+
+
+def printed(text: str) -> dict[str, str]:
+    """What a dry run prints, `{what: figure}`."""
+    return {line[:24].strip(): line[24:] for line in text.splitlines()}
 
 
 HEADER = (
@@ -283,12 +299,7 @@ def main(values: flags.FlagValues) -> None:
             raise ValueError(f"--rows={pattern}: no such network, use {', '.join(known)}, or patterns such as subtask1/*")
     for target in map(targets.parse, values.targets):
         target.check()
-    results: dict[str, Any] = {"versions": versions(), "rows": {}}
-    if OUTPUT.exists():
-        before = json.loads(OUTPUT.read_text())
-        if before["versions"] != results["versions"]:
-            raise ValueError(f"{OUTPUT} is of {before['versions']}, this is {results['versions']}: remove it to begin anew")
-        results = before
+    results = kept(OUTPUT)
     with tempfile.TemporaryDirectory() as folder:
         data = Data(Path(folder))
         for name, network in known.items():
