@@ -6,22 +6,24 @@ python -m fingerprint_jax.evaluate --task=subtask1 --predictions=p.csv --truth=t
 python -m fingerprint_jax.evaluate --task=subtask1 --validate=run.csv --data_dir=DATA --split=test_real
 """
 
+import contextlib
 from pathlib import Path
 
 from absl import flags
 from rich.console import Console
 
 from fingerprint_jax import methods, report
+from fingerprint_jax.data import tables
 from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.evaluation import score, watch
 from fingerprint_jax.evaluation.decide import decide
-from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.evaluation.lineage import in_sample
 from fingerprint_jax.evaluation.terminal import table
 from fingerprint_jax.report import words
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, distributed, environment, paths, plugins, preemption
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.stats import permutation
 
@@ -74,12 +76,9 @@ def write_report(run: Run, values: flags.FlagValues) -> Path:
     for each in [run, *(methods.load(path, data_dir=run.config.data_dir) for path in values.compare)]:
         if each.config.task != run.config.task:
             raise ValueError(f"--compare={each.workdir}: a run of {each.config.task}, {run.workdir} is one of {run.config.task}")
-        if each is not run:  # whose tables were just made
-            if values.recompute:
-                forget(each)
-            score.renew(each, values.split)
-        predictions = methods.predict(each, values.split)
-        decided, notes = decide(each, values.split, predictions), in_sample(each, values.split)
+        with score.renewed(each, values.split):
+            predictions = methods.predict(each, values.split)
+            decided, notes = decide(each, values.split, predictions), in_sample(each, values.split)
         scored.append(report.Scored(each, each.rows(values.split), predictions, decided, notes))
     return report.write(scored[0], values.split, scored[1:], values.redact, values.published)
 
@@ -91,6 +90,14 @@ def main(values: flags.FlagValues) -> None:
     distributed.initialize("evaluate", values)
     preemption.stop_at_once()
     console = Console(quiet=distributed.index() > 0, markup=False, highlight=False)  # brackets in paths are no markup
+    with tables.anew() if values.recompute else contextlib.nullcontext():
+        _evaluate(values, console)
+
+
+def _evaluate(values: flags.FlagValues, console: Console) -> None:
+    def say(text: str) -> None:
+        console.print(printable(text), soft_wrap=True)
+
     needs_report = [name for name in ("redact", "compare", "published") if values[name].value]
     if needs_report and not values.report:
         raise ValueError(f"--{needs_report[0]} is about the page: add --report")
@@ -101,7 +108,7 @@ def main(values: flags.FlagValues) -> None:
             raise ValueError("--validate checks a submission against a packed split: give --task, --data_dir and --split")
         counts = score.validate(values.validate, values.task, values.data_dir, values.split)
         text = ", ".join(f"{count:,} of label {label}" for label, count in enumerate(counts))
-        console.print(f"{values.validate}: valid, each of {counts.sum():,} ids once; {text}", soft_wrap=True)
+        say(f"{values.validate}: valid, each of {counts.sum():,} ids once; {text}")
         return
     if values.workdir:
         environment.self_test()
@@ -110,10 +117,7 @@ def main(values: flags.FlagValues) -> None:
         else:
             run = methods.load(values.workdir, values.step, values.data_dir)
         if values.verify or values.recompute:
-            distributed.first(run.source.verify)
-        if values.recompute:
-            distributed.first(run.refuse_links)
-            forget(run)
+            score.verify(run, values.split)
         if not run.done and not Checkpoints(run.workdir).begun():
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None
@@ -135,18 +139,18 @@ def main(values: flags.FlagValues) -> None:
         reasons = results.get("transductive", ()), results.get("in_sample", ())
         console.print(table(title, results["metrics"], results.get("decision"), *reasons))
         if results.get("runs_beside"):
-            console.print(words.several(results["runs_beside"], values.split), soft_wrap=True)
+            say(words.several(results["runs_beside"], values.split))
         if not values.workdir:
-            console.print(words.verdict(results["task"], results["metrics"], results["metrics"]["n"]), soft_wrap=True)
+            say(words.verdict(results["task"], results["metrics"], results["metrics"]["n"]))
     else:
-        console.print(f"{title}: labels unknown, nothing to score")
+        say(f"{title}: labels unknown, nothing to score")
         for reason in results["transductive"]:
-            console.print(f"transductive: {reason}", soft_wrap=True)
-    console.print(f"results: {place}", soft_wrap=True)
+            say(f"transductive: {reason}")
+    say(f"results: {place}")
     if values.report:
-        console.print(f"report: {write_report(run, values)}", soft_wrap=True)
+        say(f"report: {write_report(run, values)}")
     if values.submission:
-        console.print(f"submission: {values.submission}", soft_wrap=True)
+        say(f"submission: {values.submission}")
 
 
 def command() -> None:

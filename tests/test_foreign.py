@@ -10,14 +10,15 @@ import shutil
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from ml_collections import ConfigDict
 from tensorflow_datasets.proto import tf_example_pb2
 
+from configs import base
 from fingerprint_jax import evaluate, methods
 from fingerprint_jax import main as binary
 from fingerprint_jax.data import builder, packing, phantom, tables
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.evaluation import score
-from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files
@@ -162,8 +163,33 @@ def test_a_split_that_cannot_be_compared_is_named(data, caplog):
     content = bytearray(path.read_bytes())
     content[len(content) // 50] ^= 4
     path.write_bytes(content)
-    Source(str(root), "subtask2").verify()
+    source = Source(str(root), "subtask2")
+    source.verify({"train_generated"})
     assert "1 damaged records in test_generated: its content is not compared" in caplog.text
+    with pytest.raises(ValueError, match="1 damaged records in test_generated: its content is not compared.*: pack the data again"):
+        source.verify()
+
+
+def test_labels_that_were_changed_are_noticed_beside_an_image_that_is_cut_short(data, workdir):
+    root, folder = data
+    path = next(folder.glob("*train_generated*"))
+    reader, writer = ArrayRecordReader(str(path)), ArrayRecordWriter(str(folder / "new"), "group_size:1")
+    for i, content in enumerate(reader.read_all()):
+        record = tf_example_pb2.Example.FromString(content)
+        record.features.feature["label"].int64_list.value[0] = (record.features.feature["label"].int64_list.value[0] + 1) % 5
+        if not i:
+            image = record.features.feature["image"].bytes_list.value
+            image[0] = image[0][:-1]
+        writer.write(record.SerializeToString())
+    reader.close(), writer.close()
+    os.replace(folder / "new", path)
+    reseal(folder)
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["max_damaged"] = 9
+    (workdir / "config.json").write_text(json.dumps(config))
+    for flag in ("--verify", "--recompute", "--split=heldout"):
+        with pytest.raises(ValueError, match="1 damaged records in train_generated"):
+            run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", flag)
 
 
 # Work directories
@@ -227,17 +253,14 @@ def test_a_lock_that_is_not_ours_is_not_overwritten(data_dir, tmp_path):
     assert tree(tmp_path) == {"lock": b"my keys"}
 
 
-def test_to_compute_anew_removes_what_was_computed_and_nothing_else(workdir):
-    methods.predict(methods.load(workdir), "valid")
+def test_to_compute_anew_removes_nothing_that_is_not_ours(workdir):
     mine = ["predictions/notes.txt", "predictions/mine.csv", "outputs/mine.npz", "features/of/mine"]
     (workdir / "features" / "of").mkdir(parents=True)
     (workdir / "outputs").mkdir(exist_ok=True)
     for name in mine:
         (workdir / name).write_text("weeks of work")
-    (workdir / "outputs" / f"{'0' * 16}-4-{'1' * 16}.npz").write_text("")
-    forget(methods.load(workdir))
-    left = {str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file()}
-    assert {name for name in left if name.startswith(("predictions", "outputs", "features"))} == set(mine)
+    run_binary(evaluate, f"--workdir={workdir}", "--recompute")
+    assert {(workdir / name).read_text() for name in mine} == {"weeks of work"}
 
 
 def test_what_lies_in_damaged_stays_there(workdir):
@@ -284,7 +307,7 @@ def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emp
     run = methods.load(workdir)
     (workdir / "children").mkdir()
     (workdir / "children" / "x").symlink_to(victim)
-    for act in (lambda: forget(run), lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
+    for act in (lambda: methods.predict(run, "valid"), lambda: run_binary(evaluate, f"--workdir={workdir}", "--recompute")):
         with pytest.raises(ValueError, match="children/x is a link, and nothing is written through one"):
             act()
     assert sorted(victim.rglob("*")) == before
@@ -292,9 +315,9 @@ def test_links_to_other_folders_in_place_of_children_are_neither_written_nor_emp
 
 def test_a_link_between_a_run_and_its_child_is_not_written_through(workdir, tmp_path):
     (tmp_path / "elsewhere" / "seed0").mkdir(parents=True)
-    (workdir / "children" / "round0").mkdir(parents=True)  # no run, so that nothing below it is looked at from above
-    (workdir / "children" / "round0" / "children").symlink_to(tmp_path / "elsewhere")
     run = methods.load(workdir)
+    (workdir / "children" / "round0").mkdir(parents=True)
+    (workdir / "children" / "round0" / "children").symlink_to(tmp_path / "elsewhere")
     child = run.child("round0", run.config, seed=0, fold=-1).child("seed0", run.config, seed=0, fold=-1)
     with pytest.raises(ValueError, match="children/round0/children is a link, and nothing is written through one"):
         child.refuse_links()
@@ -506,24 +529,16 @@ def test_recompute_removes_nothing_where_a_link_leads(place, workdir, tmp_path):
     assert (mine / "outputs" / "weeks").exists() and (mine / "a" / "outputs" / "weeks").exists()
 
 
-@pytest.mark.parametrize("place", ["predictions", "children/other/predictions"])
-def test_recompute_of_a_child_removes_nothing_where_a_link_beside_it_leads(place, tmp_path):
+def test_a_child_refuses_links_where_what_all_children_look_at_is_kept(tmp_path):
     above, mine = tmp_path / "run", tmp_path / "mine"
     mine.mkdir()
-    for name in ("x.csv", "x.csv.json"):
-        (mine / name).write_text("weeks of work")
-    for folder in (above, above / "children" / "other"):
-        folder.mkdir(parents=True)
-        for name in ("config.json", "provenance.json"):
-            (folder / name).write_text("{}")
-    (above / place).symlink_to(mine)
+    (above / "children").mkdir(parents=True)
+    for name in ("config.json", "provenance.json"):
+        (above / name).write_text("{}")
+    (above / "features").symlink_to(mine)
     child = Run(load_config("configs/quickstart.py"), above / "children" / "fold0")
-    with pytest.raises(ValueError, match=f"{place} is a link, and nothing is written through one"):
-        forget(child)
-    if place == "predictions":  # where what all children look at is kept, links lead away, too
-        with pytest.raises(ValueError, match=f"{place} is a link"):
-            child.refuse_links()
-    assert sorted(tree(mine)) == ["x.csv", "x.csv.json"]
+    with pytest.raises(ValueError, match="features is a link"):
+        child.refuse_links()
 
 
 def test_children_that_are_links_to_their_run_have_an_end(workdir):
@@ -544,28 +559,74 @@ def test_a_run_that_is_compared_is_written_to_through_no_link(workdir, trained, 
     assert not list(mine.iterdir())
 
 
+def forge(folder):
+    """Turns the scores of all tables that are kept in a folder and below it around, with digests made anew."""
+    for path in folder.rglob("predictions/*.csv"):
+        ids, scores, meta = tables.read_predictions(path)
+        tables.write_predictions(path, np.array(ids), -scores, meta)
+
+
+def accuracy(folder, split="heldout"):
+    return score.figures(folder)["splits"][split]["metrics"]["accuracy"]
+
+
+@pytest.mark.parametrize("place", ["children", "children without a config", "watch-train_generated"])
+def test_recompute_reads_no_table_of_before_wherever_it_lies(place, data_dir, tmp_path):
+    member = base.featured("subtask2", "pixels")
+    member.gallery = ConfigDict({"labelled": ("train_generated",)})
+    config = base.finish(base.cross_fitted(member), "")
+    config.decision.name, config.decision.known = "argmax", ""
+    config.data_dir = data_dir
+    run = Run(config, tmp_path / "run")
+    methods.fit(run)
+    before = score.evaluate(run, "heldout")["metrics"]["accuracy"]
+    folder = run.workdir
+    if place.startswith("watch"):  # scored by itself, and kept in what looks like a run around it
+        folder = shutil.copytree(folder, folder / place)
+        (folder / "lock").unlink()
+    else:
+        shutil.rmtree(folder / "predictions")
+    forge(folder)
+    if place == "children without a config":
+        for path in folder.glob("children/*/config.json"):
+            path.unlink()
+    run_binary(evaluate, f"--workdir={folder}")
+    assert accuracy(folder) != before  # the figures of before are there, so that tables are believed
+    forge(folder / "children") if place.startswith("children") else forge(folder)
+    run_binary(evaluate, f"--workdir={folder}", "--recompute")
+    assert accuracy(folder) == before
+
+
 def test_recompute_leaves_out_kept_features_wherever_they_lie(data_dir, tmp_path):
     config = load_config("configs/subtask2/residual_svm.py")
     config.data_dir, config.features.cache_dir = data_dir, str(tmp_path / "cache")
-    methods.get(config.method).fit(Run(config, tmp_path / "run"))
-    before = score.evaluate(methods.load(tmp_path / "run"), "heldout")["metrics"]["accuracy"]
-    for path in (tmp_path / "cache").glob("*.npz"):
-        known = tables.read_arrays(path)
-        tables.write_arrays(path, {"x": known["x"][::-1]})
-    run_binary(evaluate, f"--workdir={tmp_path / 'run'}", "--recompute")
-    assert score.figures(tmp_path / "run")["splits"]["heldout"]["metrics"]["accuracy"] == before
-    vote = load_config("configs/subtask2/siamese_vote.py")
-    vote.data_dir, vote.ensemble.runs = data_dir, (str(tmp_path / "run"),)
-    run = Run(vote, tmp_path / "vote")
-    with pytest.raises(ValueError, match="run: features.cache_dir in its config.json is not removed"):
-        forget(run)
+    run = tmp_path / "run"
+    methods.fit(Run(config, run))
+    images = phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=20, unknown=20)
+    phantom.write(tmp_path / "other", "subtask2", images, seed=9)
+    packing.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
+    asked = {"heldout": data_dir, "train_generated": str(tmp_path / "packed")}
+    for split, data in asked.items():  # what is compared with is that of the data that the run was fitted to
+        before = score.evaluate(methods.load(run, data_dir=data), split)["metrics"]["accuracy"]
+        forged = {path: {"x": tables.read_arrays(path)["x"][::-1]} for path in (tmp_path / "cache").glob("*.npz")}
+        for path, arrays in forged.items():
+            tables.write_arrays(path, arrays)
+        run_binary(evaluate, f"--workdir={run}", f"--data_dir={data}", f"--split={split}", "--recompute")
+        assert accuracy(run, split) == before
+        for path, arrays in forged.items():  # left as it is: a config may lead anywhere
+            assert (tables.read_arrays(path)["x"] == arrays["x"]).all()
+            path.unlink()
 
 
 def test_a_first_figure_makes_the_tables_of_runs_that_are_used_anew(workdir, data_dir, tmp_path):
+    before = accuracy(workdir)
     vote = load_config("configs/subtask2/siamese_vote.py")
     vote.data_dir, vote.ensemble.runs = data_dir, (str(workdir),)
-    forget(Run(vote, tmp_path / "vote"), "heldout")
-    assert not (workdir / "predictions" / "heldout.csv.json").exists()
+    vote.data.folds, vote.data.fold = (methods.load(workdir).config.data[name] for name in ("folds", "fold"))
+    methods.fit(Run(vote, tmp_path / "vote"))
+    forge(workdir)
+    assert score.evaluate(Run(vote, tmp_path / "vote"), "heldout")["metrics"]["accuracy"] == before
+    assert (tables.read_predictions(workdir / "predictions" / "heldout.csv")[1] >= 0).all()
 
 
 def test_predictions_of_other_classes_are_computed_again(workdir):

@@ -50,6 +50,8 @@ _DAMAGED = (
     IndexError,
     KeyError,
     TypeError,
+    AttributeError,
+    ZeroDivisionError,
     struct.error,
 )
 

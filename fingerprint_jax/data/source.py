@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Source:
         except (ValueError, KeyError, OSError, RuntimeError, AssertionError, TypeError, json_format.Error) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(f": {builder.REMEDY}")
             raise ValueError(f"{path} is damaged ({reason}): {builder.REMEDY}") from None
-        self._verified: set[str] = set()
+        self._verified: dict[str, bool] = {}  # whether all of a split could be compared
 
     @property
     def num_classes(self) -> int:
@@ -133,34 +133,38 @@ class Source:
             log.warning("%s: damaged records in %s: %s", self.path, split, self.damaged_ids(rows))
         return rows
 
-    def verify(self) -> None:
+    def verify(self, needed: Collection[str] | None = None) -> None:
         """Reads every record and compares the content of each split with its fingerprint; a second call does nothing.
 
-        A split with damaged records, which have no content, cannot be compared: it is named, and they are where they are met.
+        A damaged record has no content, and its split cannot be compared: that is an error for the splits that are `needed`, all of
+        them by default, and a warning for others.
 
         Raises ValueError that names the split.
         """
         for position, split in enumerate(self.splits):
-            if split in self._verified:
+            must = needed is None or split in needed
+            if split in self._verified and (self._verified[split] or not must):
                 continue
             content, (start, stop) = hashlib.sha256(), self.span(split)
-            damaged = 0
             for first in range(0, stop - start, _BLOCK):
                 where = np.arange(first, min(first + _BLOCK, stop - start))
-                for record in self._read(position, where, self._all):
+                for number, record in zip(start + where, self._read(position, where, self._all), strict=True):
                     if record is None:
-                        damaged += 1
+                        self.damaged.add(int(number))
                         continue
                     digest = images.digest(record["image"][..., 0])
                     content.update(images.described(_text(record["id"]), int(record["label"]), _text(record["group"]), digest))
-            if damaged:
-                log.warning("%s: %d damaged records in %s: its content is not compared", self.path, damaged, split)
+            if damaged := [number for number in self.damaged if start <= number < stop]:
+                text = f"{self.path}: {len(damaged)} damaged records in {split}: its content is not compared"
+                if must:
+                    raise ValueError(f"{text} with summary.json, of which no figure is given: {builder.REMEDY}")
+                log.warning("%s", text)
             elif content.hexdigest() != self.fingerprints[split]:
                 raise ValueError(
                     f"{self.path}: the records of {split} are not those that summary.json describes, as after a copy that was"
                     f" interrupted: {builder.REMEDY}, or copy it anew"
                 )
-            self._verified.add(split)
+            self._verified[split] = not damaged
 
     def damaged_ids(self, rows: Rows) -> str:
         """Ids of the damaged among some rows, at most ten of them written out; '' for none."""

@@ -1,5 +1,6 @@
 """The tables on disk: `id,label` files, predictions, submissions. Every write is complete or not there, and by process 0."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -10,9 +11,9 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def parse_label(text: str, classes: int, task: str) -> int | None:
     return label if label < classes else None
 
 
-def read_labels(path: str | Path, classes: int, task: str) -> tuple[np.ndarray, np.ndarray]:
+def read_labels(path: str | Path, classes: int, task: str) -> tuple[list[str], np.ndarray]:
     """Ids [N] as they are written and labels int [N] in 0..classes-1 of an `id,label` file, in its order.
 
     A header is optional: a first line whose label has no digit. Labels are written in one of `styles(task)`. Which images the ids
@@ -86,16 +87,16 @@ def read_labels(path: str | Path, classes: int, task: str) -> tuple[np.ndarray, 
             raise _no_label(path, line, text, classes, task)
         if not name:
             raise ValueError(f"{path}, line {line}: the id is empty")
-        if not normal_form(name).isprintable():
-            raise ValueError(f"{path}, line {line}: the id {name!r} holds a control character")
         if len(name) > LONGEST:
             raise ValueError(f"{path}, line {line}: an id of {len(name):,} characters, more than {LONGEST:,}")
+        if not normal_form(name).isprintable():
+            raise ValueError(f"{path}, line {line}: the id {name!r} holds a control character")
         if name in labels:
             raise ValueError(f"{path}, line {line}: id {name!r} is repeated, each must occur once")
         labels[name] = label
     if not labels:
         raise ValueError(f"{path}: no labels in it, expected lines of id,label")
-    return np.array(list(labels), dtype=str), np.array(list(labels.values()), dtype=np.int64)
+    return list(labels), np.array(list(labels.values()), dtype=np.int64)  # an array of ids would hold all as long as the longest
 
 
 def _read_lines(path: str | Path) -> list[tuple[int, list[str]]]:
@@ -163,7 +164,7 @@ def write_extra_labels(path: str | Path, split: str, ids: np.ndarray, labels: np
         writer.writerows([split, name, label] for name, label in zip(ids.tolist(), labels.tolist(), strict=True))
 
 
-def find(known: np.ndarray, given: np.ndarray, either: bool = False) -> np.ndarray:
+def find(known: Iterable[str], given: Iterable[str], either: bool = False) -> np.ndarray:
     """Positions [N] in `known` [M] of the ids `given` [N]; -1 for those that are none of them.
 
     An id is the known one that equals it, else the one of the same `normal_form`, else the one that has this form once an image
@@ -174,20 +175,21 @@ def find(known: np.ndarray, given: np.ndarray, either: bool = False) -> np.ndarr
     rules = [(str, str), (normal_form, normal_form), (without_extension, normal_form)]
     if either:
         rules += [(normal_form, without_extension), (without_extension, without_extension)]
-    names, found = known.tolist(), np.full(len(given), -1, dtype=np.int64)
+    names, asked = list(map(str, known)), list(map(str, given))
+    found = np.full(len(asked), -1, dtype=np.int64)
     for of_given, of_known in rules:
         positions: dict[str, list[int]] = {}
         for i, name in enumerate(names):
             positions.setdefault(of_known(name), []).append(i)
         for i in np.flatnonzero(found < 0):
-            several = positions.get(of_given(given[i].item()), [])
+            several = positions.get(of_given(asked[i]), [])
             if len(several) > 1:
-                raise ValueError(f"id {given[i].item()!a} may be any of {_shown([names[k] for k in several])}")
+                raise ValueError(f"id {asked[i]!a} may be any of {_shown([names[k] for k in several])}")
             found[i] = several[0] if several else -1
         if (found >= 0).all():
             break
     taken: dict[int, str] = {}
-    for name, i in zip(given.tolist(), found.tolist(), strict=True):
+    for name, i in zip(asked, found.tolist(), strict=True):
         if i >= 0 and i in taken:
             raise ValueError(f"ids {taken[i]!a} and {name!a} are both that of {names[i]!a}, each must occur once")
         taken[i] = name
@@ -198,21 +200,22 @@ def _shown(names: list[str]) -> str:
     return ascii(names[:3])  # what looks alike is not always the same
 
 
-def align(ids: np.ndarray, others: np.ndarray, either: bool = False) -> np.ndarray:
+def align(ids: Iterable[str], others: Iterable[str], either: bool = False) -> np.ndarray:
     """Positions [N] in `others` of each of `ids` [N], which are those that `find` knows.
 
     Raises ValueError as `find` does, and where an id is repeated or the two sets differ, with counts and the first few.
     """
-    for names in (ids.tolist(), others.tolist()):
+    ids, others = list(map(str, ids)), list(map(str, others))
+    for names in (ids, others):
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise ValueError(f"{len(repeated)} ids are repeated (first: {_shown(repeated)})")
     found = find(ids, others, either)
     missing = np.setdiff1d(np.arange(len(ids)), found)
-    extra = sorted(others[found < 0].tolist())
+    extra = sorted(others[i] for i in np.flatnonzero(found < 0))
     if len(missing) or extra:
         raise ValueError(
-            f"{len(missing)} ids are missing (first: {_shown(ids[missing].tolist())}) and {len(extra)} are not expected"
+            f"{len(missing)} ids are missing (first: {_shown([ids[i] for i in missing])}) and {len(extra)} are not expected"
             f" (first: {_shown(extra)})"
         )
     return np.argsort(found)
@@ -249,7 +252,7 @@ def write_submission(
         raise ValueError(f"extension={extension!r}: use .png, .jpg or .jpeg")
     written = [f"{name}{extension}" for name in ids]
     try:
-        find(np.array(ids, dtype=str), np.array(written, dtype=str))
+        find(ids, written)
     except ValueError as error:
         raise ValueError(f"extension={extension!r}: {error}; leave it out") from None
     render = {"int": str, "t": lambda k: f"t{k + 1}", "gen_t": lambda k: f"gen_t{k + 1}"}[style]
@@ -258,6 +261,45 @@ def write_submission(
         if header:
             writer.writerow(["id", "label"])
         writer.writerows([name, render(int(label))] for name, label in zip(written, labels, strict=True))
+
+
+class _Anew(NamedTuple):
+    names: Collection[str] | None  # of tables of predictions; None: everything that is kept
+    made: set[Path]  # written since
+
+
+_anew: list[_Anew] = []
+
+
+@contextlib.contextmanager
+def anew(names: Collection[str] | None = None) -> Generator[None]:
+    """The block in which nothing that is kept counts but what was written in it: the rest is computed again.
+
+    Whoever had a folder can have changed what is kept there, and its digest. `names` are those of tables of predictions, without
+    `.csv`, that alone are made anew; None stands for all, and for the arrays of networks and images.
+    """
+    _anew.append(_Anew(names, set()))
+    try:
+        yield
+    finally:
+        _anew.pop()
+
+
+def all_anew() -> bool:
+    """Whether everything that is kept is being made anew."""
+    return any(block.names is None for block in _anew)
+
+
+def counts(path: Path) -> bool:
+    """Whether what is kept under a path may be read, see `anew`."""
+    table = path.stem if path.suffix == ".csv" else None
+    asked = [block for block in _anew if block.names is None or table in block.names]
+    return all(path.absolute() in block.made for block in asked)
+
+
+def _made(path: Path) -> None:
+    for block in _anew:
+        block.made.add(path.absolute())
 
 
 @distributed.by_first
@@ -276,6 +318,7 @@ def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, met
         # str of a numpy float32 is the shortest text that reads back as the same float32.
         writer.writerows([name, *map(str, row)] for name, row in zip(ids.tolist(), scores, strict=True))
     files.write_text(described, json.dumps(meta | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=1))
+    _made(path)
 
 
 def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray, dict]:
@@ -298,8 +341,8 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray, dict]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of an npz file; None where it is missing or damaged, then they are to be computed again."""
-    if not path.exists() and not path.is_symlink():
+    """The arrays of an npz file; None where it is missing, damaged or of no account (`anew`): they are to be computed again."""
+    if not counts(path) or (not path.exists() and not path.is_symlink()):
         return None
     try:
         with files.opened(path, os.O_RDONLY, "rb") as file, zipfile.ZipFile(file) as packed:
@@ -322,3 +365,4 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an npz file, whole or not at all."""
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    _made(path)

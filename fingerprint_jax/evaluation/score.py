@@ -1,6 +1,8 @@
 """Scores a split of a run, or a prediction file; results.json."""
 
+import contextlib
 import json
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,6 @@ from fingerprint_jax.data import tables, tasks
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.evaluation import lineage
 from fingerprint_jax.evaluation.decide import decide
-from fingerprint_jax.evaluation.kept import forget
 from fingerprint_jax.evaluation.lineage import in_sample, transductive, unavailable
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
@@ -75,26 +76,27 @@ def evaluate(
     rows = run.rows(split)
     if not len(rows):
         raise ValueError(f"split {split} has no rows that this run may use: they are held out or validation")
-    renew(run, split)
-    predictions = methods.predict(run, split)
-    labels = decide(run, split, predictions)
-    results = {
-        "split": split,
-        "n": len(rows),
-        "decision": run.config.decision.to_dict() | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
-        "state": methods.state(run),
-        "transductive": transductive(run.config),
-        "in_sample": in_sample(run, split),
-        "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
-    }
-    if (rows.labels >= 0).all():
-        results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
-        try:
-            results["metrics"] |= score_rows(run, rows, predictions, refits if split == "heldout" else 0, permutations)
-            results["metrics"]["cross_fitted"] = lineage.cross_fitted(run, split)
-            results["runs_beside"] = distributed.first(lambda: runs_beside(run, split))
-        except ValueError as error:
-            raise ValueError(f"split {split}: {error}") from None
+    with renewed(run, split):
+        predictions = methods.predict(run, split)
+        labels = decide(run, split, predictions)
+        results = {
+            "split": split,
+            "n": len(rows),
+            "decision": run.config.decision.to_dict()
+            | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
+            "state": methods.state(run),
+            "transductive": transductive(run.config),
+            "in_sample": in_sample(run, split),
+            "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
+        }
+        if (rows.labels >= 0).all():
+            results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
+            try:
+                results["metrics"] |= score_rows(run, rows, predictions, refits if split == "heldout" else 0, permutations)
+                results["metrics"]["cross_fitted"] = lineage.cross_fitted(run, split)
+                results["runs_beside"] = distributed.first(lambda: runs_beside(run, split))
+            except ValueError as error:
+                raise ValueError(f"split {split}: {error}") from None
     _record(run, split, results)
     if submission:
         order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
@@ -102,8 +104,10 @@ def evaluate(
     return results
 
 
-def renew(run: Run, split: str) -> None:
-    """Before the first figure of a split of some data its records are compared, and tables of it are forgotten.
+@contextlib.contextmanager
+def renewed(run: Run, split: str) -> Generator[None]:
+    """The block that makes the figures of a split. Before the first ones of some data its records are compared, and in it the tables
+    of that split, of the run and all that it stands on, are made anew.
 
     Whatever lies there was not made by what is about to be said of it. Raises ValueError for records that are not those that
     summary.json describes.
@@ -116,9 +120,21 @@ def renew(run: Run, split: str) -> None:
         none = "metrics" not in known.get("splits", {}).get(split, {})
         return none or elsewhere or known.get("fingerprints") != run.fingerprints
 
-    if distributed.first(first):
-        distributed.first(run.source.verify)
-        forget(run, split)
+    with contextlib.ExitStack() as block:
+        if distributed.first(first):
+            verify(run, split)
+            block.enter_context(tables.anew({name.replace(":", "-") for name in (split, run.packed(split))}))
+        yield
+
+
+def verify(run: Run, split: str) -> None:
+    """Compares the records of the data of a run with their fingerprints.
+
+    Raises ValueError where they differ, or cannot be compared in a split that has a part in the figures of `split`.
+    """
+    needed = {each for each in run.source.splits if methods.reads(run.config, each)}
+    needed |= {run.packed(each) for each in (split, run.config.decision.known) if each}
+    distributed.first(lambda: run.source.verify(needed))
 
 
 def runs_beside(run: Run, split: str) -> int:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.stats import permutation
 
 
 def table(title: str, report: dict, decision: dict | None = None, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> Table:
     """The figures of a report for the terminal, intervals beside them; `reasons` and `notes`: of `transductive`, `in_sample`."""
-    out = Table(title=title, title_justify="left")
+    out = Table(title=printable(title), title_justify="left")
     for column in ("figure", "value", "95% interval"):
         out.add_column(column, justify="left" if column == "figure" else "right")
 
@@ -54,6 +55,6 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
         lines.append(f"decision: {decision['name']}" + (", uses the class balance" if decision["uses_class_balance"] else ""))
     lines += [f"transductive: {reason}" for reason in reasons]
     lines += [f"in-sample: {note}" for note in notes]
-    out.caption = "\n".join(lines)
+    out.caption = "\n".join(map(printable, lines))
     out.caption_justify = "left"
     return out

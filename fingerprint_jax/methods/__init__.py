@@ -150,7 +150,7 @@ def predict(run: Run, split: str) -> Predictions:
         raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
 
     def read() -> dict | None:
-        if path.exists() and path.with_name(path.name + ".json").exists():  # `Run.forget` leaves the first without the second
+        if tables.counts(path) and path.exists() and path.with_name(path.name + ".json").exists():
             try:
                 ids, scores, known = tables.read_predictions(path)
                 if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):

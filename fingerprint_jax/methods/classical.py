@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fingerprint_jax import Config, estimators, features, methods
+from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.runs.run import Predictions, Run
@@ -158,7 +159,9 @@ def _estimator(config: Config) -> Callable[..., np.ndarray]:
 
 def _features(run: Run, rows: Rows) -> np.ndarray:
     c, source, options = run.config.features, encoder(run), of_images(run.config)
-    cache, name = Path(c.cache_dir or run.outermost / "features"), options.pop("name")
+    name = options.pop("name")
+    # Whoever wants nothing that is kept does not write where a config leads, either.
+    cache = Path(c.cache_dir) if c.cache_dir and not tables.all_anew() else run.outermost / "features"
     if source and methods.reads(source.config, run.target):
         found = network_features.features(source, rows, c.output, run.workdir / "features", run.source, c.enhance)
     elif source:

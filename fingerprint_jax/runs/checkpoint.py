@@ -177,7 +177,7 @@ class Checkpoints:
     def _files(self, step: int) -> list[str]:
         root = self._directory / str(step)
         found = (path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
-        return sorted(str(path.relative_to(root)) for path in found if not files.litter(path.name))
+        return sorted(str(path.relative_to(root)) for path in found if path.is_symlink() or not files.litter(path.name))
 
     def _committed(self) -> set[int]:
         return {int(path.name) for path in self._directory.glob("*") if _NUMBER.fullmatch(path.name)}
@@ -288,7 +288,10 @@ class Checkpoints:
                 log.warning("%s", damage)
             return False
         try:
-            shutil.copytree(other._directory / str(step), self._directory / str(step))
+            for name in _read_manifest(other._path(step))["files"] or ():  # and nothing else that lies there
+                place = self._directory / str(step) / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(other._directory / str(step) / name, place, follow_symlinks=False)
             with files.replacing(self._path(step)) as temporary:
                 shutil.copyfile(other._path(step), temporary)
         except (FileNotFoundError, shutil.Error):
@@ -314,7 +317,7 @@ class Checkpoints:
         if self._path(step).exists():
             os.replace(self._path(step), self._mark(step))
         elif (self._directory / str(step)).exists():
-            self._mark(step).touch()
+            files.write_text(self._mark(step), "")
         self._end_removals()
 
     def _end_removals(self) -> None:

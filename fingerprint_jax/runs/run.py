@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ class Run(View):
         above = [path for path in self.workdir.parents if path.is_relative_to(self.outermost)]
         for folder in above[::-1]:
             files.refuse_links(folder)
-        refuse_links(self.workdir)
+        _refuse_links(self.workdir)
 
     def refuse_foreign(self) -> None:
         """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
@@ -351,19 +351,13 @@ class Run(View):
         return path
 
 
-def tree(workdir: Path) -> Iterator[Path]:
-    """A work directory and those of its children, however deep; what else lies there is not walked through."""
-    yield workdir
-    for path in () if (workdir / "children").is_symlink() else workdir.glob("children/*/config.json"):
-        if not path.parent.is_symlink():
-            yield from tree(path.parent)
-
-
-def refuse_links(workdir: Path) -> None:
-    """Raises ValueError where a name in a work directory, or in one of a child, is a link."""
-    for folder in tree(workdir):
-        files.refuse_links(folder)
-        files.refuse_links(folder / "children")
+def _refuse_links(workdir: Path) -> None:
+    """Raises ValueError where a name in a work directory, or in one of a child, however deep, is a link."""
+    files.refuse_links(workdir)
+    files.refuse_links(workdir / "children")
+    for path in sorted((workdir / "children").glob("*")):
+        if path.is_dir():
+            _refuse_links(path)
 
 
 def _is_run(folder: Path) -> bool:

@@ -8,6 +8,16 @@ from collections.abc import Callable, Generator
 from rich.console import Console
 from rich.progress import Progress
 
+from fingerprint_jax.runtime.names import printable
+
+
+class _Printable(logging.Formatter):
+    """A line of the log, whatever the names in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Of one line or several."""
+        return "\n".join(map(printable, super().format(record).splitlines()))
+
 
 def show_log() -> None:
     """Lines of this package on standard error, as they are; of other libraries only warnings."""
@@ -22,6 +32,7 @@ def show_log() -> None:
     own.setLevel(logging.INFO)
     if not own.handlers:
         own.addHandler(logging.StreamHandler())
+        own.handlers[0].setFormatter(_Printable())
         own.propagate = False
 
 

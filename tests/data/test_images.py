@@ -119,6 +119,16 @@ def test_exif_orientation_is_applied(tmp_path, format, name):
     assert info.metadata_bytes > 0
 
 
+def test_exif_that_is_of_another_type_than_its_tag_is_one_line(tmp_path):
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 8, 0)), (0x010E, 12, 3, struct.pack("<I", 20))]  # the description is of doubles
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    exif += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(40)
+    try:
+        decode(tmp_path, encode(GREY, "JPEG", exif=exif), "a.jpg")
+    except ValueError as error:
+        assert str(error).startswith("damaged: ")  # where Pillow cannot write what it turns
+
+
 def test_resize_only_when_asked_and_averages(tmp_path):
     blocks = np.kron(np.array([[10, 200], [90, 40]], np.uint8), np.ones((8, 8), np.uint8))
     assert decode(tmp_path, encode(blocks))[0].shape == (16, 16)

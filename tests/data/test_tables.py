@@ -1,6 +1,7 @@
 import hashlib
 import json
 import tempfile
+import tracemalloc
 import unicodedata
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def write(tmp_path, text):
 )
 def test_read_labels_styles(text, names, tmp_path):
     ids, labels = tables.read_labels(write(tmp_path, text), 5, "subtask2")
-    assert ids.tolist() == names
+    assert ids == names
     assert labels.tolist() == [0, 4]
     assert labels.dtype == np.int64
 
@@ -318,3 +319,15 @@ def test_a_changed_score_is_noticed(tmp_path):
     (tmp_path / "p.csv").write_text("id,score_0\na,0.625\n")
     with pytest.raises(ValueError, match="p.csv: not a table of predictions .its digest differs"):
         tables.read_predictions(tmp_path / "p.csv")
+
+
+def test_one_long_id_takes_the_memory_of_one(tmp_path):
+    known = np.array([f"image{i}" for i in range(20_000)])
+    path = write(tmp_path, "".join(f"{name},1\n" for name in [*known, "x" * 4096]))
+    tracemalloc.start()
+    ids, _ = tables.read_labels(path, 2, "subtask1")
+    with pytest.raises(ValueError, match="0 ids are missing .* and 1 are not expected"):
+        tables.align(known, ids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * path.stat().st_size  # an array of these ids would have 1,200 times as much

@@ -96,9 +96,15 @@ def test_it_writes_through_no_link_and_copies_no_device(finished, tmp_path, monk
     assert target.read_text() == "mine"
     theirs = Checkpoints(finished)
     step = max(theirs.manifests())
-    (finished / "checkpoints" / str(step) / "x").symlink_to("/dev/zero")
-    monkeypatch.setattr(shutil, "copytree", lambda *_: pytest.fail("copied without end"))
-    assert not Checkpoints(tmp_path / "home").adopt(theirs, step)
+    monkeypatch.setattr(shutil, "copyfile", lambda *_, **__: pytest.fail("copied without end"))
+    for name in ("x", "._x"):  # the second as a Mac would call it
+        (finished / "checkpoints" / str(step) / name).symlink_to("/dev/zero")
+        assert not Checkpoints(tmp_path / "home").adopt(theirs, step)
+        (finished / "checkpoints" / str(step) / name).unlink()
+    monkeypatch.undo()
+    (finished / "checkpoints" / str(step) / "._y").write_text("of a Mac")
+    assert Checkpoints(tmp_path / "home").adopt(theirs, step)
+    assert not list((tmp_path / "home").rglob("._y"))
 
 
 def test_a_copy_with_links_and_a_checkpoint_with_more_than_its_files_are_not_used(finished, tmp_path, caplog):
