@@ -79,24 +79,23 @@ def evaluate(
     with renewed(run, split):
         predictions = methods.predict(run, split)
         labels = decide(run, split, predictions)
-        results = {
-            "split": split,
-            "n": len(rows),
-            "decision": run.config.decision.to_dict()
-            | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
-            "state": methods.state(run),
-            "transductive": transductive(run.config),
-            "in_sample": in_sample(run, split),
-            "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
-        }
-        if (rows.labels >= 0).all():
-            results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
-            try:
-                results["metrics"] |= score_rows(run, rows, predictions, refits if split == "heldout" else 0, permutations)
-                results["metrics"]["cross_fitted"] = lineage.cross_fitted(run, split)
-                results["runs_beside"] = distributed.first(lambda: runs_beside(run, split))
-            except ValueError as error:
-                raise ValueError(f"split {split}: {error}") from None
+    results = {
+        "split": split,
+        "n": len(rows),
+        "decision": run.config.decision.to_dict() | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
+        "state": methods.state(run),
+        "transductive": transductive(run.config),
+        "in_sample": in_sample(run, split),
+        "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
+    }
+    if (rows.labels >= 0).all():
+        results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)
+        try:
+            results["metrics"] |= score_rows(run, rows, predictions, refits if split == "heldout" else 0, permutations)
+            results["metrics"]["cross_fitted"] = lineage.cross_fitted(run, split)
+            results["runs_beside"] = distributed.first(lambda: runs_beside(run, split))
+        except ValueError as error:
+            raise ValueError(f"split {split}: {error}") from None
     _record(run, split, results)
     if submission:
         order = np.argsort(predictions.ids, kind="stable")  # records are in the order of their pixels
@@ -106,8 +105,8 @@ def evaluate(
 
 @contextlib.contextmanager
 def renewed(run: Run, split: str) -> Generator[None]:
-    """The block that makes the figures of a split. Before the first ones of some data its records are compared, and in it the tables
-    of that split, of the run and all that it stands on, are made anew.
+    """The block that predicts and decides a split. Before its first figures, or those of other data, records are compared, and in the
+    block the tables of that split, of the run and of all that it stands on, are made anew.
 
     Whatever lies there was not made by what is about to be said of it. Raises ValueError for records that are not those that
     summary.json describes.
