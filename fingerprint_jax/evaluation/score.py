@@ -105,8 +105,10 @@ def evaluate(
 
 @contextlib.contextmanager
 def renewed(run: Run, split: str) -> Generator[None]:
-    """The block that predicts and decides a split. Before its first figures, or those of other data, records are compared, and in the
-    block the tables of that split, of the run and of all that it stands on, are made anew.
+    """The block that predicts and decides a split.
+
+    Before its first figures, or those of other data, records are compared, and in the block the tables of that split, of the run
+    and of all that it stands on, are made anew.
 
     Whatever lies there was not made by what is about to be said of it. Raises ValueError for records that are not those that
     summary.json describes.
