@@ -36,11 +36,12 @@ from fingerprint_jax.data.source import open_source  # noqa: E402
 from fingerprint_jax.estimators import local_match  # noqa: E402
 from fingerprint_jax.evaluation import score  # noqa: E402
 from fingerprint_jax.runs.run import Run  # noqa: E402
-from fingerprint_jax.runtime import preemption  # noqa: E402
+from fingerprint_jax.runtime import cli, preemption  # noqa: E402
 from fingerprint_jax.training import inference  # noqa: E402
 from fingerprint_jax.training.model import _model, forget_many_programs, forget_programs  # noqa: E402
 
 environment.settle()
+cli.collect_rarely()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # reader processes need parsed flags

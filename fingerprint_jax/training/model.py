@@ -249,22 +249,23 @@ class Model:
                 (_, (metrics, rest)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(trained, rest, batch, key)
             return rest, (self._shared(gradients), metrics)
 
-        def accumulate(
-            carry: tuple[dict, tuple[dict, dict]], part: tuple[dict, jax.Array]
-        ) -> tuple[tuple[dict, tuple[dict, dict]], None]:
-            rest, values = gradient_of(carry[0], part)
-            return (rest, jax.tree.map(jnp.add, carry[1], values)), None
-
         parts = self._config.optimizer.accumulate
         batches = sharding.parts(batch, parts, self.mesh), jax.random.split(loss_key, parts)
         first = jax.tree.map(lambda x: x[0], batches)
-        shapes = jax.eval_shape(gradient_of, state["rest"], first)[1]
-        carry = state["rest"], jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        # In a loop only one part's activations are in memory. A single part goes without: XLA:CPU takes ten times as long for
-        # convolutions in a loop, even in one that it unrolls.
-        carry, _ = jax.lax.scan(accumulate, carry, batches) if parts > 1 else accumulate(carry, first)
-        rest, total = carry
-        gradients, metrics = jax.tree.map(lambda x: x / parts, total)
+        if parts == 1:  # without a loop: XLA:CPU takes ten times as long for convolutions in one, even one that it unrolls
+            rest, (gradients, metrics) = gradient_of(state["rest"], first)
+        else:  # in a loop only one part's activations are in memory
+
+            def accumulate(
+                carry: tuple[dict, tuple[dict, dict]], part: tuple[dict, jax.Array]
+            ) -> tuple[tuple[dict, tuple[dict, dict]], None]:
+                rest, values = gradient_of(carry[0], part)
+                return (rest, jax.tree.map(jnp.add, carry[1], values)), None
+
+            shapes = jax.eval_shape(gradient_of, state["rest"], first)[1]
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            (rest, total), _ = jax.lax.scan(accumulate, (state["rest"], zeros), batches)
+            gradients, metrics = jax.tree.map(lambda x: x / parts, total)
         rate = learning_rate * self._schedule(state["step"])
         trained = self._shared(trained)
         direction, opt = self._optimizer.update(gradients, state["opt"], trained)
