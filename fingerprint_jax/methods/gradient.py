@@ -12,7 +12,6 @@ from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.runtime import files, names
 from fingerprint_jax.runtime.targets import Target
-from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import cost, inference, loop, pair_table
 from fingerprint_jax.training.model import model_of
 
@@ -50,6 +49,8 @@ def fit(run: Run) -> None:
             return {}
         rows = run.rows("valid")
         scores = inference.scores(run, state, rows, functools.partial(inference.encode, run, state))
+        from fingerprint_jax.stats import score_metrics  # here, as it is a quarter of a start that ends with one line
+
         return score_metrics.quick(rows.labels, scores, run.task.watched)
 
     with run.fitting(methods.check, methods.fields):
