@@ -112,12 +112,11 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
         return
     if values.workdir:
         environment.self_test()
-        if values.watch:
-            run = watch.watch(Path(values.workdir), values.split, values.watch, score.evaluate, values.data_dir)
-        else:
-            run = methods.load(values.workdir, values.step, values.data_dir)
+        run = methods.load(values.workdir, values.step, values.data_dir)
         if values.verify or values.recompute:
             score.verify(run, values.split)
+        if values.watch:
+            run = watch.watch(run.workdir, values.split, values.watch, score.evaluate, values.data_dir)
         if not run.done and not Checkpoints(run.workdir).begun():
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
         submission = None

@@ -566,11 +566,20 @@ def forge(folder):
         tables.write_predictions(path, np.array(ids), -scores, meta)
 
 
+def rewrite(path, field, values):
+    content = json.loads(path.read_text())
+    content[field] |= values
+    path.write_text(json.dumps(content))
+
+
 def accuracy(folder, split="heldout"):
     return score.figures(folder)["splits"][split]["metrics"]["accuracy"]
 
 
-@pytest.mark.parametrize("place", ["children", "children without a config", "watch-train_generated"])
+PLACES = ["children", "children without a config", "children that say another of themselves", "watch-train_generated"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_recompute_reads_no_table_of_before_wherever_it_lies(place, data_dir, tmp_path):
     member = base.featured("subtask2", "pixels")
     member.gallery = ConfigDict({"labelled": ("train_generated",)})
@@ -593,8 +602,43 @@ def test_recompute_reads_no_table_of_before_wherever_it_lies(place, data_dir, tm
     run_binary(evaluate, f"--workdir={folder}")
     assert accuracy(folder) != before  # the figures of before are there, so that tables are believed
     forge(folder / "children") if place.startswith("children") else forge(folder)
+    for child in folder.glob("children/*") if "say" in place else ():  # that they were started with other data, holding out nothing
+        rewrite(child / "provenance.json", "fingerprints", {"other": ""})
+        rewrite(child / "config.json", "data", {"folds": 0, "fold": -1})
     run_binary(evaluate, f"--workdir={folder}", "--recompute")
     assert accuracy(folder) == before
+
+
+def test_what_a_run_compares_with_is_of_the_data_that_it_was_started_with(data_dir, tmp_path):
+    config = base.featured("subtask2", "pixels")
+    config.gallery = ConfigDict({"labelled": ("train_generated",)})
+    config.data.folds, config.data.fold, config.decision.name, config.decision.known = 2, 0, "argmax", ""
+    config.data_dir = str(shutil.copytree(data_dir, tmp_path / "theirs"))
+    run = tmp_path / "run"
+    methods.fit(Run(base.finish(config, ""), run))
+    rewrite(run / "provenance.json", "fingerprints", {"other": ""})  # so that the data of its config are looked at
+    images = phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=20, unknown=20)
+    phantom.write(tmp_path / "other", "subtask2", images, seed=9)
+    packing.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
+
+    def evaluated(data):
+        open_source.cache_clear()
+        run_binary(evaluate, f"--workdir={run}", f"--data_dir={data}", "--split=train_generated", "--recompute")
+
+    evaluated(tmp_path / "packed")
+    whole = Run(config, run)
+    whole.config.data.fold, whole.config.data_dir = 1, str(tmp_path / "packed")
+    with pytest.raises(ValueError, match="config.data.fold is 1, the run was started with 0"):
+        _ = whole.own
+    folder = tmp_path / "theirs" / DATA
+    for file in (tmp_path / "packed" / DATA).glob("*train_generated*"):
+        shutil.copy(file, folder)
+    reseal(folder)
+    with pytest.raises(ValueError, match=f"^{folder}: the records of train_generated are not those that summary.json describes"):
+        evaluated(tmp_path / "packed")
+    shutil.copytree(tmp_path / "packed", tmp_path / "theirs", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=f"{run} was started with another train_generated than that of {tmp_path}/theirs"):
+        evaluated(data_dir)
 
 
 def test_recompute_leaves_out_kept_features_wherever_they_lie(data_dir, tmp_path):

@@ -111,7 +111,7 @@ def transductive(config: Config) -> list[str]:
     reasons, decision, asked = [], config.decision, tasks.of(config.task).test
     if decisions.sees_split(decision.name, decision.known):
         reasons.append(f"the decision {decision.name} sees all images of the split at once")
-    for each in _stands_on(config):
+    for each in stands_on(config):
         if each.data.extra_labels:
             reasons.append("images of data.extra_labels were trained on")
         if any(split.partition(":")[0] == asked for splits in each.get("gallery", {}).values() for split in splits):
@@ -155,8 +155,8 @@ def in_sample(run: Run, split: str) -> list[str]:
     return out
 
 
-def _stands_on(config: Config) -> Iterator[Config]:
+def stands_on(config: Config) -> Iterator[Config]:
     """A config, and those of its children or of the finished runs that it uses."""
     yield config
     for each in methods.inner(config):
-        yield from _stands_on(each)
+        yield from stands_on(each)

@@ -133,8 +133,10 @@ def verify(run: Run, split: str) -> None:
 
     Raises ValueError where they differ, or cannot be compared in a split that has a part in the figures of `split`.
     """
-    needed = {each for each in run.source.splits if methods.reads(run.config, each)}
-    needed |= {run.packed(each) for each in (split, run.config.decision.known) if each}
+    needed = None
+    if not any(config.data.extra_labels for config in lineage.stands_on(run.config)):  # they are of any split
+        needed = {each for each in run.source.splits if methods.reads(run.config, each)}
+        needed |= {run.packed(each) for each in (split, run.config.decision.known) if each}
     distributed.first(lambda: run.source.verify(needed))
 
 

@@ -239,11 +239,11 @@ def started_with(run: Run, shape: tuple[int, ...]) -> np.ndarray | None:
 
     Of folds all: each is held out from one child only. None where the images are gone, or not of a shape.
     """
-    own = run if run.same_target else run.own
     try:
+        own = run if run.same_target else run.own
         if not own.same_target or own.source.image_shape != shape:
             return None
-    except ValueError:  # no data there
+    except ValueError:  # no data there, or others
         return None
     apart = [PARTS["heldout"]] * (own.config.data.fold >= 0)
     if own.config.method != "pseudo_label":  # which chooses a round by them

@@ -287,11 +287,13 @@ class Checkpoints:
             if other._path(step).exists():  # else it was removed meanwhile
                 log.warning("%s", damage)
             return False
+        place = self._directory / str(step)
+        if os.path.lexists(place):
+            raise ValueError(f"{place} cannot be removed, and nothing is written through a link: remove it")
         try:
             for name in _read_manifest(other._path(step))["files"] or ():  # and nothing else that lies there
-                place = self._directory / str(step) / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(other._directory / str(step) / name, place, follow_symlinks=False)
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(other._directory / str(step) / name, place / name, follow_symlinks=False)
             with files.replacing(self._path(step)) as temporary:
                 shutil.copyfile(other._path(step), temporary)
         except (FileNotFoundError, shutil.Error):

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -304,8 +304,34 @@ class Run(View):
 
     @property
     def own(self) -> "Run":
-        """This run on the data it was started with: itself where it sees those."""
-        return self if self.fingerprints == self.provenance["fingerprints"] else Run.load(self.workdir, self.step)
+        """This run on the data it was started with: itself where it sees those, or where the others there are these.
+
+        Their records are compared with their fingerprints: whoever sent the run may have sent them too.
+
+        Whether its target is that which it was started with is for `same_target` to say.
+
+        Raises ValueError where they are gone, where what it compares images with was changed, or where another config lies there.
+        """
+        known = self.provenance["fingerprints"]
+        if self.fingerprints == known:
+            return self
+        found = Run.load(self.workdir, self.step)
+        if found.fingerprints == self.fingerprints:
+            return self
+        before, after = identity(found.config), identity(self.config)
+        if before != after:
+            raise ValueError(another(self.workdir, before, after, [n for n in before | after if before.get(n) != after.get(n)]))
+        compared = {self.packed(split) for splits in self.config.get("gallery", {}).values() for split in splits} - {self.target}
+        for split in sorted(compared & known.keys()):
+            if known[split] != found.fingerprints.get(split):
+                found.refuse_data(split)
+        distributed.first(found.source.verify)
+        found.labels = self.labels if self.same_target else None
+        return found
+
+    def refuse_data(self, split: str) -> NoReturn:
+        """Raises ValueError: what a run needs of the data that it was started with is no longer there."""
+        raise ValueError(f"{self.workdir} was started with another {split} than that of {self.config.data_dir}: {_ANEW}")
 
     def child(self, name: str, config: Config, *, seed: int, fold: int) -> "Run":
         """A run at `workdir/children/name` from a member's config: on the data of this one, with its folds, holding out `fold`."""

@@ -101,6 +101,12 @@ def test_it_writes_through_no_link_and_copies_no_device(finished, tmp_path, monk
         (finished / "checkpoints" / str(step) / name).symlink_to("/dev/zero")
         assert not Checkpoints(tmp_path / "home").adopt(theirs, step)
         (finished / "checkpoints" / str(step) / name).unlink()
+    home = tmp_path / "home" / "checkpoints"
+    home.mkdir(parents=True)
+    (home / str(step)).symlink_to(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=f"checkpoints/{step} cannot be removed, and nothing is written through a link"):
+        Checkpoints(tmp_path / "home").adopt(theirs, step)
+    (home / str(step)).unlink()
     monkeypatch.undo()
     (finished / "checkpoints" / str(step) / "._y").write_text("of a Mac")
     assert Checkpoints(tmp_path / "home").adopt(theirs, step)
