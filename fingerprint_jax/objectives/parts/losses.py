@@ -172,10 +172,13 @@ def half_positive_pairs(key: jax.Array, same: jax.Array, num_pairs: int) -> list
 
 def sample_pairs(key: jax.Array, allowed: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """Rows [count] and columns [count] of pairs drawn uniformly, with replacement, where `allowed` [N,M] is true (else any)."""
-    order = jnp.cumsum(allowed.reshape(-1))
-    rank = jax.random.randint(key, (count,), 0, jnp.maximum(order[-1], 1))
-    flat = jnp.minimum(jnp.searchsorted(order, rank, side="right"), order.size - 1)
-    return flat // allowed.shape[1], flat % allowed.shape[1]
+    # By the counts of rows, then within the row: one running sum over all pairs grows with the square of their number.
+    ends = jnp.cumsum(allowed.sum(axis=1))
+    rank = jax.random.randint(key, (count,), 0, jnp.maximum(ends[-1], 1))
+    row = jnp.minimum(jnp.searchsorted(ends, rank, side="right"), len(ends) - 1)
+    within = rank - jnp.where(row > 0, ends[row - 1], 0)
+    column = (jnp.cumsum(allowed[row], axis=1) <= within[:, None]).sum(axis=1)
+    return row, jnp.minimum(column, allowed.shape[1] - 1)
 
 
 def _sqrt(square: jax.Array, zero: jax.Array | float) -> jax.Array:
