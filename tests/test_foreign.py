@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -154,6 +155,18 @@ def test_classes_are_those_of_the_task_and_no_more_than_records(data, data_dir, 
         (place / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
         with pytest.raises(ValueError, match=f"is damaged .*{said}"):
             Source(str(root if task == "subtask2" else tmp_path / "images"), task)
+
+
+@pytest.mark.parametrize("name", ["heldout", "valid", "train_generated[0shard]", "../x"])
+def test_a_split_that_no_pack_has_is_refused(name, data):
+    root, folder = data
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["splits"][name] = summary["splits"]["train_generated"]
+    (folder / "summary.json").write_text(json.dumps(summary | {"seal": files.seal(summary)}))
+    with pytest.raises(
+        ValueError, match=f"is damaged .*split {re.escape(repr(name))} is none of train_generated, test_generated, train_real"
+    ):
+        Source(str(root), "subtask2")
 
 
 def test_a_split_that_cannot_be_compared_is_named(data, caplog):

@@ -236,6 +236,8 @@ def _summary(path: Path, task: str) -> dict:
     if list(tasks.of(task).classes or found["classes"]) != found["classes"]:
         raise ValueError(f"summary.json: its classes are not those of {task}")
     for name, split in found["splits"].items():
+        if name not in tasks.of(task).splits:  # TFDS takes names such as train[:9], and `heldout` is ours
+            raise ValueError(f"summary.json: split {name[:40]!r} is none of {', '.join(tasks.of(task).splits)}")
         kinds = {"count": int, "groups": int, "fingerprint": str, "classes": dict}
         if not isinstance(split, dict) or any(not isinstance(split.get(field), kind) for field, kind in kinds.items()):
             raise ValueError(f"summary.json: split {name[:40]!r} lacks one of {', '.join(kinds)}")

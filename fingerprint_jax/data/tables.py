@@ -13,7 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def read_labels(path: str | Path, classes: int, task: str) -> tuple[list[str], n
     empty or repeated id, a file without labels or one that is not UTF-8 CSV.
     """
     labels: dict[str, int] = {}
-    for position, (line, row) in enumerate(_read_lines(path)):
+    for position, (line, row) in enumerate(_lines(path)):
         if len(row) != 2:
             raise ValueError(f"{path}, line {line}: {len(row)} columns, expected id,label")
         name, text = row
@@ -99,27 +99,12 @@ def read_labels(path: str | Path, classes: int, task: str) -> tuple[list[str], n
     return list(labels), np.array(list(labels.values()), dtype=np.int64)  # an array of ids would hold all as long as the longest
 
 
-def _read_lines(path: str | Path) -> list[tuple[int, list[str]]]:
-    """(line number, cells) of the lines of a CSV that are not empty."""
+def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of the lines of a CSV that are not empty; it may be somebody else's, and a pipe or a device is none."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return _lines(path, file)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
-
-
-def _lines(path: str | Path, file: IO[str]) -> list[tuple[int, list[str]]]:
-    try:
-        reader = csv.reader(file)
+        reader = csv.reader(io.StringIO(files.read_bytes(path).decode("utf-8-sig"), newline=""))
         return [(reader.line_num, row) for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return files.read_bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
 
@@ -135,8 +120,7 @@ def read_extra_labels(path: str | Path, classes: int, task: str) -> dict[str, di
     repeated row, a file without labels or one that is not UTF-8 CSV.
     """
     labels: dict[str, dict[str, int]] = {}
-    # A config names it, which may be somebody else's: not what is no file.
-    for position, (line, row) in enumerate(_lines(path, io.StringIO(_text(path), newline=""))):
+    for position, (line, row) in enumerate(_lines(path)):
         if position == 0:
             if [cell.strip() for cell in row] != EXTRA_LABELS:
                 raise ValueError(f"{path}: the header is {','.join(row)[:80]!r}, expected {','.join(EXTRA_LABELS)}")

@@ -59,6 +59,11 @@ class Task:
     classes: tuple[str, ...] = ()
     folders: tuple[Official, ...] = ()
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that a packed data set may have."""
+        return tuple(dict.fromkeys([self.target, self.test, *(folder.split for folder in self.folders), "reference"]))
+
 
 _SETS = ("t1", "t2", "t3", "t4", "t5")
 _TASKS = (

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import tempfile
 import tracemalloc
 import unicodedata
@@ -82,6 +83,11 @@ def test_read_labels_names_file_line_and_value(text, message, tmp_path):
 
 def test_read_labels_of_what_is_no_text_file(tmp_path):
     path = tmp_path / "labels.csv"
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "zero.csv"):  # neither waited for nor read without end
+        with pytest.raises(ValueError, match=f"{name}: a .*, expected a file"):
+            tables.read_labels(tmp_path / name, 2, "subtask1")
     with pytest.raises(ValueError, match="labels.csv: cannot be read as CSV: .*No such file"):
         tables.read_labels(path, 2, "subtask1")
     path.write_bytes(b"\x89PNG\xff\xfe")
@@ -330,4 +336,4 @@ def test_one_long_id_takes_the_memory_of_one(tmp_path):
         tables.align(known, ids)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 50 * path.stat().st_size  # an array of these ids would have 1,200 times as much
+    assert peak < 200 * path.stat().st_size  # an array of these ids would have 1,200 times as much
