@@ -131,7 +131,7 @@ def read_bytes(path: str | Path, most: int = MOST) -> bytes:
             raise ValueError(f"{path}: {_kind(path)}, expected a file")
         if found.st_size > most:
             raise ValueError(f"{path}: {found.st_size:,} bytes, at most {most:,} are read")
-        return file.read(most)
+        return file.read(found.st_size)  # as many bytes are set aside first
 
 
 def read_text(path: str | Path) -> str:
