@@ -18,7 +18,7 @@ RANGES = {
     "[0, inf)": """
         num_steps data.max_damaged data.workers
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
-        backbone.project
+        backbone.project backbone.attended
         objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden
         objective.identity_weight objective.latent objective.margin objective.nce_weight
         optimizer.learning_rate optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm optimizer.rates
