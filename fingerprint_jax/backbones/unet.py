@@ -39,7 +39,7 @@ def sinusoids(time: jax.Array, width: int) -> jax.Array:
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Of groups of four or more channels of an image (Wu & He 2018, arXiv 1803.08494), in float32; the result has the input's dtype."""
+    """Over groups of channels of each image (Wu & He 2018, arXiv 1803.08494) in float32; the result has the dtype of the input."""
 
     def __init__(self, width: int, rngs: nnx.Rngs) -> None:
         super().__init__(width, num_groups=math.gcd(width // 4, 32), epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
