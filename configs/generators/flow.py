@@ -20,8 +20,8 @@ def get_config(variant: str = "") -> Config:
     """Every image is trained on; none is held out."""
     members = variant == "members"
     c = base.gradient("subtask1" if members else "images")
-    c.num_steps, c.eval_every, c.checkpoint_every = 10_000, 1000, 1000
-    c.data.streams = ConfigDict({"real:1" if members else "train": 64})
+    c.num_steps, c.eval_every, c.checkpoint_every = 5000, 500, 500
+    c.data.streams = ConfigDict({"real:1" if members else "train": 32})
     c.data.cache, c.data.balanced = "device", False
     c.data.normalize = "symmetric"
     c.backbone.name = "unet_small"

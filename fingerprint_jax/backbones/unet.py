@@ -18,10 +18,10 @@ from fingerprint_jax.backbones.layers import Conv, Linear
 from fingerprint_jax.backbones.vit import Attention
 
 VARIANTS = {
-    "unet_small": {"widths": (32, 64, 96), "blocks": 1, "attended": 1, "heads": 4},  # 32 px on a CPU
+    "unet_small": {"widths": (16, 32, 64), "blocks": 1, "attended": 1, "heads": 4},  # 32 px on a CPU
     "unet_base": {"widths": (128, 256, 256, 256), "blocks": 2, "attended": 2, "heads": 4},  # 64 px
     "unet_large": {"widths": (128, 128, 256, 256, 512, 512), "blocks": 2, "attended": 2, "heads": 8},  # 256 px on a GPU
-    "unet_tiny": {"widths": (8, 16), "blocks": 1, "attended": 1, "heads": 2},
+    "unet_tiny": {"widths": (4, 8), "blocks": 1, "attended": 0, "heads": 2},
 }
 
 _zeros = nnx.initializers.zeros

@@ -67,6 +67,11 @@ class Objective(objectives.Objective):
         if not config.objective.times:
             raise ValueError("objective.times=(): use at least one")
 
+    @staticmethod
+    def smoke(options: Config) -> None:
+        """One time."""
+        options.times = options.times[:1]
+
     def build(self, rngs: nnx.Rngs) -> unet.Conditioned:
         """The network."""
         backbone = backbones.from_config(self.config.backbone, self.image_shape, rngs)
