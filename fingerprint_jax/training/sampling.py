@@ -1,6 +1,8 @@
 """Images that a network of the objective flow_matching makes, at a checkpoint."""
 
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from fingerprint_jax.objectives import flow_matching
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import sharding
 from fingerprint_jax.training.inference import restore
-from fingerprint_jax.training.model import model_of
+from fingerprint_jax.training.model import Model, model_of
 
 
 class Sampler:
@@ -40,19 +42,8 @@ class Sampler:
             for name, value in sorted(part.items()):
                 found.update(name.encode() + np.asarray(jax.device_get(value)).tobytes())
         self.weights, self._steps, self._mesh = found.hexdigest()[:16], steps, model.mesh
-        self._key, rows, shape = sharding.key(seed, model.mesh), sharding.split(model.mesh), run.source.image_shape
-
-        def advance(x: jax.Array, t: jax.Array, dt: jax.Array, labels: jax.Array, params: dict, rest: dict) -> jax.Array:
-            net: Any = model.merge(params, rest)
-
-            def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
-                return net(x, jnp.full(len(x), t), labels, train=False)
-
-            return flow_matching.SOLVERS[solver](velocity, x, t, dt)
-
-        self._noise = jax.jit(lambda key, numbers: flow_matching.noise(key, numbers, shape), out_shardings=rows)
-        self._advance = jax.jit(advance, donate_argnums=0, out_shardings=rows)
-        self._shown = jax.jit(lambda x: augment.denormalize(x, "symmetric")[..., 0], out_shardings=rows)
+        self._key = sharding.key(seed, model.mesh)
+        self._noise, self._advance, self._shown = _programs(model, solver)
 
     def __call__(self, numbers: np.ndarray, labels: np.ndarray) -> jax.Array:
         """Images by number [B], of a class each or of none, -1 [B]: -> uint8 [B,H,W], which is not waited for.
@@ -67,3 +58,23 @@ class Sampler:
             return self._advance(x, t, dt, label, *self._weights)
 
         return self._shown(flow_matching.sample(step, x, self._steps))
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(model: Model, solver: str) -> tuple[Callable[..., jax.Array], ...]:
+    """(key, numbers) -> noise; (x, t, dt, labels, params, rest) -> x; x -> uint8."""
+    rows, shape = sharding.split(model.mesh), model.objective.image_shape
+
+    def advance(x: jax.Array, t: jax.Array, dt: jax.Array, labels: jax.Array, params: dict, rest: dict) -> jax.Array:
+        net: Any = model.merge(params, rest)
+
+        def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
+            return net(x, jnp.full(len(x), t), labels, train=False)
+
+        return flow_matching.SOLVERS[solver](velocity, x, t, dt)
+
+    return (
+        jax.jit(lambda key, numbers: flow_matching.noise(key, numbers, shape), out_shardings=rows),
+        jax.jit(advance, donate_argnums=0, out_shardings=rows),
+        jax.jit(lambda x: augment.denormalize(x, "symmetric")[..., 0], out_shardings=rows),
+    )

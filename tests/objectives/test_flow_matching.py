@@ -12,8 +12,7 @@ from fingerprint_jax import methods
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.evaluation.lineage import in_sample
 from fingerprint_jax.objectives.flow_matching import SOLVERS, Objective, errors, euler, heun, noise, sample
-from fingerprint_jax.runs.run import Run
-from tests.conftest import load_config
+from tests.conftest import drawn, load_config
 
 CONFIG = "configs/generators/flow.py"
 SHAPE = (5, 4, 1)
@@ -171,13 +170,10 @@ def test_a_second_stream_and_another_question_are_refused():
 
 def test_of_subtask_1_it_learns_the_used_images_alone_and_says_so(data_dir, tmp_path):
     config = load_config(CONFIG, "members")
-    config.data_dir, config.backbone.name = data_dir, "unet_tiny"
-    config.update({"num_steps": 1, "eval_every": 1, "checkpoint_every": 1, "eval_batch": 20})
-    config.data.streams["real:1"], config.objective.times = 4, (0.5,)
-    run = Run(config, tmp_path / "run")
+    config.backbone.name, config.objective.times, config.eval_batch = "unet_tiny", (0.5,), 20
+    run = drawn(config, data_dir, tmp_path / "run")
     assert set(run.streams["real:1"].labels) == {1}
     assert methods.reads(config, "train_real") and not methods.reads(config, "test_real")
-    methods.fit(run)
     results = score.evaluate(run, "train_real")
     assert results["n"] == 40 and results["metrics"]["scores"]["auc"] >= 0 and in_sample(run, "train_real")
     assert "was trained on the labels of 20 of these 40 images" in results["metrics"]["permutation"]["reason"]
