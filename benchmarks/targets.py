@@ -85,7 +85,8 @@ def short(module: str) -> str:
 def networks() -> list[Network]:
     """Those that the configs of both subtasks train, each once, by its name; the first of equal ones is the least deep."""
     found: dict[str, Network] = {}
-    modules = [info.name for info in pkgutil.walk_packages(configs.__path__, "configs.") if info.name.count(".") == 2]
+    modules = [info.name for info in pkgutil.walk_packages(configs.__path__, "configs.") if info.name.startswith("configs.subtask")]
+    modules = [name for name in modules if name.count(".") == 2]
     all_of_them = [(name, *inside) for name in modules for inside in trained(importlib.import_module(name).get_config())]
     for module, path, config in sorted(all_of_them, key=lambda each: (len(each[1]), each[0])):
         known = found.setdefault(program(config), Network(module, path, config, []))

@@ -40,7 +40,7 @@ def gradient(task: str) -> Config:
     c.steps_per_dispatch = 1  # steps in one compiled program; it divides num_steps and both intervals above
     c.best = ""  # what `--step=best` means, `max:accuracy`, `max:auc` ...; empty: the latest
     c.eval_batch = 128  # images a step of prediction
-    c.data.streams = ConfigDict({"generated": 32})  # images a step from train_<name> (images: the split itself)
+    c.data.streams = ConfigDict({"generated": 32})  # images a step from train_<name> (images: the split itself) or <name>:<label>
     c.data.balanced = True  # each label of a stream equally often
     c.data.cache = "none"  # none: records are read each step | device: the images lie on the device
     c.data.workers = 0  # reader processes; 0 reads in the training process, the fastest on few cores

@@ -35,10 +35,11 @@ from fingerprint_jax.data import loader, packing, phantom  # noqa: E402
 from fingerprint_jax.data.source import open_source  # noqa: E402
 from fingerprint_jax.estimators import local_match  # noqa: E402
 from fingerprint_jax.evaluation import score  # noqa: E402
+from fingerprint_jax.runs import checkpoint  # noqa: E402
 from fingerprint_jax.runs.run import Run  # noqa: E402
-from fingerprint_jax.runtime import cli, preemption  # noqa: E402
+from fingerprint_jax.runtime import cli, preemption, sharding  # noqa: E402
 from fingerprint_jax.training import inference  # noqa: E402
-from fingerprint_jax.training.model import _model, forget_many_programs, forget_programs  # noqa: E402
+from fingerprint_jax.training.model import _model, forget_many_programs, forget_programs, model_of  # noqa: E402
 
 environment.settle()
 cli.collect_rarely()
@@ -165,6 +166,21 @@ def fit(path: str, data_dir: str, workdir) -> Run:
     config = load_config(path)
     config.data_dir = data_dir
     methods.get(config.method).fit(Run(config, workdir))
+    return Run.load(workdir)
+
+
+def drawn(config, data_dir: str, workdir, steps=(4,)) -> Run:
+    """A run that was never trained: it has checkpoints of weights, and of others as their average, that numpy has drawn."""
+    config.data_dir = data_dir
+    run = Run(config, workdir)
+    with run.fitting(methods.check, methods.fields):
+        model, saved = model_of(run), checkpoint.Checkpoints(run.workdir)
+        for step in steps:
+            rng = np.random.default_rng(step)
+            state = jax.tree.map(lambda x: (rng.normal(0, 0.2, x.shape)).astype(x.dtype), model.abstract)  # noqa: B023
+            saved.save(step, jax.tree.map(sharding.put, state | {"step": np.int32(step)}, model.places), {})
+        saved.close()
+        (run.workdir / "done").write_text("{}")
     return Run.load(workdir)
 
 

@@ -90,7 +90,7 @@ def _check_origin(run: Run) -> None:
         return
     source = origin(run)
     while source is not None:
-        streams = {name for stream in source.config.data.streams for name in (stream, f"train_{stream}")}
+        streams = set(_splits(source.config))
         if source.config.num_steps and source.config.task == run.config.task and run.target in streams:
             if seen := methods.seen(run, source):
                 field = f"init_from={run.config.init_from!r}" if run.config.init_from else "pretrain"
@@ -116,12 +116,17 @@ def reads(config: Config, split: str) -> bool:
 
     What another run has read, that of `init_from`, is not looked up: it may be gone.
     """
-    streams = config.data.streams if config.num_steps else ()
-    own = any(split in (name, f"train_{name}") for name in streams) or methods.gallery_reads(config, split)
+    own = bool(config.num_steps and split in _splits(config)) or methods.gallery_reads(config, split)
     own = own or bool(config.best and split in (tasks.of(config.task).target, *PARTS))
     if own or config.init_from or "pretrain" not in config or not config.pretrain.num_steps:
         return own or bool(config.init_from)
     return config.pretrain.task == config.task and reads(config.pretrain, split)
+
+
+def _splits(config: Config) -> list[str]:
+    """The packed splits that the streams of a config may be of."""
+    streams = [stream.partition(":")[0] for stream in config.data.streams]
+    return [*streams, *(f"train_{stream}" for stream in streams)]
 
 
 def sources(run: Run) -> Iterator[methods.Read]:

@@ -13,14 +13,14 @@ from fingerprint_jax import Config
 # Interval -> fields, as they are called in the config that has them: `member.optimizer.drop` is `optimizer.drop`. Bounds that hang
 # on the data, or on other fields, are checked where those are known. No field that is listed here may be NaN or infinite.
 RANGES = {
-    "(-inf, inf)": "decision.params.k decision.params.value decision.params.confidence",
+    "(-inf, inf)": "decision.params.k decision.params.value decision.params.confidence objective.time_mean",
     "[-1, inf)": "data.fold",
     "[0, inf)": """
         num_steps data.max_damaged data.workers
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
-        backbone.project
+        backbone.project backbone.attended
         objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden
-        objective.identity_weight objective.latent objective.margin objective.nce_weight
+        objective.identity_weight objective.latent objective.margin objective.nce_weight objective.time_deviation
         optimizer.learning_rate optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm optimizer.rates
         candidates pseudo.rounds pseudo.cap
         features.size features.bins pca estimator.clusters estimator.radius""",
@@ -42,7 +42,7 @@ RANGES = {
     "[0, 0.5]": "data.valid data.sequester",
     "[0, 1]": """
         augment.flip augment.scale augment.erase augment.mask augment.crop
-        objective.momentum objective.online optimizer.drop
+        objective.label_dropout objective.momentum objective.online objective.times optimizer.drop
         decision.params.fraction ensemble.admit pseudo.least""",
     "[0, 1)": """
         backbone.dropout backbone.stochastic_depth objective.dropout optimizer.beta1 optimizer.beta2 optimizer.ema_decay""",

@@ -16,6 +16,7 @@ from tests.conftest import CONFIGS, load_config
 PATHS = {
     "fingerprint_jax.main": ["workdir"],
     "fingerprint_jax.evaluate": ["workdir", "data_dir", "submission", "compare", "predictions", "truth", "validate", "output"],
+    "fingerprint_jax.generate": ["workdir", "output_dir"],
     "fingerprint_jax.pack": ["train_dir", "test_dir", "reference_dir", "data_dir", "groups", "labels"],
     "fingerprint_jax.audit.__main__": ["generated", "used", "not_used", "unknown", "reference", "groups", "output"],
     "fingerprint_jax.data.phantom": ["output_dir"],
@@ -35,7 +36,7 @@ PATHS = {
 PAIRS = {"fingerprint_jax.pack": "map", "launch.table": "data"}
 TEXTS = {"split", "step", "extension", "coordinator", "allow_change", "set", "zip", "rows", "through", "partition", "account"}
 TEXTS |= {"gpus", "sbatch", "path", "image", "claim", "mount", "namespace", "accelerator", "cpus", "memory", "env", "baseline"}
-TEXTS |= {"time", "one_seed", "datasets", "leaks", "names", "sizes", "steps", "candidates", "plugins", "target"}
+TEXTS |= {"time", "one_seed", "datasets", "leaks", "names", "sizes", "steps", "candidates", "plugins", "target", "label", "solver"}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,174 @@
+"""Makes images by a trained generator, a run of the objective flow_matching.
+
+python -m fingerprint_jax.generate --workdir=runs/flow --count=5000 --output_dir=generated
+
+The same command goes on where it was stopped.
+"""
+
+import contextlib
+import functools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from fingerprint_jax import methods
+from fingerprint_jax.data import images
+from fingerprint_jax.objectives import flow_matching
+from fingerprint_jax.runs.checkpoint import Checkpoints
+from fingerprint_jax.runs.config import config_hash
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption, sharding
+from fingerprint_jax.runtime.progress import progress, show_log
+from fingerprint_jax.training.model import model_of
+from fingerprint_jax.training.sampling import Sampler
+
+RECORD, LOCK = ".generate.json", ".lock"  # hidden, so that `pack` passes them over
+MOST = 1_000_000  # images: their names have six digits
+_LEFT = re.compile(r"\.(\d{6}\.png|generate\.json)\.\d+\.tmp")  # what a kill has left
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this binary."""
+    number = functools.partial(flags.DEFINE_integer, flag_values=values)
+    paths.define("workdir", None, "The run of the generator, finished or not.", flag_values=values)
+    paths.define("output_dir", None, "Where the images go: a new folder, or that of the same command.", flag_values=values)
+    number("count", None, "Images, numbered from 0 on.", lower_bound=1, upper_bound=MOST)
+    flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
+    number("seed", 0, "Of the noise.", lower_bound=0, upper_bound=4_000_000_000)
+    number("steps", 50, "From noise to image.", lower_bound=1)
+    flags.DEFINE_enum("solver", "heun", list(flow_matching.SOLVERS), "heun asks the network twice a step.", flag_values=values)
+    number("batch", 64, "Images at a time, a multiple of the devices.", lower_bound=1)
+    text = "Of a run with objective.conditional: the class of all images; without it they take turns, in a folder each."
+    flags.DEFINE_string("label", None, text, flag_values=values)
+    flags.mark_flags_as_required(["workdir", "output_dir", "count"], flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Makes what is missing of the images that the flags name."""
+    show_log()
+    preemption.stop_at_once()
+    environment.self_test()
+    run = _generator(values.workdir, values.step)
+    sharding.check_batch("--batch", values.batch, model_of(run).mesh)
+    wanted = _wanted(run, values.count, values.label)
+    folder = Path(values.output_dir)
+    _check_folder(folder)
+    sampler = Sampler(run, values.seed, values.steps, values.solver)
+    made_by = {"config": config_hash(run.config), "step": sampler.step, "weights": sampler.weights}
+    made_by |= {"seed": values.seed, "steps": values.steps, "solver": values.solver, "label": values.label or ""}
+    folder.mkdir(parents=True, exist_ok=True)
+    refusal = f"--output_dir={folder}: %s makes images there; wait for it, or use another folder"
+    with files.locked(folder / LOCK, refusal):
+        _check_record(folder, {"run": str(run.workdir), **made_by})
+        made = make(sampler, folder, wanted, values.batch, run.source.image_shape[:2])
+    print(names.printable(f"generated: {folder}, {made:,} images made, {values.count - made:,} were there"))
+
+
+def make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int, size: tuple[int, ...]) -> int:
+    """Makes the images whose file is missing, damaged or of another size; how many they were.
+
+    Args:
+        sampler: of the images.
+        folder: where they go.
+        wanted: the path in it and the label of each image, by its number.
+        batch: images at a time.
+        size: (H, W).
+    """
+    missing = [i for i, (name, _) in enumerate(wanted) if not _whole(folder / name, size)]
+    batches = [np.array(missing[first : first + batch]) for first in range(0, len(missing), batch)]
+    with progress("generate: makes", len(missing)) as advance:
+
+        def write(numbers: np.ndarray, found: np.ndarray) -> None:
+            for number, pixels in zip(numbers, found, strict=False):  # the last batch is padded
+                with files.replacing(folder / wanted[number][0]) as temporary:
+                    Image.fromarray(pixels).save(temporary, format="PNG")
+                advance()
+
+        pending = None
+        for numbers in batches:
+            padded = np.pad(numbers, (0, batch - len(numbers)), mode="edge")
+            # The batch before is written only now, so that the devices work meanwhile.
+            running, pending = pending, (numbers, sampler(padded, np.array([wanted[i][1] for i in padded])))
+            if running:
+                write(running[0], np.asarray(running[1]))
+        if pending:
+            write(pending[0], np.asarray(pending[1]))
+    return len(missing)
+
+
+def _generator(workdir: str, step: str) -> Run:
+    """The run of a generator; raises ValueError where it is none, or has no checkpoint yet."""
+    run = methods.load(workdir, step)
+    objective = run.config.objective.name if run.config.method == "gradient" else run.config.method
+    if objective != "flow_matching":
+        raise ValueError(f"--workdir={workdir}: a run of {objective}, which makes no images: give one of flow_matching")
+    if not run.done and not Checkpoints(run.workdir).begun():
+        raise ValueError(f"--workdir={workdir} has no checkpoint yet: the command that trains it goes on")
+    return run
+
+
+def _wanted(run: Run, count: int, label: str | None) -> list[tuple[str, int]]:
+    """The path and the label, -1 for none, of each image by its number."""
+    classes: list[str] = run.source.summary["classes"]
+    if not run.config.objective.conditional:
+        if label is not None:
+            raise ValueError(f"--label={label}: {run.workdir} was trained without labels (objective.conditional)")
+        return [(f"{i:06d}.png", -1) for i in range(count)]
+    if outside := [name for name in classes if not files.inside(f"{name}/")]:  # a data set may be somebody else's
+        raise ValueError(f"{run.config.data_dir}: the class {outside[0]!r} can be no folder below --output_dir")
+    if label is not None:
+        names.check("--label", label, classes)
+    turns = classes if label is None else [label]
+    labels = [classes.index(turns[i % len(turns)]) for i in range(count)]
+    return [(f"{classes[label]}/{i:06d}.png", label) for i, label in enumerate(labels)]
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ValueError where there is a file, or a folder with anything but what a command like this one has written."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir={folder}: a file is there, name a folder")
+    ours = (folder / RECORD).is_file()
+    for path in sorted(folder.rglob("*")):
+        name = path.name
+        image = ours and (re.fullmatch(r"\d{6}\.png", name) or path.is_dir())
+        if path.is_symlink() or not (image or name in (RECORD, LOCK) or _LEFT.fullmatch(name) or files.litter(name)):
+            relative = str(path.relative_to(folder))
+            raise ValueError(f"--output_dir={folder} has {relative!r}, which is not of this command: name a new folder")
+
+
+def _check_record(folder: Path, made_by: dict[str, str | int]) -> None:
+    """Writes what makes the images of a folder; raises ValueError where others of it are made by something else."""
+    with contextlib.suppress(FileNotFoundError):
+        remedy = "name a new --output_dir"
+        known = files.read_json(folder / RECORD, {name: type(value) for name, value in made_by.items()}, remedy)
+        for name in sorted(made_by.keys() - {"run"}):
+            if known[name] != made_by[name]:
+                raise ValueError(
+                    f"--output_dir={folder}: its images are of {name} {known[name]!r} of {known['run']}, not {made_by[name]!r}:"
+                    f" give the same, or {remedy}"
+                )
+        for path in folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+        return
+    files.write_text(folder / RECORD, json.dumps(made_by, indent=1))
+
+
+def _whole(path: Path, size: tuple[int, ...]) -> bool:
+    """Whether an image is there, undamaged and of a size (H, W)."""
+    try:
+        return images.decode(path)[0].shape == tuple(size)
+    except ValueError:
+        return False
+
+
+def command() -> None:
+    """The console script."""
+    cli.run("generate", define_flags, main, devices=True)
+
+
+if __name__ == "__main__":
+    command()

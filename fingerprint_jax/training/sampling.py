@@ -1,0 +1,80 @@
+"""Images that a network of the objective flow_matching makes, at a checkpoint."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fingerprint_jax.data import augment
+from fingerprint_jax.objectives import flow_matching
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import sharding
+from fingerprint_jax.training.inference import restore
+from fingerprint_jax.training.model import Model, model_of
+
+
+class Sampler:
+    """Image i is that of the noise of key fold_in(key(seed), i), whatever else is in its batch.
+
+    On other devices, or in batches of another size, sums may be rounded otherwise, and a grey level may then be the next one.
+
+    Args:
+        run: of the objective flow_matching, with a checkpoint.
+        seed: of the noise.
+        steps: from noise to image.
+        solver: one of `flow_matching.SOLVERS`.
+
+    Attributes:
+        step: of the checkpoint, the one that `run.step` names.
+        weights: SHA-256 of the averaged weights, which it uses.
+    """
+
+    def __init__(self, run: Run, seed: int, steps: int, solver: str) -> None:
+        model = model_of(run)
+        self.step, state = restore(run)
+        self._weights = model.weights(state)
+        found = hashlib.sha256()
+        for part in self._weights:
+            for name, value in sorted(part.items()):
+                found.update(name.encode() + np.asarray(jax.device_get(value)).tobytes())
+        self.weights, self._steps, self._mesh = found.hexdigest()[:16], steps, model.mesh
+        self._key = sharding.key(seed, model.mesh)
+        self._noise, self._advance, self._shown = _programs(model, solver)
+
+    def __call__(self, numbers: np.ndarray, labels: np.ndarray) -> jax.Array:
+        """Images by number [B], of a class each or of none, -1 [B]: -> uint8 [B,H,W], which is not waited for.
+
+        B is a multiple of the devices; another B is another program.
+        """
+        rows = sharding.split(self._mesh)
+        number, label = (sharding.put(np.asarray(x, np.int32), rows) for x in (numbers, labels))
+        x = self._noise(self._key, number)
+
+        def step(x: jax.Array, t: np.float32, dt: np.float32) -> jax.Array:
+            return self._advance(x, t, dt, label, *self._weights)
+
+        return self._shown(flow_matching.sample(step, x, self._steps))
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(model: Model, solver: str) -> tuple[Callable[..., jax.Array], ...]:
+    """(key, numbers) -> noise; (x, t, dt, labels, params, rest) -> x; x -> uint8."""
+    rows, shape = sharding.split(model.mesh), model.objective.image_shape
+
+    def advance(x: jax.Array, t: jax.Array, dt: jax.Array, labels: jax.Array, params: dict, rest: dict) -> jax.Array:
+        net: Any = model.merge(params, rest)
+
+        def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
+            return net(x, jnp.full(len(x), t), labels, train=False)
+
+        return flow_matching.SOLVERS[solver](velocity, x, t, dt)
+
+    return (
+        jax.jit(lambda key, numbers: flow_matching.noise(key, numbers, shape), out_shardings=rows),
+        jax.jit(advance, donate_argnums=0, out_shardings=rows),
+        jax.jit(lambda x: augment.denormalize(x, "symmetric")[..., 0], out_shardings=rows),
+    )
