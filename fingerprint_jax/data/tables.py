@@ -127,6 +127,8 @@ def read_extra_labels(path: str | Path, classes: int, task: str) -> dict[str, di
             continue
         if len(row) != len(EXTRA_LABELS):
             raise ValueError(f"{path}, line {line}: {len(row)} columns, expected {','.join(EXTRA_LABELS)}")
+        if len(row[0]) > LONGEST:  # whose normal form would take minutes
+            raise ValueError(f"{path}, line {line}: a split of {len(row[0]):,} characters, more than {LONGEST:,}")
         split, name, text = normal_form(row[0]), *row[1:]
         label = parse_label(text, classes, task)
         if label is None:
@@ -333,6 +335,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
             # Ours are not compressed: what is read is no more than the file is long.
             if not all(name.compress_type == zipfile.ZIP_STORED for name in packed.infolist()):
                 raise ValueError("compressed")
+            if sum(name.file_size for name in packed.infolist()) > os.fstat(file.fileno()).st_size:
+                raise ValueError("its parts overlap")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
                 found = dict(arrays)

@@ -4,6 +4,7 @@ import os
 import tempfile
 import tracemalloc
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,16 @@ def test_a_changed_score_is_noticed(tmp_path):
     (tmp_path / "p.csv").write_text("id,score_0\na,0.625\n")
     with pytest.raises(ValueError, match="p.csv: not a table of predictions .its digest differs"):
         tables.read_predictions(tmp_path / "p.csv")
+
+
+def test_arrays_that_lie_over_one_another_are_not_read(tmp_path, caplog):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.zeros(9))
+    assert tables.read_arrays(path)["x"].tolist() == [0] * 9
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("x.npy", bytes(100_000))
+        packed.filelist *= 9  # nine names of the same bytes
+    assert tables.read_arrays(path) is None and "its parts overlap" in caplog.text
 
 
 def test_one_long_id_takes_the_memory_of_one(tmp_path):
