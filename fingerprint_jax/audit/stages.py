@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -426,4 +427,4 @@ def seconds(output: Path) -> dict[str, float]:
         known = files.read_json(output / "seconds.json", {}, "")
     except (OSError, ValueError):
         return {}
-    return {name: value for name, value in known.items() if isinstance(value, float)}
+    return {name: value for name, value in known.items() if isinstance(value, float) and math.isfinite(value)}

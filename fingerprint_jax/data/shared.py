@@ -1,5 +1,6 @@
 """Shared memory in which reader processes hand images over: named after its trainer, so that what a killed one left is known."""
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -45,8 +46,9 @@ def claim() -> str:
 def _sweep() -> None:
     found: dict[str, list[Path]] = {}
     for path in sorted(MEMORY.glob(f"*{_NAME}*")):
-        if _OURS.fullmatch(path.name) and path.lstat().st_uid == os.getuid():
-            found.setdefault(path.name.removeprefix("sem.").partition(".")[0], []).append(path)
+        with contextlib.suppress(FileNotFoundError):  # a process beside this one makes and removes them with every batch
+            if _OURS.fullmatch(path.name) and path.lstat().st_uid == os.getuid():
+                found.setdefault(path.name.removeprefix("sem.").partition(".")[0], []).append(path)
     for name, paths in found.items():
         try:
             file = os.open(MEMORY / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -33,6 +33,8 @@ class Profiler:
         self._run, self._tracing, self._count = run, False, 0
         self._traced = min(TRACED, max(1, (dispatches - 1) // 4))
         self._timed = max(min(TIMED, dispatches - 1 - self._traced), 1)
+        for folder in (self._folder, *self._folder.rglob("*")) if self._folder else ():
+            files.refuse_links(folder)  # a trace would go where one leads
         self._compile = self._wait = 0.0
         self._last: float | None = None
         self._times: list[tuple[float, float]] = []  # seconds of a dispatch, and those of it that were spent waiting for input

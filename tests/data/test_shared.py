@@ -109,6 +109,15 @@ def test_what_has_no_lock_is_removed_and_what_is_of_another_user_is_not(monkeypa
         link.unlink()
 
 
+def test_what_another_process_removes_meanwhile_is_passed_over(monkeypatch, tmp_path):
+    class Memory(type(tmp_path)):
+        def glob(self, pattern):
+            return [self / "fingerprint-00000000.11111111"]  # listed, and gone
+
+    monkeypatch.setattr(shared, "MEMORY", Memory(tmp_path))
+    shared._sweep()
+
+
 def test_a_process_that_ends_leaves_nothing_and_says_nothing():
     done = _start("name = shared.claim()\nprint(name)")
     text, errors = done.communicate()

@@ -45,6 +45,15 @@ def test_a_profiled_run_is_the_same_and_its_page_tells_what_a_step_takes(data_di
     assert 0 <= float(page["input wait"].partition("%")[0]) <= 100
 
 
+def test_no_trace_is_written_through_a_link(data_dir, tmp_path):
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "profile" / "plugins").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="profile/plugins is a link, and nothing is written through one"):
+        methods.get("gradient").fit(_run(data_dir, tmp_path / "run", Profile(tmp_path / "profile")))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_of_several_trainings_the_first_is_profiled_and_of_none_it_is_said(data_dir, tmp_path):
     asked = Profile(tmp_path / "profile")
     runs = [_run(data_dir, tmp_path / name, asked, num_steps=8, steps_per_dispatch=4) for name in "ab"]
