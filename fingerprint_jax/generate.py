@@ -39,7 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
     number("count", None, "Images, numbered from 0 on.", lower_bound=1, upper_bound=MOST)
     flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
     number("seed", 0, "Of the noise.", lower_bound=0, upper_bound=4_000_000_000)
-    number("steps", 50, "From noise to image.", lower_bound=1)
+    number("steps", 25, "From noise to image.", lower_bound=1)
     flags.DEFINE_enum("solver", "heun", list(flow_matching.SOLVERS), "heun asks the network twice a step.", flag_values=values)
     number("batch", 64, "Images at a time, a multiple of the devices.", lower_bound=1)
     text = "Of a run with objective.conditional: the class of all images; without it they take turns, in a folder each."

@@ -1,7 +1,9 @@
 """Images of a generator: the same for the same number, whatever was made before, and nothing of anybody's is touched."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import types
 
@@ -18,7 +20,7 @@ from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import preemption
 from fingerprint_jax.training import inference, sampling
 from fingerprint_jax.training.model import model_of
-from tests.conftest import drawn, load_config
+from tests.conftest import ROOT, drawn, load_config
 
 CONFIG = "configs/generators/flow.py"
 
@@ -98,6 +100,17 @@ def test_an_image_is_the_same_whatever_the_batch_and_what_was_there(run, command
     assert len(_files(tmp_path / "one")) == 5 and np.abs(_pixels(tmp_path / "one") - _pixels(tmp_path / "two")).max() <= 1
     for name in ("000000.png", "000002.png"):
         assert (tmp_path / "one" / name).stat().st_mtime_ns == before[tmp_path / "one" / name]
+
+
+def test_two_devices_share_a_batch(run, command, tmp_path):
+    command(run, tmp_path / "here", count=3, steps=1)
+    flags = [f"--workdir={run.workdir}", f"--output_dir={tmp_path / 'there'}", "--count=3", "--steps=1", "--batch=2"]
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fingerprint_jax.generate", *flags], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.endswith("there, 3 images made, 0 were there\n"), done.stderr
+    assert np.abs(_pixels(tmp_path / "here") - _pixels(tmp_path / "there")).max() <= 1
 
 
 def test_a_stopped_command_goes_on_to_the_same_files(run, command, tmp_path, monkeypatch):

@@ -34,11 +34,12 @@ COMPILE = """
         exchanged = hlo.read(model.step.lower(*inputs.arguments(run)).compile().as_text()).collectives
         images = sum(config.data.streams.values())
         state, groups = model.abstract, config.backbone.get("norm_groups", 1)
+        without = ("likelihood_ratio", "dclgan", "flow_matching")  # embeddings
         needed = {
             "parameters": size(state["params"].values()),
             "statistics": 2 * groups * size(state["rest"][name] for name in model._statistics),  # forward and backward
             "embeddings": 4 * images * int(np.prod(inference.shapes_of_outputs(run)["embedding"]) + 1),  # and labels
-        } if config.objective.name not in ("likelihood_ratio", "dclgan") else {"parameters": size(state["params"].values())}
+        } if config.objective.name not in without else {"parameters": size(state["params"].values())}
         if config.objective.name == "cross_attention":  # pairs are compared by tokens, whose gradients come back
             shape = (images, *run.source.image_shape)
             encode = lambda params, rest: model.merge(params, rest).encode(jax.numpy.zeros(shape), train=False)
