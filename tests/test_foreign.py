@@ -654,6 +654,21 @@ def test_what_a_run_compares_with_is_of_the_data_that_it_was_started_with(data_d
         evaluated(data_dir)
 
 
+def test_a_network_compares_images_of_other_data_with_no_labels_of_their_own(data_dir, tmp_path):
+    config = load_config("configs/subtask2/aimm_siamese.py")
+    config.data_dir, config.num_steps, config.best = data_dir, 0, ""
+    config.gallery.real = ("train_generated",)
+    config.data.folds, config.data.fold, config.data.valid, config.decision.known = 0, -1, 0.0, ""
+    methods.fit(Run(config, tmp_path / "run"))
+    images = phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=20, unknown=20)
+    phantom.write(tmp_path / "other", "subtask2", images, seed=9)
+    packing.pack("subtask2", tmp_path / "packed", tmp_path / "other" / "train", tmp_path / "other" / "test")
+    run = methods.load(tmp_path / "run", data_dir=str(tmp_path / "packed"))
+    with pytest.raises(ValueError, match="which it was not started with, would be compared with themselves"):
+        score.evaluate(run, "train_generated")
+    assert score.evaluate(run, "test_generated")["n"] == 20  # by the labels of others
+
+
 def test_recompute_leaves_out_kept_features_wherever_they_lie(data_dir, tmp_path):
     config = load_config("configs/subtask2/residual_svm.py")
     config.data_dir, config.features.cache_dir = data_dir, str(tmp_path / "cache")

@@ -104,7 +104,15 @@ def state(run: Run) -> int:
 
 
 def predict(run: Run, split: str) -> Predictions:
-    """Scores of a split from the checkpoint that `run.step` names."""
+    """Scores of a split from the checkpoint that `run.step` names; its gallery is of the data that are scored.
+
+    Raises ValueError where that has the labels of the very images that are asked about.
+    """
+    if run.packed(split) == run.target and not run.same_target and methods.gallery_reads(run.config, run.target):
+        raise ValueError(
+            f"{run.workdir} compares images with {run.target} by its labels: those of {run.config.data_dir}, which it was not"
+            " started with, would be compared with themselves; score another split of that"
+        )
     rows = run.rows(split)
     _, restored = inference.restore(run)
     scores = inference.scores(run, restored, rows, functools.partial(inference.outputs, run, restored=restored))
