@@ -11,20 +11,17 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 from absl import flags
-from PIL import Image
 
 from fingerprint_jax import methods
-from fingerprint_jax.data import images
 from fingerprint_jax.objectives import flow_matching
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption, sharding
-from fingerprint_jax.runtime.progress import progress, show_log
+from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.training.model import model_of
-from fingerprint_jax.training.sampling import Sampler
+from fingerprint_jax.training.sampling import Sampler, make
 
 RECORD, LOCK = ".generate.json", ".lock"  # hidden, so that `pack` passes them over
 MOST = 1_000_000  # images: their names have six digits
@@ -66,38 +63,6 @@ def main(values: flags.FlagValues) -> None:
         _check_record(folder, {"run": str(run.workdir), **made_by})
         made = make(sampler, folder, wanted, values.batch, run.source.image_shape[:2])
     print(names.printable(f"generated: {folder}, {made:,} images made, {values.count - made:,} were there"))
-
-
-def make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int, size: tuple[int, ...]) -> int:
-    """Makes the images whose file is missing, damaged or of another size; how many they were.
-
-    Args:
-        sampler: of the images.
-        folder: where they go.
-        wanted: the path in it and the label of each image, by its number.
-        batch: images at a time.
-        size: (H, W).
-    """
-    missing = [i for i, (name, _) in enumerate(wanted) if not _whole(folder / name, size)]
-    batches = [np.array(missing[first : first + batch]) for first in range(0, len(missing), batch)]
-    with progress("generate: makes", len(missing)) as advance:
-
-        def write(numbers: np.ndarray, found: np.ndarray) -> None:
-            for number, pixels in zip(numbers, found, strict=False):  # the last batch is padded
-                with files.replacing(folder / wanted[number][0]) as temporary:
-                    Image.fromarray(pixels).save(temporary, format="PNG")
-                advance()
-
-        pending = None
-        for numbers in batches:
-            padded = np.pad(numbers, (0, batch - len(numbers)), mode="edge")
-            # The batch before is written only now, so that the devices work meanwhile.
-            running, pending = pending, (numbers, sampler(padded, np.array([wanted[i][1] for i in padded])))
-            if running:
-                write(running[0], np.asarray(running[1]))
-        if pending:
-            write(pending[0], np.asarray(pending[1]))
-    return len(missing)
 
 
 def _generator(workdir: str, step: str) -> Run:
@@ -155,14 +120,6 @@ def _check_record(folder: Path, made_by: dict[str, str | int]) -> None:
             path.unlink(missing_ok=True)
         return
     files.write_text(folder / RECORD, json.dumps(made_by, indent=1))
-
-
-def _whole(path: Path, size: tuple[int, ...]) -> bool:
-    """Whether an image is there, undamaged and of a size (H, W)."""
-    try:
-        return images.decode(path)[0].shape == tuple(size)
-    except ValueError:
-        return False
 
 
 def command() -> None:

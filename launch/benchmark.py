@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fingerprint_jax import Config, generate, methods
+from fingerprint_jax import Config, methods
 from fingerprint_jax.data import controls, packing, phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
@@ -37,8 +37,7 @@ from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.stats import permutation, score_metrics
-from fingerprint_jax.training import inference
-from fingerprint_jax.training.sampling import Sampler
+from fingerprint_jax.training import inference, sampling
 from launch import power, sweep
 from launch.collect import interval, markdown, number
 from launch.systems import resolve
@@ -223,9 +222,9 @@ def make(cell: Cell, folder: Path, pool: Source, attacks: dict[str, Config], set
         drawn = draw(pool.rows("train"), cell.images, cell.config.seed)
         run = train(cell, folder, pool, drawn)
         wanted = [(f"{i:06d}.png", -1) for i in range(settings["count"])]
-        sampler = Sampler(run, cell.config.seed, settings["solver_steps"], "heun")
+        sampler = sampling.Sampler(run, cell.config.seed, settings["solver_steps"], "heun")
         (folder / "generated").mkdir(exist_ok=True)
-        generate.make(sampler, folder / "generated", wanted, min(settings["count"], BATCH), pool.image_shape[:2])
+        sampling.make(sampler, folder / "generated", wanted, min(settings["count"], BATCH), pool.image_shape[:2])
         found = splits(pool, drawn, images_of(folder / "generated", settings["count"]))
         source, real = write(folder, found, cell.config.seed), found["train_real"]
         shown = grid(found["train_generated"].images, real.images[real.labels == 1], real.images[real.labels == 0])
@@ -318,7 +317,7 @@ def main(values: flags.FlagValues) -> None:
         lines.append(line(cell, found, attacks))
         print(names.printable(f"{cell.name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
     text = markdown(lines)
-    files.write_text(output / "table.md", text + "\n")
+    files.write_text(output / "table.md", text)
     print(text)
 
 

@@ -3,16 +3,19 @@
 import functools
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from fingerprint_jax.data import augment
+from fingerprint_jax.data import augment, images
 from fingerprint_jax.objectives import flow_matching
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import sharding
+from fingerprint_jax.runtime import files, sharding
+from fingerprint_jax.runtime.progress import progress
 from fingerprint_jax.training.inference import restore
 from fingerprint_jax.training.model import Model, model_of
 
@@ -78,3 +81,43 @@ def _programs(model: Model, solver: str) -> tuple[Callable[..., jax.Array], ...]
         jax.jit(advance, donate_argnums=0, out_shardings=rows),
         jax.jit(lambda x: augment.denormalize(x, "symmetric")[..., 0], out_shardings=rows),
     )
+
+
+def make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int, size: tuple[int, ...]) -> int:
+    """Makes the images whose file is missing, damaged or of another size; how many they were.
+
+    Args:
+        sampler: of the images.
+        folder: where they go.
+        wanted: the path in it and the label of each image, by its number.
+        batch: images at a time.
+        size: (H, W).
+    """
+    missing = [i for i, (name, _) in enumerate(wanted) if not _whole(folder / name, size)]
+    batches = [np.array(missing[first : first + batch]) for first in range(0, len(missing), batch)]
+    with progress("making", len(missing)) as advance:
+
+        def write(numbers: np.ndarray, found: np.ndarray) -> None:
+            for number, pixels in zip(numbers, found, strict=False):  # the last batch is padded
+                with files.replacing(folder / wanted[number][0]) as temporary:
+                    Image.fromarray(pixels).save(temporary, format="PNG")
+                advance()
+
+        pending = None
+        for numbers in batches:
+            padded = np.pad(numbers, (0, batch - len(numbers)), mode="edge")
+            # The batch before is written only now, so that the devices work meanwhile.
+            running, pending = pending, (numbers, sampler(padded, np.array([wanted[i][1] for i in padded])))
+            if running:
+                write(running[0], np.asarray(running[1]))
+        if pending:
+            write(pending[0], np.asarray(pending[1]))
+    return len(missing)
+
+
+def _whole(path: Path, size: tuple[int, ...]) -> bool:
+    """Whether an image is there, undamaged and of a size (H, W)."""
+    try:
+        return images.decode(path)[0].shape == tuple(size)
+    except ValueError:
+        return False
