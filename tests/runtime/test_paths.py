@@ -37,7 +37,22 @@ PATHS = {
 PAIRS = {"fingerprint_jax.pack": "map", "launch.table": "data"}
 TEXTS = {"split", "step", "extension", "coordinator", "allow_change", "set", "zip", "rows", "through", "partition", "account"}
 TEXTS |= {"gpus", "sbatch", "path", "image", "claim", "mount", "namespace", "accelerator", "cpus", "memory", "env", "baseline"}
-TEXTS |= {"time", "one_seed", "datasets", "leaks", "names", "sizes", "steps", "candidates", "plugins", "target", "label", "solver"}
+TEXTS |= {
+    "time",
+    "one_seed",
+    "datasets",
+    "leaks",
+    "names",
+    "sizes",
+    "steps",
+    "candidates",
+    "plugins",
+    "target",
+    "label",
+    "solver",
+    "images",
+    "seeds",
+}
 
 
 @pytest.fixture(autouse=True)
