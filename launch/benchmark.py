@@ -170,7 +170,8 @@ def write(folder: Path, found: dict[str, Split], seed: int) -> Source:
             phantom.write(temporary, "subtask1", found, seed)
     if not data.exists():
         parts = (official / name for name in ("train", "test", "reference"))
-        packing.pack("subtask1", data, *parts, groups=official / "groups.csv")
+        groups = official / "groups.csv" if any((part.groups != "").any() for part in found.values()) else ""
+        packing.pack("subtask1", data, *parts, groups=groups)
     return open_source(str(data), "subtask1")
 
 
@@ -257,7 +258,7 @@ def cells(values: flags.FlagValues) -> list[Cell]:
     """Every combination of what the flags list, the shortest training first. Raises ValueError for what is no number."""
     listed = {}
     for name, least in (("images", 4), ("steps", 1), ("seeds", 0)):
-        texts = values[name].value
+        texts: list[str] = values[name].value or []
         if not texts or not all(text.isdecimal() and int(text) >= least for text in texts):
             raise ValueError(f"--{name}={','.join(texts)}: use whole numbers from {least} on")
         listed[name] = sorted({int(text) for text in texts})

@@ -137,6 +137,14 @@ def test_nothing_is_made_twice_and_more_is_added(made, monkeypatch, capsys):
     assert (root / "out" / "table.md").read_text().splitlines()[-1] == line
 
 
+def test_without_patients_each_image_is_one(made):
+    root, _ = made
+    _main(root, groups="", output=root / "alone")
+    (folder,) = (root / "alone").glob("generator_*")
+    rows = open_source(str(folder / "data"), "subtask1").rows("train_real")
+    assert rows.groups.tolist() == rows.ids.tolist() and len(rows) == 18
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
