@@ -460,6 +460,10 @@ def test_what_looks_at_the_images_asked_about_says_so(quickstart, membership, ca
     features.features.run = str(tmp_path / "pseudo")
     for config in (pseudo, combined, features):
         assert lineage.transductive(config) == ["pseudo-labels of test_generated were trained on"]
+    variant = base.ensemble(quickstart.config)  # a member that is another config altogether
+    variant.ensemble.variants = ConfigDict({"a": features.to_dict() | {"gallery": {"labelled": ("test_generated",)}}})
+    variant.ensemble.variants.a.features.run = ""
+    assert lineage.transductive(variant) == ["images of test_generated are in the gallery"]
     ranks.decision.name, ranks.ensemble.combine = "top_fraction", "mean"
     assert lineage.transductive(base.ensemble(ranks)) == []
     ranks.data.extra_labels = "extra.csv"

@@ -639,6 +639,13 @@ def test_what_a_run_compares_with_is_of_the_data_that_it_was_started_with(data_d
         run_binary(evaluate, f"--workdir={run}", f"--data_dir={data}", "--split=train_generated", "--recompute")
 
     evaluated(tmp_path / "packed")
+    (tmp_path / "extra.csv").write_text("split,id,label\n")
+    rewrite(run / "config.json", "data", {"extra_labels": str(tmp_path / "extra.csv")})  # of a child, whose parent has none
+    without = Run(config, run)
+    without.config.data_dir = str(tmp_path / "packed")
+    with pytest.raises(ValueError, match="config.data.extra_labels is False, the run was started with True"):
+        _ = without.own
+    rewrite(run / "config.json", "data", {"extra_labels": ""})
     whole = Run(config, run)
     whole.config.data.fold, whole.config.data_dir = 1, str(tmp_path / "packed")
     with pytest.raises(ValueError, match="config.data.fold is 1, the run was started with 0"):

@@ -131,7 +131,8 @@ def predict(run: Run, split: str) -> Predictions:
     """Scores [N,K] of the estimator, given the gallery of the run."""
     # Scored on other data, it still learns from its own, and equal record numbers are not the same image.
     own = run.own
-    if own is not run and not own.same_target and methods.gallery_reads(run.config, run.target):
+    asked = own is not run or run.packed(split) == run.target
+    if asked and not own.same_target and methods.gallery_reads(run.config, run.target):
         own.refuse_data(run.target)
     rows = run.rows(split)
     gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}

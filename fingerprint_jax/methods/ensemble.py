@@ -222,8 +222,8 @@ def sources(run: Run) -> Iterator[methods.Read]:
 
 
 def inner(config: Config) -> list[Config]:
-    """Those of the members."""
-    return [methods.load(path).config for path in config.ensemble.runs] or [config.member]
+    """Those of the members, of each variant."""
+    return [methods.load(path).config for path in config.ensemble.runs] or list(variants(config).values())
 
 
 def transductive(config: Config) -> list[str]:
