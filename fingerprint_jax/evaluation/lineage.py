@@ -124,7 +124,7 @@ def in_sample(run: Run, split: str) -> list[str]:
     """Why the figures of a split are too good, or may be: its images were trained on, or have chosen; empty where they were not."""
     base = split.partition(":")[0]
     if base not in (run.target, *PARTS):
-        return []
+        return _of_another_split(run, run.rows(split))
     here, elsewhere, out = [], [], []
     for reader in readers(run):
         same = reader.same_target and reader.source.fingerprints[run.target] == run.source.fingerprints[run.target]
@@ -153,6 +153,23 @@ def in_sample(run: Run, split: str) -> list[str]:
     if base in PARTS and moved:
         out.append(f"{', '.join(moved)} changed in mid-training: the split {base} may hold images that were trained on before.")
     return out
+
+
+def _of_another_split(run: Run, rows: Rows) -> list[str]:
+    """Why figures of labelled rows of a split that is not the target may be too good: who read them, wherever they lay."""
+    out, asked = [], None
+    for source, what, read in methods.sources(run) if (rows.labels >= 0).all() else ():
+        if source.config.task != run.config.task:
+            continue
+        try:
+            index = read().index
+            asked = run.source.digests(rows.index) if asked is None else asked
+            found = int(np.isin(asked, source.source.digests(index)).sum())
+        except ValueError:  # of other data than those that are there
+            continue
+        if found:
+            out.append(f"{source.workdir} {what} the labels of {found} of these {len(rows)} images: the figures may be too good.")
+    return list(dict.fromkeys(out))
 
 
 def stands_on(config: Config) -> Iterator[Config]:

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from configs import base
 from fingerprint_jax import estimators, methods
+from fingerprint_jax.data import packing
 from fingerprint_jax.evaluation import lineage, score, terminal, watch
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import permutation, score_metrics
@@ -208,3 +209,30 @@ def test_a_network_is_not_trained_anew_for_a_p(half, data_dir, tmp_path):
     assert "refits are of the folds of an ensemble" in lineage.unavailable(half, half.rows("heldout"), refitted=True)
     with pytest.raises(ValueError, match="was trained on the labels of"):
         score.refitted_p(run, 9)
+
+
+def test_labels_of_a_test_set_that_were_read_are_named(phantoms, tmp_path):
+    real = phantoms["subtask2"] / "train" / "real"
+    (tmp_path / "test").mkdir()
+    for k in range(1, 6):  # other files of the same classes
+        shutil.copytree(phantoms["subtask2"] / "train" / "generated" / f"gen_t{k}", tmp_path / "test" / f"t{k}")
+    packing.pack("images", tmp_path / "data", real, tmp_path / "test")
+    config = base.featured("images", "pixels")
+    config.data_dir, config.decision.name, config.decision.known = str(tmp_path / "data"), "argmax", ""
+    config.gallery = ConfigDict({"labelled": ("train",)})
+    clean, cheats = Run(config.copy_and_resolve_references(), tmp_path / "clean"), Run(config, tmp_path / "cheats")
+    config.gallery.labelled = ("train", "test")
+    trained = load_config("configs/subtask2/medhastra_resnet18.py")
+    trained.task, trained.data_dir, trained.data.folds, trained.data.fold = "images", config.data_dir, 0, -1
+    trained.data.valid, trained.best, trained.decision.known = 0.0, "", ""
+    trained.data.streams = ConfigDict({"train": 8, "test": 8})
+    network = Run(trained, tmp_path / "network")
+    for run in (clean, cheats, network):
+        with run.fitting(methods.check):
+            pass
+    count = len(clean.rows("test"))
+    assert lineage.in_sample(clean, "test") == []
+    for run, what in ((cheats, "fitted its estimator to"), (network, "was trained on")):
+        assert lineage.in_sample(run, "test") == [
+            f"{run.workdir} {what} the labels of {count} of these {count} images: the figures may be too good."
+        ]
