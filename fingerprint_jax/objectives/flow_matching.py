@@ -64,8 +64,6 @@ class Objective(objectives.Objective):
         super().__init__(config, num_classes, image_shape)
         if config.data.normalize != "symmetric":
             raise ValueError(f"data.normalize={config.data.normalize!r}: the images of flow_matching are -1..1, use symmetric")
-        if config.data.valid and not self.task.membership:
-            raise ValueError(f"data.valid={config.data.valid}: a generator of {config.task} is asked nothing, use 0")
         if not config.objective.times:
             raise ValueError("objective.times=(): use at least one")
 

@@ -20,9 +20,8 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (6, *SHAPE)).astype(np.float32)
 LABELS = np.arange(6) % 3
 
 
-def _objective(task="images", normalize="symmetric", backbone="unet_tiny", valid=0.0, **options):
+def _objective(task="images", normalize="symmetric", backbone="unet_tiny", **options):
     config = load_config(CONFIG)
-    config.data.valid = valid
     config.task, config.data.normalize, config.backbone.name = task, normalize, backbone
     if backbone == "unet_tiny":
         config.backbone.attended = 1
@@ -151,7 +150,6 @@ def test_the_network_begins_at_zero_and_sees_time_and_label():
     ("options", "text"),
     [
         ({"normalize": "unit"}, "data.normalize='unit': the images of flow_matching are -1..1, use symmetric"),
-        ({"valid": 0.1}, "data.valid=0.1: a generator of images is asked nothing, use 0"),
         ({"times": ()}, r"objective.times=\(\): use at least one"),
         ({"backbone": "vit_tiny"}, "backbone.name='vit_tiny' makes no map of the size of an image: use unet_small"),
     ],
