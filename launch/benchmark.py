@@ -16,9 +16,11 @@ in `<output>/<name>`:
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from absl import flags
 from PIL import Image
 
 from fingerprint_jax import Config, methods
-from fingerprint_jax.data import controls, packing, phantom
+from fingerprint_jax.data import builder, controls, images, packing, phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
 from fingerprint_jax.estimators import search
@@ -46,7 +48,6 @@ SHARES = 2, 2, 1  # of the images: may be used, may not be used, reference
 LABELLED = 3, 1  # of a side: labelled, unknown
 SHOWN = 12  # images in a row of the grid
 BATCH = 64  # images that are made at a time
-NAMED = (".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def pack(real: Path, groups: str, size: int, output: Path) -> None:
         with files.replacing(labels) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", "label"])
-            writer.writerows([path.stem, "real"] for path in sorted(real.iterdir()) if path.suffix.lower() in NAMED)
+            writer.writerows([path.stem, "real"] for path in sorted(real.iterdir()) if path.suffix.lower() in images.FORMATS)
     packing.pack("images", output / "pool", real, groups=groups, labels=labels, image_size=size)
 
 
@@ -133,14 +134,13 @@ def splits(source: Source, drawn: dict[str, Rows], generated: np.ndarray) -> dic
 def train(cell: Cell, folder: Path, source: Source, drawn: dict[str, Rows]) -> Run:
     """The run of the generator in `<folder>/run`, on its used images and nothing else, packed in `<folder>/used`."""
     packed = folder / "used"
-    if not packed.exists():
-        with _whole(packed) as temporary:
-            members = Rows.concatenate([drawn["used"], drawn["used unknown"]])
+    if not builder.dataset_dir(packed, "images").exists():
+        members = Rows.concatenate([drawn["used"], drawn["used unknown"]])
+        with tempfile.TemporaryDirectory() as temporary:
+            (used := Path(temporary) / "used").mkdir()
             for i, image in enumerate(source.images(members.index)[..., 0]):
-                path = temporary / "images" / "used" / f"{i:06d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image).save(path)
-            packing.pack("images", temporary, temporary / "images")
+                Image.fromarray(image).save(used / f"{i:06d}.png")
+            packing.pack("images", packed, temporary)
     config = cell.config.copy_and_resolve_references()
     config.data_dir = str(packed)
     run = Run(config, folder / "run")
@@ -159,7 +159,7 @@ def _whole(folder: Path) -> Generator[Path]:
 
 def images_of(folder: Path, count: int) -> np.ndarray:
     """The generated images by number [N,H,W]."""
-    return np.stack([np.asarray(Image.open(folder / f"{i:06d}.png")) for i in range(count)])
+    return np.stack([images.decode(folder / f"{i:06d}.png")[0] for i in range(count)])
 
 
 def write(folder: Path, found: dict[str, Split], seed: int) -> Source:
@@ -168,10 +168,8 @@ def write(folder: Path, found: dict[str, Split], seed: int) -> Source:
     if not official.exists():
         with _whole(official) as temporary:
             phantom.write(temporary, "subtask1", found, seed)
-    if not data.exists():
-        parts = (official / name for name in ("train", "test", "reference"))
-        groups = official / "groups.csv" if any((part.groups != "").any() for part in found.values()) else ""
-        packing.pack("subtask1", data, *parts, groups=groups)
+    if not builder.dataset_dir(data, "subtask1").exists():
+        controls.pack("subtask1", data, official, found)
     return open_source(str(data), "subtask1")
 
 
@@ -186,13 +184,16 @@ def grid(generated: np.ndarray, used: np.ndarray, other: np.ndarray) -> np.ndarr
 def oracle(run: Run, source: Source, cache: Path) -> dict[str, Any]:
     """AUC, with its interval, of minus the loss of the generator for used against not used images."""
     rows = source.rows("train_real")
-    error = inference.outputs(run, rows, cache, source=source)["error"]
-    scores = -error.mean(axis=1)
-    auc, bounds = score_metrics.auc(rows.labels, scores), score_metrics.auc_interval(rows.labels, scores, rows.groups)
-    return {"auc": auc, "interval": list(bounds)}
+    return auc(rows, -inference.outputs(run, rows, cache, source=source)["error"].mean(axis=1))
 
 
-def attacked(config: Config, folder: Path, source: Source, data_dir: Path) -> dict[str, Any]:
+def auc(rows: Rows, scores: np.ndarray) -> dict[str, Any]:
+    """AUC of scores [N] of rows, and its interval."""
+    bounds = score_metrics.auc_interval(rows.labels, scores, rows.groups)
+    return {"auc": score_metrics.auc(rows.labels, scores), "interval": list(bounds)}
+
+
+def attacked(config: Config, folder: Path, data_dir: Path) -> dict[str, Any]:
     """AUC, with its interval and its p, of an attack that reads no label."""
     config = config.copy_and_resolve_references()
     config.data_dir = str(data_dir)
@@ -201,8 +202,7 @@ def attacked(config: Config, folder: Path, source: Source, data_dir: Path) -> di
     rows = run.rows("train_real")
     scores = methods.predict(run, "train_real").scores[:, 0]
     p = permutation.permutation_p(permutation.auc_of(scores), rows.labels, rows.groups)["p"][0]
-    bounds = score_metrics.auc_interval(rows.labels, scores, rows.groups)
-    return {"auc": score_metrics.auc(rows.labels, scores), "interval": list(bounds), "p": p}
+    return auc(rows, scores) | {"p": p}
 
 
 def make(cell: Cell, folder: Path, pool: Source, attacks: dict[str, Config], settings: dict[str, Any]) -> dict[str, Any]:
@@ -235,8 +235,7 @@ def make(cell: Cell, folder: Path, pool: Source, attacks: dict[str, Config], set
         files.write_text(path, json.dumps(known, indent=1))
     for name, config in attacks.items():
         if known["attacks"].get(name, {}).get("config") != config_hash(config):
-            source = open_source(str(folder / "data"), "subtask1")
-            found = attacked(config, folder / "attacks" / f"{name}-{config_hash(config)}", source, folder / "data")
+            found = attacked(config, folder / "attacks" / f"{name}-{config_hash(config)}", folder / "data")
             known["attacks"][name] = {"config": config_hash(config), **found}
             files.write_text(path, json.dumps(known, indent=1))
     return known
@@ -263,14 +262,11 @@ def cells(values: flags.FlagValues) -> list[Cell]:
             raise ValueError(f"--{name}={','.join(texts)}: use whole numbers from {least} on")
         listed[name] = sorted({int(text) for text in texts})
     more = sweep.product(*map(sweep.parse, values.set))
-    found = []
-    for steps in listed["steps"]:
-        for overrides in more:
-            for images in listed["images"]:
-                for seed in listed["seeds"]:
-                    config = sweep.resolve(values.config, overrides | {"num_steps": steps, "seed": seed})
-                    found.append(Cell(images, config, overrides))
-    return found
+    found = itertools.product(listed["steps"], more, listed["images"], listed["seeds"])
+    return [
+        Cell(count, sweep.resolve(values.config, overrides | {"num_steps": steps, "seed": seed}), overrides)
+        for steps, overrides, count, seed in found
+    ]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -303,7 +299,7 @@ def main(values: flags.FlagValues) -> None:
     for cell in wanted:
         if cell.config.get("objective", {}).get("name") != "flow_matching" or cell.config.task != "images":
             raise ValueError(f"--config={values.config}: no generator of the task images: use configs/generators/flow.py")
-    if not (output / "pool").exists():
+    if not builder.dataset_dir(output / "pool", "images").exists():
         pack(Path(values.real_dir), values.groups, values.image_size, output)
     pool = open_source(str(output / "pool"), "images")
     if pool.image_shape[0] != values.image_size:

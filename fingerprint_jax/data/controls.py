@@ -171,9 +171,14 @@ def write(
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "images"
             phantom.write(root, task, splits, seed)
-            test, reference = (root / name if (root / name).exists() else "" for name in ("test", "reference"))
-            groups = root / "groups.csv" if any((part.groups != "").any() for part in splits.values()) else ""
-            packing.pack(task, path, root / "train", test, reference, groups=groups, overwrite=overwrite)
+            pack(task, path, root, splits, overwrite)
+
+
+def pack(task: str, data_dir: Path, root: Path, splits: dict[str, Split], overwrite: bool = False) -> None:
+    """Packs the official folders below `root` in which `phantom.write` has put some splits."""
+    test, reference = (root / name if (root / name).exists() else "" for name in ("test", "reference"))
+    groups = root / "groups.csv" if any((part.groups != "").any() for part in splits.values()) else ""
+    packing.pack(task, data_dir, root / "train", test, reference, groups=groups, overwrite=overwrite)
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -318,11 +318,8 @@ class Run(View):
         found = Run.load(self.workdir, self.step)
         if found.fingerprints == self.fingerprints:
             return self
-        before, after = identity(found.config), identity(self.config)
-        for fields, config in ((before, found.config), (after, self.config)):
-            fields["data.extra_labels"] = bool(
-                config.data.extra_labels
-            )  # where they lie is no part of what a run is, that they do is
+        # Where extra labels lie is no part of what a run is, that there are some is.
+        before, after = (identity(c) | {"data.extra_labels": bool(c.data.extra_labels)} for c in (found.config, self.config))
         if before != after:
             raise ValueError(another(self.workdir, before, after, [n for n in before | after if before.get(n) != after.get(n)]))
         compared = {self.packed(split) for splits in self.config.get("gallery", {}).values() for split in splits} - {self.target}
