@@ -16,7 +16,6 @@ in `<output>/<name>`:
 import contextlib
 import csv
 import dataclasses
-import itertools
 import json
 import os
 import shutil
@@ -262,10 +261,12 @@ def cells(values: flags.FlagValues) -> list[Cell]:
             raise ValueError(f"--{name}={','.join(texts)}: use whole numbers from {least} on")
         listed[name] = sorted({int(text) for text in texts})
     more = sweep.product(*map(sweep.parse, values.set))
-    found = itertools.product(listed["steps"], more, listed["images"], listed["seeds"])
     return [
         Cell(count, sweep.resolve(values.config, overrides | {"num_steps": steps, "seed": seed}), overrides)
-        for steps, overrides, count, seed in found
+        for steps in listed["steps"]
+        for overrides in more
+        for count in listed["images"]
+        for seed in listed["seeds"]
     ]
 
 
