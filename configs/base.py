@@ -93,6 +93,18 @@ def gradient(task: str) -> Config:
     return c
 
 
+def generator(variant: str) -> Config:
+    """A network that makes images: of the task `images`, or with the variant `members` of the used ones of subtask 1."""
+    members = variant == "members"
+    c = gradient("subtask1" if members else "images")
+    c.data.streams = ConfigDict({"real:1" if members else "train": 32})
+    c.data.cache, c.data.balanced = "device", False
+    c.data.normalize = "symmetric"
+    if members:
+        c.decision.name, c.decision.params = "top_fraction", ConfigDict({"fraction": 0.5})
+    return c
+
+
 def ensemble(member: Config) -> Config:
     """A combination of runs: of children trained from `member`, or of finished runs."""
     c = common(member.task, "ensemble")

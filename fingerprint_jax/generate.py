@@ -1,4 +1,4 @@
-"""Makes images by a trained generator, a run of the objective flow_matching.
+"""Makes images by a trained generator, a run of the objective flow_matching or gan.
 
 python -m fingerprint_jax.generate --workdir=runs/flow --count=5000 --output_dir=generated
 
@@ -14,14 +14,13 @@ from pathlib import Path
 from absl import flags
 
 from fingerprint_jax import methods
-from fingerprint_jax.objectives import flow_matching
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption, sharding
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.training.model import model_of
-from fingerprint_jax.training.sampling import Sampler, make
+from fingerprint_jax.training.sampling import Sampler, generative, make
 
 RECORD, LOCK = ".generate.json", ".lock"  # hidden, so that `pack` passes them over
 MOST = 1_000_000  # images: their names have six digits
@@ -36,8 +35,9 @@ def define_flags(values: flags.FlagValues) -> None:
     number("count", None, "Images, numbered from 0 on.", lower_bound=1, upper_bound=MOST)
     flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
     number("seed", 0, "Of the noise.", lower_bound=0, upper_bound=4_000_000_000)
-    number("steps", 25, "From noise to image.", lower_bound=1)
-    flags.DEFINE_enum("solver", "heun", list(flow_matching.SOLVERS), "heun asks the network twice a step.", flag_values=values)
+    number("steps", None, "From noise to image: of flow_matching 25 unless given, of gan always 1.", lower_bound=1)
+    text = "How they are taken: of flow_matching heun (unless given), which asks the network twice a step, or euler; of gan none."
+    flags.DEFINE_string("solver", "", text, flag_values=values)
     number("batch", 64, "Images at a time, a multiple of the devices.", lower_bound=1)
     text = "Of a run with objective.conditional: the class of all images; without it they take turns, in a folder each."
     flags.DEFINE_string("label", None, text, flag_values=values)
@@ -54,9 +54,9 @@ def main(values: flags.FlagValues) -> None:
     wanted = _wanted(run, values.count, values.label)
     folder = Path(values.output_dir)
     _check_folder(folder)
-    sampler = Sampler(run, values.seed, values.steps, values.solver)
+    sampler = Sampler(run, values.seed, values.steps or 0, values.solver)
     made_by = {"config": config_hash(run.config), "step": sampler.step, "weights": sampler.weights}
-    made_by |= {"seed": values.seed, "steps": values.steps, "solver": values.solver, "label": values.label or ""}
+    made_by |= {"seed": values.seed, "steps": sampler.steps, "solver": sampler.solver, "label": values.label or ""}
     folder.mkdir(parents=True, exist_ok=True)
     refusal = f"--output_dir={folder}: %s makes images there; wait for it, or use another folder"
     with files.locked(folder / LOCK, refusal):
@@ -68,9 +68,7 @@ def main(values: flags.FlagValues) -> None:
 def _generator(workdir: str, step: str) -> Run:
     """The run of a generator; raises ValueError where it is none, or has no checkpoint yet."""
     run = methods.load(workdir, step)
-    objective = run.config.objective.name if run.config.method == "gradient" else run.config.method
-    if objective != "flow_matching":
-        raise ValueError(f"--workdir={workdir}: a run of {objective}, which makes no images: give one of flow_matching")
+    generative(run)
     if not run.done and not Checkpoints(run.workdir).begun():
         raise ValueError(f"--workdir={workdir} has no checkpoint yet: the command that trains it goes on")
     return run

@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from fingerprint_jax import Config, methods
+from fingerprint_jax import Config, methods, objectives
 from fingerprint_jax.data import builder, controls, images, packing, phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
@@ -181,9 +181,9 @@ def grid(generated: np.ndarray, used: np.ndarray, other: np.ndarray) -> np.ndarr
 
 
 def oracle(run: Run, source: Source, cache: Path) -> dict[str, Any]:
-    """AUC, with its interval, of minus the loss of the generator for used against not used images."""
+    """AUC, with its interval, of what the generator itself knows better, for used against not used images."""
     rows = source.rows("train_real")
-    return auc(rows, -inference.outputs(run, rows, cache, source=source)["error"].mean(axis=1))
+    return auc(rows, sampling.generative(run).known(inference.outputs(run, rows, cache, source=source)))
 
 
 def auc(rows: Rows, scores: np.ndarray) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def make(cell: Cell, folder: Path, pool: Source, attacks: dict[str, Config], set
         drawn = draw(pool.rows("train"), cell.images, cell.config.seed)
         run = train(cell, folder, pool, drawn)
         wanted = [(f"{i:06d}.png", -1) for i in range(settings["count"])]
-        sampler = sampling.Sampler(run, cell.config.seed, settings["solver_steps"], "heun")
+        sampler = sampling.Sampler(run, cell.config.seed, settings["solver_steps"])
         (folder / "generated").mkdir(exist_ok=True)
         sampling.make(sampler, folder / "generated", wanted, min(settings["count"], BATCH), pool.image_shape[:2])
         found = splits(pool, drawn, images_of(folder / "generated", settings["count"]))
@@ -282,7 +282,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("seeds", ["0"], "Of patients, training and noise, several each.", flag_values=values)
     flags.DEFINE_multi_string("set", [], "field=v1,v2,... of the config, such as augment.flip=0,0.5.", flag_values=values)
     flags.DEFINE_integer("count", 500, "Images that each makes; a fifth is the test set.", 10, 1_000_000, flag_values=values)
-    flags.DEFINE_integer("solver_steps", 25, "From noise to image, by heun.", 1, flag_values=values)
+    flags.DEFINE_integer("solver_steps", 0, "From noise to image; 0: as many as `generate` takes.", 0, flag_values=values)
     paths.define("file", "launch/tables/subtask1.py", "A Python file whose rows() returns the attacks.", flag_values=values)
     flags.DEFINE_list("rows", ["local_match"], "Attacks that read no label and train no network.", flag_values=values)
 
@@ -298,8 +298,10 @@ def main(values: flags.FlagValues) -> None:
     attacks = {name: power.attack(name, resolve(rows[name])) for name in values.rows}
     wanted, output = cells(values), Path(values.output)
     for cell in wanted:
-        if cell.config.get("objective", {}).get("name") != "flow_matching" or cell.config.task != "images":
+        objective = objectives.of(cell.config.objective.name) if cell.config.method == "gradient" else None
+        if objective is None or not issubclass(objective, objectives.Generative) or cell.config.task != "images":
             raise ValueError(f"--config={values.config}: no generator of the task images: use configs/generators/flow.py")
+        objective.way(values.solver_steps, "")
     if not builder.dataset_dir(output / "pool", "images").exists():
         pack(Path(values.real_dir), values.groups, values.image_size, output)
     pool = open_source(str(output / "pool"), "images")

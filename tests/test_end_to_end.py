@@ -116,6 +116,8 @@ def test_the_loss_of_its_network_falls(begun):
     run, beginning, step = begun
     if "queue" in run.config.objective:
         pytest.skip("its loss rises while the queue fills: test_moco.py has how it falls then")
+    if run.config.objective.name == "gan":
+        pytest.skip("of two players one's gain is the other's loss: test_gan.py has each alone")
     # Always the step of the highest learning rate, else it would have decayed after four.
     rates = [float(optim.schedule(run.config.optimizer, run.config.num_steps)(k)) for k in range(run.config.num_steps)]
     state, number, losses = beginning(), np.int32(np.argmax(rates)), []

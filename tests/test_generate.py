@@ -15,7 +15,6 @@ from PIL import Image
 
 from fingerprint_jax import generate
 from fingerprint_jax.data import packing
-from fingerprint_jax.objectives.flow_matching import noise
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import preemption
 from fingerprint_jax.training import inference, sampling
@@ -38,6 +37,11 @@ def conditional(data_dir, tmp_path_factory) -> Run:
     return drawn(config, data_dir, tmp_path_factory.mktemp("conditional") / "run")
 
 
+@pytest.fixture(scope="module")
+def adversarial(data_dir, tmp_path_factory) -> Run:
+    return drawn(load_config("configs/generators/gan.py"), data_dir, tmp_path_factory.mktemp("gan") / "run")
+
+
 @pytest.fixture
 def command(monkeypatch):
     monkeypatch.setattr(preemption, "stop_at_once", lambda: None)
@@ -46,7 +50,7 @@ def command(monkeypatch):
         values = flags.FlagValues()
         generate.define_flags(values)
         given = {"workdir": run.workdir, "output_dir": output, "count": count, "steps": 2, "solver": "euler", "batch": 2} | options
-        values([sys.argv[0], *(f"--{name}={value}" for name, value in given.items())])
+        values([sys.argv[0], *(f"--{name}={value}" for name, value in given.items() if value is not None)])
         generate.main(values)
 
     return call
@@ -62,7 +66,7 @@ def test_an_image_is_the_flow_of_its_noise_with_the_averaged_weights(run, comman
     model, (step, state) = model_of(run), inference.restore(run)
     weights = model.weights(state)
     assert any(np.any(np.asarray(weights[0][name]) != np.asarray(state["params"][name])) for name in weights[0])
-    z = noise(jax.random.key(3), np.arange(5), (48, 48, 1))
+    z = sampling.noise(jax.random.key(3), np.arange(5), (48, 48, 1))
 
     @jax.jit
     def flow(z):
@@ -77,6 +81,20 @@ def test_an_image_is_the_flow_of_its_noise_with_the_averaged_weights(run, comman
             assert np.abs(np.asarray(image, int) - expected[i]).max() <= 1  # rounding
     record = json.loads((tmp_path / "out" / generate.RECORD).read_text())
     assert record["run"] == str(run.workdir) and (record["step"], record["seed"], record["solver"]) == (step, 3, "heun")
+
+
+def test_a_gan_makes_images_in_one_step(adversarial, command, tmp_path):
+    command(adversarial, tmp_path / "out", steps=None, solver=None)
+    model, weights = model_of(adversarial), model_of(adversarial).weights(inference.restore(adversarial)[1])
+    z = sampling.noise(jax.random.key(0), np.arange(5), (8,))
+    shown = np.asarray(jax.jit(lambda z: model.merge(*weights).made(z, np.full(5, -1)))(z))
+    expected = np.clip(np.rint((shown + 1) * 127.5), 0, 255)[..., 0]
+    assert np.abs(_pixels(tmp_path / "out") - expected).max() <= 1 and np.ptp(expected, axis=0).max() > 10
+    record = json.loads((tmp_path / "out" / generate.RECORD).read_text())
+    assert (record["steps"], record["solver"]) == (1, "")
+    for options, text in (({"solver": None}, "steps=2: gan"), ({"steps": None}, "solver=euler: gan")):
+        with pytest.raises(ValueError, match=f"{text} makes images in one step, give none"):
+            command(adversarial, tmp_path / "out", **options)
 
 
 def _pixels(folder):
@@ -202,7 +220,7 @@ def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(run, command, tm
 
 
 def test_what_makes_no_images_is_one_line(run, trained, command, tmp_path):
-    with pytest.raises(ValueError, match="a run of softmax, which makes no images: give one of flow_matching"):
+    with pytest.raises(ValueError, match="a run of softmax, which makes no images: give one of flow_matching or gan"):
         command(Run.load(trained), tmp_path / "out")
     with pytest.raises(ValueError, match="was trained without labels"):
         command(run, tmp_path / "out", label="t1")
@@ -211,11 +229,12 @@ def test_what_makes_no_images_is_one_line(run, trained, command, tmp_path):
     shutil.copy(run.workdir / "config.json", begun)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         command(Run.load(begun), tmp_path / "out")
-    for options in ({"count": 0}, {"steps": 0}, {"batch": 0}, {"seed": -1}, {"solver": "rk4"}, {"count": 10**7}):
+    for options in ({"count": 0}, {"steps": 0}, {"batch": 0}, {"seed": -1}, {"count": 10**7}):
         with pytest.raises(flags.IllegalFlagValueError):
             command(run, tmp_path / "out", **options)
-    with pytest.raises(ValueError, match="step='7'"):
-        command(run, tmp_path / "out", step=7)
+    for options, text in (({"step": 7}, "step='7'"), ({"solver": "rk4"}, "solver='rk4' is unknown; known: heun, euler")):
+        with pytest.raises(ValueError, match=text):
+            command(run, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 

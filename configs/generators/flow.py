@@ -18,12 +18,8 @@ from fingerprint_jax import Config
 
 def get_config(variant: str = "") -> Config:
     """Every image is trained on; none is held out."""
-    members = variant == "members"
-    c = base.gradient("subtask1" if members else "images")
+    c = base.generator(variant)
     c.num_steps, c.eval_every, c.checkpoint_every = 5000, 500, 500
-    c.data.streams = ConfigDict({"real:1" if members else "train": 32})
-    c.data.cache, c.data.balanced = "device", False
-    c.data.normalize = "symmetric"
     c.backbone.name = "unet_small"
     c.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0, ema_decay=0.999)
     c.objective = ConfigDict(
@@ -37,6 +33,4 @@ def get_config(variant: str = "") -> Config:
             "noise_seed": 0,  # of the noise then, the same for all images
         }
     )
-    if members:
-        c.decision.name, c.decision.params = "top_fraction", ConfigDict({"fraction": 0.5})
     return base.finish(c, variant, ("members",))

@@ -275,6 +275,13 @@ def max_pool2(x: jax.Array) -> jax.Array:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
+def doubled(x: jax.Array) -> jax.Array:
+    """Every place four times: [N,H,W,C] -> [N,2H,2W,C]."""
+    n, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (n, height, 2, width, 2, channels))
+    return x.reshape(n, 2 * height, 2 * width, channels)
+
+
 def record(net: nnx.Module, path: str) -> list[jax.Array]:
     """A list that the output of one layer of a network is appended to, whenever the layer is called: [N, ...].
 

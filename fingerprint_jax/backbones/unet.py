@@ -14,14 +14,14 @@ import numpy as np
 from flax import nnx
 
 from fingerprint_jax.backbones import initializers
-from fingerprint_jax.backbones.layers import Conv, Linear
+from fingerprint_jax.backbones.layers import Conv, Linear, doubled
 from fingerprint_jax.backbones.vit import Attention
 
 VARIANTS = {
     "unet_small": {"widths": (16, 32, 64), "blocks": 1, "attended": 1, "heads": 4},  # 32 px on a CPU
     "unet_base": {"widths": (128, 256, 256, 256), "blocks": 2, "attended": 2, "heads": 4},  # 64 px
     "unet_large": {"widths": (128, 128, 256, 256, 512, 512), "blocks": 2, "attended": 2, "heads": 8},  # 256 px on a GPU
-    "unet_tiny": {"widths": (4, 8), "blocks": 1, "attended": 0, "heads": 2},
+    "unet_tiny": {"widths": (4, 4, 8), "blocks": 1, "attended": 0, "heads": 2},
 }
 
 _zeros = nnx.initializers.zeros
@@ -91,13 +91,6 @@ class Level(nnx.Module):
         """The map after block `i`: [N,H,W,C], [N,E] -> [N,H,W,D]."""
         x = self.blocks[i](x, embedding)
         return self.attends[i](x) if self.attends else x
-
-
-def doubled(x: jax.Array) -> jax.Array:
-    """Every place four times: [N,H,W,C] -> [N,2H,2W,C]."""
-    n, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (n, height, 2, width, 2, channels))
-    return x.reshape(n, 2 * height, 2 * width, channels)
 
 
 class Backbone(nnx.Module):

@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import pkgutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -78,6 +78,72 @@ class Objective:
     @staticmethod
     def smoke(options: Any) -> None:
         """Shrinks `config.objective` for FILE:smoke."""
+
+
+class Generative(Objective):
+    """A network that makes images out of normal noise, -1..1 (`data.normalize='symmetric'`), and learns those of one stream.
+
+    Attributes:
+        steps: from noise to image, where nobody says how many.
+        solvers: the ways to take them, the first where nobody says which.
+    """
+
+    steps = 1
+    solvers: tuple[str, ...] = ()  # none: in one step
+
+    def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(config, num_classes, image_shape)
+        if config.data.normalize != "symmetric":
+            given = f"data.normalize={config.data.normalize!r}"
+            raise ValueError(f"{given}: the images of {config.objective.name} are -1..1, use symmetric")
+
+    def only(self, batch: Batch) -> dict[str, jax.Array]:
+        """The one stream of a batch; raises ValueError where there are several."""
+        if len(batch) != 1:
+            name = self.config.objective.name
+            raise ValueError(f"data.streams={sorted(batch)}: {name} learns one set of images, name one stream")
+        return next(iter(batch.values()))
+
+    @classmethod
+    def way(cls, steps: int, solver: str) -> tuple[int, str]:
+        """Steps and solver as given, or those of nobody's saying for 0 and ''; raises ValueError for others than there are."""
+        if cls.solvers:
+            names.check("solver", solver or cls.solvers[0], cls.solvers)
+            return steps or cls.steps, solver or cls.solvers[0]
+        if solver or steps not in (0, cls.steps):
+            name = cls.__module__.rpartition(".")[2]
+            raise ValueError(f"{f'solver={solver}' if solver else f'steps={steps}'}: {name} makes images in one step, give none")
+        return cls.steps, ""
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of the noise of an image."""
+        raise NotImplementedError
+
+    def advance(self, net: Any, x: jax.Array, t: jax.Array, dt: jax.Array, labels: jax.Array, solver: str) -> jax.Array:
+        """One step on the way from noise, at time 0, to images, at time 1.
+
+        Args:
+            net: the network.
+            x: at time t, first the noise [N, *noise_shape], at last the images [N,H,W,C].
+            t: the time.
+            dt: the length of the step.
+            labels: [N], -1 for none.
+            solver: one of `solvers`.
+
+        Returns:
+            x at t + dt.
+        """
+        raise NotImplementedError
+
+    def known(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How well it knows each image, larger for those it was trained on, from its `outputs` on the host: [N]."""
+        raise NotImplementedError
+
+    def scores(self, net: Any, query: dict, gallery: dict) -> np.ndarray:
+        """`known` [N,1]; raises ValueError for a task that does not ask for membership."""
+        membership_only(self.config)
+        return self.known(query)[:, None]
 
 
 def of(name: str) -> type[Objective]:

@@ -5,7 +5,7 @@ to it by the mean squared error (Lipman et al. 2023, arXiv 2210.02747; Liu et al
 other images it may have been trained on: minus its error is a score of membership of whoever holds the generator itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,30 +29,10 @@ def heun(velocity: Velocity, x: jax.Array, t: jax.Array, dt: jax.Array) -> jax.A
     return x + dt / 2 * (first + velocity(x + dt * first, t + dt))
 
 
-SOLVERS = {"euler": euler, "heun": heun}
+SOLVERS = {"heun": heun, "euler": euler}
 
 
-def noise(key: jax.Array, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise of images by number, each by its own key: [N] -> [N, *shape]."""
-    return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers)
-
-
-def sample(step: Callable[[jax.Array, np.float32, np.float32], jax.Array], x: jax.Array, steps: int) -> jax.Array:
-    """Noise carried from time 0 to 1 in equal steps: [N,H,W,C] -> [N,H,W,C].
-
-    A loop in Python around a compiled step: XLA:CPU is slow at convolutions in a loop of its own, and devices work ahead of it.
-
-    Args:
-        step: (x, t, dt) -> x at t + dt, such as one of SOLVERS with its velocity.
-        x: standard normal noise.
-        steps: how many.
-    """
-    for i in range(steps):
-        x = step(x, np.float32(i / steps), np.float32(1 / steps))
-    return x
-
-
-class Objective(objectives.Objective):
+class Objective(objectives.Generative):
     """The mean squared error of the velocity, at times whose logit is normal (Esser et al. 2024, arXiv 2403.03206).
 
     Images are -1..1 (`data.normalize='symmetric'`), of one stream. With `objective.conditional` the network sees the label too, but
@@ -60,10 +40,10 @@ class Objective(objectives.Objective):
     without its label, at each of the `objective.times`, with noise that is the same for all images.
     """
 
+    steps, solvers = 25, tuple(SOLVERS)
+
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__(config, num_classes, image_shape)
-        if config.data.normalize != "symmetric":
-            raise ValueError(f"data.normalize={config.data.normalize!r}: the images of flow_matching are -1..1, use symmetric")
         if not config.objective.times:
             raise ValueError("objective.times=(): use at least one")
 
@@ -82,10 +62,8 @@ class Objective(objectives.Objective):
 
     def loss(self, net: unet.Conditioned, batch: objectives.Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The mean error over the images, each at a time and with noise of its own."""
-        if len(batch) != 1:
-            raise ValueError(f"data.streams={sorted(batch)}: flow_matching learns one set of images, name one stream")
-        (stream,) = batch.values()
-        options, (images, labels) = self.config.objective, (stream["image"], stream["label"])
+        options, stream = self.config.objective, self.only(batch)
+        images, labels = stream["image"], stream["label"]
         time_key, noise_key, label_key = jax.random.split(key, 3)
         deviations = jax.random.normal(time_key, (len(images),))
         time = jax.nn.sigmoid(options.time_mean + options.time_deviation * deviations)
@@ -106,10 +84,24 @@ class Objective(objectives.Objective):
         found = errors(net, each(images[:, None]), each(z[None]), each(times[None]), jnp.full(count * len(times), -1))
         return {"error": found.reshape(count, -1)}
 
-    def scores(self, net: unet.Conditioned, query: dict, gallery: dict) -> np.ndarray:
-        """Minus the mean error [N,1]; raises ValueError for a task that does not ask for membership."""
-        objectives.membership_only(self.config)
-        return -query["error"].mean(axis=1, keepdims=True)
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """That of an image."""
+        return self.image_shape
+
+    def advance(
+        self, net: unet.Conditioned, x: jax.Array, t: jax.Array, dt: jax.Array, labels: jax.Array, solver: str
+    ) -> jax.Array:
+        """One step along the velocity."""
+
+        def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
+            return net(x, jnp.full(len(x), t), labels, train=False)
+
+        return SOLVERS[solver](velocity, x, t, dt)
+
+    def known(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Minus the mean error."""
+        return -outputs["error"].mean(axis=1)
 
 
 def errors(

@@ -1,23 +1,50 @@
-"""Images that a network of the objective flow_matching makes, at a checkpoint."""
+"""Images that a generator makes, at a checkpoint."""
 
 import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from fingerprint_jax.data import augment, images
-from fingerprint_jax.objectives import flow_matching
+from fingerprint_jax.objectives import Generative
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, sharding
 from fingerprint_jax.runtime.progress import progress
 from fingerprint_jax.training.inference import restore
 from fingerprint_jax.training.model import Model, model_of
+
+
+def noise(key: jax.Array, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise of images by number, each by its own key: [N] -> [N, *shape]."""
+    return jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers)
+
+
+def sample(step: Callable[[jax.Array, np.float32, np.float32], jax.Array], x: jax.Array, steps: int) -> jax.Array:
+    """Noise carried from time 0 to 1 in equal steps: [N,H,W,C] -> [N,H,W,C].
+
+    A loop in Python around a compiled step: XLA:CPU is slow at convolutions in a loop of its own, and devices work ahead of it.
+
+    Args:
+        step: (x, t, dt) -> x at t + dt, such as `Generative.advance` of a network.
+        x: standard normal noise.
+        steps: how many.
+    """
+    for i in range(steps):
+        x = step(x, np.float32(i / steps), np.float32(1 / steps))
+    return x
+
+
+def generative(run: Run) -> Generative:
+    """The objective of a run of a generator; raises ValueError for another run."""
+    method = run.config.method
+    if method == "gradient" and isinstance(objective := model_of(run).objective, Generative):
+        return objective
+    kind = run.config.objective.name if method == "gradient" else method
+    raise ValueError(f"{run.workdir}: a run of {kind}, which makes no images: give one of flow_matching or gan")
 
 
 class Sampler:
@@ -26,27 +53,30 @@ class Sampler:
     On other devices, or in batches of another size, sums may be rounded otherwise, and a grey level may then be the next one.
 
     Args:
-        run: of the objective flow_matching, with a checkpoint.
+        run: of a generator, with a checkpoint.
         seed: of the noise.
-        steps: from noise to image.
-        solver: one of `flow_matching.SOLVERS`.
+        steps: from noise to image; 0: as many as the objective says.
+        solver: one of the objective's; '': its first.
 
     Attributes:
         step: of the checkpoint, the one that `run.step` names.
         weights: SHA-256 of the averaged weights, which it uses.
+        steps: that it takes.
+        solver: that it takes them by.
     """
 
-    def __init__(self, run: Run, seed: int, steps: int, solver: str) -> None:
-        model = model_of(run)
+    def __init__(self, run: Run, seed: int, steps: int = 0, solver: str = "") -> None:
+        objective, model = generative(run), model_of(run)
+        self.steps, self.solver = objective.way(steps, solver)
         self.step, state = restore(run)
         self._weights = model.weights(state)
         found = hashlib.sha256()
         for part in self._weights:
             for name, value in sorted(part.items()):
                 found.update(name.encode() + np.asarray(jax.device_get(value)).tobytes())
-        self.weights, self._steps, self._mesh = found.hexdigest()[:16], steps, model.mesh
+        self.weights, self._mesh = found.hexdigest()[:16], model.mesh
         self._key = sharding.key(seed, model.mesh)
-        self._noise, self._advance, self._shown = _programs(model, solver)
+        self._noise, self._advance, self._shown = _programs(model, objective, self.solver)
 
     def __call__(self, numbers: np.ndarray, labels: np.ndarray) -> jax.Array:
         """Images by number [B], of a class each or of none, -1 [B]: -> uint8 [B,H,W], which is not waited for.
@@ -60,25 +90,21 @@ class Sampler:
         def step(x: jax.Array, t: np.float32, dt: np.float32) -> jax.Array:
             return self._advance(x, t, dt, label, *self._weights)
 
-        return self._shown(flow_matching.sample(step, x, self._steps))
+        return self._shown(sample(step, x, self.steps))
 
 
 @functools.lru_cache(maxsize=8)
-def _programs(model: Model, solver: str) -> tuple[Callable[..., jax.Array], ...]:
+def _programs(model: Model, objective: Generative, solver: str) -> tuple[Callable[..., jax.Array], ...]:
     """(key, numbers) -> noise; (x, t, dt, labels, params, rest) -> x; x -> uint8."""
-    rows, shape = sharding.split(model.mesh), model.objective.image_shape
+    rows = sharding.split(model.mesh)
+    in_place = objective.noise_shape == objective.image_shape
 
     def advance(x: jax.Array, t: jax.Array, dt: jax.Array, labels: jax.Array, params: dict, rest: dict) -> jax.Array:
-        net: Any = model.merge(params, rest)
-
-        def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
-            return net(x, jnp.full(len(x), t), labels, train=False)
-
-        return flow_matching.SOLVERS[solver](velocity, x, t, dt)
+        return objective.advance(model.merge(params, rest), x, t, dt, labels, solver)
 
     return (
-        jax.jit(lambda key, numbers: flow_matching.noise(key, numbers, shape), out_shardings=rows),
-        jax.jit(advance, donate_argnums=0, out_shardings=rows),
+        jax.jit(lambda key, numbers: noise(key, numbers, objective.noise_shape), out_shardings=rows),
+        jax.jit(advance, donate_argnums=0 if in_place else (), out_shardings=rows),
         jax.jit(lambda x: augment.denormalize(x, "symmetric")[..., 0], out_shardings=rows),
     )
 

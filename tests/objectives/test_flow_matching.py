@@ -11,7 +11,8 @@ from flax import nnx
 from fingerprint_jax import methods
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.evaluation.lineage import in_sample
-from fingerprint_jax.objectives.flow_matching import SOLVERS, Objective, errors, euler, heun, noise, sample
+from fingerprint_jax.objectives.flow_matching import SOLVERS, Objective, errors, euler, heun
+from fingerprint_jax.training.sampling import noise, sample
 from tests.conftest import drawn, load_config
 
 CONFIG = "configs/generators/flow.py"
@@ -67,13 +68,6 @@ def test_a_step_by_hand():
 
     assert euler(velocity, 1.0, 0.5, 0.25) == 1 + 0.25 * 2.5
     assert heun(velocity, 1.0, 0.5, 0.25) == 1 + 0.125 * (2.5 + (2 * 1.625 + 0.75))
-
-
-def test_the_noise_of_an_image_is_that_of_its_number():
-    key = jax.random.key(4)
-    found = noise(key, np.array([5, 2, 9]), SHAPE)
-    np.testing.assert_array_equal(found[2], jax.random.normal(jax.random.fold_in(key, 9), SHAPE))
-    np.testing.assert_array_equal(noise(key, np.array([9]), SHAPE)[0], found[2])
 
 
 def test_errors_at_both_ends_and_in_between():

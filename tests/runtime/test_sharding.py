@@ -34,7 +34,7 @@ COMPILE = """
         exchanged = hlo.read(model.step.lower(*inputs.arguments(run)).compile().as_text()).collectives
         images = sum(config.data.streams.values())
         state, groups = model.abstract, config.backbone.get("norm_groups", 1)
-        without = ("likelihood_ratio", "dclgan", "flow_matching")  # embeddings
+        without = ("likelihood_ratio", "dclgan", "flow_matching", "gan")  # embeddings
         needed = {
             "parameters": size(state["params"].values()),
             "statistics": 2 * groups * size(state["rest"][name] for name in model._statistics),  # forward and backward
