@@ -157,18 +157,37 @@ def in_sample(run: Run, split: str) -> list[str]:
 
 def _of_another_split(run: Run, rows: Rows) -> list[str]:
     """Why figures of labelled rows of a split that is not the target may be too good: who read them, wherever they lay."""
-    out, asked = [], None
-    for source, what, read in methods.sources(run) if (rows.labels >= 0).all() else ():
-        if source.config.task != run.config.task:
+    out, gone, looked_at = [], [], set()
+    known: dict[tuple[str, bytes], np.ndarray] = {}  # members have read the same images
+    if not (rows.labels >= 0).all():
+        return out
+    asked = run.source.digests(rows.index)
+
+    def found(own: Run, what: str, read: Rows) -> None:
+        key = str(own.source.fingerprints), read.index.tobytes()
+        if key not in known:
+            known[key] = own.source.digests(read.index)
+        if count := int(np.isin(asked, known[key]).sum()):
+            out.append(f"{own.workdir} {what} the labels of {count} of these {len(rows)} images: the figures may be too good.")
+
+    for reader in (source for source, _, _ in methods.sources(run) if source.config.task == run.config.task):
+        if reader.workdir in looked_at:
             continue
+        looked_at.add(reader.workdir)
         try:
-            index = read().index
-            asked = run.source.digests(rows.index) if asked is None else asked
-            found = int(np.isin(asked, source.source.digests(index)).sum())
-        except ValueError:  # of other data than those that are there
-            continue
-        if found:
-            out.append(f"{source.workdir} {what} the labels of {found} of these {len(rows)} images: the figures may be too good.")
+            own = reader.own  # scored on other data, it has read those that it was started with
+            if not own.same_target or own.source.image_shape != run.source.image_shape:
+                own.refuse_data(own.target)
+            for source, what, read in methods.sources(own):
+                if source.workdir == own.workdir:
+                    found(own, what, read())
+            if reader.workdir == run.workdir and run.config.decision.known:
+                found(own, "learned its decision from", own.rows(run.config.decision.known))
+        except ValueError:
+            gone.append(str(reader.workdir))
+    if gone:
+        why = "those are gone, or of another size"
+        out.append(f"Whether any of these {len(rows)} images is among those that {gone[0]} has read is not known: {why}.")
     return list(dict.fromkeys(out))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from fingerprint_jax import Config
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
+from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS, check_folds
@@ -104,6 +105,15 @@ def state(run: Run) -> Any:
     return {"state": found, "code": code} if code else found
 
 
+def checkpoints(workdir: str | Path, state: Any) -> dict[str, str]:
+    """{work directory: which weights} of every network in a state: one that was trained anew in its place is another."""
+    if isinstance(state, dict):
+        nested = state["state"] if state.keys() == {"state", "code"} else state
+        parts = [checkpoints(workdir, nested)] if nested is not state else [checkpoints(*item) for item in nested.items()]
+        return {name: identity for part in parts for name, identity in part.items()}
+    return {str(workdir): checkpoint.Checkpoints(Path(workdir)).identity(state)}
+
+
 def reads(config: Config, split: str) -> bool:
     """Whether a run of a config learns from, compares with or chooses by rows of a split."""
     return get(config.method).reads(config, split)
@@ -140,8 +150,10 @@ def predict(run: Run, split: str) -> Predictions:
     """The table of a split: read where it stands, computed and written where it is missing or stale."""
     if run.labels is not None:
         return get(run.config.method).predict(run, split)
+    found = state(run)
     meta = {
-        "state": state(run),
+        "state": found,
+        "checkpoints": checkpoints(run.workdir, found),
         "config": config_hash(run.config),
         "fingerprints": run.fingerprints,
     }
@@ -165,8 +177,8 @@ def predict(run: Run, split: str) -> Predictions:
                 log.warning("%s; it is computed again", error)
         return None
 
-    if found := distributed.first(read):
-        return Predictions(**found)
+    if table := distributed.first(read):
+        return Predictions(**table)
     distributed.first(run.refuse_links)
     predictions = get(run.config.method).predict(run, split)
     # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,

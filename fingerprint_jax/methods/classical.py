@@ -134,6 +134,8 @@ def predict(run: Run, split: str) -> Predictions:
     asked = own is not run or run.packed(split) == run.target
     if asked and not own.same_target and methods.gallery_reads(run.config, run.target):
         own.refuse_data(run.target)
+    if run.config.features.run and (source := encoder(own)):  # which may have been trained anew since
+        _check_views(own, source)
     rows = run.rows(split)
     gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}
     query = Features(_features(run, rows), rows.labels, rows.index if own is run else np.full(len(rows), -1))

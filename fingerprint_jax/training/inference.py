@@ -51,10 +51,11 @@ def outputs(
     keys = [config_hash(run.config), str(run.workdir)], [source.fingerprints, rows.index.tolist(), enhance, layer, *code]
     network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)
     step = step_of(run)
+    weights = f"{network}-{step}-{checkpoint.Checkpoints(run.workdir).identity(step)}"
 
     def clear() -> None:
         for other in folder.glob(f"{network}-*.npz"):  # those of other runs may lie beside them
-            if not other.name.startswith(f"{network}-{step}-"):
+            if not other.name.startswith(f"{weights}-"):
                 other.unlink(missing_ok=True)
 
     def compute() -> dict[str, np.ndarray]:
@@ -62,7 +63,7 @@ def outputs(
         distributed.first(clear)
         return encode(run, restored or restore(run)[1], rows, enhance, layer, source)
 
-    return source.cached(folder / f"{network}-{step}-{content}.npz", compute, len(rows))
+    return source.cached(folder / f"{weights}-{content}.npz", compute, len(rows))
 
 
 def encode(

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from configs import base
 from fingerprint_jax import estimators, methods
 from fingerprint_jax.data import packing
+from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import lineage, score, terminal, watch
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import permutation, score_metrics
@@ -236,3 +237,34 @@ def test_labels_of_a_test_set_that_were_read_are_named(phantoms, tmp_path):
         assert lineage.in_sample(run, "test") == [
             f"{run.workdir} {what} the labels of {count} of these {count} images: the figures may be too good."
         ]
+
+
+def test_on_other_data_a_run_has_read_what_it_was_started_with(phantoms, tmp_path):
+    real = phantoms["subtask2"] / "train" / "real"
+    for k in range(1, 6):
+        shutil.copytree(phantoms["subtask2"] / "train" / "generated" / f"gen_t{k}", tmp_path / "other" / f"t{k}")
+    for name, folders in {"own": [real], "leaky": [tmp_path / "other", real], "twice": [tmp_path / "other"] * 2}.items():
+        packing.pack("images", tmp_path / name, *folders)
+    config = base.featured("images", "pixels")
+    config.data_dir, config.gallery = str(tmp_path / "own"), ConfigDict({"labelled": ("train",)})
+    config.data.folds, config.data.fold = 2, 0
+    config.decision.name, config.decision.known = "learned_threshold", "heldout"
+    run = Run(config, tmp_path / "run")
+    with run.fitting(lambda _: None):
+        pass
+    seen, held = len(run.training_rows("train")), len(run.rows("heldout"))
+
+    def reasons(name):
+        return lineage.in_sample(Run.load(run.workdir, data_dir=str(tmp_path / name)), "test")
+
+    assert reasons("leaky") == [
+        f"{run.workdir} {what} the labels of {count} of these {seen + held} images: the figures may be too good."
+        for what, count in (("fitted its estimator to", seen), ("learned its decision from", held))
+    ]
+    assert reasons("twice") == []  # the training split of the other data is none that it has read
+    shutil.rmtree(tmp_path / "own")
+    open_source.cache_clear()
+    assert reasons("leaky") == [
+        f"Whether any of these {seen + held} images is among those that {run.workdir} has read is not known: those are gone, or of"
+        " another size."
+    ]

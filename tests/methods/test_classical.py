@@ -1,5 +1,7 @@
 """Features of a frozen network given to estimators that the command line chooses."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -159,6 +161,29 @@ def test_the_network_of_a_finished_run_may_not_have_been_trained_on_what_is_held
     config.member.features.run = str(run.workdir)
     with pytest.raises(ValueError, match="is a run of method ensemble: give that of one network"):
         methods.get("ensemble").fit(Run(config, tmp_path / "c"))
+
+
+def test_a_network_that_was_trained_anew_in_its_place_is_another(data_dir, tmp_path):
+    network = base.gradient("subtask1")
+    network.data_dir, network.num_steps, network.backbone.name = data_dir, 1, "siamese_cnn_tiny"
+    network.data.streams, network.data.folds, network.data.fold = ConfigDict({"real": 8}), 2, 0
+    config = base.classical(network)
+    config.data_dir, config.features.run = data_dir, str(tmp_path / "network")
+    config.data, config.gallery["labelled"] = network.data.copy_and_resolve_references(), ("train_real",)
+
+    def trained(**fields):
+        shutil.rmtree(tmp_path / "network", ignore_errors=True)
+        network.update_from_flattened_dict(fields)
+        methods.fit(Run(network, tmp_path / "network"))
+
+    trained()
+    methods.fit(Run(config, tmp_path / "run"))
+    before = methods.predict(Run.load(tmp_path / "run"), "heldout").scores
+    trained(seed=1)
+    assert not np.array_equal(methods.predict(Run.load(tmp_path / "run"), "heldout").scores, before)
+    trained(**{"data.folds": 0, "data.fold": -1})
+    with pytest.raises(ValueError, match=r"was trained on \d+ images that this run holds out: give both the same data, data.folds"):
+        methods.predict(Run.load(tmp_path / "run"), "heldout")
 
 
 def test_the_network_of_a_finished_run_is_known_by_what_it_was_trained_on(data_dir, packs, tmp_path):
