@@ -113,7 +113,7 @@ def splits(source: Source, drawn: dict[str, Rows], generated: np.ndarray) -> dic
         rows = Rows.concatenate([drawn[name] for name in sides])
         counts = [len(drawn[name]) for name in sides]
         prefixes = np.repeat([f"real_{name}/" if prefix else "" for name in sides], counts)
-        groups = np.where(rows.groups == rows.ids, "", rows.groups)  # an image without a patient is one of its own
+        groups = np.where(source.known(rows.groups), rows.groups, "")  # an image without a patient is one of its own
         return Split(source.images(rows.index)[..., 0], np.repeat(list(sides.values()), counts), groups, prefixes)
 
     def made(images: np.ndarray) -> Split:

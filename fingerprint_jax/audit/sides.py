@@ -139,9 +139,7 @@ class Sides:
                 f"{len(twice)} images stand in two folders of real images, the first {id!r} and {other!r} are the same image: each"
                 f" can stand in one of them only; {self.source.path / 'duplicates.csv'} lists them (kind exact)"
             )
-        # An image without a patient is a group of its own, and its name may be that of an image in another folder.
-        patients = [side.groups[side.groups != side.ids] for side in (real, unknown)]
-        shared = np.isin(reference.groups, np.concatenate(patients)) & (reference.groups != reference.ids)
+        shared = np.isin(reference.groups, np.concatenate([real.groups, unknown.groups])) & self.source.known(reference.groups)
         if shared.any():
             first = str(reference.groups[shared][0])
             table = self.source.path / "files.csv"
@@ -167,7 +165,7 @@ class Sides:
         saved anew, or neighbours in one patient: the classes cannot differ by those, and these count as several patients.
         """
         real = self.sides["real"]
-        alone = set(real.ids[real.ids == real.groups].tolist())
+        alone = set(real.ids[~self.source.known(real.groups)].tolist())
         found: dict[str, set[str]] = {"used": set(), "not_used": set(), "within": set()}
         for row in self._pairs:
             if row["kind"] == "near" and row["split"] == "train_real":

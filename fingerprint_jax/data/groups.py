@@ -15,7 +15,9 @@ def join_equal(files: list[File]) -> list[str]:
 
     Real images are joined with real ones and synthetic with synthetic ones, whatever their split, class and name: a synthetic
     image that equals a real one is what is looked for, not another image of the patient. A joined group is called like the first
-    of its patients, and `<split>/<id>` of its first image where no patient is known.
+    of its patients, and `<split>/<id>` of its first image where no patient is known. So are two others, since a name must tell
+    whether a patient is known (`Source.known`): an image without one that is called like a patient, and a patient all of whose
+    images, of several splits, are called like it.
 
     A constant image shows no patient: it is joined with equal ones that have no patient either, never with a patient.
     """
@@ -38,18 +40,22 @@ def join_equal(files: list[File]) -> list[str]:
         root[b] = a
         if not file.constant and min(file.label, files[j].label) >= 0 and file.label != files[j].label:
             conflicts.append((files[j], file))
-    size: dict[tuple[str, str], set] = {}
-    for node in nodes:
-        size.setdefault(find(node), set()).add(node)
-    for file, node in zip(files, nodes, strict=True):
-        split, name = find(node)
-        if len(size[split, name]) > 1:
-            file.group = f"{split}/{name}" if split else name
+    members: dict[tuple[str, str], list[int]] = {}
+    for i, node in enumerate(nodes):
+        members.setdefault(find(node), []).append(i)
+    for (split, name), found in members.items():
+        if split:
+            apart = len(found) > 1 or ("", name) in members
+        else:
+            apart = len(found) > 1 and all(files[i].id == name for i in found)
+            split = min(files[i].split for i in found)
+        for i in found:
+            files[i].group = f"{split}/{name}" if apart else name
     said = []
     if conflicts:
         pair = " and ".join(str(file.path) for file in conflicts[0])
         said.append(f"{len(conflicts)} images have the pixels of an image with another label, the first: {pair}")
-    joined = sorted([sorted(name for split, name in found if not split) for found in size.values()])
+    joined = sorted([sorted({nodes[i][1] for i in found if not nodes[i][0]}) for found in members.values()])
     if joined := [names for names in joined if len(names) > 1]:
         names = ", ".join(map(repr, joined[0]))
         said.append(f"{sum(map(len, joined))} patients became {len(joined)}, since they share equal images, the first: {names}")

@@ -133,6 +133,20 @@ class Source:
             log.warning("%s: damaged records in %s: %s", self.path, split, self.damaged_ids(rows))
         return rows
 
+    @functools.cached_property
+    def _named(self) -> np.ndarray:
+        """The groups that an image of another id is of."""
+        rows = Rows.concatenate([self.rows(split) for split in self.splits])
+        return np.unique(rows.groups[rows.groups != rows.ids])
+
+    def known(self, groups: np.ndarray) -> np.ndarray:
+        """Whether names of groups [N] stand for one group in all splits, as those of patients and of equal images do: bool [N].
+
+        Any other is the id of an image that is alone, without a known patient or the only one of its patient: the same name in
+        another split is another image's.
+        """
+        return np.isin(groups, self._named)
+
     def verify(self, needed: Collection[str] | None = None) -> None:
         """Reads every record and compares the content of each split with its fingerprint; a second call does nothing.
 

@@ -129,9 +129,9 @@ class View:
         if split != self.target or not self.config.data.extra_labels:
             return rows
         extra = self.extra.take(self.extra.labels == int(label)) if label else self.extra
-        apart = self._target_rows.groups[self.parts != 0]
-        # An image without a patient is a group of its own, and its name may be that of an image in another split.
-        extra = extra.take((extra.groups == extra.ids) | ~np.isin(extra.groups, apart))
+        shared = np.isin(extra.groups, self._target_rows.groups[self.parts != 0])
+        if shared.any():
+            extra = extra.take(~(shared & self.source.known(extra.groups)))
         rows = Rows.concatenate([rows, extra])
         return rows.take(np.argsort(rows.index))
 

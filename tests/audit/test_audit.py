@@ -344,10 +344,13 @@ def test_files_that_cannot_be_used_are_counted_by_folder(leaking, tmp_path):
     assert "Whether the rest stands for the folder" in page
 
 
-@pytest.mark.parametrize("id", ["real_used/0003", "real_not_used/0003"])
-def test_a_reference_of_patients_that_are_asked_about_is_refused(id, leaking, tmp_path):
+@pytest.mark.parametrize(
+    ("id", "patient"),
+    [("train_real,real_used/0003", "p1"), ("train_real,real_not_used/0003", "0007"), ("test_real,0003", "0007")],
+)
+def test_a_reference_of_patients_that_are_asked_about_is_refused(id, patient, leaking, tmp_path):
     given, _, _ = leaking
-    (tmp_path / "groups.csv").write_text(f"split,id,group\ntrain_real,{id},p1\nreference,0007,p1\n")
+    (tmp_path / "groups.csv").write_text(f"split,id,group\n{id},{patient}\nreference,0007,{patient}\n")
     with pytest.raises(ValueError, match="reference: leave out 1 images of patients that are asked about"):
         audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "audit")
 

@@ -37,6 +37,23 @@ def test_names_that_coincide_join_nothing():
     assert found == ["reference/1"] * 2 + ["test_real/1"] * 2
 
 
+def test_a_name_stands_for_one_group():
+    """An image without a patient is not called like one, a patient not like images of several splits and no other."""
+    found, said = joined(
+        image("reference", "1", "a"),
+        image("test_real", "1", "b"),
+        image("train_real", "x", "c", "2"),
+        image("reference", "2", "d"),
+        image("train_real", "3", "e", "3"),
+        image("train_real", "y", "f", "3"),
+        image("test_real", "4", "g", "4"),
+        image("reference", "4", "h", "4"),
+        image("train_real", "4", "i"),
+        image("train_real", "5", "j", "5"),
+    )
+    assert found == ["1", "1", "2", "reference/2", "3", "3", *["reference/4"] * 2, "train_real/4", "5"] and not said
+
+
 def test_patients_that_share_an_image_become_one_with_all_their_images():
     found, said = joined(
         image("train", "1", "x", "p3"),

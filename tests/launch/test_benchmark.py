@@ -145,6 +145,19 @@ def test_without_patients_each_image_is_one(made):
     assert rows.groups.tolist() == rows.ids.tolist() and len(rows) == 18
 
 
+def test_patients_that_are_called_like_an_image_stay_whole(made, tmp_path):
+    root, _ = made
+    lines = [f"{i:03d},{i - i % 2:03d}" for i in range(98)]  # two images have no patient
+    (tmp_path / "groups.csv").write_text("\n".join(["id,group", *lines]) + "\n")
+    benchmark.pack(root / "real", str(tmp_path / "groups.csv"), 0, tmp_path)
+    source = open_source(str(tmp_path / "pool"), "images")
+    drawn = benchmark.draw(source.rows("train"), 12, seed=0)
+    found = benchmark.splits(source, drawn, np.zeros((5, 32, 32), np.uint8))
+    names, sizes = np.unique(np.concatenate([part.groups for part in found.values()]), return_counts=True)
+    assert set(sizes[names != ""]) == {2}
+    assert sizes.sum() == 5 + sum(map(len, drawn.values())) and 5 <= sizes[names == ""].sum() <= 7
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

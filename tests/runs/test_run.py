@@ -1,5 +1,6 @@
 """Views of the data, the config of a resumed run, and stale tables."""
 
+import csv
 import json
 import shutil
 
@@ -146,6 +147,25 @@ def test_extra_copies_of_what_is_held_out_stay_out(phantoms, tmp_path):
     apart = np.concatenate([held.index, run.rows("valid").index])
     assert len(extra) == 100 - len(apart)
     assert not np.isin(run.source.digests(apart), run.source.digests(trained.index)).any()
+
+
+def test_extra_images_of_patients_that_are_held_out_stay_out_whatever_they_are_called(phantoms, tmp_path):
+    root = phantoms["subtask1"]
+    with (root / "groups.csv").open() as file:
+        named = {name: patient for split, name, patient in csv.reader(file) if split == "train_real"}
+    ids = sorted(path.stem for path in (root / "test" / "real_unknown").iterdir())
+    patient = dict(zip(sorted(set(named.values())), ids, strict=True))  # each is called like an image of test_real
+    lines = [f"train_real,{name},{patient[of]}" for name, of in named.items()]
+    lines += [f"test_real,{name},{name}" for name in ids[::2]]  # of every other one it is another image, else one of nobody
+    (tmp_path / "groups.csv").write_text("\n".join(["split,id,group", *lines]) + "\n")
+    packing.pack("subtask1", tmp_path / "data", root / "train", root / "test", groups=tmp_path / "groups.csv")
+    config = load_config("configs/subtask1/aimm_siamese.py").member
+    config.data_dir, config.data.folds, config.data.fold, config.data.valid = str(tmp_path / "data"), 2, 0, 0.0
+    config.data.extra_labels = _extra(tmp_path / "extra.csv", *(f"test_real,{name},0" for name in ids))
+    run = Run(config, tmp_path)
+    held, trained = set(run.rows("heldout").groups.tolist()), run.training_rows("train_real")
+    assert held & set(ids[::2]) and not held & set(trained.groups.tolist())
+    assert set(ids) & set(trained.ids.tolist()) == set(ids) - (held & set(ids[::2]))
 
 
 @pytest.mark.parametrize("part", ["train_generated", "valid", "heldout", "sequestered"])
