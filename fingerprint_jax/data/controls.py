@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.data import packing, phantom, tasks
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
 from fingerprint_jax.runtime import cli, paths
@@ -104,14 +104,14 @@ def phantom_runs(seed: int) -> dict[str, dict[str, Split]]:
 def unrelated(source: Source, seed: int) -> dict[str, Split]:
     """The labelled real images, and what no generator has made in place of the synthetic ones."""
     rng = np.random.default_rng([seed, 2])
-    found = {"train_real": _of_membership(source, source.rows("train_real"))}
+    found = {"train_real": _of_membership(source, source.rows("train_real"), "train_real")}
     if "reference" not in source.splits:
         made = phantom.subtask1(seed, source.image_shape[0], leak=0.0, **FOREIGN)
         return found | {"train_generated": made["train_generated"]}
     rows = source.rows("reference")
     part = cut(rows.groups, (1, 1), rng)
     for number, split in enumerate(("train_generated", "reference")):
-        found[split] = _of_membership(source, rows.take(part == number))
+        found[split] = _of_membership(source, rows.take(part == number), split)
     return found
 
 
@@ -119,7 +119,7 @@ def copies(source: Source, seed: int) -> dict[str, Split]:
     """Labelled real, synthetic and reference images, the used ones among the synthetic."""
     rng = np.random.default_rng([seed, 3])
     names = [name for name in ("train_real", "train_generated", "reference") if name in source.splits]
-    found = {name: _of_membership(source, source.rows(name)) for name in names}
+    found = {name: _of_membership(source, source.rows(name), name) for name in names}
     used = source.rows("train_real").take(source.rows("train_real").labels == 1)
     synthetic = found["train_generated"].images
     if len(used) > len(synthetic):
@@ -128,11 +128,12 @@ def copies(source: Source, seed: int) -> dict[str, Split]:
     return found
 
 
-def _of_membership(source: Source, rows: Rows) -> Split:
-    folders = np.array([name.rpartition("/")[0] for name in rows.ids.tolist()])
-    prefixes = np.array([f"{folder}/" if folder else "" for folder in folders])
+def _of_membership(source: Source, rows: Rows, split: str) -> Split:
+    """Rows as images of a split: the folder that they go to is that of their labels."""
+    folder = {(each.split, each.label): each.prefix for each in tasks.of("subtask1").folders}
+    prefixes = np.array([folder.get((split, label), "") for label in rows.labels.tolist()])
     # An image without a patient is a group of its own, named like it: the control gives it another name.
-    groups = np.where(rows.groups == rows.ids, "", rows.groups)
+    groups = np.where(source.known(rows.groups), rows.groups, "")
     return Split(source.images(rows.index)[..., 0], rows.labels, groups, prefixes)
 
 
@@ -163,10 +164,9 @@ def write(
         raise ValueError(f"--data_dir is empty: {kind} is made from a packed data set")
     else:
         source = open_source(str(data_dir), task)
+        source.verify()
         make = {"reals": reals, "unrelated": unrelated, "copies": copies}
         found = {output: one_generator(source, label, seed) if kind == "one_generator" else make[kind](source, seed)}
-        if source.damaged:
-            raise ValueError(f"{data_dir}: {len(source.damaged)} damaged records; pack the data again")
     for path, splits in found.items():
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "images"

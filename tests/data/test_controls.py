@@ -1,5 +1,10 @@
 """Controls hold the images they should, cut as they say; what can be found in them is what they are to show."""
 
+import csv
+import dataclasses
+import json
+import shutil
+
 import numpy as np
 import pytest
 from absl import flags
@@ -147,13 +152,20 @@ def membership(tmp_path_factory):
     phantom.write(root / "images", "subtask1", splits, 0)
     folders = (root / "images/train", root / "images/test", root / "images/reference")
     packing.pack("subtask1", root / "data", *folders, groups=root / "images/groups.csv")
+    with (root / "images/groups.csv").open() as file:  # and with patients that are called like the first of their images
+        _, *rows = csv.reader(file)
+    first = {}
+    lines = [f"{split},{name},{first.setdefault(patient, name)}" for split, name, patient in rows if split != "test_real"]
+    (root / "named.csv").write_text("\n".join(["split,id,group", *lines]) + "\n")
+    packing.pack("subtask1", root / "named", *folders, groups=root / "named.csv")
     packing.pack("subtask1", root / "bare", root / "images/train")
     return root
 
 
-def test_unrelated_images_stand_where_the_synthetic_ones_stood(membership, tmp_path):
-    run("--kind=unrelated", f"--data_dir={membership / 'data'}", f"--output_dir={tmp_path}")
-    source, control = Source(str(membership / "data"), "subtask1"), Source(str(tmp_path), "subtask1")
+@pytest.mark.parametrize("groups", ["data", "named"])
+def test_unrelated_images_stand_where_the_synthetic_ones_stood(groups, membership, tmp_path):
+    run("--kind=unrelated", f"--data_dir={membership / groups}", f"--output_dir={tmp_path}")
+    source, control = Source(str(membership / groups), "subtask1"), Source(str(tmp_path), "subtask1")
     halves = [pixels(control, split) for split in ("train_generated", "reference")]
     assert [len(half) for half in halves] == [10, 10] and sorted(sum(halves, [])) == sorted(pixels(source, "reference"))
     assert not set(control.rows("train_generated").groups) & set(control.rows("reference").groups)  # patients are whole
@@ -162,7 +174,23 @@ def test_unrelated_images_stand_where_the_synthetic_ones_stood(membership, tmp_p
         dict(zip(pixels(s, "train_real"), zip(r.labels, r.groups, strict=True), strict=True))
         for s, r in ((source, before), (control, after))
     ]
-    assert kept[0] == kept[1]
+    assert kept[0] == kept[1] and len(np.unique(after.groups)) == len(after) // 2
+
+
+def test_a_control_has_the_labels_of_the_records_and_no_other_content(membership, tmp_path, monkeypatch):
+    shutil.copytree(membership / "bare", tmp_path / "data")
+    source, rows = Source(str(tmp_path / "data"), "subtask1"), Source.rows
+    monkeypatch.setattr(
+        Source, "rows", lambda self, split: dataclasses.replace(rows(self, split), labels=1 - rows(self, split).labels)
+    )
+    made = controls.copies(source, 0)["train_real"]
+    assert {*zip(made.labels.tolist(), made.prefixes.tolist(), strict=True)} == {(0, "real_not_used/"), (1, "real_used/")}
+    path = source.path / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["splits"]["train_real"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps({name: value for name, value in summary.items() if name != "seal"}))
+    with pytest.raises(ValueError, match="the records of train_real are not those that summary.json describes"):
+        run("--kind=copies", f"--data_dir={tmp_path / 'data'}", f"--output_dir={tmp_path / 'control'}")
 
 
 def test_without_reference_images_phantoms_stand_there(membership, tmp_path, monkeypatch):
