@@ -771,8 +771,10 @@ def test_images_beside_the_class_folders_are_a_share_of_all(tmp_path):
 
 
 def test_tables_hold_no_formulas_and_one_line_a_row(tmp_path):
-    packing._csv(tmp_path / "t.csv", ["a", "b"], [("=cmd|x", -1), ("a\nb\udc80", 0.5), ('q"uote, comma', "-x")])
-    assert (tmp_path / "t.csv").read_text() == 'a,b\n\'=cmd|x,-1\na\\nb\\udc80,0.5\n"q""uote, comma",\'-x\n'
+    rows = [("=cmd|x", -1), ("a\nb\udc80", 0.5), ('q"uote, comma', "-x;=y;\uff20")]
+    packing._csv(tmp_path / "t.csv", ["a", "b"], rows)
+    written = (tmp_path / "t.csv").read_text(encoding="utf-8")
+    assert written == "a,b\n'=cmd|x,-1\na\\nb\\udc80,0.5\n\"q\"\"uote, comma\",'-x;'=y;'\uff20\n"
 
 
 def test_the_binary_packs_and_its_errors_are_one_line(tmp_path, capsys):

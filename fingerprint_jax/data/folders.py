@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ class File:
         """The split it goes to."""
         return self.folder.split
 
+
+# The start of a cell, also where cells are separated by semicolons; the signs are those of ASCII and the full-width ones.
+FORMULA = re.compile("(?:^|;)[=+@\uff1d\uff0b\uff20\uff0d-]")
 
 Rejected = list[tuple[str, str]]  # file, reason
 
@@ -203,7 +207,10 @@ def unfit(text: str) -> str:
         return f"has {len(text):,} characters, more than {LONGEST:,}"
     if not text.isprintable():
         return "holds unprintable characters, or bytes that are not UTF-8"
-    return f"starts with {text[0]!r}, which spreadsheets take for a formula" if text.startswith(("=", "+", "-", "@")) else ""
+    if found := FORMULA.search(text):
+        how = "holds" if found[0].startswith(";") else "starts with"
+        return f"{how} {found[0]!r}, which spreadsheets take for a formula"
+    return ""
 
 
 def require_images(folders: list[Folder], files: list[File], rejected: Rejected) -> None:

@@ -145,11 +145,14 @@ def test_scan_orders_by_name_and_keeps_subfolders_in_ids(tmp_path):
 
 def test_scan_refuses_hostile_names(tmp_path):
     surrogate = os.fsdecode(b"\xff.png")
-    make(tmp_path, "a\nb.png", surrogate, "x\x1b[31m.png", "<img onerror=x>.png", "dir\n/c.png", "=cmd.png", 'ü, "q".png')
+    make(tmp_path, "a\nb.png", surrogate, "x\x1b[31m.png", "<img onerror=x>.png", "dir\n/c.png", 'ü, "q".png')
+    formulas = {"=cmd.png": "starts with '='", "\uff0bc.png": "starts with '\uff0b'", "a;@b.png": "holds ';@'"}
+    make(tmp_path, *formulas)
     files, rejected = folders.scan(folders.Folder("x", tmp_path, "test", -1), set())
     assert [f.id for f in files] == ["<img onerror=x>", 'ü, "q"']
     reasons = {os.path.basename(path): reason for path, reason in rejected}
-    assert reasons.pop("=cmd.png") == "the name starts with '=', which spreadsheets take for a formula"
+    for name, what in formulas.items():
+        assert reasons.pop(name) == f"the name {what}, which spreadsheets take for a formula"
     assert reasons.keys() == {"a\nb.png", surrogate, "x\x1b[31m.png", "c.png"}
     assert set(reasons.values()) == {"the name holds unprintable characters, or bytes that are not UTF-8"}
 
