@@ -12,7 +12,6 @@ import datetime
 import hashlib
 import json
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -37,7 +36,6 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
 }
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
-_BEGUN = re.compile(r"lock|.+\.(log|out|err|txt)|\.folders\.json\.[0-9]+\.tmp")  # what can lie in the folder before an audit does
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
@@ -77,37 +75,16 @@ def define_flags(values: flags.FlagValues) -> None:
 def audit(values: flags.FlagValues) -> dict:
     """Packs, runs all parts, writes audit.json and the page; returns what stands in audit.json; with --plan_only, the hash."""
     output = Path(values.output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output={output}: a file is there, name a folder")
     if 0 < values.repeats < LEAST_REPEATS:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
     if values.likelihood_ratio is not None:
         network.check(values.likelihood_ratio)
         checkpoint.check_place(output)
-    _refuse_foreign(output)
+    files.refuse_foreign(output, "audit", KNOWN, {"image_size": int}, OTHER)
     given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Raises ValueError where the folder has links, which would be written through, or files and is no audit.
-
-    What makes it an audit is the list of its folders, which is written before anything else: what lies beside it is then ours to
-    replace, the packed images above all.
-    """
-    files.refuse_links(output)
-    if not output.is_dir():
-        return
-    if (output / KNOWN).exists():
-        files.read_json(output / KNOWN, {"image_size": int}, OTHER)  # another program may have a file of that name
-        for folder in [path for path in output.rglob("*") if path.is_dir()]:
-            files.refuse_links(folder)
-        return
-    for path in sorted(output.iterdir()):
-        if not files.litter(path.name) and not (path.is_file() and _BEGUN.fullmatch(path.name)):
-            raise ValueError(f"--output={output} is no audit, and {path.name!r} is in it: name an empty folder, or a new one")
 
 
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import stat
 from collections.abc import Generator, Mapping
 from pathlib import Path, PurePosixPath
@@ -79,6 +80,35 @@ def refuse_links(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_symlink():
             raise ValueError(f"{path} is a link, and nothing is written through one: put what it names in its place")
+
+
+def refuse_foreign(output: Path, kind: str, record: str, fields: Mapping[str, type], remedy: str) -> None:
+    """Raises ValueError where the folder --output has links, which would be written through, or files and is none of a `kind`.
+
+    What makes it one is a record, which is written before anything else: what lies beside it is then ours to replace.
+
+    Args:
+        output: the folder, there or not.
+        kind: what it is to be, such as audit.
+        record: the name of its record.
+        fields: of the record, with their types: another program may have a file of that name.
+        remedy: what to do where the record is not so.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output={output}: a file is there, name a folder")
+    refuse_links(output)
+    if not output.is_dir():
+        return
+    if (output / record).exists():
+        read_json(output / record, fields, remedy)
+        for place, folders, _ in os.walk(output):
+            for name in folders:
+                refuse_links(Path(place, name))
+        return
+    begun = rf"lock|.+\.(log|out|err|txt)|\.{re.escape(record)}\.[0-9]+\.tmp"  # what can lie there before the record does
+    for path in sorted(output.iterdir()):
+        if not litter(path.name) and not (path.is_file() and re.fullmatch(begun, path.name)):
+            raise ValueError(f"--output={output} is no {kind}, and {path.name!r} is in it: name an empty folder, or a new one")
 
 
 def appending(path: Path) -> IO[str]:

@@ -574,7 +574,7 @@ def test_a_folder_that_is_no_audit_and_one_with_links_are_left_as_they_are(leaki
 def test_a_list_of_folders_that_is_another_program_s_makes_no_audit(tmp_path):
     (tmp_path / "folders.json").write_text('{"inbox": 3}')
     with pytest.raises(ValueError, match="folders.json cannot be used .*'image_size' is missing.*: give another --output"):
-        main._refuse_foreign(tmp_path)
+        main.files.refuse_foreign(tmp_path, "audit", main.KNOWN, {"image_size": int}, main.OTHER)
 
 
 @pytest.mark.parametrize(
