@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fingerprint_jax.runtime import files
 from fingerprint_jax.runtime.names import printable
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -88,13 +89,15 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS, bits: 
     wanted = FORMATS.get(path.suffix.lower())
     if wanted is None:
         raise ValueError(NOT_NAMED + _inside(path))
+    most = 8 * max_pixels + 2**20  # 16-bit RGBA without any compression is 8 bytes a pixel
     try:
-        # 16-bit RGBA without any compression is 8 bytes a pixel.
-        if path.stat().st_size > 8 * max_pixels + 2**20:
-            raise ValueError(f"{path.stat().st_size} bytes are too many for {max_pixels} pixels (--max_pixels)")
-        data = path.read_bytes()
+        if (size := path.stat().st_size) > most:
+            raise ValueError(f"{size} bytes are too many for {max_pixels} pixels (--max_pixels)")
+        data = files.read_bytes(path, most)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from None
     if not data:
         raise ValueError("empty file")
     try:
@@ -120,6 +123,8 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS, bits: 
 def _inside(path: Path) -> str:
     """What kind of image is in a file that is not named like one; nothing where there is none."""
     try:
+        if not path.is_file():
+            return ""
         with path.open("rb") as file:
             head = file.read(132)
     except OSError:

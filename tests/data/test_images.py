@@ -1,5 +1,6 @@
 import functools
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -149,6 +150,10 @@ def test_wrong_format_under_the_name(tmp_path):
     assert refusal(tmp_path, b"id,label\n1,2\n").startswith("neither a PNG nor a JPEG")
     assert refusal(tmp_path, encode(GREY), "a.tif").startswith("not named .png")
     assert refusal(tmp_path, b"") == "empty file"
+    for name in ("pipe.png", "pipe.txt"):  # nobody writes to it
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=r"^a pipe, expected a file$|^not named .png"):
+            images.decode(tmp_path / name)
 
 
 def test_every_truncation_is_refused(tmp_path):
