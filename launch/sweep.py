@@ -178,14 +178,15 @@ def parse(text: str) -> list[Overrides]:
 
 
 def load_file(path: str, name: str = "sweep") -> list:
-    """What the function `name` of a Python file returns."""
-    if Path(path).suffix != ".py" or not Path(path).is_file():
+    """What the function `name` of a Python file returns, of one of this package by its name: `tables/subtask1`."""
+    file = config_file.published(path, "launch") or Path(path)
+    if file.suffix != ".py" or not file.is_file():
         raise ValueError(f"--file={path}: expected a Python file")
     try:
-        module = config_file.load(Path(path))
+        module = config_file.load(file)
         if not hasattr(module, name):
             raise ValueError(f"it has no function {name}()")
-        with config_file.one_line(Path(path)):
+        with config_file.one_line(file):
             return getattr(module, name)()
     except ValueError as error:
         raise ValueError(f"--file={path}: {error}") from None

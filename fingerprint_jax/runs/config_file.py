@@ -82,12 +82,12 @@ def read(text: str) -> Config:
     return config
 
 
-def published(name: str) -> Path | None:
+def published(name: str, package: str = "configs") -> Path | None:
     """The file of a config of the package `configs`, wherever that is installed, by its name: `subtask2/aimm_siamese`.
 
-    None for a path that is there, and for a name that is none of these.
+    None for a file that is there, and for a name that is none of these. `package` is another one that has such files.
     """
-    if not re.fullmatch(r"\w+(/\w+)?", name) or Path(name).exists() or not (found := importlib.util.find_spec("configs")):
+    if not re.fullmatch(r"\w+(/\w+)?", name) or Path(name).is_file() or not (found := importlib.util.find_spec(package)):
         return None
     files = [Path(folder) / f"{name}.py" for folder in found.submodule_search_locations or ()]
     return next((file for file in files if file.is_file() and file.stem not in ("__init__", "base")), None)

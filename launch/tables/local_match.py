@@ -17,5 +17,5 @@ def rows() -> list[Row]:
         options = {"patch": patch, "stride": patch // 2, "radius": radius, "top": top}
         overrides = {f"member.estimator.{name}": value for name, value in options.items()}
         name = f"patch{patch}-radius{radius}-top{top:g}"
-        found.append(Row(name, "configs/subtask1/local_match.py", overrides, networks=0))
-    return [*found, Row("gan_leaks", "configs/subtask1/gan_leaks.py", networks=0)]
+        found.append(Row(name, "subtask1/local_match", overrides, networks=0))
+    return [*found, Row("gan_leaks", "subtask1/gan_leaks", networks=0)]

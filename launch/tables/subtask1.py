@@ -106,4 +106,4 @@ def _inner(overrides: dict) -> dict:
 
 
 def _row(name: str, config: str = "", overrides: dict | None = None, published: str = "", networks: int = 0, **options: Any) -> Row:
-    return Row(name, f"configs/subtask1/{config or name}.py", overrides or {}, networks=networks, published=published, **options)
+    return Row(name, f"subtask1/{config or name}", overrides or {}, networks=networks, published=published, **options)

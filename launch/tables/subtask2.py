@@ -27,7 +27,7 @@ def rows() -> list[Row]:
     return [
         _row("residual_svm", "residual_svm", {}, networks=0),
         _row("fingerprint_net", "fingerprint_net", {"backbone.name": "fingerprint_net_tiny"}),
-        Row("small_cnn", "configs/quickstart.py", VIEW | siamese),
+        Row("small_cnn", "quickstart", VIEW | siamese),
         _row("aimm_siamese_sampled_mean", "aimm_siamese", siamese, published="0.9904 (1396)"),
         _row("aimm_siamese_all_mean", "aimm_siamese", siamese | {"objective.pairs": "all"}),
         _row("aimm_siamese_all_centroid", "aimm_siamese", siamese | {"objective.pairs": "all", "objective.readout": "centroid"}),
@@ -58,4 +58,4 @@ def _inner(overrides: dict) -> dict:
 
 
 def _row(name: str, config: str, overrides: dict, **options: Any) -> Row:
-    return Row(name, f"configs/subtask2/{config}.py", VIEW | overrides, **options)
+    return Row(name, f"subtask2/{config}", VIEW | overrides, **options)

@@ -337,8 +337,9 @@ def test_on_other_data_a_classical_run_learns_from_its_own(tmp_path, data_dir, m
     assert read == [str(tmp_path / "controls/a"), str(tmp_path / "controls/b")]
 
 
-def test_the_rows_of_subtask_2_resolve_and_see_the_same_images():
-    rows = sweep.load_file("launch/tables/subtask2.py", "rows")
+def test_the_rows_of_subtask_2_resolve_and_see_the_same_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # any folder will do
+    rows = sweep.load_file("tables/subtask2", "rows")
     comparison = Comparison("out", rows, {"d": "D"}, "", 2.0)
     views = {(c.task, c.data.folds, c.data.fold, c.data.valid, c.data.split_seed) for c in comparison.configs.values()}
     assert views == {("subtask2", 5, 0, 0.1, 0)}
@@ -348,8 +349,9 @@ def test_the_rows_of_subtask_2_resolve_and_see_the_same_images():
             assert found.backbone.name.endswith("_tiny") or found.backbone.name == "siamese_cnn"
 
 
-def test_the_rows_of_subtask_1_resolve_and_see_the_same_images():
-    rows = sweep.load_file("launch/tables/subtask1.py", "rows")
+def test_the_rows_of_subtask_1_resolve_and_see_the_same_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = sweep.load_file("tables/subtask1", "rows")
     comparison = Comparison("out", rows, {"d": "D"}, "", 2.0)
     views = {(c.task, c.data.folds, c.data.fold, c.data.split_seed) for c in comparison.configs.values()}
     assert views == {("subtask1", 5, -1, 0)}

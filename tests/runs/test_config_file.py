@@ -127,7 +127,10 @@ def test_a_published_config_has_a_name_everywhere(path, tmp_path, monkeypatch):
 def test_a_file_comes_before_a_published_config_and_the_defaults_are_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart").mkdir()
-    with pytest.raises(ValueError, match="this is a folder"):
+    assert config_file.read("quickstart").task == load_config("configs/quickstart.py").task
+    (tmp_path / "quickstart").rmdir()
+    (tmp_path / "quickstart").touch()
+    with pytest.raises(ValueError, match="not a config, which is a Python file"):
         config_file.read("quickstart")
     with pytest.raises(ValueError, match="there is no such file"):
         config_file.read("base")
