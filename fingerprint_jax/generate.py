@@ -5,26 +5,20 @@ python -m fingerprint_jax.generate --workdir=runs/flow --count=5000 --output_dir
 The same command goes on where it was stopped.
 """
 
-import contextlib
 import functools
-import json
-import re
 from pathlib import Path
 
 from absl import flags
 
 from fingerprint_jax import methods
 from fingerprint_jax.runs.checkpoint import Checkpoints
-from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption, sharding
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.training.model import model_of
-from fingerprint_jax.training.sampling import Sampler, generative, make
+from fingerprint_jax.training.sampling import Sampler, check_folder, generative, make
 
-RECORD, LOCK = ".generate.json", ".lock"  # hidden, so that `pack` passes them over
 MOST = 1_000_000  # images: their names have six digits
-_LEFT = re.compile(r"\.(\d{6}\.png|generate\.json)\.\d+\.tmp")  # what a kill has left
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -53,15 +47,9 @@ def main(values: flags.FlagValues) -> None:
     sharding.check_batch("--batch", values.batch, model_of(run).mesh)
     wanted = _wanted(run, values.count, values.label)
     folder = Path(values.output_dir)
-    _check_folder(folder)
+    check_folder(folder, "output_dir")
     sampler = Sampler(run, values.seed, values.steps or 0, values.solver)
-    made_by = {"config": config_hash(run.config), "step": sampler.step, "weights": sampler.weights}
-    made_by |= {"seed": values.seed, "steps": sampler.steps, "solver": sampler.solver, "label": values.label or ""}
-    folder.mkdir(parents=True, exist_ok=True)
-    refusal = f"--output_dir={folder}: %s makes images there; wait for it, or use another folder"
-    with files.locked(folder / LOCK, refusal):
-        _check_record(folder, {"run": str(run.workdir), **made_by})
-        made = make(sampler, folder, wanted, values.batch, run.source.image_shape[:2])
+    made = make(sampler, folder, wanted, values.batch, values.label or "")
     print(names.printable(f"generated: {folder}, {made:,} images made, {values.count - made:,} were there"))
 
 
@@ -88,36 +76,6 @@ def _wanted(run: Run, count: int, label: str | None) -> list[tuple[str, int]]:
     turns = classes if label is None else [label]
     labels = [classes.index(turns[i % len(turns)]) for i in range(count)]
     return [(f"{classes[label]}/{i:06d}.png", label) for i, label in enumerate(labels)]
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises ValueError where there is a file, or a folder with anything but what a command like this one has written."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir={folder}: a file is there, name a folder")
-    ours = (folder / RECORD).is_file()
-    for path in sorted(folder.rglob("*")):
-        name = path.name
-        image = ours and (re.fullmatch(r"\d{6}\.png", name) or path.is_dir())
-        if path.is_symlink() or not (image or name in (RECORD, LOCK) or _LEFT.fullmatch(name) or files.litter(name)):
-            relative = str(path.relative_to(folder))
-            raise ValueError(f"--output_dir={folder} has {relative!r}, which is not of this command: name a new folder")
-
-
-def _check_record(folder: Path, made_by: dict[str, str | int]) -> None:
-    """Writes what makes the images of a folder; raises ValueError where others of it are made by something else."""
-    with contextlib.suppress(FileNotFoundError):
-        remedy = "name a new --output_dir"
-        known = files.read_json(folder / RECORD, {name: type(value) for name, value in made_by.items()}, remedy)
-        for name in sorted(made_by.keys() - {"run"}):
-            if known[name] != made_by[name]:
-                raise ValueError(
-                    f"--output_dir={folder}: its images are of {name} {known[name]!r} of {known['run']}, not {made_by[name]!r}:"
-                    f" give the same, or {remedy}"
-                )
-        for path in folder.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-        return
-    files.write_text(folder / RECORD, json.dumps(made_by, indent=1))
 
 
 def command() -> None:

@@ -79,7 +79,7 @@ def test_an_image_is_the_flow_of_its_noise_with_the_averaged_weights(run, comman
         with Image.open(tmp_path / "out" / f"{i:06d}.png") as image:
             assert (image.mode, image.size) == ("L", (48, 48))
             assert np.abs(np.asarray(image, int) - expected[i]).max() <= 1  # rounding
-    record = json.loads((tmp_path / "out" / generate.RECORD).read_text())
+    record = json.loads((tmp_path / "out" / sampling.RECORD).read_text())
     assert record["run"] == str(run.workdir) and (record["step"], record["seed"], record["solver"]) == (step, 3, "heun")
 
 
@@ -90,7 +90,7 @@ def test_a_gan_makes_images_in_one_step(adversarial, command, tmp_path):
     shown = np.asarray(jax.jit(lambda z: model.merge(*weights).made(z, np.full(5, -1)))(z))
     expected = np.clip(np.rint((shown + 1) * 127.5), 0, 255)[..., 0]
     assert np.abs(_pixels(tmp_path / "out") - expected).max() <= 1 and np.ptp(expected, axis=0).max() > 10
-    record = json.loads((tmp_path / "out" / generate.RECORD).read_text())
+    record = json.loads((tmp_path / "out" / sampling.RECORD).read_text())
     assert (record["steps"], record["solver"]) == (1, "")
     for options, text in (({"solver": None}, "steps=2: gan"), ({"steps": None}, "solver=euler: gan")):
         with pytest.raises(ValueError, match=f"{text} makes images in one step, give none"):
@@ -210,12 +210,20 @@ def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(run, command, tm
     (tmp_path / "out" / "notes.txt").touch()
     with pytest.raises(ValueError, match="has 'notes.txt'"):
         command(run, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").unlink()
+    for name, place in (("000000.png", os.mkfifo), ("000003.png", os.mkdir), (".000004.png.77.tmp", os.mkdir)):
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+        place(tmp_path / "out" / name)
+        with pytest.raises(ValueError, match=f"has '{name}', which is not of this command"):
+            command(run, tmp_path / "out")
+        shutil.move(tmp_path / "out" / name, tmp_path / "aside")
+        (tmp_path / "aside").rmdir() if (tmp_path / "aside").is_dir() else (tmp_path / "aside").unlink()
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="a file is there, name a folder"):
         command(run, tmp_path / "file")
     (tmp_path / "links").mkdir()
-    (tmp_path / "links" / generate.RECORD).symlink_to(tmp_path / "file")
-    with pytest.raises(ValueError, match=f"has '{generate.RECORD}'"):
+    (tmp_path / "links" / sampling.RECORD).symlink_to(tmp_path / "file")
+    with pytest.raises(ValueError, match=f"has '{sampling.RECORD}'"):
         command(run, tmp_path / "links")
 
 
@@ -246,4 +254,4 @@ def test_a_full_disk_leaves_no_part_of_a_file(run, command, tmp_path, monkeypatc
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space left on device"):
         command(run, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {generate.RECORD, generate.LOCK}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {sampling.RECORD, sampling.LOCK}

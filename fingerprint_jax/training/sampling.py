@@ -1,7 +1,10 @@
-"""Images that a generator makes, at a checkpoint."""
+"""Images that a generator makes, at a checkpoint, and the folders that they are in."""
 
 import functools
 import hashlib
+import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +14,16 @@ from PIL import Image
 
 from fingerprint_jax.data import augment, images
 from fingerprint_jax.objectives import Generative
+from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, sharding
 from fingerprint_jax.runtime.progress import progress
 from fingerprint_jax.training.inference import restore
 from fingerprint_jax.training.model import Model, model_of
+
+RECORD, LOCK = ".generate.json", ".lock"  # hidden, so that `pack` passes them over
+_IMAGE = re.compile(r"\d{6}\.png")
+_LEFT = re.compile(r"\.(\d{6}\.png|generate\.json)\.\d+\.tmp")  # what a kill has left
 
 
 def noise(key: jax.Array, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -63,6 +71,8 @@ class Sampler:
         weights: SHA-256 of the averaged weights, which it uses.
         steps: that it takes.
         solver: that it takes them by.
+        made_by: all of that, the run and the hash of its config; JSON types.
+        image_size: (H, W) of its images.
     """
 
     def __init__(self, run: Run, seed: int, steps: int = 0, solver: str = "") -> None:
@@ -75,6 +85,9 @@ class Sampler:
             for name, value in sorted(part.items()):
                 found.update(name.encode() + np.asarray(jax.device_get(value)).tobytes())
         self.weights, self._mesh = found.hexdigest()[:16], model.mesh
+        self.made_by: dict[str, str | int] = {"run": str(run.workdir), "config": config_hash(run.config), "step": self.step}
+        self.made_by |= {"weights": self.weights, "seed": seed, "steps": self.steps, "solver": self.solver}
+        self.image_size = run.source.image_shape[:2]
         self._key = sharding.key(seed, model.mesh)
         self._noise, self._advance, self._shown = _programs(model, objective, self.solver)
 
@@ -109,17 +122,72 @@ def _programs(model: Model, objective: Generative, solver: str) -> tuple[Callabl
     )
 
 
-def make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int, size: tuple[int, ...]) -> int:
-    """Makes the images whose file is missing, damaged or of another size; how many they were.
+def check_folder(folder: Path, flag: str) -> None:
+    """Raises ValueError where there is a file, or a folder with anything but what `make` has written, at the first such thing.
+
+    Args:
+        folder: where images are to go.
+        flag: that names it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--{flag}={folder}: a file is there, name a folder")
+    ours = (folder / RECORD).is_file()
+    places = [folder] if folder.is_dir() else []
+    while places:
+        with os.scandir(places.pop()) as entries:
+            for entry in entries:
+                if files.litter(entry.name) and not entry.is_symlink():
+                    continue
+                file = (ours and _IMAGE.fullmatch(entry.name)) or entry.name in (RECORD, LOCK) or _LEFT.fullmatch(entry.name)
+                if ours and not file and entry.is_dir(follow_symlinks=False):  # of a class
+                    places.append(Path(entry))
+                elif not (file and entry.is_file(follow_symlinks=False)):
+                    name = os.path.relpath(entry, folder)
+                    raise ValueError(f"--{flag}={folder} has {name!r}, which is not of this command: name a new folder")
+
+
+def _check_record(folder: Path, made_by: dict[str, str | int], flag: str) -> None:
+    """Writes what makes the images of a folder; raises ValueError where others of it are made by something else."""
+    remedy = f"name a new --{flag}"
+    try:
+        known = files.read_json(folder / RECORD, {name: type(value) for name, value in made_by.items()}, remedy)
+    except FileNotFoundError:
+        files.write_text(folder / RECORD, json.dumps(made_by, indent=1))
+        return
+    for name in sorted(made_by.keys() - {"run"}):
+        if known[name] != made_by[name]:
+            raise ValueError(
+                f"--{flag}={folder}: its images are of {name} {known[name]!r} of {known['run']}, not {made_by[name]!r}:"
+                f" give the same, or {remedy}"
+            )
+    for path in folder.rglob(".*.tmp"):
+        if _LEFT.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def make(
+    sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int, label: str = "", flag: str = "output_dir"
+) -> int:
+    """Makes the images whose file is missing, damaged or of another size; how many they were. A record says what made them.
 
     Args:
         sampler: of the images.
-        folder: where they go.
+        folder: where they go, and nothing else is, see `check_folder`.
         wanted: the path in it and the label of each image, by its number.
         batch: images at a time.
-        size: (H, W).
+        label: the class of all images; '' where they have none, or take turns.
+        flag: of the command line, that names the folder or one around it.
+
+    Raises ValueError where the images of the folder are made by something else, or right now.
     """
-    missing = [i for i, (name, _) in enumerate(wanted) if not _whole(folder / name, size)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.locked(folder / LOCK, f"--{flag}={folder}: %s makes images there; wait for it, or use another folder"):
+        _check_record(folder, sampler.made_by | {"label": label}, flag)
+        return _make(sampler, folder, wanted, batch)
+
+
+def _make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int) -> int:
+    missing = [i for i, (name, _) in enumerate(wanted) if not _whole(folder / name, sampler.image_size)]
     batches = [np.array(missing[first : first + batch]) for first in range(0, len(missing), batch)]
     with progress("making", len(missing)) as advance:
 

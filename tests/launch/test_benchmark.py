@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from fingerprint_jax import methods
-from fingerprint_jax.data import phantom
+from fingerprint_jax.data import phantom, tables
 from fingerprint_jax.data.source import Rows, open_source
+from fingerprint_jax.runtime import files
 from fingerprint_jax.training import inference, sampling
 from launch import benchmark
-from tests.conftest import ROOT
+from tests.foreign import tree
 
 CONFIG = """
 from configs.generators import flow
@@ -65,8 +67,7 @@ def _main(root, **given):
     values = flags.FlagValues()
     benchmark.define_flags(values)
     options = {"real_dir": root / "real", "groups": root / "groups.csv", "output": root / "out", "config": root / "config.py"}
-    options |= {"file": ROOT / "launch" / "tables" / "subtask1.py", "rows": "gan_leaks_pixels"}
-    options |= {"images": 12, "steps": 2, "count": 10, "solver_steps": 1} | given
+    options |= {"rows": "gan_leaks_pixels", "images": 12, "steps": 2, "count": 10, "solver_steps": 1} | given
     values(["benchmark", *(f"--{name}={value}" for name, value in options.items())])
     benchmark.main(values)
 
@@ -162,13 +163,159 @@ def test_patients_that_are_called_like_an_image_stay_whole(made, tmp_path):
     ("given", "said"),
     [
         ({"count": 20}, "was made with another count: give that, or another --output"),
-        ({"image_size": 48}, "has images of 32 pixels: give that, or another --output"),
+        ({"image_size": 48}, "--image_size=48: .* is of images of 32 pixels: give those, or another --output"),
+        ({"groups": ""}, "--groups=: .* is of other patients: give those, or another --output"),
+        ({"groups": "nowhere.csv"}, "--groups=nowhere.csv: there is no such file"),
         ({"rows": "aimm_siamese"}, "row aimm_siamese|--rows=aimm_siamese"),
         ({"steps": "2,x"}, "--steps=2,x: use whole numbers from 1 on"),
         ({"images": 5000}, "--images=5000: .* give fewer"),
-        ({"config": "configs/quickstart.py"}, "no generator of the task images: use configs/generators/flow.py"),
+        ({"config": "configs/quickstart.py"}, "no generator of the task images: use generators/flow"),
     ],
 )
 def test_what_does_not_fit_is_one_line(given, said, made):
     with pytest.raises(ValueError, match=said):
         _main(made[0], **given)
+
+
+def test_what_the_command_names_by_itself_is_found_in_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "tables" / "subtask1").mkdir(parents=True)  # where a table of subtask 1 may lie
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--real_dir=.*real: there is no such folder"):
+        _main(tmp_path, config="generators/flow")
+    (tmp_path / "real").mkdir()
+    with pytest.raises(ValueError, match="--real_dir=.*real: no image in it"):
+        _main(tmp_path, config="generators/flow", groups="")
+    with pytest.raises(ValueError, match="--output=.*out is in --real_dir="):
+        _main(tmp_path, config="generators/flow", real_dir=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of the benchmark and of what it is made of, and the folder of its generator."""
+    root, folder = made
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    yield tmp_path, tmp_path / "out" / folder.name
+    open_source.cache_clear()
+
+
+def _unfinished(folder):
+    known = json.loads((folder / "benchmark.json").read_text())
+    (folder / "benchmark.json").write_text(json.dumps({"plan": known["plan"], "attacks": {}}))
+    open_source.cache_clear()
+    return known
+
+
+def test_other_images_are_refused_and_the_same_elsewhere_are_not(copied, monkeypatch):
+    root, _ = copied
+    monkeypatch.setattr(benchmark, "attacked", lambda *_: pytest.fail("made again"))
+    _main(root)
+    (root / "real" / "notes.txt").touch()
+    _main(root)
+    image = root / "real" / "000.png"
+    with Image.open(image) as opened:
+        pixels = np.array(opened)
+    Image.fromarray(255 - pixels).save(image)
+    for change in (lambda: None, image.unlink):
+        change()
+        with pytest.raises(ValueError, match="--real_dir=.* is of other images: give those, or another --output"):
+            _main(root)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "table.md", "pool", "pool.json"])
+def test_a_folder_of_somebody_else_is_left_as_it_is(name, made, tmp_path):
+    path = tmp_path / name
+    path.mkdir() if name == "pool" else path.write_text('{"mine": 1}')
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=f"is no benchmark, and '{name}' is in it|pool.json cannot be used"):
+        _main(made[0], output=tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_a_benchmark_with_links_in_it_is_refused(copied):
+    root, folder = copied
+    before = tree(folder)
+    for name in ("generated", ".images.tmp", "used", "data/fingerprint", "run", "grid.png", "../pool"):
+        path = folder / name
+        if there := path.exists():
+            path.rename(root / "mine")
+        path.symlink_to(root / "mine")
+        with pytest.raises(ValueError, match=f"{path.name} is a link, and nothing is written through one"):
+            _main(root)
+        path.unlink()
+        if there:
+            (root / "mine").rename(path)
+    assert tree(folder) == before
+
+
+def test_two_at_once_are_refused(made):
+    root, _ = made
+    with files.locked(root / "out" / "lock"), pytest.raises(ValueError, match="--output=.*: process .* makes benchmarks there"):
+        _main(root)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attacks": []},
+        {"plan": 1},
+        {"oracle": 1},
+        {"oracle": {"auc": "high", "interval": [0.1, 0.2]}},
+        {"oracle": {"auc": 0.5, "interval": 3}},
+        {"attacks": {"gan_leaks_pixels": None}},
+        {"attacks": {"gan_leaks_pixels": {"auc": 0.5, "interval": [None, None], "p": "0"}}},
+    ],
+)
+def test_figures_of_another_kind_are_one_line(change, copied):
+    root, folder = copied
+    path = folder / "benchmark.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="benchmark.json cannot be used .*: give another --output"):
+        _main(root)
+
+
+def test_nothing_that_is_kept_of_networks_and_images_counts(made):
+    root, folder = made
+    known = json.loads((folder / "benchmark.json").read_text())
+    for path in folder.glob("run/outputs/*.npz"):
+        tables.write_arrays(path, {name: -values for name, values in tables.read_arrays(path).items()})
+    path = next(folder.glob("attacks/gan_leaks_pixels-*/predictions/train_real.csv"))
+    ids, scores, meta = tables.read_predictions(path)
+    tables.write_predictions(path, np.array(ids), -scores, {name: meta[name] for name in meta.keys() - {"sha256"}})
+    _unfinished(folder)
+    _main(root)
+    found = json.loads((folder / "benchmark.json").read_text())
+    assert found["oracle"] == known["oracle"] and found["attacks"] == {"gan_leaks_pixels": known["attacks"]["gan_leaks_pixels"]}
+
+
+def test_images_of_something_else_are_not_those_of_the_generator(copied):
+    root, folder = copied
+    _unfinished(folder)
+    record = folder / "generated" / sampling.RECORD
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"weights": "0" * 16}))
+    with pytest.raises(ValueError, match="generated: its images are of weights '0+' of .*: give the same, or name a new --output"):
+        _main(root)
+    (folder / "generated" / "mine.png").touch()
+    with pytest.raises(ValueError, match="generated has 'mine.png', which is not of this command"):
+        _main(root)
+
+
+def test_records_that_are_not_those_that_were_packed_are_refused(copied, monkeypatch):
+    root, folder = copied
+    monkeypatch.setattr(methods, "fit", lambda *_: pytest.fail("trained"))
+    for path, remove in ((folder / "data", folder / "benchmark.json"), (folder / "used", None), (root / "out" / "pool", None)):
+        if path.name == "used":
+            _unfinished(folder)
+        (record,) = path.rglob("*train*array_record*") if path.name != "data" else path.rglob("*-train_real.array_record*")
+        content = bytearray(record.read_bytes())
+        content[len(content) // 2] ^= 255
+        record.write_bytes(content)
+        open_source.cache_clear()
+        with pytest.raises(ValueError, match=f"{path}.*: pack the data again.*; here: remove {remove or path}, and the same"):
+            _main(root, rows="monte_carlo_pixels" if path.name == "data" else "gan_leaks_pixels")
+        if path.name == "used":  # others, whole
+            shutil.rmtree(path)
+            shutil.copytree(root / "out" / "pool", path)
+            open_source.cache_clear()
+            with pytest.raises(ValueError, match="used has other images than those that were drawn: remove it"):
+                _main(root)

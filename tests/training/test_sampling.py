@@ -1,11 +1,14 @@
 """What generators begin with, and which runs are generators; test_generate.py has the images."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
 
 from fingerprint_jax import objectives
 from fingerprint_jax.objectives import flow_matching, gan
+from fingerprint_jax.training import sampling
 from fingerprint_jax.training.sampling import noise
 
 SHAPE = (5, 4, 1)
@@ -42,3 +45,17 @@ def test_the_way_from_noise_to_images_is_as_given_or_of_the_objective(objective,
 def test_a_way_that_there_is_not_is_one_line(objective, given, text):
     with pytest.raises(ValueError, match=text):
         objective.Objective.way(*given)
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_a_large_folder_of_somebody_else_is_refused_at_the_first_file(record, tmp_path, monkeypatch):
+    for i in range(20):
+        (tmp_path / f"{i}" / "deeper").mkdir(parents=True)
+        (tmp_path / f"{i}" / "mine").touch()
+    if record:
+        (tmp_path / sampling.RECORD).touch()
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(sampling.os, "scandir", lambda path: (listed.append(path), scandir(path))[1])
+    with pytest.raises(ValueError, match="which is not of this command: name a new folder"):
+        sampling.check_folder(tmp_path, "output_dir")
+    assert len(listed) <= 3
