@@ -12,9 +12,10 @@ import numpy as np
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference
+from tests import processes
 from tests.conftest import ROOT
 
-STEPS, INTERVAL = 30, 2
+STEPS, INTERVAL = 20, 2
 
 
 def command(data_dir, workdir, *flags) -> list[str]:
@@ -28,12 +29,15 @@ def command(data_dir, workdir, *flags) -> list[str]:
         "optimizer.ema_decay": 0.9,
     }
     config = ["--config=configs/subtask2/medhastra_resnet18.py:smoke", *(f"--config.{k}={v}" for k, v in fields.items())]
-    return [sys.executable, "-m", "fingerprint_jax.main", *config, f"--workdir={workdir}", *flags]
+    return ["fingerprint_jax.main", *config, f"--workdir={workdir}", *flags]
 
 
-def start(data_dir, workdir, *flags, **env) -> subprocess.Popen:
+def start(data_dir, workdir, *flags, **env) -> subprocess.Popen | processes.Process:
+    binary = command(data_dir, workdir, *flags)
+    if not env and not any(flag.startswith("--config.data.workers") for flag in flags):
+        return processes.Process(*binary)
     return subprocess.Popen(
-        command(data_dir, workdir, *flags),
+        [sys.executable, "-m", *binary],
         cwd=ROOT,
         env=os.environ | env,
         stdout=subprocess.DEVNULL,

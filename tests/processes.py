@@ -1,0 +1,65 @@
+"""Binaries in processes of their own that begin with everything imported: a start takes seconds, most of it imports.
+
+They are forked from a server that has imported what they need (multiprocessing's forkserver), and are otherwise as `python -m`
+starts them, in a session of their own. Tests of a start itself, of JAX's variables, which are read at its import, and of processes
+that such a binary starts, which would share this one's resource tracker, take subprocess.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parents[1]
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["fingerprint_jax.main", "fingerprint_jax.evaluate", "sklearn.model_selection"])
+
+
+class Process:
+    """`python -m MODULE ARGUMENTS` in the checkout, standard output to nowhere: what tests ask of a subprocess.Popen."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            self._errors = file.name
+        self.stderr: IO[str] = Path(self._errors).open()
+        self._process = _SERVER.Process(target=_run, args=(module, arguments, dict(os.environ), self._errors))
+        self._process.start()
+        assert self._process.pid
+        self.pid, self.kill, self.terminate = self._process.pid, self._process.kill, self._process.terminate
+
+    def poll(self) -> int | None:
+        """The exit status, minus a signal; None while it runs."""
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number: int) -> None:
+        """To the process alone."""
+        os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[None, str]:
+        """Waits for the end: nothing, and standard error."""
+        self._process.join(timeout)
+        assert self.poll() is not None, f"not ended after {timeout} s: {self.stderr.read()}"
+        with self.stderr:
+            Path(self._errors).unlink()
+            return None, self.stderr.read()
+
+
+def _run(module: str, arguments: tuple[str, ...], environ: dict[str, str], errors: str) -> None:
+    os.setsid()
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environ)
+    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, os.devnull, os.O_WRONLY), (2, errors, os.O_WRONLY)):
+        os.dup2(os.open(path, mode), number)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # the end of a process of multiprocessing leaves these out
