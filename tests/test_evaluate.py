@@ -18,6 +18,7 @@ from fingerprint_jax import evaluate, methods
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import decide, lineage, score, terminal
+from fingerprint_jax.evaluation.results import scored_on
 from fingerprint_jax.report import words
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import decisions, metrics
@@ -128,10 +129,15 @@ def test_a_decision_never_learns_from_the_rows_it_decides(quickstart):
 def test_another_data_set_is_scored_with_an_old_run(quickstart, tmp_path):
     phantom.write(tmp_path / "new", "subtask2", phantom.subtask2(seed=9, size=48, leak=0.5, real=8, generated=10, unknown=5), 9)
     packing.pack("subtask2", str(tmp_path / "data"), str(tmp_path / "new" / "train"))
-    run_binary(evaluate, f"--workdir={quickstart.workdir}", "--split=train_real", f"--data_dir={tmp_path / 'data'}")
+    seen = []
+    for data, split in ((str(tmp_path / "data"), "train_real"), (quickstart.config.data_dir, "heldout")):
+        run_binary(evaluate, f"--workdir={quickstart.workdir}", f"--split={split}", f"--data_dir={data}")
+        seen.append({"data_dir": data, "fingerprints": open_source(data, "subtask2").fingerprints})
     document = json.loads((quickstart.workdir / "results.json").read_text())
     assert document["splits"]["train_real"]["n"] == 40
-    assert document["fingerprints"] != Run.load(quickstart.workdir).source.fingerprints
+    assert document["fingerprints"] == seen[1]["fingerprints"] != seen[0]["fingerprints"]
+    for split, of in zip(("train_real", "heldout"), seen, strict=True):  # each says what its own figures are of
+        assert scored_on(document, split) == of | {"config_hash": document["config_hash"]}
     # The table of the other data is stale for the run's own.
     own = Run.load(quickstart.workdir)
     np.testing.assert_array_equal(methods.predict(own, "train_real").ids, own.rows("train_real").ids)
@@ -360,7 +366,7 @@ def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, cap
     run, _ = membership
     run_binary(evaluate, f"--workdir={run.workdir}")
     found = json.loads((run.workdir / "results.json").read_text())
-    assert found["schema"] == 2
+    assert found["schema"] == score.SCHEMA
     permutation = found["splits"]["heldout"]["metrics"]["permutation"]
     assert permutation["p"] is None and "was trained on the labels of" in permutation["reason"]
     remedy = "--config.data.folds=2 --config.data.fold=0 --config.data.valid=0.2 --config.decision.known=valid"
@@ -376,7 +382,7 @@ def test_cross_fitted_scores_have_an_auc_and_no_p_but_the_remedy(membership, cap
 def test_runs_that_were_scored_on_the_same_images_are_counted(data_dir, tmp_path, capsys):
     fit("configs/subtask1/gan_leaks.py", data_dir, tmp_path / "first")
     fit("configs/subtask1/domias.py", data_dir, tmp_path / "second")
-    other_data = json.dumps({"fingerprints": {"train_real": "of other data"}, "splits": {"heldout": {"metrics": {}}}})
+    other_data = json.dumps({"schema": 2, "fingerprints": {"train_real": "of other data"}, "splits": {"heldout": {"metrics": {}}}})
     for name, text in (("w", other_data), ("x", "no JSON"), ("y", "[]"), ("z", '{"fingerprints": 1}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text)
@@ -497,6 +503,11 @@ def test_results_of_another_schema_are_not_mixed_in(quickstart):
     score.evaluate(quickstart, "heldout")
     document = json.loads(path.read_text())
     assert document["schema"] == score.SCHEMA and set(document["splits"]) == {"heldout"}
+    path.write_text(json.dumps(document | {"schema": 2, "splits": {"valid": {"n": 3}}}))  # the one before, which is kept
+    score.evaluate(quickstart, "heldout")
+    document = json.loads(path.read_text())
+    assert document["schema"] == score.SCHEMA and set(document["splits"]) == {"valid", "heldout"}
+    assert scored_on(document, "valid")["fingerprints"] is None  # those of heldout may be others
 
 
 def keys(value) -> set[str]:

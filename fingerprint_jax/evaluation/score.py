@@ -13,6 +13,7 @@ from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.evaluation import lineage
 from fingerprint_jax.evaluation.decide import decide
 from fingerprint_jax.evaluation.lineage import in_sample, transductive, unavailable
+from fingerprint_jax.evaluation.results import SCHEMA, figures, scored_on
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
@@ -20,30 +21,14 @@ from fingerprint_jax.runtime import distributed, environment, files
 from fingerprint_jax.stats import decisions, metrics, permutation, score_metrics
 from fingerprint_jax.stats.permutation import auc_of, permutation_p
 
-SCHEMA = 2  # of results.json, docs/results.md
-
-
-def figures(workdir: Path) -> dict:
-    """The content of results.json; empty where there is none, or that of another version, whose splits would be read wrongly."""
-    path, remedy = workdir / "results.json", "move it away, and evaluate writes it anew"
-    try:
-        document = files.read_json(path, {}, remedy)
-    except FileNotFoundError:
-        return {}
-    if document.get("schema") != SCHEMA:
-        return {}
-    splits = document.get("splits")
-    if not isinstance(splits, dict) or any(not isinstance(found, dict) for found in splits.values()):
-        raise ValueError(f"{path} cannot be used (a split is no object): {remedy}")
-    return document
-
 
 @distributed.by_first
 def _record(run: Run, split: str, results: dict) -> None:
     """Puts the results of a split into results.json, beside those of others; another evaluation of the run waits meanwhile."""
     with files.locked(run.workdir / "results.lock"):
-        document = figures(run.workdir) or {"schema": SCHEMA, "splits": {}}
+        document = {"splits": {}} | figures(run.workdir)
         document |= {
+            "schema": SCHEMA,
             "task": run.config.task,
             "config": run.config.to_dict(),
             "config_hash": config_hash(run.config),
@@ -82,6 +67,7 @@ def evaluate(
     results = {
         "split": split,
         "n": len(rows),
+        **_seen(run),
         "decision": run.config.decision.to_dict() | {"uses_class_balance": decisions.uses_class_balance(run.config.decision.name)},
         "state": methods.state(run),
         "transductive": transductive(run.config),
@@ -107,25 +93,27 @@ def evaluate(
 def renewed(run: Run, split: str) -> Generator[None]:
     """The block that predicts and decides a split.
 
-    Before its first figures, or those of other data, records are compared, and in the block the tables of that split, of the run
-    and of all that it stands on, are made anew.
+    Before its first figures, or those of other data or of another config, records are compared, and in the block the tables of
+    that split, of the run and of all that it stands on, are made anew.
 
     Whatever lies there was not made by what is about to be said of it. Raises ValueError for records that are not those that
     summary.json describes.
     """
 
     def first() -> bool:
-        known = figures(run.workdir)
-        config = known.get("config")
-        elsewhere = not isinstance(config, dict) or config.get("data_dir") != run.config.data_dir
-        none = "metrics" not in known.get("splits", {}).get(split, {})
-        return none or elsewhere or known.get("fingerprints") != run.fingerprints
+        known = figures(run.workdir).get("splits", {}).get(split, {})
+        return "metrics" not in known or any(known.get(name) != value for name, value in _seen(run).items())
 
     with contextlib.ExitStack() as block:
         if distributed.first(first):
             verify(run, split)
             block.enter_context(tables.anew({name.replace(":", "-") for name in (split, run.packed(split))}))
         yield
+
+
+def _seen(run: Run) -> dict:
+    """What the figures of a split are of, as `scored_on` gives it."""
+    return {"data_dir": run.config.data_dir, "fingerprints": run.fingerprints, "config_hash": config_hash(run.config)}
 
 
 def verify(run: Run, split: str) -> None:
@@ -148,7 +136,8 @@ def runs_beside(run: Run, split: str) -> int:
     for path in run.workdir.parent.glob("*/results.json"):
         try:
             other = figures(path.parent)
-            same = other["fingerprints"][packed] == run.fingerprints[packed] and "metrics" in other["splits"][split]
+            same = scored_on(other, split)["fingerprints"][packed] == run.fingerprints[packed]
+            same = same and "metrics" in other["splits"][split]
         except (OSError, ValueError, KeyError, TypeError):  # no results of ours, or of other data
             continue
         count += same and not path.parent.samefile(run.workdir)

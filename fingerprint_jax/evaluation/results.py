@@ -1,0 +1,37 @@
+"""results.json, as it is read: the figures of a run, and of which data and which config those of each split are."""
+
+from pathlib import Path
+
+from fingerprint_jax.runtime import files
+
+SCHEMA = 3  # docs/results.md
+BEFORE = 2  # in which no split says itself what it was scored on
+
+
+def figures(workdir: Path) -> dict:
+    """The content of results.json; empty where there is none, or that of another version, whose splits would be read wrongly."""
+    path, remedy = workdir / "results.json", "move it away, and evaluate writes it anew"
+    try:
+        document = files.read_json(path, {}, remedy)
+    except FileNotFoundError:
+        return {}
+    if document.get("schema") not in (BEFORE, SCHEMA):
+        return {}
+    splits = document.get("splits")
+    if not isinstance(splits, dict) or any(not isinstance(found, dict) for found in splits.values()):
+        raise ValueError(f"{path} cannot be used (a split is no object): {remedy}")
+    return document
+
+
+def scored_on(document: dict, split: str) -> dict:
+    """{data_dir, fingerprints, config_hash} of the data and the config that the figures of a split are of; None for what is unsaid.
+
+    Of a file of the schema BEFORE that is what its last evaluation had, whichever split that was of.
+
+    Raises KeyError where the split has none.
+    """
+    found = document["splits"][split]
+    if document["schema"] == BEFORE:
+        config = document.get("config")
+        found = document | {"data_dir": config.get("data_dir") if isinstance(config, dict) else None}
+    return {name: found.get(name) for name in ("data_dir", "fingerprints", "config_hash")}
