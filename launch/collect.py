@@ -9,8 +9,9 @@ A folder of runs that no sweep wrote is a sweep too, each run a group of its own
 import csv
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -20,14 +21,18 @@ from rich.table import Table
 from rich.text import Text
 
 from fingerprint_jax import methods
-from fingerprint_jax.evaluation import decide, score
+from fingerprint_jax.evaluation import decide
+from fingerprint_jax.evaluation.results import figures
+from fingerprint_jax.runs.config import config_hash, identity
 from fingerprint_jax.runtime import cli, files, paths, plugins
 from fingerprint_jax.runtime.names import printable
+from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.stats import metrics, permutation, score_metrics
 from launch import local, sweep
 
 BOUNDS = {"accuracy": (0, 1), "cohen_kappa": (-1, 1), "auc": (0, 1)}  # of the figures that can be compared
 ERROR = 200  # characters shown of why a row failed; failed.json has all
+LISTED = 3  # of what runs differ in
 COLUMNS = (
     *("group", "seeds", "values", "mean", "low", "high", "interval_of"),
     *("difference", "difference_low", "difference_high", "difference_of", "p", "family_wise_p", "note"),
@@ -44,6 +49,9 @@ class Scored:
     scores: np.ndarray  # [N, K]
     groups: np.ndarray | None  # [N]; None where every image is a group of its own
     num_classes: int
+    notes: Sequence[str] = ()  # what `evaluate` says of the split: why its figures may be too good, or need the images beforehand
+    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # of the data that it was scored on
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # its identity
 
     @staticmethod
     def load(workdir: Path, split: str, data_dir: str = "") -> "Scored":
@@ -54,7 +62,8 @@ class Scored:
             raise ValueError(f"split {split} of {workdir} has unknown labels: there is nothing to score")
         groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
         decided = decide.decide(run, split, predictions)
-        return Scored(rows.ids, rows.labels, decided, predictions.scores, groups, run.source.num_classes)
+        of = {"notes": kept_notes(workdir, split), "fingerprints": run.fingerprints, "config": identity(run.config)}
+        return Scored(rows.ids, rows.labels, decided, predictions.scores, groups, run.source.num_classes, **of)
 
     def figure(self, name: str) -> tuple[float | None, list]:
         """A figure and its bootstrap interval over the images of this one run; None where it is not defined."""
@@ -121,7 +130,7 @@ def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
 
 def kept_permutation(workdir: Path, split: str) -> dict:
     """What `evaluate` says of the p of a run; raises ValueError where the task has none, and for what it cannot have said."""
-    found = score.figures(workdir).get("splits", {}).get(split, {}).get("metrics")
+    found = figures(workdir).get("splits", {}).get(split, {}).get("metrics")
     if not isinstance(found, dict) or "permutation" not in found:
         raise ValueError(f"--family is of AUCs of membership, subtask 1: {workdir} has no p on {split}")
     known = found["permutation"]
@@ -132,10 +141,44 @@ def kept_permutation(workdir: Path, split: str) -> dict:
     return known
 
 
+def kept_notes(workdir: Path, split: str) -> list[str]:
+    """The reasons that `evaluate` gave for a split, in the words that it prints; raises ValueError for what it cannot have said."""
+    found = figures(workdir).get("splits", {}).get(split, {})
+    out = []
+    for name in ("transductive", "in_sample"):
+        reasons = found.get(name, [])
+        if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+            raise ValueError(f"{workdir / 'results.json'}: {name} of {split} is no list of text: evaluate it anew")
+        out += [f"{name.replace('_', '-')}: {reason}" for reason in reasons]
+    return out
+
+
+def finished(workdir: Path, split: str) -> bool:
+    """Whether a run is trained to its end and the split evaluated of the very data, and with the config, that it now has."""
+    if (found := local.evaluated(workdir, split)) is None:
+        return False
+    run = methods.load(workdir)
+    return found["fingerprints"] == run.fingerprints and found["config_hash"] == config_hash(run.config)
+
+
+def unlike(runs: Sequence[Scored], swept: Collection[str], data_alone: bool = False) -> str:
+    """What the data and the configs of runs differ in, but for the fields that are `swept`; '' where in nothing."""
+    described: list[dict[str, Any]] = [{} for _ in runs]
+    for run, about in zip(runs, described, strict=True):
+        if not {"data_dir", "data.extra_labels"} & set(swept):
+            about |= {f"the content of {split}": digest for split, digest in run.fingerprints.items()}
+        if not data_alone:
+            about |= {f"config.{field}": value for field, value in run.config.items() if field not in swept}
+    names = sorted({name for about in described for name in about}, key=lambda name: (name.startswith("config."), name))
+    found = [name for name in names if any(about.get(name) != described[0].get(name) for about in described)]
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return ", ".join(found[:LISTED]) + more
+
+
 def grouped(output: Path, split: str) -> dict[str, list[sweep.Row]]:
-    """The rows of a sweep by group; of a folder without sweep.json the runs in it that are finished, each a group of its own."""
+    """The rows of a sweep by group; of a folder without sweep.json the runs in it that are evaluated, each a group of its own."""
     if not (output / "sweep.json").exists():
-        found = sorted(path.parent.name for path in output.glob("*/results.json") if local.finished(path.parent, split))
+        found = sorted(path.parent.name for path in output.glob("*/results.json") if local.evaluated(path.parent, split))
         if not found:
             raise ValueError(f"{output}: neither a sweep nor a folder of runs that are evaluated on {split}")
         return {name: [sweep.Row(name, "", {})] for name in found}
@@ -150,7 +193,8 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
 
     With several seeds the interval is Student's t for the mean over them, and differences are paired seed by seed. With one, or
     where all seeds are equal, it is the bootstrap over the images of the first, which holds the trained network fixed;
-    `interval_of` and `difference_of` say which. `with_family` adds the p of each group, and that of the best of all.
+    `interval_of` and `difference_of` say which. `with_family` adds the p of each group, and that of the best of all. Seeds that
+    differ in more than the seed have no mean. What `evaluate` said of a split is in the note.
     """
     groups = grouped(output, split)
     if baseline:
@@ -159,43 +203,50 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
         if baseline not in groups:
             raise ValueError(f"--baseline={baseline}: no such row or group, the groups are {', '.join(groups)}")
     load = functools.cache(lambda name: Scored.load(output / name, split))
-    finished_row = lambda row: local.finished(output / row.name, split)  # noqa: E731
-    finished = {
-        group: {row.overrides.get("seed"): load(row.name) for row in members if finished_row(row)}
-        for group, members in groups.items()
-    }
+    ready = {group: [row for row in members if finished(output / row.name, split)] for group, members in groups.items()}
+    scored = {group: {row.overrides.get("seed"): load(row.name) for row in members} for group, members in ready.items()}
     known: dict = {"p": {}}
     if with_family:
         known = family(
             {
-                group: [(load(row.name), kept_permutation(output / row.name, split)) for row in members if finished_row(row)]
-                for group, members in groups.items()
+                group: [(load(row.name), kept_permutation(output / row.name, split)) for row in members]
+                for group, members in ready.items()
             }
         )
+    mixed = {group: unlike(list(runs.values()), {"seed"}) for group, runs in scored.items()}
     out = []
     for group, members in groups.items():
-        line = dict.fromkeys(COLUMNS) | {"group": group, "seeds": f"{len(finished[group])}/{len(members)}"}
-        notes = [_state(output, row, split) for row in members]
+        runs = scored[group]
+        line = dict.fromkeys(COLUMNS) | {"group": group, "seeds": f"{len(runs)}/{len(members)}"}
+        notes = [_state(output, row, split) for row in members if row not in ready[group]]
         if group in known["p"]:
             line |= {"p": known["p"][group], "family_wise_p": known["family_wise"]}
-        elif with_family and finished[group]:
+        elif with_family and runs:
             notes.append("no p, or other images than the groups before: no part in the family-wise p")
-        line |= _summary(finished[group], figure)
-        if baseline and group != baseline:
-            found, note = _compare(finished[group], finished[baseline], figure)
+        line |= _summary(runs, figure, mean=not mixed[group])
+        if mixed[group]:
+            notes.append(f"the seeds differ in {mixed[group]} too: no mean")
+        if baseline and group != baseline and (mixed[group] or mixed[baseline]):
+            notes.append("no difference: the baseline's seeds have no mean" if mixed[baseline] else "")
+        elif baseline and group != baseline:
+            found, note = _compare(runs, scored[baseline], figure)
             line |= found
             notes.append(note)
+            if found:
+                notes.append(_also_unlike(members[0], runs, groups[baseline][0], scored[baseline]))
         elif baseline:
             notes.append("baseline")
+        notes += dict.fromkeys(note for run in runs.values() for note in run.notes)
         line["note"] = "; ".join(note for note in notes if note)
         out.append(line)
     return out
 
 
 def _state(output: Path, row: sweep.Row, split: str) -> str:
+    """Why a row is not finished."""
     seed = f"seed {row.overrides['seed']} " if "seed" in row.overrides else ""
-    if local.finished(output / row.name, split):
-        return ""
+    if local.evaluated(output / row.name, split):
+        return f"{seed}was scored on other data than its own, or before its config changed: evaluate {split} anew"
     try:
         error = files.read_json(output / row.name / "failed.json", {"error": str}, "")["error"]
         return f"{seed}failed: {error[:ERROR]}"
@@ -203,11 +254,11 @@ def _state(output: Path, row: sweep.Row, split: str) -> str:
         return f"{seed}not finished"
 
 
-def _summary(scored: dict[int | None, Scored], figure: str) -> dict:
+def _summary(scored: dict[int | None, Scored], figure: str, mean: bool = True) -> dict:
     found = [one.figure(figure) for one in scored.values()]
     seen = [value for value, _ in found]
     out: dict = {"values": seen}
-    if found and None not in seen:
+    if mean and found and None not in seen:
         over = metrics.over_seeds(seen, BOUNDS[figure])
         low, high = over["interval"] or found[0][1]
         of = "one run" if len(seen) == 1 else f"{len(seen)} equal seeds, the first"
@@ -239,6 +290,14 @@ def _compare(a: dict[int | None, Scored], b: dict[int | None, Scored], figure: s
         of = "one run" if len(shared) == 1 else f"{len(shared)} equal pairs of seeds, the first"
         what = f"{of}, images (paired bootstrap)"
     return {"difference": over["mean"], "difference_low": low, "difference_high": high, "difference_of": what}, ""
+
+
+def _also_unlike(row: sweep.Row, runs: dict[int | None, Scored], other: sweep.Row, baseline: dict[int | None, Scored]) -> str:
+    """A note on what a group and the baseline differ in beside what the sweep changes."""
+    swept = {"seed", *row.overrides, *other.overrides}
+    data_alone = not row.config or row.config != other.config  # of other experiments configs differ in any field
+    found = unlike([next(iter(runs.values())), next(iter(baseline.values()))], swept, data_alone)
+    return f"differs from the baseline in {found} too" if found else ""
 
 
 def best_of(lines: list[dict]) -> str:
@@ -356,6 +415,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Prints the table, and writes table.csv, table.md and table.png beside sweep.json."""
+    show_log()
     plugins.trust(values.plugins)
     output = Path(values.sweep)
     lines = collect(output, values.split, values.figure, values.baseline, values.family)

@@ -21,7 +21,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
+from fingerprint_jax.evaluation.results import figures, scored_on
+from fingerprint_jax.runs.config import config_hash, from_json
 from fingerprint_jax.runtime import cli, files, paths, plugins
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, SIGNALS, Preempted
 from launch import sweep
 
@@ -81,7 +84,7 @@ class Launcher:
                 failure = {"command": ["python", "-m", *command], "status": status, "error": error}
                 if self.process == 0:
                     files.write_text(workdir / "failed.json", json.dumps(failure, indent=1))
-                print(f"failed    {row.name}: {error}", flush=True)
+                print(f"failed    {row.name}: {printable(error)}", flush=True)
                 return "failed"
         print(f"finished  {row.name}", flush=True)
         return "finished"
@@ -140,13 +143,29 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("srun: ")), "no output")
 
 
-def finished(workdir: Path, split: str) -> bool:
-    """Whether a run is trained to its end and the split is evaluated."""
+def evaluated(workdir: Path, split: str) -> dict | None:
+    """What the figures of a split are of, see `scored_on`, of a run that is trained to its end; None where there are none."""
     try:
-        splits = files.read_json(workdir / "results.json", {"splits": dict}, "")["splits"]
-    except (OSError, ValueError):
+        found = scored_on(figures(workdir), split)
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if (workdir / "done").exists() and not (workdir / "failed.json").exists() else None
+
+
+def finished(workdir: Path, split: str, data_dir: str = "") -> bool:
+    """Whether a run is trained to its end and the split evaluated with the config that it has.
+
+    Of the data that it was started with, wherever they lay; or of those in `data_dir`.
+    """
+    if (found := evaluated(workdir, split)) is None:
         return False
-    return split in splits and (workdir / "done").exists() and not (workdir / "failed.json").exists()
+    try:
+        config = config_hash(ConfigDict(from_json(files.read_json(workdir / "config.json", {}, ""))))
+        started = files.read_json(workdir / "provenance.json", {"fingerprints": dict}, "")["fingerprints"]
+    except (OSError, ValueError, RecursionError):
+        return False
+    same = found["data_dir"] == data_dir if data_dir else found["fingerprints"] == started
+    return same and found["config_hash"] == config
 
 
 def run_sweep(output: Path, split: str, jobs: int, names: Sequence[str] = (), through: Sequence[str] = ()) -> dict[str, str]:

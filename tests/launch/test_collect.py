@@ -1,7 +1,9 @@
 """One table of a sweep: means and intervals over seeds, failed rows shown, differences paired with the baseline."""
 
 import csv
+import dataclasses
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -40,9 +42,7 @@ def table(tmp_path, monkeypatch):
             key = (row.overrides["optimizer.learning_rate"], row.overrides["seed"])
             if key in content:
                 found[tmp_path / row.name] = content[key]
-                (tmp_path / row.name).mkdir()
-                (tmp_path / row.name / "done").touch()
-                (tmp_path / row.name / "results.json").write_text('{"splits": {"heldout": {}}}')
+        monkeypatch.setattr(collect, "finished", lambda workdir, split: workdir in found)
         monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split: found[workdir]))
         return collect.collect(tmp_path, "heldout", arguments.pop("figure", "accuracy"), rows[0].name)
 
@@ -88,6 +88,25 @@ def test_what_cannot_be_paired_is_said(table):
     assert high["mean"] == 0.5 and high["difference"] is None and high["note"].endswith("other images than the baseline")
 
 
+def test_seeds_of_other_data_or_of_another_config_have_no_mean(table):
+    of = [{"fingerprints": {"train_real": "a"}, "config": {"seed": seed, "num_steps": 2}} for seed in (0, 1)]
+    runs = [dataclasses.replace(scored(8 + 2 * seed), **of[seed]) for seed in (0, 1)]
+    low, high = table({(1e-3, seed): runs[seed] for seed in (0, 1)} | {(1e-2, seed): runs[seed] for seed in (0, 1)})
+    assert low["mean"] == high["mean"] == 0.45 and high["difference"] == 0 and "differ" not in low["note"] + high["note"]
+    elsewhere = dataclasses.replace(runs[1], fingerprints={"train_real": "b"})
+    edited = dataclasses.replace(elsewhere, config={"seed": 1, "num_steps": 3, "optimizer.learning_rate": 1})
+    for other, said in ((elsewhere, ""), (edited, ", config.num_steps, config.optimizer.learning_rate")):
+        low, high = table({(1e-3, 0): runs[0], (1e-3, 1): other} | {(1e-2, 0): runs[0]})
+        assert low["values"] == [0.4, 0.5] and low["mean"] is low["low"] is high["difference"] is None
+        assert low["note"] == f"seed 2 not finished; the seeds differ in the content of train_real{said} too: no mean; baseline"
+        assert high["mean"] == 0.4 and high["note"].endswith("no difference: the baseline's seeds have no mean")
+        low, high = table({(1e-3, 1): runs[1], (1e-2, 1): other})  # the rate is what the sweep changes
+        said = said.removesuffix(", config.optimizer.learning_rate")
+        assert high["difference"] == 0 and high["note"].endswith(
+            f"differs from the baseline in the content of train_real{said} too"
+        )
+
+
 def test_no_seed_in_common(table):
     _, high = table({(1e-3, 0): scored(10), (1e-2, 1): scored(10)})
     assert high["note"].endswith("no seed in common with the baseline")
@@ -116,13 +135,15 @@ def test_names_from_outside_start_no_formula_and_break_no_table(tmp_path):
 def test_an_interval_that_is_not_there_has_no_mark(tmp_path, capsys, monkeypatch):
     line = dict.fromkeys(collect.COLUMNS) | {"group": "a", "seeds": "1/1", "values": [0.5], "mean": 0.5, "note": ""}
     line |= {"interval_of": "one run, images (bootstrap)"}
+    monkeypatch.setattr(logging.getLogger("fingerprint_jax"), "handlers", [])
     for ends, marked in (((None, None), False), ((0.4, 0.6), True)):
         monkeypatch.setattr(collect, "collect", lambda *_, ends=ends: [line | dict(zip(("low", "high"), ends, strict=True))])
         run_binary(collect, f"--sweep={tmp_path}")
         assert ("*" in capsys.readouterr().out) == marked
+    assert logging.getLogger("fingerprint_jax").handlers  # warnings are lines as those of other commands
 
 
-def test_a_folder_of_runs_has_a_family_wise_p(data_dir, tmp_path, capsys):
+def test_a_folder_of_runs_has_a_family_wise_p_of_their_own_data(data_dir, packs, tmp_path, capsys):
     runs = {}
     for name in ("gan_leaks", "domias", "monte_carlo"):
         run = fit(f"configs/subtask1/{name}.py", data_dir, tmp_path / f"0.{name}")
@@ -142,6 +163,22 @@ def test_a_folder_of_runs_has_a_family_wise_p(data_dir, tmp_path, capsys):
     assert {line["p"] for line in lines} == {None}
     with pytest.raises(ValueError, match="neither a sweep nor a folder of runs that are evaluated on test_real"):
         collect.collect(tmp_path, "test_real", "auc")
+    domias, gan_leaks, _ = sorted(runs)
+    score.evaluate(methods.load(tmp_path / gan_leaks, data_dir=packs["other"]), "train_real")
+    (elsewhere,) = collect.collect(tmp_path, "train_real", "auc", with_family=True)
+    assert elsewhere["group"] == gan_leaks and elsewhere["seeds"] == "0/1" and elsewhere["mean"] is elsewhere["p"] is None
+    assert elsewhere["note"] == "was scored on other data than its own, or before its config changed: evaluate train_real anew"
+    path = tmp_path / domias / "results.json"
+    document = json.loads(path.read_text())
+    reasons = {"transductive": ["it looks"], "in_sample": ["it was trained on them", "twice"]}
+    document["splits"]["heldout"] |= reasons
+    path.write_text(json.dumps(document))
+    said = "transductive: it looks; in-sample: it was trained on them; in-sample: twice"
+    assert collect.collect(tmp_path, "heldout", "auc")[0]["note"] == said
+    document["splits"]["heldout"]["in_sample"] = [3]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="results.json: in_sample of heldout is no list of text: evaluate it anew"):
+        collect.collect(tmp_path, "heldout", "auc")
 
 
 @pytest.mark.parametrize("said", [{"p": "0.01"}, {"p": 0.01, "null": ["a"]}, {"p": 2}, {}, [0.01]])

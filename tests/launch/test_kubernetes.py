@@ -8,7 +8,8 @@ import yaml
 from fingerprint_jax.runtime import targets
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from launch import collect, kubernetes, local, sweep
-from tests.launch.test_slurm import ODD, finish, write_sweep
+from tests.conftest import finish
+from tests.launch.test_slurm import ODD, write_sweep
 from tests.test_evaluate import run_binary
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1035, as Kubernetes wants a service's name
@@ -43,7 +44,7 @@ def expanded(text, variables):
 
 def test_one_jobset_a_row_that_is_not_finished(output, capsys):
     names = [row.name for row in sweep.read(output)[1]]
-    finish(output, names[1])
+    finish(output / names[1])
     documents, _ = render(output)
     assert "2 of 3 rows: kubectl apply -f" in capsys.readouterr().out
     assert [parts(each)[2]["command"] for each in documents] == [
@@ -63,8 +64,8 @@ def test_one_jobset_a_row_that_is_not_finished(output, capsys):
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {"memory": "/dev/shm", "claim": "/mnt"}
         assert volumes["claim"]["persistentVolumeClaim"] == {"claimName": "fingerprint"} and len(volumes) == 2
-    finish(output, names[0])
-    finish(output, names[2])
+    finish(output / names[0])
+    finish(output / names[2])
     with pytest.raises(ValueError, match="all 3 rows of .* are finished"):
         render(output)
 

@@ -11,7 +11,7 @@ import pytest
 
 from fingerprint_jax.runtime.preemption import Preempted
 from launch import local, sweep
-from tests.conftest import ROOT
+from tests.conftest import ROOT, finish
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
@@ -28,7 +28,7 @@ case "$2" in
     [ -e "$workdir/../bad" ] && { echo "main: error: bad"; exit 1; }
     [ -e "$workdir/../kill" ] && kill -9 $$
     touch "$workdir/done";;
-  fingerprint_jax.evaluate) echo '{"splits": {"heldout": {}}}' > "$workdir/results.json";;
+  fingerprint_jax.evaluate) cp "$(dirname "$0")"/scored/*.json "$workdir";;
 esac
 """
 
@@ -39,6 +39,7 @@ def stand_in(tmp_path, monkeypatch):
     script = tmp_path / "child"
     script.write_text(CHILD)
     script.chmod(0o700)
+    finish(tmp_path / "scored")
     monkeypatch.setattr(local.sys, "executable", str(script))
     output = tmp_path / "sweep"
     sweep.write(output, "D", sweep.rows(CONFIG, sweep.values("seed", 0, 1)))
@@ -68,7 +69,7 @@ def test_a_second_run_starts_nothing(stand_in, capsys):
         main, evaluation = (stand_in / row.name / "calls").read_text().splitlines()
         assert main == f"-m fingerprint_jax.main {' '.join(row.flags)} --config.data_dir=D --workdir={stand_in / row.name}"
         assert evaluation == f"-m fingerprint_jax.evaluate --workdir={stand_in / row.name} --split=heldout"
-    (stand_in / row.name / "config.json").write_text('{"estimator": {"name": "mypkg.scores:mine"}}')
+    finish(stand_in / row.name, estimator={"name": "mypkg.scores:mine"})
     capsys.readouterr()
     run_binary(local, f"--sweep={stand_in}")
     assert {path: path.read_text() for path in calls} == calls
@@ -129,6 +130,25 @@ def test_what_failed_is_tried_again_and_another_split_too(stand_in):
     assert set(local.run_sweep(stand_in, "heldout", 1).values()) == {"finished"}
     assert not list(stand_in.glob("*/failed.json"))
     assert not local.finished(next(stand_in.glob("quickstart*")), "valid")
+
+
+def test_what_was_scored_on_other_data_or_with_another_config_is_not_finished(tmp_path):
+    finish(tmp_path, num_steps=3)
+    path = tmp_path / "results.json"
+    content = json.loads(path.read_text())
+    assert local.finished(tmp_path, "heldout") and not local.finished(tmp_path, "valid")
+    of = content["splits"]["heldout"]
+    changes = [({}, True, ""), ({"fingerprints": {"a": "b"}, "data_dir": "B"}, False, "B"), ({"config_hash": ""}, False, "")]
+    for change, own, data_dir in changes:
+        before = {"schema": 2, "config": {"data_dir": data_dir}, "splits": {"heldout": {}}}  # no split of which says it
+        for document in (content | {"splits": {"heldout": of | change}}, of | change | before):
+            path.write_text(json.dumps(document))
+            assert local.finished(tmp_path, "heldout") == own and local.finished(tmp_path, "heldout", "B") == bool(data_dir)
+    path.write_text(json.dumps(content | of | {"splits": {"heldout": {}}}))  # scored before another split was, as we do now
+    assert not local.finished(tmp_path, "heldout")
+    path.write_text(json.dumps(content))
+    (tmp_path / "provenance.json").unlink()
+    assert not local.finished(tmp_path, "heldout")
 
 
 def test_chosen_rows_run_beside_others_and_not_beside_the_whole_sweep(stand_in):

@@ -16,7 +16,7 @@ import pytest
 
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, Preempted
 from launch import collect, local, slurm, sweep
-from tests.conftest import FULL_FAULTS, ROOT
+from tests.conftest import FULL_FAULTS, ROOT, finish
 from tests.faults import trainer
 from tests.launch import slurm_cluster
 from tests.test_evaluate import run_binary
@@ -61,16 +61,10 @@ def write_sweep(output, seeds=3, data_dir="D"):
     return [row.name for row in rows]
 
 
-def finish(output, name):
-    (output / name).mkdir(exist_ok=True)
-    (output / name / "done").touch()
-    (output / name / "results.json").write_text('{"splits": {"heldout": {}}}')
-
-
 def test_what_is_neither_finished_nor_queued_is_submitted_once(stand_ins, tmp_path, capsys):
     output = tmp_path / ODD
     names = write_sweep(output)
-    finish(output, names[1])
+    finish(output / names[1])
     flags = ["--partition=a b", "--account=$x", "--time=1:00", "--gpus=a100:2", "--nodes=2", "--tasks_per_node=4", "--grace=60"]
     flags += ["--max_parallel=5", '--sbatch=--comment=it\'s; "$HOME"', "--sbatch=--mem=16G"]
     run_binary(slurm, f"--sweep={output}", *flags)
@@ -105,8 +99,8 @@ def test_the_end_of_a_wait_says_what_there_is(stand_ins, tmp_path, capsys):
     names = write_sweep(tmp_path / "s", 2)
     with pytest.raises(Preempted, match=rf"2 of 2 rows are not finished: {names[0]}, {names[1]}; the same command goes on"):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", "--wait=0.01")
-    finish(tmp_path / "s", names[0])
-    finish(tmp_path / "s", names[1])
+    finish(tmp_path / "s" / names[0])
+    finish(tmp_path / "s" / names[1])
     (tmp_path / "s" / names[1] / "failed.json").write_text("{}")
     with pytest.raises(ValueError, match=f"1 of 2 rows failed: {names[1]}; each has a log.txt"):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", "--wait=0.01")
