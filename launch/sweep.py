@@ -6,10 +6,12 @@ python -m launch.sweep --config=configs/subtask2/aimm_siamese.py --data_dir=DATA
     --file=launch/ablations/contrastive.py
 """
 
+import collections
 import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -137,15 +139,23 @@ def rows(config: str, sweep: list[Overrides]) -> list[Row]:
 def write(output: str | Path, data_dir: str, found: list[Row]) -> int:
     """Writes `<output>/sweep.json`, and returns how many of its rows are new.
 
-    Raises ValueError where a sweep that lies there has rows that are not among the new ones, or where the runs
-    could keep no checkpoints, see `checkpoint.check_place`.
+    Raises ValueError where a sweep that lies there has rows that are not among the new ones, or rows that were begun with
+    another `data_dir`, or where the runs could keep no checkpoints, see `checkpoint.check_place`.
     """
     checkpoint.check_place(Path(output))
     path = Path(output) / "sweep.json"
-    before = [row.name for row in read(output)[1]] if path.exists() else []
+    known, rows_before = read(output) if path.exists() else (data_dir, [])
+    before = [row.name for row in rows_before]
     if lost := sorted(set(before) - {row.name for row in found}):
         raise ValueError(
             f"{path} has {len(lost)} rows that the new sweep lacks (first: {lost[0]}): add rows only, or use another --output"
+        )
+    of_sweep = [row.name for row in rows_before if "data_dir" not in row.overrides]
+    begun = [name for name in of_sweep if (path.parent / name / "config.json").exists()]
+    if begun and os.path.realpath(known) != os.path.realpath(data_dir):
+        raise ValueError(
+            f"--data_dir={data_dir!r}: {len(begun)} rows of {path} were begun with {known!r} (first: {begun[0]}): give that, or"
+            " another --output"
         )
     document = {"schema": 1, "data_dir": data_dir, "rows": [dataclasses.asdict(row) for row in found]}
     files.write_text(path, json.dumps(document, indent=1))
@@ -163,6 +173,8 @@ def read(output: str | Path) -> tuple[str, list[Row]]:
             raise ValueError(f"row {wrong[0]!r} is not named after its overrides")
         if strange := [row.name for row in found if not isinstance(row.overrides.get("seed", 0), int)]:
             raise ValueError(f"the seed of row {strange[0]!r} is no whole number")
+        if twice := [name for name, count in collections.Counter(row.name for row in found).items() if count > 1]:
+            raise ValueError(f"row {twice[0]!r} stands there twice")
         return document["data_dir"], found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a sweep ({error}); python -m launch.sweep writes one") from None

@@ -105,6 +105,24 @@ def test_a_sweep_is_extended_and_never_loses_rows(tmp_path):
     assert sweep.read(tmp_path) == ("D", rows)
 
 
+def test_a_sweep_that_was_begun_keeps_its_data(tmp_path):
+    rows = sweep.rows(CONFIG, values("seed", 0, 1))
+    sweep.write(tmp_path, "D", rows[:1])
+    assert sweep.write(tmp_path, "E", rows) == 1  # nothing was trained
+    for row in rows:
+        (tmp_path / row.name).mkdir()
+    (tmp_path / rows[1].name / "config.json").touch()
+    begun = f"1 rows of .*sweep.json were begun with 'E' .first: {rows[1].name}.: give that, or another --output"
+    with pytest.raises(ValueError, match=f"--data_dir='D': {begun}"):
+        sweep.write(tmp_path, "D", rows)
+    assert sweep.read(tmp_path)[0] == "E" and sweep.write(tmp_path, "./E", rows) == 0
+    own = sweep.rows(CONFIG, values("data_dir", "A", "B"))
+    sweep.write(tmp_path / "own", "", own)
+    (tmp_path / "own" / own[0].name).mkdir()
+    (tmp_path / "own" / own[0].name / "config.json").touch()
+    assert sweep.write(tmp_path / "own", "D", own) == 0  # each has its own
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}], "data_dir": ""}'])
 def test_a_file_that_is_no_sweep_is_named(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
@@ -112,10 +130,14 @@ def test_a_file_that_is_no_sweep_is_named(tmp_path, text):
         sweep.read(tmp_path)
 
 
-def test_a_row_cannot_lead_out_of_the_sweep(tmp_path):
+def test_a_row_cannot_lead_out_of_the_sweep_nor_stand_twice(tmp_path):
     row = {"name": "../x", "config": CONFIG, "overrides": {}}
     (tmp_path / "sweep.json").write_text(json.dumps({"data_dir": "", "rows": [row]}))
     with pytest.raises(ValueError, match="'../x' is not named after its overrides"):
+        sweep.read(tmp_path)
+    row["name"] = sweep.name(CONFIG, {})
+    (tmp_path / "sweep.json").write_text(json.dumps({"data_dir": "", "rows": [row, row]}))
+    with pytest.raises(ValueError, match=f"row '{row['name']}' stands there twice"):
         sweep.read(tmp_path)
 
 
