@@ -23,11 +23,13 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods
 from fingerprint_jax.data import builder, controls, tasks
+from fingerprint_jax.data.source import open_source
 from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, plugins, sharding
+from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import inputs
 from fingerprint_jax.training.model import forget_many_programs, model_of
@@ -45,7 +47,9 @@ KEPT: dict[str, dict] = {  # what lies beside the runs, with its fields
     "cost.json": {"processor_s": (int, float)},
     "failed.json": {"error": str},
     "settings.json": {"minutes": (int, float)},
+    "source.json": {"fingerprints": dict},  # in the folder of a control: of the data set that it was made from
 }
+TABLES = ("table.json", "table.csv", "table.md")
 TIMED = 20, 2.0  # steps and processor seconds that a calibration lasts at least
 
 
@@ -258,7 +262,7 @@ class Comparison:
         choice = read(self.folder(data if data in self.data else self.first, row) / "choice.json")
         runs = {seed: self.workdir(data, row, choice["learning_rate"], seed) for seed in self.seeds} if choice else {}
         where = self.data_dir(other) if other else ""
-        return {seed: self.load(run, split, where) for seed, run in runs.items() if local.finished(run, split)}
+        return {seed: self.load(run, split, where) for seed, run in runs.items() if local.finished(run, split, where)}
 
     def run(self, data: list[str], rows: list[Row], finished: Callable[[], None]) -> list[str]:
         """Everything that is not finished -> `data/row` of what failed; `failed.json` has its reason.
@@ -268,11 +272,13 @@ class Comparison:
             rows: the rows that go on.
             finished: called after every run that was not, and after every row that failed.
 
-        Raises ValueError where what lies there was trained for other minutes.
+        Raises ValueError where what lies there was trained for other minutes, or is somebody else's; see also `_make_controls`.
         """
         path = self.output / "settings.json"
-        trains = any(row.networks for row in self.rows)
-        if trains and (known := read(path).get("minutes", self.minutes)) != self.minutes:
+        if not path.exists() and (theirs := [name for name in TABLES if (self.output / name).exists()]):
+            raise ValueError(f"{self.output / theirs[0]} is no table of ours, {path.name} is missing: give another --output")
+        known = read(path).get("minutes", self.minutes)
+        if any(row.networks for row in self.rows) and known != self.minutes:
             raise ValueError(f"--minutes={self.minutes:g}: {path} says {known:g}; give that, or another --output")
         files.write_text(path, json.dumps({"minutes": self.minutes}))
         todo = [(name, row) for name in data for row in rows]
@@ -290,7 +296,7 @@ class Comparison:
             except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
                 text = (str(error).strip() or type(error).__name__).splitlines()[-1]
                 files.write_text(path, json.dumps({"error": text}))
-                print(f"failed    {name}/{row.name}: {text}", flush=True)
+                print(f"failed    {name}/{row.name}: {printable(text)}", flush=True)
                 failed.append(f"{name}/{row.name}")
                 finished()
             forget_many_programs()
@@ -313,14 +319,27 @@ class Comparison:
 
     def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> bool:
         """Scores a run where that is not done; whether it was not."""
-        if anew := not local.finished(workdir, split):
+        if anew := not local.finished(workdir, split, data_dir):
             found = score.evaluate(methods.load(workdir, data_dir=data_dir), split, refits=refits)
             figure = found["metrics"]["scores"]["auc"] if self.task.membership else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
         return anew
 
     def _make_controls(self) -> None:
+        """Makes the controls that are missing; raises ValueError where one is not known to be made from the first data set."""
+        source = self.data[self.first]
+        made_from = {"fingerprints": open_source(source, self.task.name).fingerprints}
         for kind in self.kinds:
             last = self.data_dir("other_run" if kind == "phantom_runs" else kind)
+            folder = Path(self.controls) / kind
+            path, phantoms = folder / "source.json", kind == "phantom_runs"  # which are of no data set
             if not (builder.dataset_dir(last, self.task.name) / "summary.json").exists():
-                controls.write(kind, Path(self.controls) / kind, self.data[self.first], overwrite=True)
+                if not phantoms:
+                    files.write_text(path, json.dumps(made_from))  # first, so that none that is whole lacks it
+                controls.write(kind, folder, source, overwrite=True)
+            elif phantoms:
+                continue
+            elif not path.exists():
+                raise ValueError(f"{folder} does not say which data it was made from: remove it, and it is made from {source}")
+            elif read(path) != made_from:
+                raise ValueError(f"{folder} was made from other data than {source}: give another --controls")

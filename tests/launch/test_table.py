@@ -256,12 +256,10 @@ def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
         found[comparison.workdir(kind, rows[0], 1e-3, 0), split, other] = scored(count)
     for workdir in {place for place, _, _ in found}:
         workdir.mkdir(parents=True)
-        (workdir / "done").touch()
-        splits = {split: {} for place, split, _ in found if place == workdir}
-        (workdir / "results.json").write_text(json.dumps({"splits": splits}))
         (workdir / "cost.json").write_text(json.dumps({"processor_s": 60.0 * (1 + int(workdir.name[-1]) ** 2)}))
         (workdir.parent / "choice.json").write_text(json.dumps({"learning_rate": 1e-3, "valid": {"0.001": 0.5}}))
     monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split, data_dir="": found[workdir, split, data_dir]))
+    monkeypatch.setattr(systems.local, "finished", lambda *asked: asked in found)
     base, new, elsewhere, nothing = (attribution.line(comparison, "d", row, "base") for row in rows)
     assert base["accuracy"] == pytest.approx(0.6) and base["values"] == [0.5, 0.6, 0.7]
     # Student's t with 2 degrees of freedom, from a printed table.
@@ -292,7 +290,7 @@ def test_p_of_classes_is_a_share_of_all_assignments():
     assert attribution.class_p(Scored(labels, labels, turned, labels, None, 5)) == (1 + 10 + 20) / 120
 
 
-def test_controls_are_made_once_and_scored_with_the_first_seed(tmp_path, quick, monkeypatch):
+def test_controls_are_made_once_of_one_data_set_and_scored_with_the_first_seed(tmp_path, data_dir, quick, monkeypatch):
     splits = phantom.subtask2(0, 48, 0.5, real=40, generated=100, unknown=5)
     phantom.write(tmp_path / "images", "subtask2", splits, 0)
     packing.pack("subtask2", tmp_path / "data", tmp_path / "images/train", groups=tmp_path / "images/groups.csv")
@@ -306,6 +304,16 @@ def test_controls_are_made_once_and_scored_with_the_first_seed(tmp_path, quick, 
     for _ in range(2):
         assert comparison.run(["d"], rows, lambda: None) == []
     assert made == ["one_generator", "reals", "phantom_runs"]
+    folder = tmp_path / "controls"
+    other = Comparison(tmp_path / "other", rows, {"d": data_dir}, str(folder), 1 / 60)
+    with pytest.raises(
+        ValueError, match=f"{folder}/one_generator was made from other data than {data_dir}: give another --controls"
+    ):
+        other.run(["d"], rows, lambda: None)
+    source = (folder / "reals" / "source.json").rename(tmp_path / "source.json")
+    with pytest.raises(ValueError, match=f"{folder}/reals does not say which data it was made from: remove it"):
+        comparison.run(["d"], rows, lambda: None)
+    source.rename(folder / "reals" / "source.json")
     for row in rows:
         found = attribution.line(comparison, "d", row)
         assert all(0 <= found[name] <= 1 for name in attribution.CONTROLS)
@@ -361,6 +369,26 @@ def test_the_rows_of_subtask_1_resolve_and_see_the_same_images(tmp_path, monkeyp
         if row.networks:
             assert found.backbone.name.endswith("_tiny") or found.backbone.name == "mlp", row.name
         assert comparison.configs[row.name].ensemble.best_variant == (row.networks > 1), row.name
+
+
+def test_a_table_of_somebody_else_is_not_overwritten_and_a_reason_cannot_obey(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise ValueError("bad\x1b[2J")
+
+    monkeypatch.setattr(Comparison, "_run", fails)
+    row = Row("r", CONFIG, networks=0)
+    comparison = Comparison(tmp_path, [row], {"d": "D"}, "", 1.0)
+    (tmp_path / "table.csv").write_text("mine")
+    with pytest.raises(ValueError, match="table.csv is no table of ours, settings.json is missing: give another --output"):
+        comparison.run(["d"], [row], lambda: None)
+    (tmp_path / "settings.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="settings.json cannot be used .field 'minutes' is missing"):
+        comparison.run(["d"], [row], lambda: None)
+    assert (tmp_path / "settings.json").read_text() == '{"mine": 1}'
+    (tmp_path / "settings.json").unlink()
+    (tmp_path / "table.csv").unlink()
+    assert comparison.run(["d"], [row], lambda: None) == ["d/r"]
+    assert capsys.readouterr().out == "failed    d/r: bad\\x1b[2J\n"
 
 
 def test_what_lies_beside_the_runs_and_is_none_is_named(tmp_path):
