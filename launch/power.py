@@ -87,8 +87,8 @@ def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: lis
 
 
 def known_draws(path: Path) -> list[dict]:
-    """The lines of draws.jsonl; raises ValueError that names the file where one is none that `draws` gives."""
-    found = files.read_journal(path)
+    """The lines of draws.jsonl; raises ValueError that names the file where one is none that `draws` gives, see `read_journal`."""
+    found = files.read_journal(path, begins='{"leak": ')
     kinds = {"leak": float, "draw": int, "row": str, "config": str, "settings": dict, "auc": float, "p": float}
     for line in found:
         if not isinstance(line, dict) or any(not isinstance(line.get(name), kind) for name, kind in kinds.items()):

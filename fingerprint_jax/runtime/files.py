@@ -215,25 +215,28 @@ def _json_type(value: object) -> str:
     return _named(type(value))
 
 
-def read_journal(path: str | Path) -> list:
+def read_journal(path: str | Path, begins: str = "") -> list:
     """The values of a file of one JSON value a line, to which lines are appended one by one; [] where there is none.
 
     What a kill has left of a last line is cut off, so that the next one begins a line. Raises ValueError that names the file and
-    the line where another one is no JSON.
+    the line, and leaves it as it is, where another one is no JSON, or where one does not begin as all of ours do.
     """
     path = Path(path)
     try:
         content = read_bytes(path)
     except FileNotFoundError:
         return []
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with opened(path, os.O_WRONLY, "ab") as file:
-            file.truncate(len(whole))
-    found = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    *lines, cut = content.split(b"\n")
+    found, first = [], begins.encode()
+    for number, line in enumerate(lines, 1):
         try:
             found.append(json.loads(line))
         except (ValueError, RecursionError):
             raise ValueError(f"{path}, line {number}: no JSON; remove the line, what it stood for is done again") from None
+    for number, line in enumerate([*lines, cut], 1):
+        if not (line.startswith(first) or (number > len(lines) and first.startswith(line))):
+            raise ValueError(f"{path}, line {number}: not one that is written here; the file is left as it is, name another folder")
+    if cut:
+        with opened(path, os.O_WRONLY, "ab") as file:
+            file.truncate(len(content) - len(cut))
     return found

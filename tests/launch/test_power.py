@@ -93,8 +93,17 @@ def test_the_grid_of_local_match_resolves():
         power.attack(row.name, systems.resolve(row))
 
 
-@pytest.mark.parametrize("line", ["3", '{"leak": 0.0}'])
-def test_a_journal_of_something_else_is_one_line(line, tmp_path):
-    (tmp_path / "draws.jsonl").write_text(f"{line}\n")
-    with pytest.raises(ValueError, match="is no draw: remove the line"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"leak": 0.0}\n', "is no draw: remove the line"),
+        ('3\n{"leak"', "draws.jsonl, line 1: not one that is written here"),
+        ("my only line", "draws.jsonl, line 1: not one that is written here"),
+        ("my first\nand my last", "draws.jsonl, line 1: no JSON"),
+    ],
+)
+def test_a_journal_of_something_else_is_one_line_and_left_as_it_is(text, said, tmp_path):
+    (tmp_path / "draws.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=said):
         power.known_draws(tmp_path / "draws.jsonl")
+    assert (tmp_path / "draws.jsonl").read_text() == text
