@@ -1,14 +1,17 @@
 """Benchmarks of real images: who is in them, that the official folders tell the truth, and that nothing is made twice."""
 
 import csv
+import dataclasses
 import json
 import shutil
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fingerprint_jax import methods
 from fingerprint_jax.data import phantom, tables
@@ -16,6 +19,7 @@ from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.runtime import files
 from fingerprint_jax.training import inference, sampling
 from launch import benchmark
+from launch.leaks import members, pool, sets
 from tests.foreign import tree
 
 CONFIG = """
@@ -38,7 +42,7 @@ def rows_of(sizes):
 def test_patients_are_whole_and_on_one_side():
     sizes = np.random.default_rng(0).integers(1, 5, 80)
     rows = rows_of(sizes)
-    drawn = benchmark.draw(rows, 40, seed=3)
+    drawn = members.draw(rows, 40, seed=3)
     assert list(drawn) == ["used", "used unknown", "not_used", "not_used unknown", "reference"]
     of = {name: set(part.groups.tolist()) for name, part in drawn.items()}
     for name, part in drawn.items():
@@ -47,20 +51,20 @@ def test_patients_are_whole_and_on_one_side():
     for side in ("used", "not_used"):
         both, unknown = len(drawn[side]) + len(drawn[f"{side} unknown"]), len(drawn[f"{side} unknown"])
         assert 40 - max(sizes) < both <= 40 and both / 4 - max(sizes) <= unknown <= both / 4 + max(sizes)
-    fewer = benchmark.draw(rows, 20, seed=3)
+    fewer = members.draw(rows, 20, seed=3)
     for side in ("used", "not_used"):
-        members = [set(part[side].ids.tolist()) | set(part[f"{side} unknown"].ids.tolist()) for part in (fewer, drawn)]
-        assert members[0] < members[1]
+        sides = [set(part[side].ids.tolist()) | set(part[f"{side} unknown"].ids.tolist()) for part in (fewer, drawn)]
+        assert sides[0] < sides[1]
     assert fewer["reference"].ids.tolist() == drawn["reference"].ids.tolist()
-    assert benchmark.draw(rows, 40, seed=4)["used"].ids.tolist() != drawn["used"].ids.tolist()
+    assert members.draw(rows, 40, seed=4)["used"].ids.tolist() != drawn["used"].ids.tolist()
 
 
 @pytest.mark.parametrize(
-    ("images", "said"), [(200, "images .* may be used: give fewer"), (4, "1 patients of a side, more are needed")]
+    ("images", "said"), [(200, "images may be used .*: give fewer"), (4, "1 patients of a side, more are needed")]
 )
 def test_too_few_images_or_patients_are_named(images, said):
     with pytest.raises(ValueError, match=f"--images={images}: .*{said}"):
-        benchmark.draw(rows_of([4] * 40), images, seed=0)
+        members.draw(rows_of([4] * 40), images, seed=0)
 
 
 def _main(root, **given):
@@ -117,16 +121,16 @@ def test_the_oracle_is_the_auc_of_minus_the_loss(made, monkeypatch):
     rows = source.rows("train_real")
     error = np.random.default_rng(0).normal(size=(len(rows), 3)) - rows.labels[:, None]
     monkeypatch.setattr(inference, "outputs", lambda run, rows, cache, source: {"error": error})
-    found = benchmark.oracle(methods.load(folder / "run"), source, folder)
-    assert found["auc"] == pytest.approx(roc_auc_score(rows.labels, -error.mean(axis=1)))
-    assert found["interval"][0] <= found["auc"] <= found["interval"][1]
+    found = members.oracle(methods.load(folder / "run"), source, folder)
+    assert found["value"] == pytest.approx(roc_auc_score(rows.labels, -error.mean(axis=1)))
+    assert found["interval"][0] <= found["value"] <= found["interval"][1]
 
 
 def test_nothing_is_made_twice_and_more_is_added(made, monkeypatch, capsys):
     root, folder = made
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "lock"}
     with monkeypatch.context() as stopped:
-        for module, name in ((methods, "fit"), (sampling, "make"), (benchmark, "attacked")):
+        for module, name in ((methods, "fit"), (sampling, "make"), (members, "attacked")):
             stopped.setattr(module, name, lambda *_: pytest.fail("made again"))
         _main(root)
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -134,7 +138,7 @@ def test_nothing_is_made_twice_and_more_is_added(made, monkeypatch, capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     found = json.loads((folder / "benchmark.json").read_text())
     assert set(found["attacks"]) == {"gan_leaks_pixels", "domias_pixels"}
-    assert line.startswith("| 12 | 2 | 0 | ") and f"{found['oracle']['auc']:.4f}" in line
+    assert line.startswith("| 12 | 2 | 0 | ") and f"{found['oracle']['value']:.4f}" in line
     assert (root / "out" / "table.md").read_text().splitlines()[-1] == line
 
 
@@ -150,10 +154,10 @@ def test_patients_that_are_called_like_an_image_stay_whole(made, tmp_path):
     root, _ = made
     lines = [f"{i:03d},{i - i % 2:03d}" for i in range(98)]  # two images have no patient
     (tmp_path / "groups.csv").write_text("\n".join(["id,group", *lines]) + "\n")
-    benchmark.pack(root / "real", str(tmp_path / "groups.csv"), 0, tmp_path)
+    pool.pack(root / "real", str(tmp_path / "groups.csv"), tmp_path, {"image_size": 0})
     source = open_source(str(tmp_path / "pool"), "images")
-    drawn = benchmark.draw(source.rows("train"), 12, seed=0)
-    found = benchmark.splits(source, drawn, np.zeros((5, 32, 32), np.uint8))
+    drawn = members.draw(source.rows("train"), 12, seed=0)
+    found = members.splits(source, drawn, np.zeros((5, 32, 32), np.uint8))
     names, sizes = np.unique(np.concatenate([part.groups for part in found.values()]), return_counts=True)
     assert set(sizes[names != ""]) == {2}
     assert sizes.sum() == 5 + sum(map(len, drawn.values())) and 5 <= sizes[names == ""].sum() <= 7
@@ -208,7 +212,7 @@ def _unfinished(folder):
 
 def test_other_images_are_refused_and_the_same_elsewhere_are_not(copied, monkeypatch):
     root, _ = copied
-    monkeypatch.setattr(benchmark, "attacked", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(members, "attacked", lambda *_: pytest.fail("made again"))
     _main(root)
     (root / "real" / "notes.txt").touch()
     _main(root)
@@ -260,10 +264,11 @@ def test_two_at_once_are_refused(made):
         {"attacks": []},
         {"plan": 1},
         {"oracle": 1},
-        {"oracle": {"auc": "high", "interval": [0.1, 0.2]}},
-        {"oracle": {"auc": 0.5, "interval": 3}},
+        {"oracle": {"value": "high", "interval": [0.1, 0.2]}},
+        {"oracle": {"value": 0.5, "interval": 3}},
         {"attacks": {"gan_leaks_pixels": None}},
-        {"attacks": {"gan_leaks_pixels": {"auc": 0.5, "interval": [None, None], "p": "0"}}},
+        {"attacks": {"gan_leaks_pixels": {"figures": {"": {"value": 0.5, "interval": [None, None], "p": "0"}}}}},
+        {"attacks": {"gan_leaks_pixels": {"figures": {}}}},
     ],
 )
 def test_figures_of_another_kind_are_one_line(change, copied):
@@ -319,3 +324,120 @@ def test_records_that_are_not_those_that_were_packed_are_refused(copied, monkeyp
             open_source.cache_clear()
             with pytest.raises(ValueError, match="used has other images than those that were drawn: remove it"):
                 _main(root)
+
+
+def test_sets_are_dealt_by_whole_patients_or_are_the_five_folders():
+    sizes = np.random.default_rng(0).integers(1, 5, 80)
+    rows = rows_of(sizes)
+    drawn = sets.draw(rows, 20, seed=3)
+    assert list(drawn) == ["t1", "t2", "t3", "t4", "t5"]
+    of = [set(part.groups.tolist()) for part in drawn.values()]
+    for part, own in zip(drawn.values(), of, strict=True):
+        assert 20 - max(sizes) < len(part) <= 20 and len(part) == np.isin(rows.groups, list(own)).sum()
+    assert sum(map(len, of)) == len(set.union(*of))
+    fewer = sets.draw(rows, 10, seed=3)
+    assert all(set(fewer[name].ids.tolist()) < set(drawn[name].ids.tolist()) for name in drawn)
+    labelled = dataclasses.replace(rows, labels=np.arange(len(rows)) % 5)
+    assert [set(part.labels.tolist()) for part in sets.draw(labelled, 20, seed=3).values()] == [{0}, {1}, {2}, {3}, {4}]
+    with pytest.raises(ValueError, match="--images=90: the images of set 1 of five are .*: give fewer"):
+        sets.draw(rows, 90, seed=3)
+    with pytest.raises(ValueError, match="--real_dir has 3 folders of images: five sets are of five folders"):
+        sets.draw(dataclasses.replace(rows, labels=np.arange(len(rows)) % 3), 20, seed=3)
+
+
+def test_how_often_the_generator_that_knows_an_image_best_is_its_own(monkeypatch):
+    """Whatever the scale that a generator knows on: three of thirty images another one knows better."""
+    labels = np.repeat(np.arange(5), 6)
+    known = np.eye(5)[labels].T * 3.0
+    known[0, 6:8] = known[2, 18] = 9.0
+    known = known * np.array([1, 10, 0.1, 5, 2])[:, None] + np.arange(5)[:, None]
+    runs = [types.SimpleNamespace(workdir=Path(str(k))) for k in range(5)]
+    source = types.SimpleNamespace(rows=lambda split: types.SimpleNamespace(labels=labels, groups=np.arange(30)))
+    monkeypatch.setattr(inference, "outputs", lambda run, rows, cache, source: int(str(run.workdir)))
+    monkeypatch.setattr(sampling, "generative", lambda run: types.SimpleNamespace(known=lambda k: known[k]))
+    found = sets.oracle(runs, source)
+    standard = (known - known.mean(axis=1, keepdims=True)) / known.std(axis=1, keepdims=True)
+    assert found["value"] == pytest.approx(accuracy_score(labels, standard.argmax(axis=0))) == 0.9
+    assert found["interval"][0] <= 0.9 <= found["interval"][1]
+
+
+GAN = """
+from configs.generators import gan
+
+def get_config(variant=""):
+    c = gan.get_config("smoke")
+    c.optimizer.ema_decay = c.objective.ada_target = 0.0
+    return c
+"""
+
+ROWS = """
+from launch.systems import Row
+
+def rows():
+    svm = "subtask2/residual_svm", {"data.valid": 0.0}
+    return [Row("svm", *svm), Row("similarity", *svm, uses=("features.run", "network"))]
+"""
+
+
+def _sets(root, **given):
+    options = {
+        "output": root / "sets",
+        "config": root / "gan.py",
+        "solver_steps": 0,
+        "file": root / "rows.py",
+        "rows": "svm",
+        "images": 4,
+        "image_size": 16,
+        "groups": "",
+    }
+    _main(root, task="subtask2", **options | given)
+
+
+@pytest.fixture(scope="module")
+def of_sets(made):
+    root, _ = made
+    (root / "rows.py").write_text(ROWS)
+    (root / "gan.py").write_text(GAN)
+    _sets(root)
+    (folder,) = (root / "sets").glob("sets_*")
+    return root, folder
+
+
+def test_two_runs_of_five_generators_share_their_images_and_nothing_else(of_sets):
+    _, folder = of_sets
+    a, b = (open_source(str(folder / letter / "data"), "subtask2") for letter in "ab")
+    real, other = a.rows("train_real"), b.rows("train_real")
+    assert len(real) == 20 and sorted(a.digests(real.index)) == sorted(b.digests(other.index))
+    for split, count in (("train_generated", 8), ("test_generated", 2)):
+        made, others = (source.rows(split) for source in (a, b))
+        assert len(made) == len(others) == 5 * count
+        assert set(a.digests(made.index)) != set(b.digests(others.index))
+    for k in range(5):
+        used = open_source(str(folder / "generators" / f"t{k + 1}" / "used"), "images")
+        assert sorted(used.digests(used.rows("train").index)) == sorted(a.digests(real.index[real.labels == k]))
+        seeds = [methods.load(folder / "generators" / f"t{k + 1}" / letter).config.seed for letter in "ab"]
+        assert seeds == [0, 1]
+    assert Image.open(folder / "a" / "grid.png").size == (10 * 16, 5 * 2 * 16)
+
+
+def test_a_system_that_learns_from_one_run_is_asked_about_both(of_sets, monkeypatch, capsys):
+    root, folder = of_sets
+    found = json.loads((folder / "benchmark.json").read_text())["attacks"]["svm"]["figures"]
+    (workdir,) = (folder / "attacks").glob("svm-*")
+    for letter, column in (("a", "same runs"), ("b", "other runs")):
+        run = methods.load(workdir, data_dir=str(folder / letter / "data"))
+        truth = dict(csv.reader((folder / letter / "images" / "truth.csv").open()))
+        labels = [int(truth[name]) for name in run.rows("test_generated").ids.tolist()]
+        scores = methods.predict(run, "test_generated").scores
+        assert found[column]["value"] == pytest.approx(accuracy_score(labels, scores.argmax(axis=1)))
+    for module, name in ((methods, "fit"), (sampling, "make"), (sets, "attacked")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("made again"))
+    _sets(root)
+    header = (root / "sets" / "table.md").read_text().splitlines()[0]
+    assert header.endswith("| oracle | svm, same runs | svm, other runs |")
+    for rows, text in (
+        ("similarity", "uses the run of row network: a benchmark has none, leave the row out"),
+        ("x", "--rows=x: use of svm"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            _sets(root, rows=rows)

@@ -1,0 +1,127 @@
+"""Generators of a benchmark: trained on known images, what they made, and the folders that it all goes to."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fingerprint_jax import Config, methods
+from fingerprint_jax.data import builder, controls, images, packing, phantom
+from fingerprint_jax.data.phantom import Split
+from fingerprint_jax.data.source import Rows, Source, open_source
+from fingerprint_jax.estimators import search
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
+from fingerprint_jax.training import sampling
+from launch import sweep
+from launch.leaks.pool import verified
+
+BATCH = 64  # images that are made at a time
+SHOWN = 12  # images in a row of the grid
+
+# A value with its interval, which may have no bound, and where one is tested its p.
+Figure = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What decides how much a generator leaks.
+
+    Args:
+        images: it is trained on, at most: patients stay whole.
+        config: of its training, with its steps and its seed.
+        overrides: `--set` of it.
+    """
+
+    images: int
+    config: Config
+    overrides: sweep.Overrides
+
+    def name(self, kind: str) -> str:
+        """Of its folder, which begins with a kind."""
+        fields = {"images": self.images, "num_steps": self.config.num_steps, "seed": self.config.seed, **self.overrides}
+        return sweep.name(f"{kind}.py", fields)
+
+
+def some(rows: Rows, images: int, rng: np.random.Generator, who: str) -> Rows:
+    """Whole groups of rows in random order, as many as have no more images; fewer images are part of more.
+
+    Raises ValueError where there are fewer in all; `who` says what they are.
+    """
+    names = rng.permutation(np.unique(rows.groups))
+    order = np.argsort(names)
+    rank = order[np.searchsorted(names[order], rows.groups)]  # of the group of an image
+    before = np.cumsum(np.bincount(rank))
+    if before[-1] < images:
+        raise ValueError(f"--images={images}: {who} {before[-1]}: give fewer")
+    return rows.take(before[rank] <= images)
+
+
+def patients(source: Source, rows: Rows) -> np.ndarray:
+    """The groups of rows as `Split` has them: an image without a known patient is one of its own."""
+    return np.where(source.known(rows.groups), rows.groups, "")
+
+
+def train(config: Config, workdir: Path, packed: Path, source: Source, members: Rows) -> Run:
+    """The run of a generator, trained on some images of a source and nothing else, which are packed in `packed`."""
+    if not builder.dataset_dir(packed, "images").exists():
+        with tempfile.TemporaryDirectory() as temporary:
+            (used := Path(temporary) / "used").mkdir()
+            for i, image in enumerate(source.images(members.index)[..., 0]):
+                Image.fromarray(image).save(used / f"{i:06d}.png")
+            packing.pack("images", packed, temporary)
+    found = verified(open_source(str(packed), "images"), packed)
+    if sorted(found.digests(found.rows("train").index)) != sorted(source.digests(members.index)):
+        raise ValueError(f"{packed} has other images than those that were drawn: remove it, and the same command makes it anew")
+    config = config.copy_and_resolve_references()
+    config.data_dir = str(packed)
+    methods.fit(Run(config, workdir))
+    return methods.load(workdir)
+
+
+def made(run: Run, folder: Path, count: int, solver_steps: int) -> np.ndarray:
+    """Images of a generator, by number, in a folder: uint8 [N,H,W]."""
+    sampling.check_folder(folder, "output")
+    wanted = [(f"{i:06d}.png", -1) for i in range(count)]
+    sampling.make(sampling.Sampler(run, run.config.seed, solver_steps), folder, wanted, min(count, BATCH), flag="output")
+    return np.stack([images.decode(folder / name)[0] for name, _ in wanted])
+
+
+def synthetic(images: np.ndarray, label: int, prefix: str = "") -> tuple[Split, Split]:
+    """Generated images [N,H,W] of a label as training and, a fifth of them, as test images."""
+    known = len(images) - len(images) // 5
+
+    def of(part: np.ndarray, prefix: str) -> Split:
+        return Split(part, np.full(len(part), label, np.int64), np.full(len(part), ""), np.full(len(part), prefix))
+
+    return of(images[:known], prefix), of(images[known:], "")
+
+
+def write(task: str, folder: Path, found: dict[str, Split], seed: int) -> Source:
+    """The official folders and the packed data, each whole or not there, in the place of any that were there."""
+    official, temporary = folder / "images", folder / ".images.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)  # what a kill has left
+    phantom.write(temporary, task, found, seed)
+    shutil.rmtree(official, ignore_errors=True)
+    os.replace(temporary, official)
+    controls.pack(task, folder / "data", official, found, overwrite=True)
+    return open_source(str(folder / "data"), task)
+
+
+def grid(generated: np.ndarray, *sides: np.ndarray) -> np.ndarray:
+    """Some of the generated images [N,H,W], and under each the image of each side [M,H,W] that is the nearest by its pixels."""
+    shown = generated[:SHOWN]
+    flat = [x.reshape(len(x), -1).astype(np.float32) for x in (shown, *sides)]
+    rows = [shown, *(side[search.nearest(flat[0], x, 1)[1][:, 0]] for side, x in zip(sides, flat[1:], strict=True))]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    """Writes a PNG file, whole or not."""
+    with files.replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")

@@ -1,0 +1,102 @@
+"""Subtask 1: one generator, trained on half of the labelled and of the unknown real images."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fingerprint_jax import Config, methods
+from fingerprint_jax.data import controls
+from fingerprint_jax.data.phantom import Split
+from fingerprint_jax.data.source import Rows, Source
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.stats import permutation, score_metrics
+from fingerprint_jax.training import inference, sampling
+from launch import power, systems
+from launch.leaks import generators
+from launch.leaks.generators import Cell, Figure
+
+TASK, KIND, ROWS = "subtask1", "generator", ("local_match",)
+SHARES = 2, 2, 1  # of the images: may be used, may not be used, reference
+LABELLED = 3, 1  # of a side: labelled, unknown
+
+
+def attack(row: systems.Row) -> Config:
+    """The config of a row of a table; raises ValueError where it reads labels, or trains a network."""
+    return power.attack(row.name, systems.resolve(row))
+
+
+def draw(rows: Rows, images: int, seed: int) -> dict[str, Rows]:
+    """Whole groups, `{used, not_used, used unknown, not_used unknown, reference}`: as many of either side, up to a group.
+
+    What fewer images are is part of what more are. Raises ValueError where there are too few.
+    """
+    rng = np.random.default_rng([seed, 0])
+    part, found = controls.cut(rows.groups, SHARES, rng), {}
+    for k, side in enumerate(("used", "not_used")):
+        chosen = generators.some(rows.take(part == k), images, rng, f"of {len(rows)} images may be {side}")
+        if (count := len(np.unique(chosen.groups))) < len(LABELLED):
+            raise ValueError(f"--images={images}: these are {count} patients of a side, more are needed")
+        unknown = controls.cut(chosen.groups, LABELLED, np.random.default_rng([seed, 1, k]))
+        found[side], found[f"{side} unknown"] = chosen.take(unknown == 0), chosen.take(unknown == 1)
+    return found | {"reference": rows.take(part == 2)}
+
+
+def splits(source: Source, drawn: dict[str, Rows], generated: np.ndarray) -> dict[str, Split]:
+    """Those of the task, the generated images [N,H,W] among them."""
+
+    def of(sides: dict[str, int], prefix: bool = False) -> Split:
+        rows = Rows.concatenate([drawn[name] for name in sides])
+        counts = [len(drawn[name]) for name in sides]
+        prefixes = np.repeat([f"real_{name}/" if prefix else "" for name in sides], counts)
+        labels = np.repeat(list(sides.values()), counts)
+        return Split(source.images(rows.index)[..., 0], labels, generators.patients(source, rows), prefixes)
+
+    known, unknown = generators.synthetic(generated, 1)
+    return {
+        "train_generated": known,
+        "train_real": of({"used": 1, "not_used": 0}, prefix=True),
+        "test_generated": unknown,
+        "test_real": of({"used unknown": 1, "not_used unknown": 0}),
+        "reference": of({"reference": 0}),
+    }
+
+
+def build(cell: Cell, folder: Path, pool: Source, count: int, solver_steps: int) -> dict[str, Figure]:
+    """Trains the generator and writes its benchmark; the oracle: AUC of what it knows better itself, used against not used."""
+    drawn = draw(pool.rows("train"), cell.images, cell.config.seed)
+    members = Rows.concatenate([drawn["used"], drawn["used unknown"]])
+    run = generators.train(cell.config, folder / "run", folder / "used", pool, members)
+    found = splits(pool, drawn, generators.made(run, folder / "generated", count, solver_steps))
+    source, real = generators.write(TASK, folder, found, cell.config.seed), found["train_real"]
+    sides = (real.images[real.labels == label] for label in (1, 0))
+    generators.save(folder / "grid.png", generators.grid(found["train_generated"].images, *sides))
+    return {"oracle": oracle(run, source, folder / "run" / "outputs")}
+
+
+def oracle(run: Run, source: Source, cache: Path) -> Figure:
+    """AUC of what a generator knows better, for the labelled real images of a benchmark."""
+    rows = source.rows("train_real")
+    return auc(rows, sampling.generative(run).known(inference.outputs(run, rows, cache, source=source)))
+
+
+def auc(rows: Rows, scores: np.ndarray) -> Figure:
+    """AUC of scores [N] of rows, and its interval over the patients."""
+    bounds = score_metrics.auc_interval(rows.labels, scores, rows.groups)
+    return {"value": score_metrics.auc(rows.labels, scores), "interval": list(bounds)}
+
+
+def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
+    """AUC of an attack that reads no label, with the p of permuting the labels."""
+    config = config.copy_and_resolve_references()
+    config.data_dir = str(folder / "data")
+    run = Run(config, workdir)
+    methods.fit(run)
+    rows = run.rows("train_real")
+    scores = methods.predict(run, "train_real").scores[:, 0]
+    p = permutation.permutation_p(permutation.auc_of(scores), rows.labels, rows.groups)["p"][0]
+    return {"": auc(rows, scores) | {"p": p}}
+
+
+def data(folder: Path) -> list[Path]:
+    """The packed data sets of a benchmark."""
+    return [folder / "data"]
