@@ -226,7 +226,7 @@ def fit_until(run: Run, reads: int) -> None:
 
 def last_state(run: Run) -> dict:
     """The last state that a run saved, as numpy."""
-    _, state = inference.restore(run, "latest")
+    _, state = inference.restore(run, "latest", whole=True)
     return jax.tree.map(np.asarray, jax.device_get(state))
 
 

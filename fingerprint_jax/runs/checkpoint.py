@@ -251,8 +251,10 @@ class Checkpoints:
                 _warn(f"{damage}; the checkpoint before it is used")
         raise ValueError(f"{self._workdir}: no usable checkpoint")
 
-    def restore(self, which: str, abstract: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def restore(self, which: str, abstract: dict[str, Any], without: str = "") -> tuple[int, dict[str, Any]]:
         """Step and state of an undamaged checkpoint; arrays have the shapes, types and shardings of `abstract`.
+
+        The part of the state that is called `without` is not read; what is read fits all of `abstract`.
 
         A training that goes on may remove the checkpoint while it is read; then the choice is made again.
 
@@ -263,8 +265,11 @@ class Checkpoints:
             try:
                 distributed.first(functools.partial(self.compare, step, abstract))
                 fits = True
-                with ocp.StandardCheckpointer() as reader:
-                    state = dict(reader.restore(self._item(step), abstract))
+                wanted = {name: part for name, part in abstract.items() if name != without}
+                arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+                with ocp.PyTreeCheckpointer() as reader:
+                    asked = ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=True)
+                    state = dict(reader.restore(self._item(step), args=asked))
             except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
                 # The others wait for this one, and may have read it.
                 if distributed.count() > 1 and not isinstance(error, ValueError):

@@ -25,10 +25,13 @@ def step_of(run: Run) -> int:
     return checkpoint.Checkpoints(run.workdir, run.config.best).resolve(run.step)
 
 
-def restore(run: Run, which: str = "") -> tuple[int, State]:
-    """Step and state of an undamaged checkpoint of a run: `which`, or the one that `run.step` names."""
+def restore(run: Run, which: str = "", whole: bool = False) -> tuple[int, State]:
+    """Step and state of an undamaged checkpoint of a run: `which`, or the one that `run.step` names.
+
+    Without what only a training needs, the state of the optimizer, unless the `whole` is asked for.
+    """
     model, checkpoints = model_of(run), checkpoint.Checkpoints(run.workdir, run.config.best)
-    return checkpoints.restore(which or run.step, model.abstract)
+    return checkpoints.restore(which or run.step, model.abstract, without="" if whole else "opt")
 
 
 def outputs(

@@ -88,7 +88,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     checkpoints = checkpoint.Checkpoints(run.workdir, c.best)
     checkpoints.prune()
     if checkpoints.begun():
-        start, state = inference.restore(run, "latest")
+        start, state = inference.restore(run, "latest", whole=True)
         log.info("%s: resumes at step %d", run.workdir, start)
         if start > c.num_steps:
             raise ValueError(f"num_steps={c.num_steps} lies before step {start}, the latest checkpoint of {run.workdir}")

@@ -85,7 +85,7 @@ def unfinished_saves(workdir) -> list[str]:
 def state(workdir, which="latest") -> dict[str, bytes]:
     """Every array of a checkpoint: path -> bytes."""
     run = Run.load(workdir)
-    return arrays(inference.restore(run, which)[1])
+    return arrays(inference.restore(run, which, whole=True)[1])
 
 
 def arrays(tree) -> dict[str, bytes]:

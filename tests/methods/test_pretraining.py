@@ -253,7 +253,7 @@ def test_a_run_whose_arrays_are_not_finite_is_nothing_to_begin_with(source, data
     path = tmp_path / "source"
     shutil.copytree(source.workdir, path)
     checkpoints = checkpoint.Checkpoints(path)
-    step, state = inference.restore(Run.load(path), "latest")
+    step, state = inference.restore(Run.load(path), "latest", whole=True)
     name = next(name for name in state["params"] if name.startswith("backbone/"))
     state["params"][name] = state["params"][name] * np.float32(np.nan)
     checkpoints.save(step + 1, state, {}, last=True)

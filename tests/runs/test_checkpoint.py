@@ -145,6 +145,19 @@ def test_a_mark_beside_a_manifest_removes_nothing(tmp_path):
     assert list(checkpoints.manifests()) == [1, 2] and not checkpoints.damage(2)
 
 
+def test_a_part_that_is_left_out_is_not_read_and_still_has_to_fit(tmp_path):
+    state = {"w": jnp.arange(3.0), "opt": {"mu": jnp.ones(2), "nu": jnp.zeros(2)}}
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, state, {})
+    checkpoints.close()
+    abstract = sharding.abstract(state, SingleDeviceSharding(jax.devices()[0]))
+    step, found = checkpoints.restore("latest", abstract, without="opt")
+    assert step == 1 and found.keys() == {"w"}
+    np.testing.assert_array_equal(found["w"], state["w"])
+    with pytest.raises(ValueError, match="opt.*mu.* is float32.2. in the checkpoint, missing in the model"):
+        checkpoints.restore("latest", {"w": abstract["w"]})
+
+
 def test_arrays_that_do_not_fit_are_named_with_both_shapes(tmp_path):
     checkpoints = _fill(tmp_path, [0.1])
     other = sharding.abstract({"w": jnp.zeros(4), "v": jnp.zeros(1)}, SingleDeviceSharding(jax.devices()[0]))
