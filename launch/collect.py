@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fingerprint_jax import methods
+from fingerprint_jax.data.folders import quoted
 from fingerprint_jax.evaluation import decide
 from fingerprint_jax.evaluation.results import figures
 from fingerprint_jax.runs.config import config_hash, identity
@@ -153,11 +154,14 @@ def kept_notes(workdir: Path, split: str) -> list[str]:
     return out
 
 
-def finished(workdir: Path, split: str) -> bool:
-    """Whether a run is trained to its end and the split evaluated of the very data, and with the config, that it now has."""
+def finished(workdir: Path, split: str, data_dir: str = "") -> bool:
+    """Whether a run is trained to its end and the split evaluated of the very data, and with the config, that it now has.
+
+    With a `data_dir` of those that are there.
+    """
     if (found := local.evaluated(workdir, split)) is None:
         return False
-    run = methods.load(workdir)
+    run = methods.load(workdir, data_dir=data_dir)
     return found["fingerprints"] == run.fingerprints and found["config_hash"] == config_hash(run.config)
 
 
@@ -343,7 +347,7 @@ def write_csv(path: Path, columns: Sequence[str], lines: list[dict]) -> None:
         if isinstance(value, list):
             return " ".join("not defined" if v is None else repr(v) for v in value)
         if isinstance(value, str):
-            return "'" * (value[:1] in tuple("=+-@")) + printable(value)  # no formulas for spreadsheets
+            return quoted(printable(value))
         return "" if value is None else repr(value)
 
     with files.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -152,11 +152,8 @@ def evaluated(workdir: Path, split: str) -> dict | None:
     return found if (workdir / "done").exists() and not (workdir / "failed.json").exists() else None
 
 
-def finished(workdir: Path, split: str, data_dir: str = "") -> bool:
-    """Whether a run is trained to its end and the split evaluated with the config that it has.
-
-    Of the data that it was started with, wherever they lay; or of those in `data_dir`.
-    """
+def finished(workdir: Path, split: str) -> bool:
+    """Whether a run is trained to its end and the split evaluated, with its config and of the data that it was started with."""
     if (found := evaluated(workdir, split)) is None:
         return False
     try:
@@ -164,8 +161,7 @@ def finished(workdir: Path, split: str, data_dir: str = "") -> bool:
         started = files.read_json(workdir / "provenance.json", {"fingerprints": dict}, "")["fingerprints"]
     except (OSError, ValueError, RecursionError):
         return False
-    same = found["data_dir"] == data_dir if data_dir else found["fingerprints"] == started
-    return same and found["config_hash"] == config
+    return found["fingerprints"] == started and found["config_hash"] == config
 
 
 def run_sweep(output: Path, split: str, jobs: int, names: Sequence[str] = (), through: Sequence[str] = ()) -> dict[str, str]:

@@ -171,7 +171,7 @@ def read(output: str | Path) -> tuple[str, list[Row]]:
         wrong = [row.name for row in found if row.name != name(row.config, row.overrides)]
         if wrong:
             raise ValueError(f"row {wrong[0]!r} is not named after its overrides")
-        if strange := [row.name for row in found if not isinstance(row.overrides.get("seed", 0), int)]:
+        if strange := [row.name for row in found if type(row.overrides.get("seed", 0)) is not int]:
             raise ValueError(f"the seed of row {strange[0]!r} is no whole number")
         if twice := [name for name, count in collections.Counter(row.name for row in found).items() if count > 1]:
             raise ValueError(f"row {twice[0]!r} stands there twice")

@@ -33,7 +33,7 @@ from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import inputs
 from fingerprint_jax.training.model import forget_many_programs, model_of
-from launch import local, sweep
+from launch import collect, sweep
 from launch.collect import Scored
 
 log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class Comparison:
         choice = read(self.folder(data if data in self.data else self.first, row) / "choice.json")
         runs = {seed: self.workdir(data, row, choice["learning_rate"], seed) for seed in self.seeds} if choice else {}
         where = self.data_dir(other) if other else ""
-        return {seed: self.load(run, split, where) for seed, run in runs.items() if local.finished(run, split, where)}
+        return {seed: self.load(run, split, where) for seed, run in runs.items() if collect.finished(run, split, where)}
 
     def run(self, data: list[str], rows: list[Row], finished: Callable[[], None]) -> list[str]:
         """Everything that is not finished -> `data/row` of what failed; `failed.json` has its reason.
@@ -319,7 +319,7 @@ class Comparison:
 
     def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> bool:
         """Scores a run where that is not done; whether it was not."""
-        if anew := not local.finished(workdir, split, data_dir):
+        if anew := not collect.finished(workdir, split, data_dir):
             found = score.evaluate(methods.load(workdir, data_dir=data_dir), split, refits=refits)
             figure = found["metrics"]["scores"]["auc"] if self.task.membership else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)

@@ -508,6 +508,16 @@ def test_results_of_another_schema_are_not_mixed_in(quickstart):
     document = json.loads(path.read_text())
     assert document["schema"] == score.SCHEMA and set(document["splits"]) == {"valid", "heldout"}
     assert scored_on(document, "valid")["fingerprints"] is None  # those of heldout may be others
+    predictions, truth = published.write_files(path.parent / "predictions", np.eye(5, dtype=int))
+    with pytest.raises(ValueError, match="results.json has the figures of a run: it is not replaced, give another --output"):
+        score.score_files("subtask2", predictions, truth, str(path.parent))
+    path.write_text(json.dumps(document | {"schema": score.SCHEMA + 1, "more": 1}))
+    with pytest.raises(
+        ValueError, match=f"is of schema {score.SCHEMA + 1}, which a newer version wrote: use that, or move it away"
+    ):
+        score.evaluate(quickstart, "heldout")
+    assert json.loads(path.read_text())["more"] == 1
+    path.write_text(json.dumps(document))
 
 
 def keys(value) -> set[str]:

@@ -114,6 +114,11 @@ def test_records_of_another_pack_under_an_old_summary_are_noticed(data, workdir,
             with pytest.raises(ValueError, match="the records of train_generated are not those"):
                 run_binary(evaluate, f"--workdir={workdir}", f"--data_dir={root}", "--split=heldout", *more)
         (workdir / "results.json").unlink()
+        config = load_config("configs/quickstart.py")  # nor is anything kept of them, for the day that the right ones are there
+        config.data_dir = str(root)
+        with pytest.raises(ValueError, match="the records of train_generated are not those"):
+            methods.fit(Run(config, tmp_path / "fresh"))
+        assert not (tmp_path / "fresh").exists()
         open_source.cache_clear()
     assert not (workdir / "results.json").exists()
 

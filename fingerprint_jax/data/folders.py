@@ -201,6 +201,11 @@ def scan(folder: Folder, skip: set[str]) -> tuple[list[File], Rejected]:
     return files, rejected
 
 
+def quoted(text: str) -> str:
+    """A cell of a table in which spreadsheets see no formula: an apostrophe stands before what would begin one."""
+    return FORMULA.sub(lambda found: f"{found[0][:-1]}'{found[0][-1]}", text)
+
+
 def unfit(text: str) -> str:
     """Why an id, a group or a class cannot stand in a table as it is; nothing where it can."""
     if len(text) > LONGEST:

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from fingerprint_jax.data import builder, images, pack_report, tasks
-from fingerprint_jax.data.folders import FORMULA, File, Rejected, attach, class_names, layout, require_images, scan
+from fingerprint_jax.data.folders import File, Rejected, attach, class_names, layout, quoted, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
 from fingerprint_jax.runtime.files import opened, seal
@@ -281,7 +281,7 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
     def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
-        return FORMULA.sub(lambda found: f"{found[0][:-1]}'{found[0][-1]}", printable(value))  # no formulas for spreadsheets
+        return quoted(printable(value))
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

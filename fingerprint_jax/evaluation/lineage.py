@@ -181,10 +181,13 @@ def _of_another_split(run: Run, rows: Rows) -> list[str]:
             for source, what, read in methods.sources(own):
                 if source.workdir == own.workdir:
                     found(own, what, read())
-            if reader.workdir == run.workdir and run.config.decision.known:
-                found(own, "learned its decision from", own.rows(run.config.decision.known))
         except ValueError:
             gone.append(str(reader.workdir))
+    if known_by := run.config.decision.known:
+        try:
+            found(run.own, "learned its decision from", run.own.rows(known_by))
+        except ValueError:
+            gone.append(str(run.workdir))
     if gone:
         why = "those are gone, or of another size"
         out.append(f"Whether any of these {len(rows)} images is among those that {gone[0]} has read is not known: {why}.")

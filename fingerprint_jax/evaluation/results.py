@@ -9,13 +9,19 @@ BEFORE = 2  # in which no split says itself what it was scored on
 
 
 def figures(workdir: Path) -> dict:
-    """The content of results.json; empty where there is none, or that of another version, whose splits would be read wrongly."""
+    """The content of results.json; empty where there is none, or that of an older version, whose splits would be read wrongly.
+
+    Raises ValueError where it is none, or of a newer version.
+    """
     path, remedy = workdir / "results.json", "move it away, and evaluate writes it anew"
     try:
         document = files.read_json(path, {}, remedy)
     except FileNotFoundError:
         return {}
-    if document.get("schema") not in (BEFORE, SCHEMA):
+    schema = document.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ValueError(f"{path} is of schema {schema}, which a newer version wrote: use that, or {remedy}")
+    if schema not in (BEFORE, SCHEMA):
         return {}
     splits = document.get("splits")
     if not isinstance(splits, dict) or any(not isinstance(found, dict) for found in splits.values()):

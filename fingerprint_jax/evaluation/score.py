@@ -94,7 +94,7 @@ def renewed(run: Run, split: str) -> Generator[None]:
     """The block that predicts and decides a split.
 
     Before its first figures, or those of other data or of another config, records are compared, and in the block the tables of
-    that split, of the run and of all that it stands on, are made anew.
+    that split and of the one that it decides by, of the run and of all that it stands on, are made anew.
 
     Whatever lies there was not made by what is about to be said of it. Raises ValueError for records that are not those that
     summary.json describes.
@@ -107,7 +107,8 @@ def renewed(run: Run, split: str) -> Generator[None]:
     with contextlib.ExitStack() as block:
         if distributed.first(first):
             verify(run, split)
-            block.enter_context(tables.anew({name.replace(":", "-") for name in (split, run.packed(split))}))
+            splits = {split, run.packed(split), run.config.decision.known}
+            block.enter_context(tables.anew({name.replace(":", "-") for name in splits}))
         yield
 
 
@@ -189,8 +190,8 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     if (true_labels == true_labels[0]).all():
         raise ValueError(f"{truth}: all {len(true_labels)} labels are {true_labels[0]}, a score needs at least two classes")
     path, remedy = Path(output) / "results.json", "it is not replaced, give another --output"
-    if path.exists():
-        files.read_json(path, {"schema": int}, remedy)  # else it is somebody else's
+    if path.exists() and "splits" in files.read_json(path, {"schema": int}, remedy):  # without a schema it is somebody else's
+        raise ValueError(f"{path} has the figures of a run: {remedy}")
     results = {"schema": SCHEMA, "task": task, "environment": environment.code()}
     results["metrics"] = metrics.report(true_labels, labels[order], classes)
     if tasks.of(task).membership:

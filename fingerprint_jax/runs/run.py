@@ -131,8 +131,9 @@ class Run(View):
     def fitting(self, check: Callable[["Run"], None], of_method: Callable[[str], dict[str, Any]] = _no_fields) -> Generator[None]:
         """The block in which this process, or it and those beside it, may change the run; its config is written or compared first.
 
-        A config that `check` refuses leaves nothing behind: no folder, and no change of an older config. Nor
-        does a first start that ends with a ValueError before a checkpoint or a finished child stands.
+        A config that `check` refuses, or records that are not those of their fingerprints, leave nothing behind: no folder, and
+        no change of an older config. Nor does a first start that ends with a ValueError before a checkpoint or a finished child
+        stands.
 
         The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
         devices, library versions) and every change of the config that was allowed.
@@ -155,6 +156,7 @@ class Run(View):
                     check(self)
                 if self.config.data.extra_labels:
                     _ = self.extra
+                self.source.verify(())  # what is kept of other records would count once the right ones are there
                 fingerprints = self.fingerprints
                 made = not self.workdir.exists()
                 self.workdir.mkdir(parents=True, exist_ok=True)

@@ -261,6 +261,16 @@ def test_on_other_data_a_run_has_read_what_it_was_started_with(phantoms, tmp_pat
         f"{run.workdir} {what} the labels of {count} of these {seen + held} images: the figures may be too good."
         for what, count in (("fitted its estimator to", seen), ("learned its decision from", held))
     ]
+    whole = base.ensemble(config)
+    whole.data_dir, whole.decision.known = config.data_dir, "heldout"
+    whole.data.folds = 2
+    ensemble = Run(whole, tmp_path / "ensemble")
+    methods.fit(ensemble)
+    named = lineage.in_sample(Run.load(ensemble.workdir, data_dir=str(tmp_path / "leaky")), "test")
+    assert named[-1] == (
+        f"{ensemble.workdir} learned its decision from the labels of {seen + held} of these {seen + held} images:"
+        " the figures may be too good."
+    )
     assert reasons("twice") == []  # the training split of the other data is none that it has read
     shutil.rmtree(tmp_path / "own")
     open_source.cache_clear()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from fingerprint_jax import methods
 from fingerprint_jax.data import controls, packing, phantom
-from fingerprint_jax.data.source import Source
+from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.methods import classical
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime.preemption import Preempted
@@ -259,7 +260,7 @@ def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
         (workdir / "cost.json").write_text(json.dumps({"processor_s": 60.0 * (1 + int(workdir.name[-1]) ** 2)}))
         (workdir.parent / "choice.json").write_text(json.dumps({"learning_rate": 1e-3, "valid": {"0.001": 0.5}}))
     monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split, data_dir="": found[workdir, split, data_dir]))
-    monkeypatch.setattr(systems.local, "finished", lambda *asked: asked in found)
+    monkeypatch.setattr(systems.collect, "finished", lambda *asked: asked in found)
     base, new, elsewhere, nothing = (attribution.line(comparison, "d", row, "base") for row in rows)
     assert base["accuracy"] == pytest.approx(0.6) and base["values"] == [0.5, 0.6, 0.7]
     # Student's t with 2 degrees of freedom, from a printed table.
@@ -325,6 +326,31 @@ def test_controls_are_made_once_of_one_data_set_and_scored_with_the_first_seed(t
         assert all("/b_" in name for name in scored.ids)
         results = json.loads((runs[0] / "results.json").read_text())
         assert results["fingerprints"] == Source(str(tmp_path / "controls/phantom_runs/b"), "subtask2").fingerprints
+
+
+def test_figures_of_data_that_were_packed_anew_since_are_made_anew(tmp_path, quick):
+    for seed in (0, 1):
+        splits = phantom.subtask1(seed, 48, 1.0, real=20, generated=40, unknown=20, reference=20)
+        phantom.write(tmp_path / f"images{seed}", "subtask1", splits, seed)
+    train = tmp_path / "images0" / "train"
+
+    def pack(seed):
+        if seed:
+            shutil.rmtree(train / "generated")
+            shutil.copytree(tmp_path / "images1" / "train" / "generated", train / "generated")
+        packing.pack(
+            "subtask1", tmp_path / "data", train, "", train.parent / "reference", groups=train.parent / "groups.csv", overwrite=True
+        )
+        open_source.cache_clear()
+
+    row = Row("pixels", "configs/subtask1/gan_leaks.py", networks=0)
+    comparison = Comparison(tmp_path / "out", [row], {"d": str(tmp_path / "data")}, "", 1 / 60)
+    pack(0)
+    assert comparison.run(["d"], [row], lambda: None) == []
+    assert set(comparison.scored("d", row)) == {0, 1}
+    pack(1)
+    assert comparison.scored("d", row) == {}
+    assert comparison.run(["d"], [row], lambda: None) == ["d/pixels"]  # it was started with others
 
 
 def test_on_other_data_a_classical_run_learns_from_its_own(tmp_path, data_dir, monkeypatch):
