@@ -134,6 +134,8 @@ def in_sample(run: Run, split: str) -> list[str]:
         "valid": "may have chosen the checkpoint: its figures are too good. Quote heldout.",
         "sequestered": "may have chosen the round of pseudo-labels: its figures are too good. Quote heldout.",
     }
+    if base == "heldout" == run.followed.partition(":")[0]:
+        out.append("The split heldout has chosen the checkpoint: its figures are too good.")
     if here and base in reasons:
         out.append(f"The split {base} {reasons[base]}")
     elif elsewhere and base == run.target:  # the parts were compared when the run was started

@@ -36,7 +36,7 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
 
     Raises Preempted where the training is not done and no checkpoint came for `patience` seconds.
     """
-    if split == "heldout":
+    if split.partition(":")[0] == "heldout":
         raise ValueError("--watch chooses a checkpoint by the labels of --split, and `heldout` has a say in nothing: use valid")
     if distributed.count() > 1:
         raise ValueError(f"--watch looks at each checkpoint by one process, these are {distributed.count()}")
@@ -52,8 +52,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     copy.refuse_links()
     copy.refuse_foreign()
     home.mkdir(exist_ok=True)
-    for name in ("config.json", "provenance.json"):
-        shutil.copyfile(workdir / name, home / name)
+    shutil.copyfile(workdir / "config.json", home / "config.json")
+    files.write_text(home / "provenance.json", json.dumps(run.provenance | {"watched": split}, indent=1))
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)
     lines = home / "metrics.jsonl"
     seen = keep_lines(lines)

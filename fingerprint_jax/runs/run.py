@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Generator
@@ -88,6 +89,8 @@ class Run(View):
         paths.expand_fields(config)
         super().__init__(config, labels)
         self.workdir = Path(workdir)
+        if self.workdir.name in ("", ".."):  # what a folder is called, and lies in, says what it is
+            self.workdir = Path(os.path.abspath(workdir))
         self.step = step
         self.allow_change = allow_change
         self._outermost = outermost
@@ -359,10 +362,16 @@ class Run(View):
 
     @property
     def followed(self) -> str:
-        """Of the copy of a training that --watch keeps, which was never trained there, the split it is scored on; else ''."""
-        name = self.workdir.name
-        watched = name.startswith("watch-") and not (self.workdir / "lock").exists()
-        return name.removeprefix("watch-").replace("-", ":") if watched else ""
+        """Of the copy of a training that --watch keeps, the split whose labels have chosen its checkpoint; else ''."""
+        with contextlib.suppress(ValueError):  # not begun
+            if split := self.provenance.get("watched"):
+                return str(split)
+        return self.workdir.name.removeprefix("watch-").replace("-", ":") if self._copied else ""  # as older ones have it
+
+    @property
+    def _copied(self) -> bool:
+        """Whether it lies where --watch keeps its copy of a training, and was never trained there."""
+        return self.workdir.name.startswith("watch-") and not (self.workdir / "lock").exists()
 
     @property
     def outermost(self) -> Path:
@@ -373,7 +382,7 @@ class Run(View):
         if self._outermost is not None:
             return self._outermost
         path = self.workdir
-        if self.followed and _is_run(path.parent):
+        if self._copied and _is_run(path.parent):
             path = path.parent
         while path.parent.name == "children" and _is_run(path.parent.parent):
             path = path.parent.parent

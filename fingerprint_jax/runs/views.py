@@ -116,8 +116,16 @@ class View:
         return {name: self.training_rows(self.split_of(name)) for name in self.config.data.streams}
 
     def split_of(self, stream: str) -> str:
-        """The packed split that a stream of `data.streams` reads; of a stream `x:label` the rows of one label, `split:label`."""
-        return f"train_{stream}" if f"train_{stream.partition(':')[0]}" in self.source.splits else stream
+        """The packed split that a stream of `data.streams` reads; of a stream `x:label` the rows of one label, `split:label`.
+
+        Raises ValueError for rows that are held out of the training.
+        """
+        name = stream.partition(":")[0]
+        if f"train_{name}" in self.source.splits:
+            return f"train_{stream}"
+        if name in PARTS:
+            raise ValueError(f"data.streams.{stream}: {name} is held out of the training, use splits of the data set")
+        return stream
 
     def training_rows(self, split: str) -> Rows:
         """`rows`, joined in the target split by those of `data.extra_labels`; in the order of their record numbers.

@@ -41,6 +41,11 @@ def test_it_keeps_its_own_best_while_the_training_removes(finished, monkeypatch)
     np.testing.assert_array_equal(
         methods.predict(best, "heldout").scores, methods.predict(Run.load(finished, "6"), "heldout").scores
     )
+    shutil.copytree(best.workdir, finished / "renamed")
+    monkeypatch.chdir(best.workdir)
+    for place in (best.workdir, finished / "renamed", "."):  # whatever it is called, it was chosen by that split
+        assert methods.load(place).followed == "valid"
+    monkeypatch.chdir(finished.parent)
     shutil.rmtree(finished / "checkpoints")  # the copy does not need the run
     score.evaluate(Run.load(best.workdir), "valid")
     with (best.workdir / "metrics.jsonl").open("a") as file:
@@ -82,8 +87,9 @@ def test_what_cannot_be_watched_is_named(finished, data_dir, tmp_path):
     ensemble = fit("configs/subtask2/siamese_vote.py", data_dir, tmp_path / "vote")
     with pytest.raises(ValueError, match="a run of the method ensemble"):
         watch.watch(ensemble.workdir, "valid", 1, score.evaluate)
-    with pytest.raises(ValueError, match="`heldout` has a say in nothing: use valid"):
-        watch.watch(finished, "heldout", 1, score.evaluate)
+    for split in ("heldout", "heldout:1"):
+        with pytest.raises(ValueError, match="`heldout` has a say in nothing: use valid"):
+            watch.watch(finished, split, 1, score.evaluate)
 
 
 def test_it_writes_through_no_link_and_copies_no_device(finished, tmp_path, monkeypatch):

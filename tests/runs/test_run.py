@@ -7,13 +7,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from sklearn.model_selection import StratifiedKFold
 
 from fingerprint_jax import methods
-from fingerprint_jax.data import builder, packing
+from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.data.source import open_source
 from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import files
 from tests.conftest import CONFIGS, fit, load_config
 
 
@@ -258,16 +259,29 @@ def test_other_data_is_refused_and_data_that_moved_is_not(data_dir, tmp_path):
     _start(config, tmp_path / "run")
     config.data_dir = str(tmp_path / "moved")
     assert _start(config, tmp_path / "run")["changes"] == []
-    summary = builder.dataset_dir(tmp_path / "moved", "subtask2") / "summary.json"
-    content = json.loads(summary.read_text())
-    before = content["splits"]["train_real"]["fingerprint"]
-    content["splits"]["train_real"]["fingerprint"] = "0" * 64
-    summary.write_text(json.dumps(content | {"seal": files.seal(content)}))
-    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    before = open_source(data_dir, "subtask2").fingerprints["train_real"]
+    phantom.write(tmp_path / "images", "subtask2", phantom.subtask2(9, 48, 0.5, real=10, generated=13, unknown=5), seed=9)
+    packing.pack("subtask2", tmp_path / "other", tmp_path / "images" / "train")
     config.data_dir = str(tmp_path / "other")
-    with pytest.raises(ValueError, match=f"is train_real 000000000000, .* with train_real {before[:12]} .--allow_change=data "):
+    after = open_source(config.data_dir, "subtask2").fingerprints["train_real"]
+    text = f"is .*train_real {after[:12]}.* with .*train_real {before[:12]}.*.--allow_change=data "
+    with pytest.raises(ValueError, match=text):
         _start(config, tmp_path / "run")
     assert [c["field"] for c in _start(config, tmp_path / "run", allow_change=("data",))["changes"]] == ["data"]
+
+
+@pytest.mark.parametrize("name", ["heldout", "heldout:1", "valid", "sequestered"])
+def test_what_is_held_out_is_no_stream(name, data_dir, tmp_path):
+    config = _config(data_dir, folds=2, fold=0, valid=0.25, sequester=0.25)
+    config.data.streams = ConfigDict({"generated": 8, name: 8})
+    part = name.partition(":")[0]
+    with pytest.raises(ValueError, match=f"data.streams.{name}: {part} is held out of the training, use splits of the data set"):
+        _start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with Run(config, tmp_path / "run").fitting(lambda _: None):  # whoever has trained it so
+        pass
+    with pytest.raises(ValueError, match=f"data.streams.{name}: {part} is held out"):
+        list(methods.sources(Run.load(tmp_path / "run")))
 
 
 def test_a_finished_run_refuses_a_change_but_more_steps(data_dir, tmp_path):
