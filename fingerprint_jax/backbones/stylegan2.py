@@ -16,7 +16,7 @@ from fingerprint_jax.backbones import initializers
 from fingerprint_jax.backbones.layers import Conv, Linear, doubled
 
 VARIANTS = {
-    "stylegan2_small": {"widths": (32, 64, 128, 128)},  # 32 px on a CPU
+    "stylegan2_small": {"widths": (16, 32, 64, 64)},  # 32 px on a CPU
     "stylegan2_base": {"widths": (128, 256, 512, 512, 512)},  # 64 px
     "stylegan2_large": {"widths": (64, 128, 256, 512, 512, 512, 512)},  # 256 px on a GPU
     "stylegan2_tiny": {"widths": (4, 8)},
