@@ -1,5 +1,6 @@
 """Files of strangers -> grey 8-bit pixels, and which of them look alike. Only PNG and JPEG are ever decoded."""
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -8,9 +9,10 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fingerprint_jax.runtime import files
 from fingerprint_jax.runtime.names import printable
@@ -32,13 +34,30 @@ _OTHERS = {
     "GIF": rb"GIF8",
     "WebP": rb"RIFF.{4}WEBP",
 }
-_MOST_REPEATED = 100  # scans or profiles
+# Each costs milliseconds and a megabyte holds thousands; sound files have one, and about ten scans if progressive.
+_REPEATED = {b"\xda": "scans", b"\xe1Exif\0\0": "EXIF segments", b"iCCP": "colour profiles"}
+_MOST_REPEATED = 100
 _MOST_PARTS = 100_000  # segments or chunks
+_MOST_EXIF = 2**16  # bytes; one segment of a JPEG holds fewer
+# Entries may all name the same bytes, and Pillow has a copy of them for each; of an index it has a number for each two bytes.
+_MOST_ENTRIES = {"EXIF": 500, "MP index": 16}
 _FEW = 4096  # thumbnails, which are compared before their principal components are known
 _BOX = 16  # components that boxes are made of
 _ROUNDING = 1e-4  # of a sum of 1,024 products in float32, at the worst
 # Markers of a JPEG but for restarts and TEM, which have no length; in the pixels a byte 0xff is followed by a zero.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+# Those that Pillow takes for markers without a length, and the decoder for an error where no scan has begun.
+_NO_SEGMENT = re.compile(rb"\xff[\xc8\xd8\xd9\xf0-\xfd]")
+# What an EXIF orientation asks for; 1 is as it is.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow raises on damaged bytes.
 _DAMAGED = (
@@ -107,9 +126,9 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS, bits: 
             image.load()
             entries = {key: value for key, value in image.info.items() if key != "transparency"}
             metadata = sum(len(value) for value in entries.values() if isinstance(value, (str, bytes)))
-            ImageOps.exif_transpose(image, in_place=True)
             deep, common = _deep(image, data)
-            pixels = _grey(image, bits, deep)
+            turn = _TURNS.get(_orientation(image))
+            pixels = _grey(image if turn is None else image.transpose(turn), bits, deep)
     except _Refused as error:
         raise ValueError(str(error)) from None
     except _DAMAGED as error:
@@ -148,15 +167,21 @@ class _Refused(Exception):
 
 
 def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
-    # Each costs milliseconds and a megabyte holds thousands; sound files have one profile, and about ten scans if progressive.
-    names, what = (_segments(data), "scans") if data.startswith(b"\xff\xd8") else (_chunks(data), "colour profiles")
-    repeated = 0
-    for count, name in enumerate(names, 1):
-        repeated += name in (b"\xda", b"iCCP")
-        if repeated > _MOST_REPEATED:
-            raise _Refused(f"more than {_MOST_REPEATED} {what}, a file made to waste time")
+    repeated: collections.Counter[bytes] = collections.Counter()
+    exif = bytearray()
+    parts = _segments(data) if data.startswith(b"\xff\xd8") else ((name, b"") for name in _chunks(data))
+    for count, (name, content) in enumerate(parts, 1):
+        kind = name + content[:6] if name == b"\xe1" else name
+        repeated[kind] += kind in _REPEATED
+        if repeated[kind] > _MOST_REPEATED:
+            raise _Refused(f"more than {_MOST_REPEATED} {_REPEATED[kind]}, a file made to waste time")
         if count > _MOST_PARTS:
             raise _Refused(f"more than {_MOST_PARTS} segments or chunks, a file made to waste time")
+        if kind == b"\xe1Exif\0\0":
+            exif += content[6:]  # of several Pillow makes one
+        if name == b"\xe2" and content.startswith(b"MPF\0"):
+            _check_directory(content[4:], "MP index")
+    _check_directory(bytes(exif), "EXIF")  # Pillow reads it when it opens a JPEG
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
     except UnidentifiedImageError:
@@ -173,12 +198,41 @@ def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
         image.verify()  # `load` skips the checksums of the pixels and does not miss the end of the file
 
 
-def _segments(data: bytes) -> Iterator[bytes]:
-    """The markers of a JPEG up to the end of the image, as its decoder meets them: none within a segment, none behind the end."""
-    at = 2
-    while (found := _MARKER.search(data, at)) and found[0] != b"\xff\xd9":
-        yield found[0][1:]
+def _check_directory(data: bytes, what: str) -> None:
+    """Refuses EXIF data, or what is laid out like it, of which Pillow would take much memory."""
+    if (size := len(data.removeprefix(b"Exif\0\0"))) > _MOST_EXIF:
+        raise _Refused(f"{what} of {size} bytes, at most {_MOST_EXIF} are read")
+    while data.startswith(b"Exif\0\0"):
+        data = data[6:]
+    order: Literal["big", "little"] = "big" if data.startswith(b"MM") else "little"
+    at = int.from_bytes(data[4:8], order)
+    entries = min(int.from_bytes(data[at : at + 2], order), (len(data) - at) // 12)
+    if entries > _MOST_ENTRIES[what]:
+        raise _Refused(f"{what} of {entries} entries, a file made to waste memory")
+
+
+def _orientation(image: Image.Image) -> object:
+    """The EXIF orientation of an image that is loaded; what else its EXIF data hold is not looked at."""
+    if "exif" not in image.info and (text := image.info.get("Raw profile type exif")):
+        image.info["exif"] = bytes.fromhex("".join(text.split("\n")[3:]))  # as ImageMagick keeps it in a PNG
+    _check_directory(image.info.get("exif", b""), "EXIF")
+    return image.getexif().get(ExifTags.Base.Orientation)
+
+
+def _segments(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Marker and content of the segments of a JPEG up to the end of the image, as its decoder meets them.
+
+    There is none within a segment, and none behind the end.
+    """
+    at, begun = 2, False
+    while found := _MARKER.search(data, at):
+        if not begun and _NO_SEGMENT.match(found[0]):
+            raise _Refused(f"damaged: marker {found[0].hex()} before any scan")
+        if found[0] == b"\xff\xd9":
+            return
+        begun |= found[0] == b"\xff\xda"
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        yield found[0][1:], data[found.end() + 2 : at]
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fingerprint_jax.data import images
 
@@ -120,14 +120,54 @@ def test_exif_orientation_is_applied(tmp_path, format, name):
     assert info.metadata_bytes > 0
 
 
-def test_exif_that_is_of_another_type_than_its_tag_is_one_line(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_turns_as_pillow_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(GREY, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(decode(tmp_path, data)[0], expected)
+    profile = f"k\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n".encode()  # as ImageMagick writes it
+    text = chunk(b"tEXt", b"Raw profile type exif\0" + profile)
+    np.testing.assert_array_equal(decode(tmp_path, data[:33] + text + encode(GREY)[33:])[0], expected)
+
+
+def test_what_else_exif_holds_is_not_looked_at(tmp_path):
     entries = [(0x0112, 3, 1, struct.pack("<HH", 8, 0)), (0x010E, 12, 3, struct.pack("<I", 20))]  # the description is of doubles
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
     exif += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(40)
-    try:
-        decode(tmp_path, encode(GREY, "JPEG", exif=exif), "a.jpg")
-    except ValueError as error:
-        assert str(error).startswith("damaged: ")  # where Pillow cannot write what it turns
+    assert decode(tmp_path, encode(GREY, "JPEG", exif=exif), "a.jpg")[0].shape == (5, 7)
+
+
+def directory(order: str, entries: int, size: int) -> bytes:
+    """EXIF data whose entries all name all of its bytes, of so many bytes."""
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, entries)
+    return (head + b"".join(struct.pack(f"{order}HHII", 1000 + i, 7, size, 0) for i in range(entries))).ljust(size, b"\0")
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_exif_whose_entries_name_the_same_bytes_is_refused(tmp_path, order):
+    few, many = directory(order, 20, 2**16 - 50), directory(order, 501, 2**16 - 50)
+    said = "EXIF of 501 entries, a file made to waste memory"
+    head, rest = JPEG[:2], JPEG[2:]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        assert decode(tmp_path, png(1, 1, chunk(b"eXIf", few), PIXEL))[0].shape == (1, 1)
+        assert decode(tmp_path, head + segment(0xE1, b"Exif\0\0" + few) + rest, "a.jpg")[0].shape == (7, 5)
+    assert refusal(tmp_path, png(1, 1, chunk(b"eXIf", many), PIXEL)) == said
+    profile = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n\n" + many.hex().encode())
+    assert refusal(tmp_path, png(1, 1, chunk(b"zTXt", profile), PIXEL)) == said
+    for between in (b"", b"\0\xff\0\xff\xff", b"\xff\xd0", segment(0xE1, b"Exif\0\0" + many[:99])):
+        left = many[99:] if len(between) > 99 else many
+        assert refusal(tmp_path, head + between + segment(0xE1, b"Exif\0\0" + left) + rest, "a.jpg") == said
+    for marker in (b"\xff\xd8", b"\xff\xd9", b"\xff\xc8", b"\xff\xf0"):  # Pillow reads on behind it
+        hidden = head + marker + segment(0xE1, b"Exif\0\0" + many) + rest
+        assert refusal(tmp_path, hidden, "a.jpg") == f"damaged: marker {marker.hex()} before any scan"
+    index = segment(0xE2, b"MPF\0" + directory(order, 17, 2**16 - 50))
+    assert refusal(tmp_path, head + index + rest, "a.jpg") == "MP index of 17 entries, a file made to waste memory"
+    assert refusal(tmp_path, png(1, 1, chunk(b"eXIf", directory(order, 1, 2**16 + 1)), PIXEL)).startswith("EXIF of 65537 bytes")
+    long = segment(0xE1, b"Exif\0\0" + bytes(2**15 + 1)) * 2
+    assert refusal(tmp_path, head + long + rest, "a.jpg") == "EXIF of 65538 bytes, at most 65536 are read"
 
 
 def test_resize_only_when_asked_and_averages(tmp_path):
@@ -246,6 +286,10 @@ def test_files_made_to_waste_time_are_refused(tmp_path):
     last = scans[scans.rindex(b"\xff\xda") : -2]
     assert decode(tmp_path, scans[:-2] + last * 2 + scans[-2:], "a.jpg")[0].shape == (7, 5)
     assert refusal(tmp_path, scans[:-2] + last * 101 + scans[-2:], "a.jpg") == "more than 100 scans, a file made to waste time"
+    exif, other = segment(0xE1, b"Exif\0\0"), segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0")
+    assert decode(tmp_path, JPEG[:2] + exif * 100 + other * 200 + JPEG[2:], "a.jpg")[0].shape == (7, 5)
+    said = "more than 100 EXIF segments, a file made to waste time"
+    assert refusal(tmp_path, JPEG[:2] + exif * 101 + JPEG[2:], "a.jpg") == said
 
 
 JPEG = encode(GREY, "JPEG")
