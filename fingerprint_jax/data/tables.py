@@ -298,12 +298,15 @@ def write_predictions(path: str | Path, ids: np.ndarray, scores: np.ndarray, met
     described = path.with_name(path.name + ".json")
     described.unlink(missing_ok=True)  # a table without its description counts as stale
     scores = np.asarray(scores, np.float32)
-    with files.replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", *(f"score_{k}" for k in range(scores.shape[1]))])
-        # str of a numpy float32 is the shortest text that reads back as the same float32.
-        writer.writerows([name, *map(str, row)] for name, row in zip(ids.tolist(), scores, strict=True))
-    files.write_text(described, json.dumps(meta | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}, indent=1))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", *(f"score_{k}" for k in range(scores.shape[1]))])
+    # str of a numpy float32 is the shortest text that reads back as the same float32.
+    writer.writerows([name, *map(str, row)] for name, row in zip(ids.tolist(), scores, strict=True))
+    content = text.getvalue().encode("utf-8")
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(content)
+    files.write_text(described, json.dumps(meta | {"sha256": hashlib.sha256(content).hexdigest()}, indent=1))
     _made(path)
 
 

@@ -328,6 +328,20 @@ def test_a_changed_score_is_noticed(tmp_path):
         tables.read_predictions(tmp_path / "p.csv")
 
 
+def test_a_table_that_takes_the_place_of_one_being_written_is_noticed(tmp_path, monkeypatch):
+    path = tmp_path / "p.csv"
+    write_text = tables.files.write_text
+
+    def late(*arguments):
+        path.write_text("id,score_0\na,0.625\n")
+        write_text(*arguments)
+
+    monkeypatch.setattr(tables.files, "write_text", late)
+    tables.write_predictions(path, np.array(["a"]), np.array([[0.125]]), {})
+    with pytest.raises(ValueError, match="p.csv: not a table of predictions .its digest differs"):
+        tables.read_predictions(path)
+
+
 def test_arrays_that_lie_over_one_another_are_not_read(tmp_path, caplog):
     path = tmp_path / "x.npz"
     np.savez(path, x=np.zeros(9))
