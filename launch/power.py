@@ -70,15 +70,20 @@ def attack(row_name: str, config: Config) -> Config:
     return inner
 
 
+def key(line: dict) -> str:
+    """What a line is of."""
+    return json.dumps([line[name] for name in ("leak", "draw", "row", "config", "settings")], sort_keys=True)
+
+
 def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: list[dict], settings: dict) -> Iterator[dict]:
     """A line a leak, draw and attack that is not among the `known`: {leak, draw, row, auc, p} and what it rests on."""
-    done = {json.dumps([line[name] for name in ("leak", "draw", "row", "config", "settings")]) for line in known}
+    done = set(map(key, known))
     for draw in range(count):
         for leak in leaks:
             drawn = None
             for name, config in attacks.items():
                 line = {"leak": leak, "draw": draw, "row": name, "config": config_hash(config), "settings": settings}
-                if json.dumps(list(line.values())) in done:
+                if key(line) in done:
                     continue
                 drawn = drawn or Phantom(draw, leak=leak, **settings)
                 auc = permutation.auc_of(drawn.scores(config))
@@ -97,12 +102,16 @@ def known_draws(path: Path) -> list[dict]:
 
 
 def table(lines: list[dict], attacks: dict[str, Config], leaks: list[float]) -> list[dict[str, str]]:
-    """For each attack its AUC at each leak, mean over the draws with Student's t, and the share of draws with p <= ALPHA."""
+    """For each attack its AUC at each leak, mean over the draws with Student's t, and the share of draws with p <= ALPHA.
+
+    A draw counts once, however often its line is there.
+    """
+    once = {key(line): line for line in lines}
     found = []
     for name in attacks:
         row = {"row": name}
         for leak in leaks:
-            own = [line for line in lines if (line["row"], line["leak"]) == (name, leak)]
+            own = [line for line in once.values() if (line["row"], line["leak"]) == (name, leak)]
             auc = metrics.over_seeds([line["auc"] for line in own])
             hits = sum(line["p"] <= ALPHA for line in own)
             row |= {
@@ -145,20 +154,22 @@ def main(values: flags.FlagValues) -> None:
     settings: dict = {name: values[name].value for name in ("real", "generated", "unknown", "reference")}
     settings["size"] = values.image_size
     path = Path(values.output) / "draws.jsonl"
+    if not path.exists() and (path.parent / "power.md").exists():
+        raise ValueError(f"{path.parent}/power.md is no table of ours, {path.name} is missing: give another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = known_draws(path)
-    with files.appending(path) as file:
-        for line in draws(attacks, leaks, values.draws, lines, settings):
-            lines.append(line)
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            print(
-                f"leak {line['leak']:g}, draw {line['draw']}, {line['row']}: AUC {line['auc']:.4f}, p {line['p']:.3f}", flush=True
-            )
-    hashes = {name: config_hash(config) for name, config in attacks.items()}
-    own = [line for line in lines if line["settings"] == settings and line["config"] == hashes.get(line["row"])]
-    text = markdown(table([line for line in own if line["draw"] < values.draws], attacks, leaks))
-    files.write_text(path.parent / "power.md", text)
+    with files.locked(path.parent / "lock", f"--output={path.parent}: %s draws there; wait for it, or give another --output"):
+        lines = known_draws(path)
+        with files.appending(path) as file:
+            for line in draws(attacks, leaks, values.draws, lines, settings):
+                lines.append(line)
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                what = f"leak {line['leak']:g}, draw {line['draw']}, {line['row']}"
+                print(f"{what}: AUC {line['auc']:.4f}, p {line['p']:.3f}", flush=True)
+        hashes = {name: config_hash(config) for name, config in attacks.items()}
+        own = [line for line in lines if line["settings"] == settings and line["config"] == hashes.get(line["row"])]
+        text = markdown(table([line for line in own if line["draw"] < values.draws], attacks, leaks))
+        files.write_text(path.parent / "power.md", text)
     print(text)
 
 

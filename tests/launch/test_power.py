@@ -10,6 +10,7 @@ from scipy.stats import beta
 from fingerprint_jax import methods
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
 from launch import power, sweep, systems
 from tests.conftest import ROOT
 
@@ -62,9 +63,22 @@ def test_a_leak_of_one_is_found_and_the_same_command_goes_on(tmp_path, monkeypat
     text = (tmp_path / "power.md").read_text()
     # Two of two, and Clopper-Pearson's lower end (alpha / 2) ** (1 / 2).
     assert f"2 of 2 ({beta.ppf(0.025, 2, 1):.4f} to 1.0000)" in text and "AUC, leak 0" in text
+    (tmp_path / "draws.jsonl").write_text(whole * 2)  # two files in one
+    _main(tmp_path, rows="gan_leaks_pixels", leaks="0,1", draws=2)
+    assert (tmp_path / "power.md").read_text() == text and made == [1]
+    with files.locked(tmp_path / "lock"), pytest.raises(ValueError, match=r"--output=.*: process \d+ on .* draws there; wait for it"):
+        _main(tmp_path, rows="gan_leaks_pixels", leaks="0,1", draws=3)
+    assert (tmp_path / "draws.jsonl").read_text() == whole * 2
 
 
 Phantom = power.Phantom
+
+
+def test_a_table_of_somebody_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "power.md").write_text("mine")
+    with pytest.raises(ValueError, match="power.md is no table of ours, draws.jsonl is missing: give another --output"):
+        _main(tmp_path, rows="gan_leaks_pixels", leaks="0", draws=1)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(
