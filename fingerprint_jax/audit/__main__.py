@@ -130,10 +130,16 @@ def _given(values: flags.FlagValues) -> dict:
         path = Path(value).resolve()
         if not (path.is_file() if name == "groups" else path.is_dir()):
             raise ValueError(f"--{name}={value}: there is no such {'file' if name == 'groups' else 'folder'}")
-        inside = [path] if path.is_file() else (Path(place, file) for place, _, found in os.walk(path) for file in found)
-        found = sorted((str(file.relative_to(path)), *_size_and_time(file)) for file in inside)
-        given[name] = [str(path), hashlib.sha256(json.dumps(found).encode()).hexdigest()]
+        given[name] = [str(path), _digest(path)]
     return given
+
+
+def _digest(path: Path, litter: bool = False) -> str:
+    """Of a file, or of the files in a folder; with or without what systems leave there, see `files.litter`."""
+    inside = [path] if path.is_file() else (Path(place, file) for place, _, found in os.walk(path) for file in found)
+    wanted = (file for file in inside if litter or file == path or not files.litter(file.name))
+    found = sorted((str(file.relative_to(path)), *_size_and_time(file)) for file in wanted)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:
@@ -145,7 +151,7 @@ def _check_same(path: Path, given: dict) -> None:
     known = files.read_json(path, {"image_size": int}, OTHER)
     for name in ("image_size", "bits", *FOLDERS, "groups"):
         before, now = known.get(name), given.get(name)
-        if before == now:
+        if before == now or (isinstance(now, list) and before == [now[0], _digest(Path(now[0]), litter=True)]):  # as it once was
             continue
         if isinstance(before, list) and isinstance(now, list) and before[:1] == now[:1]:
             raise ValueError(f"--{name}={now[0]}: files have changed since the audit in {path.parent} began; give another --output")

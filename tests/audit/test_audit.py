@@ -136,6 +136,12 @@ def test_other_folders_and_files_that_changed_are_another_audit(leaking, tmp_pat
     (tmp_path / "audit" / "folders.json").write_text(json.dumps(known))
     with_slash = {name: f"{path}/" for name, path in copied.items()}
     assert audit(with_slash, tmp_path / "audit", repeats=20)["panel"] == document["panel"]
+    (copied["used"] / ".DS_Store").write_text("of a file browser")
+    assert main._given(_values(copied, tmp_path / "audit")) == known
+    before = known | {"used": [known["used"][0], main._digest(copied["used"], litter=True)]}  # a plan that counts it
+    assert before != known
+    (tmp_path / "audit" / "folders.json").write_text(json.dumps(before))
+    main._check_same(tmp_path / "audit" / "folders.json", known)
     next(copied["reference"].iterdir()).unlink()
     with pytest.raises(ValueError, match="--reference=.*/reference: files have changed since the audit in .* began"):
         audit(copied, tmp_path / "audit", repeats=20)
