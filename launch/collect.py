@@ -9,6 +9,7 @@ A folder of runs that no sweep wrote is a sweep too, each run a group of its own
 import csv
 import dataclasses
 import functools
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,14 @@ from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.stats import metrics, permutation, score_metrics
 from launch import local, sweep
 
+log = logging.getLogger(__name__)
+
 BOUNDS = {"accuracy": (0, 1), "cohen_kappa": (-1, 1), "auc": (0, 1)}  # of the figures that can be compared
 ERROR = 200  # characters shown of why a row failed; failed.json has all
 LISTED = 3  # of what runs differ in
+MOST_SHOWN = 1000  # groups in a picture, which can have 65,536 pixels a side
+TABLES = ("table.csv", "table.md", "table.png")
+OURS = "group,seeds,values,mean,"  # what `table.csv` has begun with in every version
 COLUMNS = (
     *("group", "seeds", "values", "mean", "low", "high", "interval_of"),
     *("difference", "difference_low", "difference_high", "difference_of", "p", "family_wise_p", "note"),
@@ -198,7 +204,8 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
     With several seeds the interval is Student's t for the mean over them, and differences are paired seed by seed. With one, or
     where all seeds are equal, it is the bootstrap over the images of the first, which holds the trained network fixed;
     `interval_of` and `difference_of` say which. `with_family` adds the p of each group, and that of the best of all. Seeds that
-    differ in more than the seed have no mean. What `evaluate` said of a split is in the note.
+    differ in more than the seed have no mean, and a run in the folder of another row is in none. What `evaluate` said of a split is
+    in the note, and so is what a group differs in, from the baseline or the first one, beside what the sweep changes.
     """
     groups = grouped(output, split)
     if baseline:
@@ -207,7 +214,8 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
         if baseline not in groups:
             raise ValueError(f"--baseline={baseline}: no such row or group, the groups are {', '.join(groups)}")
     load = functools.cache(lambda name: Scored.load(output / name, split))
-    ready = {group: [row for row in members if finished(output / row.name, split)] for group, members in groups.items()}
+    own = {group: [row for row in members if not local.of_another(row, output / row.name)] for group, members in groups.items()}
+    ready = {group: [row for row in members if finished(output / row.name, split)] for group, members in own.items()}
     scored = {group: {row.overrides.get("seed"): load(row.name) for row in members} for group, members in ready.items()}
     known: dict = {"p": {}}
     if with_family:
@@ -218,6 +226,7 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
             }
         )
     mixed = {group: unlike(list(runs.values()), {"seed"}) for group, runs in scored.items()}
+    first = next((group for group, runs in scored.items() if runs), "")
     out = []
     for group, members in groups.items():
         runs = scored[group]
@@ -237,9 +246,11 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
             line |= found
             notes.append(note)
             if found:
-                notes.append(_also_unlike(members[0], runs, groups[baseline][0], scored[baseline]))
+                notes.append(_also_unlike(members[0], runs, groups[baseline][0], scored[baseline], "the baseline"))
         elif baseline:
             notes.append("baseline")
+        elif runs and group != first:
+            notes.append(_also_unlike(members[0], runs, groups[first][0], scored[first], "the first group"))
         notes += dict.fromkeys(note for run in runs.values() for note in run.notes)
         line["note"] = "; ".join(note for note in notes if note)
         out.append(line)
@@ -249,6 +260,8 @@ def collect(output: Path, split: str, figure: str, baseline: str = "", with_fami
 def _state(output: Path, row: sweep.Row, split: str) -> str:
     """Why a row is not finished."""
     seed = f"seed {row.overrides['seed']} " if "seed" in row.overrides else ""
+    if found := local.of_another(row, output / row.name):
+        return f"{seed}is the run of another row: {found}"
     if local.evaluated(output / row.name, split):
         return f"{seed}was scored on other data than its own, or before its config changed: evaluate {split} anew"
     try:
@@ -296,12 +309,14 @@ def _compare(a: dict[int | None, Scored], b: dict[int | None, Scored], figure: s
     return {"difference": over["mean"], "difference_low": low, "difference_high": high, "difference_of": what}, ""
 
 
-def _also_unlike(row: sweep.Row, runs: dict[int | None, Scored], other: sweep.Row, baseline: dict[int | None, Scored]) -> str:
-    """A note on what a group and the baseline differ in beside what the sweep changes."""
+def _also_unlike(
+    row: sweep.Row, runs: dict[int | None, Scored], other: sweep.Row, baseline: dict[int | None, Scored], name: str
+) -> str:
+    """A note on what a group and another one, the baseline say, differ in beside what the sweep changes."""
     swept = {"seed", *row.overrides, *other.overrides}
     data_alone = not row.config or row.config != other.config  # of other experiments configs differ in any field
     found = unlike([next(iter(runs.values())), next(iter(baseline.values()))], swept, data_alone)
-    return f"differs from the baseline in {found} too" if found else ""
+    return f"differs from {name} in {found} too" if found else ""
 
 
 def best_of(lines: list[dict]) -> str:
@@ -367,15 +382,29 @@ def markdown(lines: list[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in body)
 
 
-def write(output: Path, lines: list[dict], figure: str, title: str) -> None:
-    """table.csv (numbers in full), table.md and table.png."""
+def refuse_foreign(output: Path) -> None:
+    """Raises ValueError where a table lies in a folder that `write` has not written."""
+    path = output / "table.csv"
+    if not path.exists() and (theirs := [name for name in TABLES if (output / name).exists()]):
+        raise ValueError(f"{output / theirs[0]} is no table of ours, {path.name} is missing: move it away")
+    if path.exists() and not files.read_bytes(path).startswith(OURS.encode()):
+        raise ValueError(f"{path} is no table of ours, it does not begin with {OURS}: move it away")
+
+
+def write(output: Path, lines: list[dict], figure: str, title: str) -> list[str]:
+    """Writes table.csv (numbers in full), table.md and, unless there are too many groups, table.png; returns which."""
     write_csv(output / "table.csv", COLUMNS, lines)
     texts, under = [shown(line, figure) for line in lines], f"\n\n{best_of(lines)}"
     if all(line["p"] is None for line in lines):
         texts, under = [{name: text for name, text in row.items() if name != "p of the AUC"} for row in texts], ""
     files.write_text(output / "table.md", f"{escape(title)}\n\n{markdown(texts)}{under}")
+    if len(lines) > MOST_SHOWN:
+        (output / "table.png").unlink(missing_ok=True)  # of fewer groups
+        log.warning("%s has no table.png: %d groups are more than %d", output, len(lines), MOST_SHOWN)
+        return list(TABLES[:2])
     with files.replacing(output / "table.png") as temporary:
         picture(lines, figure, title).savefig(temporary, format="png", dpi=150)
+    return list(TABLES)
 
 
 def picture(lines: list[dict], figure: str, title: str) -> Figure:
@@ -418,13 +447,14 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Prints the table, and writes table.csv, table.md and table.png beside sweep.json."""
+    """Prints the table, and writes table.csv, table.md and table.png beside sweep.json; those of somebody else are refused."""
     show_log()
     plugins.trust(values.plugins)
     output = Path(values.sweep)
+    refuse_foreign(output)
     lines = collect(output, values.split, values.figure, values.baseline, values.family)
     title = f"{output.name}: {values.figure} on {values.split}" + (f", baseline {values.baseline}" if values.baseline else "")
-    write(output, lines, values.figure, title)
+    written = write(output, lines, values.figure, title)
     table = Table(title=Text(title), title_justify="left", caption_justify="left")
     kept = ("group", "seeds", "mean", "95% interval", "difference", "its 95% interval")
     for column in (*(kept if values.baseline else kept[:4]), *(["p of the AUC"] * values.family)):
@@ -444,7 +474,7 @@ def main(values: flags.FlagValues) -> None:
     for line in lines:
         if line["note"]:
             console.print(Text(f"{printable(line['group'])}: {printable(line['note'])}"), soft_wrap=True)
-    console.print(f"table: {output}/table.csv, table.md, table.png", soft_wrap=True)
+    console.print(f"table: {output}/{', '.join(written)}", soft_wrap=True)
 
 
 def command() -> None:

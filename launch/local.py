@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from fingerprint_jax.evaluation.results import figures, scored_on
-from fingerprint_jax.runs.config import config_hash, from_json
+from fingerprint_jax.runs.config import config_hash, from_json, walk
 from fingerprint_jax.runtime import cli, files, paths, plugins
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, SIGNALS, Preempted
@@ -164,13 +164,33 @@ def finished(workdir: Path, split: str) -> bool:
     return found["fingerprints"] == started and found["config_hash"] == config
 
 
+def of_another(row: sweep.Row, workdir: Path) -> str:
+    """The first field in which the run in the folder of a row is not that row, with both values; '' where there is none."""
+    try:
+        config = dict(walk(files.read_json(workdir / "config.json", {}, "")))
+    except (OSError, ValueError, RecursionError):
+        return ""  # `finished` says it
+    for field, value in row.overrides.items():
+        known = config.get(field, value)
+        if known != value and json.dumps(known) != json.dumps(value):  # NaN is not NaN
+            return f"config.{field} is {known!r} in its folder, {value!r} in the sweep"
+    return ""
+
+
+def check_folders(output: Path, rows: Iterable[sweep.Row]) -> None:
+    """Raises ValueError where the folder of a row has the run of another one."""
+    for row in rows:
+        if found := of_another(row, output / row.name):
+            raise ValueError(f"row {row.name}: {printable(found)}: put the runs in their own folders, or move this one away")
+
+
 def run_sweep(output: Path, split: str, jobs: int, names: Sequence[str] = (), through: Sequence[str] = ()) -> dict[str, str]:
     """Runs what is not finished, `jobs` rows at a time -> {row: finished | failed}.
 
     With `names` only these rows, while others may run the rest; `through` is the command that starts each binary.
 
     Raises Preempted after a signal, or where a child was stopped by one, once all children have saved and ended; ValueError
-    where another process runs the sweep.
+    where another process runs the sweep, or where a folder has the run of another row.
     """
     if jobs < 1:
         raise ValueError(f"--jobs={jobs}: at least 1 is needed")
@@ -178,6 +198,7 @@ def run_sweep(output: Path, split: str, jobs: int, names: Sequence[str] = (), th
     if unknown := sorted(set(names) - {row.name for row in rows}):
         raise ValueError(f"--rows={unknown[0]}: no such row in {output}/sweep.json")
     rows = [row for row in rows if not names or row.name in names]
+    check_folders(output, rows)
     launcher = Launcher(output, data_dir, split, through)
     with files.opened(output / "lock", os.O_RDWR | os.O_CREAT, "r+") as lock:  # a shared lock on NFS needs a file that can be read
         try:

@@ -156,6 +156,7 @@ def main(values: flags.FlagValues) -> None:
     preemption.stop_at_once()
     output, given = Path(values.sweep), options(values)
     rows = sweep.read(output)[1]
+    local.check_folders(output, rows)
     (output / "slurm").mkdir(exist_ok=True)
     with files.locked(output / "slurm" / "lock", f"{output}: %s is submitting this sweep; wait for it"):
         under_way = queued(output)  # before the look at what is finished: a row that ends in between is

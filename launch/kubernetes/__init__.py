@@ -168,6 +168,7 @@ def main(values: flags.FlagValues) -> None:
     output = Path(values.sweep)
     data_dir, rows = sweep.read(output)
     check(values, data_dir)
+    local.check_folders(output, rows)
     left = [row.name for row in rows if not local.finished(output / row.name, values.split)]
     if not left:
         raise ValueError(f"all {len(rows)} rows of {output} are finished: there is nothing to render")

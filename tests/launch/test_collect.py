@@ -44,7 +44,7 @@ def table(tmp_path, monkeypatch):
                 found[tmp_path / row.name] = content[key]
         monkeypatch.setattr(collect, "finished", lambda workdir, split: workdir in found)
         monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split: found[workdir]))
-        return collect.collect(tmp_path, "heldout", arguments.pop("figure", "accuracy"), rows[0].name)
+        return collect.collect(tmp_path, "heldout", arguments.get("figure", "accuracy"), arguments.get("baseline", rows[0].name))
 
     return build
 
@@ -107,6 +107,24 @@ def test_seeds_of_other_data_or_of_another_config_have_no_mean(table):
         )
 
 
+def test_without_a_baseline_groups_are_compared_with_the_first(table):
+    old, new = (dataclasses.replace(scored(10), config={"num_steps": steps}) for steps in (2, 3))
+    low, high = table({(1e-3, 0): old, (1e-2, 0): old, (1e-2, 1): old}, baseline="")
+    assert "differ" not in low["note"] + high["note"]
+    low, high = table({(1e-3, 0): old, (1e-2, 0): new}, baseline="")  # the file of the config was edited in between
+    assert "differ" not in low["note"] and high["note"].endswith("differs from the first group in config.num_steps too")
+
+
+def test_the_run_of_another_row_has_no_mean(table, tmp_path):
+    table({})
+    rows = sweep.read(tmp_path)[1]
+    (tmp_path / rows[0].name).mkdir()
+    (tmp_path / rows[0].name / "config.json").write_text(json.dumps({"seed": 1}))
+    low, high = table({(1e-3, 0): scored(10), (1e-2, 0): scored(10)})
+    assert low["mean"] is None and low["values"] == [] and high["mean"] == 0.5
+    assert low["note"].startswith("seed 0 is the run of another row: config.seed is 1 in its folder, 0 in the sweep; seed 1 not")
+
+
 def test_no_seed_in_common(table):
     _, high = table({(1e-3, 0): scored(10), (1e-2, 1): scored(10)})
     assert high["note"].endswith("no seed in common with the baseline")
@@ -141,6 +159,42 @@ def test_an_interval_that_is_not_there_has_no_mark(tmp_path, capsys, monkeypatch
         run_binary(collect, f"--sweep={tmp_path}")
         assert ("*" in capsys.readouterr().out) == marked
     assert logging.getLogger("fingerprint_jax").handlers  # warnings are lines as those of other commands
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "table.csv",
+            "group,mine\n",
+            "table.csv is no table of ours, it does not begin with group,seeds,values,mean,: move it away",
+        ),
+        ("table.md", "mine", "table.md is no table of ours, table.csv is missing: move it away"),
+        ("table.png", "mine", "table.png is no table of ours, table.csv is missing: move it away"),
+    ],
+)
+def test_a_table_of_somebody_else_is_left_as_it_is(name, text, said, tmp_path, monkeypatch):
+    line = dict.fromkeys(collect.COLUMNS) | {"group": "a", "seeds": "1/1", "values": [0.5], "note": ""}
+    monkeypatch.setattr(collect, "collect", lambda *_: [line])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        run_binary(collect, f"--sweep={tmp_path}")
+    assert [path.read_text() for path in tmp_path.iterdir()] == [text]
+    (tmp_path / name).unlink()
+    collect.write(tmp_path, [line], "accuracy", "before")
+    run_binary(collect, f"--sweep={tmp_path}")
+    assert "before" not in (tmp_path / "table.md").read_text()
+
+
+def test_so_many_groups_that_no_picture_holds_them_have_none(tmp_path, monkeypatch, caplog, capsys):
+    line = dict.fromkeys(collect.COLUMNS) | {"seeds": "1/1", "values": [0.5], "note": ""}
+    monkeypatch.setattr(collect, "collect", lambda *_: [line | {"group": f"g{i}"} for i in range(1001)])
+    (tmp_path / "table.csv").write_text(",".join(collect.COLUMNS) + "\n")
+    (tmp_path / "table.png").write_text("of fewer")
+    run_binary(collect, f"--sweep={tmp_path}")
+    assert "has no table.png: 1001 groups are more than 1000" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md"]
+    assert capsys.readouterr().out.rstrip().endswith("table.csv, table.md")
 
 
 def test_a_folder_of_runs_has_a_family_wise_p_of_their_own_data(data_dir, packs, tmp_path, capsys):

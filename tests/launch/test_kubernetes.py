@@ -68,6 +68,9 @@ def test_one_jobset_a_row_that_is_not_finished(output, capsys):
     finish(output / names[2])
     with pytest.raises(ValueError, match="all 3 rows of .* are finished"):
         render(output)
+    finish(output / names[1], seed=7)
+    with pytest.raises(ValueError, match=f"row {names[1]}: config.seed is 7 in its folder, 1 in the sweep"):
+        render(output)
 
 
 def test_a_row_told_to_save_or_that_lost_its_node_is_started_again_without_being_counted(output):

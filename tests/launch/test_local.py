@@ -150,6 +150,32 @@ def test_what_was_scored_on_other_data_or_with_another_config_is_not_finished(tm
     assert not local.finished(tmp_path, "heldout")
 
 
+def test_the_run_of_another_row_stops_all_before_anything_runs(tmp_path, monkeypatch):
+    rates = ("a", 0.5), ("b", 2.0)
+    rows = sweep.rows(CONFIG, sweep.product(sweep.values("optimizer.rates", *rates), sweep.values("seed", 0, 1)))
+    sweep.write(tmp_path, "D", rows)
+    rows = sweep.read(tmp_path)[1]
+    for row in rows:
+        config = sweep.resolve(row.config, row.overrides)
+        finish(tmp_path / row.name, seed=config.seed, optimizer={"rates": config.optimizer.rates})
+    assert set(local.run_sweep(tmp_path, "heldout", 1).values()) == {"finished"}
+    monkeypatch.setattr(local.Launcher, "call", None)
+    for other, said in ((1, "seed is 1 in its folder, 0"), (2, "optimizer.rates is ['b', 2.0] in its folder, ['a', 0.5]")):
+        folders = [tmp_path / rows[i].name for i in (0, other)]
+        swap(*folders)
+        text = re.escape(f"row {rows[0].name}: config.{said} in the sweep: put the runs in their own folders")
+        with pytest.raises(ValueError, match=text):
+            local.run_sweep(tmp_path, "heldout", 1)
+        assert set(local.run_sweep(tmp_path, "heldout", 1, [rows[3].name]).values()) == {"finished"}
+        swap(*folders)
+
+
+def swap(a, b):
+    a.rename(a.with_name("x"))
+    b.rename(a)
+    a.with_name("x").rename(b)
+
+
 def test_chosen_rows_run_beside_others_and_not_beside_the_whole_sweep(stand_in):
     (stand_in / "go").touch()
     first, second = (row.name for row in sweep.read(stand_in)[1])

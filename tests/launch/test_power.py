@@ -66,7 +66,10 @@ def test_a_leak_of_one_is_found_and_the_same_command_goes_on(tmp_path, monkeypat
     (tmp_path / "draws.jsonl").write_text(whole * 2)  # two files in one
     _main(tmp_path, rows="gan_leaks_pixels", leaks="0,1", draws=2)
     assert (tmp_path / "power.md").read_text() == text and made == [1]
-    with files.locked(tmp_path / "lock"), pytest.raises(ValueError, match=r"--output=.*: process \d+ on .* draws there; wait for it"):
+    with (
+        files.locked(tmp_path / "lock"),
+        pytest.raises(ValueError, match=r"--output=.*: process \d+ on .* draws there; wait for it"),
+    ):
         _main(tmp_path, rows="gan_leaks_pixels", leaks="0,1", draws=3)
     assert (tmp_path / "draws.jsonl").read_text() == whole * 2
 

@@ -108,6 +108,9 @@ def test_the_end_of_a_wait_says_what_there_is(stand_ins, tmp_path, capsys):
     before = calls(stand_ins, "sbatch")
     run_binary(slurm, f"--sweep={tmp_path / 's'}")
     assert "2 rows are finished" in capsys.readouterr().out and calls(stand_ins, "sbatch") == before
+    finish(tmp_path / "s" / names[1], seed=0)
+    with pytest.raises(ValueError, match=f"row {names[1]}: config.seed is 0 in its folder, 1 in the sweep"):
+        run_binary(slurm, f"--sweep={tmp_path / 's'}")
 
 
 def test_a_controller_that_does_not_answer_is_asked_again(stand_ins, tmp_path):
