@@ -49,7 +49,7 @@ _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 # Those that Pillow takes for markers without a length, and the decoder for an error where no scan has begun.
 _NO_SEGMENT = re.compile(rb"\xff[\xc8\xd8\xd9\xf0-\xfd]")
 # What an EXIF orientation asks for; 1 is as it is.
-_TURNS = {
+_TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
