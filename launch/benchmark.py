@@ -14,8 +14,8 @@ Each combination of so many images, steps, seed and `--set` leaves in `<output>/
 - `benchmark.json`: what the generators' own loss tells (the oracle: how large the leak is, without any attack), and what the
   systems of `--rows` find.
 
-`table.md` has them all. The same command goes on where it was stopped, and adds what further flags ask for. `pool.json` says what
-images a benchmark is of; by it a folder is one.
+`table.md` has them all, `curves.png` each figure against the oracle where there are several. The same command goes on where it was
+stopped, and adds what further flags ask for. `pool.json` says what images a benchmark is of; by it a folder is one.
 """
 
 import json
@@ -34,6 +34,7 @@ from fingerprint_jax.runtime.progress import show_log
 from launch import sweep
 from launch.collect import interval, markdown, number
 from launch.leaks import members, pool, sets
+from launch.leaks.curves import curves
 from launch.leaks.generators import Cell, Figure
 
 KINDS = {kind.TASK: kind for kind in (members, sets)}
@@ -169,13 +170,17 @@ def main(values: flags.FlagValues) -> None:
         real = pool.pack(Path(values.real_dir), values.groups, output, now)
         for cell in wanted:  # before any is trained
             kind.draw(real.rows("train"), cell.images, cell.config.seed)
-        settings, lines = {"count": values.count, "solver_steps": values.solver_steps}, []
+        settings, found, lines = {"count": values.count, "solver_steps": values.solver_steps}, [], []
         for cell in wanted:
             name = cell.name(kind.KIND)
-            lines.append(line(cell, make(kind, cell, output / name, real, attacks, settings), attacks))
+            found.append((cell, make(kind, cell, output / name, real, attacks, settings)))
+            lines.append(line(*found[-1], attacks))
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
         text = markdown(lines)
         files.write_text(output / "table.md", text)
+        if len(found) > 1 and attacks:
+            with files.replacing(output / "curves.png") as temporary:
+                curves(found, list(attacks)).savefig(temporary, format="png", dpi=150)
     print(text)
 
 

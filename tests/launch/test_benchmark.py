@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -20,6 +21,8 @@ from fingerprint_jax.runtime import files
 from fingerprint_jax.training import inference, sampling
 from launch import benchmark
 from launch.leaks import members, pool, sets
+from launch.leaks.curves import curves
+from launch.leaks.generators import Cell
 from tests.foreign import tree
 
 CONFIG = """
@@ -145,6 +148,7 @@ def test_nothing_is_made_twice_and_more_is_added(made, monkeypatch, capsys):
 def test_without_patients_each_image_is_one(made):
     root, _ = made
     _main(root, groups="", output=root / "alone")
+    assert not (root / "alone" / "curves.png").exists()  # of one there is none
     (folder,) = (root / "alone").glob("generator_*")
     rows = open_source(str(folder / "data"), "subtask1").rows("train_real")
     assert rows.groups.tolist() == rows.ids.tolist() and len(rows) == 18
@@ -441,3 +445,21 @@ def test_a_system_that_learns_from_one_run_is_asked_about_both(of_sets, monkeypa
     ):
         with pytest.raises(ValueError, match=text):
             _sets(root, rows=rows)
+
+
+def test_the_curves_have_every_figure_against_the_oracle():
+    def cell(steps, seed):
+        return Cell(50, ConfigDict({"num_steps": steps, "seed": seed}), {"augment.flip": 0.5})
+
+    def known(oracle, *values):
+        figures = {column: {"value": value, "interval": [value - 0.1, None]} for column, value in zip("ab", values, strict=True)}
+        return {"oracle": {"value": oracle}, "attacks": {"x": {"figures": figures}}}
+
+    found = [(cell(200, 0), known(0.8, 0.7, 0.3)), (cell(100, 0), known(0.6, 0.5, 0.4)), (cell(100, 1), known(0.55, 0.52, 0.41))]
+    panels = curves(found, ["x"]).axes
+    assert [ax.get_ylabel() for ax in panels] == ["x, a", "x, b"]
+    for ax, column in zip(panels, ([0.5, 0.7, 0.52], [0.4, 0.3, 0.41]), strict=True):
+        first, second = (line.get_xydata().tolist() for line in ax.lines if line.get_marker() == "o")
+        assert first == [[0.6, column[0]], [0.8, column[1]]] and second == [[0.55, column[2]]]
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert labels == ["images 50, augment.flip 0.5, seed 0", "images 50, augment.flip 0.5, seed 1"]
