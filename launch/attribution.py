@@ -54,7 +54,7 @@ def line(c: Comparison, data: str, row: Row, baseline: str = "") -> dict:
             if runs := list(c.scored(trained, row, split, other).values()):
                 out |= _mean(name, runs, _right(runs))
                 if other:
-                    out[f"{name}_p"] = class_p(runs[0])
+                    out[f"{name}_p"] = class_p(runs[0].labels, runs[0].predicted, runs[0].num_classes)
     return out | {"note": "; ".join(notes)}
 
 
@@ -69,15 +69,15 @@ def _mean(name: str, runs: list[Scored], values: np.ndarray, prefix: str | None 
     return lines.columns(name, found, prefix)
 
 
-def class_p(scored: Scored) -> float:
+def class_p(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
     """p of an accuracy on images that err class by class: the share of all assignments of the classes that are right as often.
 
     Images of a generator that a system has not seen are taken for another one together, so that an interval over images is far too
     narrow for chance. With five classes p is 1/120 at least.
     """
-    table = confusion_matrix(scored.labels, scored.predicted, labels=np.arange(scored.num_classes))
-    orders = list(itertools.permutations(range(scored.num_classes)))
-    right = table[np.arange(scored.num_classes), orders].sum(axis=1)
+    table = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
+    orders = list(itertools.permutations(range(num_classes)))
+    right = table[np.arange(num_classes), orders].sum(axis=1)
     return float(np.mean(right >= np.trace(table)))
 
 

@@ -114,6 +114,8 @@ def cells(values: flags.FlagValues) -> list[Cell]:
             raise ValueError(f"--{name}={','.join(texts)}: use whole numbers from {least} on")
         listed[name] = sorted({int(text) for text in texts})
     more = sweep.product(*map(sweep.parse, values.set))
+    if own := sorted({"num_steps", "seed", "data_dir"} & {field for overrides in more for field in overrides}):
+        raise ValueError(f"--set={own[0]}=...: that is for --steps, --seeds and --real_dir")
     return [
         Cell(count, sweep.resolve(values.config, overrides | {"num_steps": steps, "seed": seed}), overrides)
         for steps in listed["steps"]
@@ -173,8 +175,9 @@ def main(values: flags.FlagValues) -> None:
         settings, found, lines = {"count": values.count, "solver_steps": values.solver_steps}, [], []
         for cell in wanted:
             name = cell.name(kind.KIND)
-            found.append((cell, make(kind, cell, output / name, real, attacks, settings)))
-            lines.append(line(*found[-1], attacks))
+            known = make(kind, cell, output / name, real, attacks, settings)
+            found.append((cell, known))
+            lines.append(line(cell, known, attacks))
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
         text = markdown(lines)
         files.write_text(output / "table.md", text)

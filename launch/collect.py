@@ -262,7 +262,9 @@ def _state(output: Path, row: sweep.Row, split: str) -> str:
     seed = f"seed {row.overrides['seed']} " if "seed" in row.overrides else ""
     if found := local.of_another(row, output / row.name):
         return f"{seed}is the run of another row: {found}"
-    if local.evaluated(output / row.name, split):
+    if found := local.evaluated(output / row.name, split):
+        if found["fingerprints"] is None:
+            return f"{seed}was scored by an older version: evaluate {split} anew"
         return f"{seed}was scored on other data than its own, or before its config changed: evaluate {split} anew"
     try:
         error = files.read_json(output / row.name / "failed.json", {"error": str}, "")["error"]

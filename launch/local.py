@@ -171,7 +171,7 @@ def of_another(row: sweep.Row, workdir: Path) -> str:
     except (OSError, ValueError, RecursionError):
         return ""  # `finished` says it
     for field, value in row.overrides.items():
-        known = config.get(field, value)
+        known, value = config.get(field, value), paths.expanded_field(field, value)
         if known != value and json.dumps(known) != json.dumps(value):  # NaN is not NaN
             return f"config.{field} is {known!r} in its folder, {value!r} in the sweep"
     return ""

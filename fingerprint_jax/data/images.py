@@ -38,9 +38,9 @@ _OTHERS = {
 _REPEATED = {b"\xda": "scans", b"\xe1Exif\0\0": "EXIF segments", b"iCCP": "colour profiles"}
 _MOST_REPEATED = 100
 _MOST_PARTS = 100_000  # segments or chunks
-_MOST_EXIF = 2**16  # bytes; one segment of a JPEG holds fewer
+_MOST_EXIF = 2**20  # bytes; one segment of a JPEG holds at most 2**16
 # Entries may all name the same bytes, and Pillow has a copy of them for each; of an index it has a number for each two bytes.
-_MOST_ENTRIES = {"EXIF": 500, "MP index": 16}
+_MOST_ENTRIES, _MOST_COPIED = {"EXIF": 500, "MP index": 16}, 2**25
 _FEW = 4096  # thumbnails, which are compared before their principal components are known
 _BOX = 16  # components that boxes are made of
 _ROUNDING = 1e-4  # of a sum of 1,024 products in float32, at the worst
@@ -207,7 +207,7 @@ def _check_directory(data: bytes, what: str) -> None:
     order: Literal["big", "little"] = "big" if data.startswith(b"MM") else "little"
     at = int.from_bytes(data[4:8], order)
     entries = min(int.from_bytes(data[at : at + 2], order), (len(data) - at) // 12)
-    if entries > _MOST_ENTRIES[what]:
+    if entries > _MOST_ENTRIES[what] or entries * len(data) > _MOST_COPIED:
         raise _Refused(f"{what} of {entries} entries, a file made to waste memory")
 
 

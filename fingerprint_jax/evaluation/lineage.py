@@ -177,9 +177,7 @@ def _of_another_split(run: Run, rows: Rows) -> list[str]:
             continue
         looked_at.add(reader.workdir)
         try:
-            own = reader.own  # scored on other data, it has read those that it was started with
-            if not own.same_target or own.source.image_shape != run.source.image_shape:
-                own.refuse_data(own.target)
+            own = _readable(reader, run)
             for source, what, read in methods.sources(own):
                 if source.workdir == own.workdir:
                     found(own, what, read())
@@ -187,13 +185,22 @@ def _of_another_split(run: Run, rows: Rows) -> list[str]:
             gone.append(str(reader.workdir))
     if known_by := run.config.decision.known:
         try:
-            found(run.own, "learned its decision from", run.own.rows(known_by))
+            own = _readable(run, run)
+            found(own, "learned its decision from", own.rows(known_by))
         except ValueError:
             gone.append(str(run.workdir))
     if gone:
         why = "those are gone, or of another size"
         out.append(f"Whether any of these {len(rows)} images is among those that {gone[0]} has read is not known: {why}.")
     return list(dict.fromkeys(out))
+
+
+def _readable(reader: Run, run: Run) -> Run:
+    """A run on the data that it was started with; raises ValueError where those are gone, or their images of another size."""
+    own = reader.own
+    if not own.same_target or own.source.image_shape != run.source.image_shape:
+        own.refuse_data(own.target)
+    return own
 
 
 def stands_on(config: Config) -> Iterator[Config]:

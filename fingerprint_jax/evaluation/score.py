@@ -137,7 +137,8 @@ def runs_beside(run: Run, split: str) -> int:
     for path in run.workdir.parent.glob("*/results.json"):
         try:
             other = figures(path.parent)
-            same = scored_on(other, split)["fingerprints"][packed] == run.fingerprints[packed]
+            of = scored_on(other, split)["fingerprints"] or other["fingerprints"]  # of an older version the split does not say it
+            same = of[packed] == run.fingerprints[packed]
             same = same and "metrics" in other["splits"][split]
         except (OSError, ValueError, KeyError, TypeError):  # no results of ours, or of other data
             continue

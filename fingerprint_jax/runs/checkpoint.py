@@ -187,17 +187,11 @@ class Checkpoints:
         return {step: _read_manifest(self._path(step)) for step in steps(self._workdir)}
 
     def identity(self, step: int) -> str:
-        """What tells the arrays of a checkpoint from those of another of the same step: 16 digits of its manifest's SHA-256.
+        """What tells the arrays of a checkpoint from those of another of the same step: 16 digits of the SHA-256 of its digests.
 
-        It is '' where a training that goes on has removed the checkpoint since.
+        Of one that a training that goes on has removed since it is that of none.
         """
-
-        def found() -> str:
-            with contextlib.suppress(FileNotFoundError):
-                return _digest(self._path(step))[:16]
-            return ""
-
-        return distributed.first(found)
+        return distributed.first(lambda: files.seal({"files": _read_manifest(self._path(step))["files"]})[:16])
 
     def begun(self) -> bool:
         """Whether there is a checkpoint."""
@@ -268,8 +262,10 @@ class Checkpoints:
                 wanted = {name: part for name, part in abstract.items() if name != without}
                 arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
                 with ocp.PyTreeCheckpointer() as reader:
-                    asked = ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=True)
+                    asked = ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=bool(without))
                     state = dict(reader.restore(self._item(step), args=asked))
+                if not all(isinstance(x, jax.Array) for x in jax.tree.leaves(state)):
+                    raise ValueError("it lacks arrays that its manifest has")
             except Exception as error:  # TensorStore raises a plain Exception for a file that is gone
                 # The others wait for this one, and may have read it.
                 if distributed.count() > 1 and not isinstance(error, ValueError):

@@ -80,12 +80,19 @@ def expand_fields(config: Config) -> None:
     for field, value in config.items():
         if isinstance(value, ConfigDict):
             expand_fields(value)
-        elif value and field in FIELDS:
-            parts = value if isinstance(value, tuple) else value.split("+") if field == "weights" else [value]
-            try:
-                found = [expanded(part) for part in parts]
-            except ValueError as error:
-                raise ValueError(f"config.{field}={value!r}: {error}") from None
-            new = tuple(found) if isinstance(value, tuple) else "+".join(found)
-            if new != value:
-                config[field] = new
+        elif (new := expanded_field(field, value)) != value:
+            config[field] = new
+
+
+def expanded_field(field: str, value: Any) -> Any:
+    """The value of a field of a config as `expand_fields` puts it; a list, as JSON has it, stands for a tuple."""
+    name = field.rpartition(".")[2]
+    if not value or name not in FIELDS:
+        return value
+    several = isinstance(value, (tuple, list))
+    parts = value if several else value.split("+") if name == "weights" else [value]
+    try:
+        found = [expanded(part) for part in parts]
+    except ValueError as error:
+        raise ValueError(f"config.{field}={value!r}: {error}") from None
+    return type(value)(found) if several else "+".join(found)

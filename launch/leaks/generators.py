@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -59,6 +60,8 @@ def some(rows: Rows, images: int, rng: np.random.Generator, who: str) -> Rows:
     before = np.cumsum(np.bincount(rank))
     if before[-1] < images:
         raise ValueError(f"--images={images}: {who} {before[-1]}: give fewer")
+    if before[0] > images:
+        raise ValueError(f"--images={images}: a patient that was drawn has {before[0]}, and patients stay whole: give more")
     return rows.take(before[rank] <= images)
 
 
@@ -87,8 +90,9 @@ def train(config: Config, workdir: Path, packed: Path, source: Source, members: 
 def made(run: Run, folder: Path, count: int, solver_steps: int) -> np.ndarray:
     """Images of a generator, by number, in a folder: uint8 [N,H,W]."""
     sampling.check_folder(folder, "output")
-    wanted = [(f"{i:06d}.png", -1) for i in range(count)]
-    sampling.make(sampling.Sampler(run, run.config.seed, solver_steps), folder, wanted, min(count, BATCH), flag="output")
+    wanted, devices = [(f"{i:06d}.png", -1) for i in range(count)], jax.device_count()
+    batch = -(-min(count, BATCH) // devices) * devices
+    sampling.make(sampling.Sampler(run, run.config.seed, solver_steps), folder, wanted, batch, flag="output")
     return np.stack([images.decode(folder / name)[0] for name, _ in wanted])
 
 

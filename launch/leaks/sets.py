@@ -1,6 +1,6 @@
 """Subtask 2: five sets of real images, a generator of each, and each trained twice, so that data and run can be told apart.
 
-Both runs of a generator read the same images; they differ in their beginning, the order of the images and the noise. `a` and `b`
+Both runs of a generator read the same images; all ten differ in their beginning, the order of the images and the noise. `a` and `b`
 are data sets of the task with the same real images and the synthetic ones of either run. A system that learns on `a` knows the
 generators of `b` by nothing but the data they were trained on.
 """
@@ -17,7 +17,7 @@ from fingerprint_jax.evaluation.decide import decide
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import metrics
 from fingerprint_jax.training import inference, sampling
-from launch import systems
+from launch import attribution, systems
 from launch.leaks import generators
 from launch.leaks.generators import Cell, Figure
 
@@ -66,10 +66,10 @@ def build(cell: Cell, folder: Path, pool: Source, count: int, solver_steps: int)
     """Trains ten generators and writes both data sets; the `oracle` is that of the runs of `a`."""
     drawn, found = draw(pool.rows("train"), cell.images, cell.config.seed), []
     for i, letter in enumerate(RUNS):
-        config = cell.config.copy_and_resolve_references()
-        config.seed = len(RUNS) * cell.config.seed + i
         runs, generated = [], []
-        for name, rows in drawn.items():
+        for k, (name, rows) in enumerate(drawn.items()):
+            config = cell.config.copy_and_resolve_references()
+            config.seed = len(RUNS) * SETS * cell.config.seed + SETS * i + k
             place = folder / "generators" / name
             runs.append(generators.train(config, place / letter, place / "used", pool, rows))
             generated.append(generators.made(runs[-1], place / f"generated_{letter}", count, solver_steps))
@@ -101,7 +101,10 @@ def accuracy(labels: np.ndarray, found: np.ndarray, groups: np.ndarray) -> Figur
 
 
 def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
-    """Accuracy on test images of the generators that a system has learned from, and of those trained anew on the same data."""
+    """Accuracy on test images of the generators that a system has learned from, and of those trained anew on the same data.
+
+    Images of a generator err together, so that the interval over images is too narrow for chance: see `attribution.class_p`.
+    """
     config = config.copy_and_resolve_references()
     config.data_dir = str(folder / RUNS[0] / "data")
     methods.fit(Run(config, workdir))
@@ -111,7 +114,8 @@ def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
         split = run.task.test
         rows, labels = run.rows(split), decide(run, split, methods.predict(run, split))
         ids, truth = tables.read_labels(folder / letter / "images" / "truth.csv", SETS, TASK)
-        found[column] = accuracy(truth[tables.align(rows.ids, ids)], labels, rows.groups)
+        truth = truth[tables.align(rows.ids, ids)]
+        found[column] = accuracy(truth, labels, rows.groups) | {"p": attribution.class_p(truth, labels, SETS)}
     return found
 
 

@@ -165,9 +165,11 @@ def test_exif_whose_entries_name_the_same_bytes_is_refused(tmp_path, order):
         assert refusal(tmp_path, hidden, "a.jpg") == f"damaged: marker {marker.hex()} before any scan"
     index = segment(0xE2, b"MPF\0" + directory(order, 17, 2**16 - 50))
     assert refusal(tmp_path, head + index + rest, "a.jpg") == "MP index of 17 entries, a file made to waste memory"
-    assert refusal(tmp_path, png(1, 1, chunk(b"eXIf", directory(order, 1, 2**16 + 1)), PIXEL)).startswith("EXIF of 65537 bytes")
-    long = segment(0xE1, b"Exif\0\0" + bytes(2**15 + 1)) * 2
-    assert refusal(tmp_path, head + long + rest, "a.jpg") == "EXIF of 65538 bytes, at most 65536 are read"
+    assert refusal(tmp_path, png(1, 1, chunk(b"eXIf", directory(order, 1, 2**20 + 1)), PIXEL)).startswith("EXIF of 1048577 bytes")
+    assert decode(tmp_path, png(1, 1, chunk(b"eXIf", directory(order, 1, 2**17)), PIXEL))[0].shape == (1, 1)
+    assert refusal(tmp_path, png(1, 1, chunk(b"eXIf", directory(order, 257, 2**17)), PIXEL)).startswith("EXIF of 257 entries")
+    long = segment(0xE1, b"Exif\0\0" + bytes(2**15)) * 33
+    assert refusal(tmp_path, head + long + rest, "a.jpg") == "EXIF of 1081344 bytes, at most 1048576 are read"
 
 
 def test_resize_only_when_asked_and_averages(tmp_path):

@@ -19,7 +19,7 @@ from fingerprint_jax.data import phantom, tables
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.runtime import files
 from fingerprint_jax.training import inference, sampling
-from launch import benchmark
+from launch import attribution, benchmark
 from launch.leaks import members, pool, sets
 from launch.leaks.curves import curves
 from launch.leaks.generators import Cell
@@ -175,6 +175,7 @@ def test_patients_that_are_called_like_an_image_stay_whole(made, tmp_path):
         ({"groups": ""}, "--groups=: .* is of other patients: give those, or another --output"),
         ({"groups": "nowhere.csv"}, "--groups=nowhere.csv: there is no such file"),
         ({"rows": "aimm_siamese"}, "row aimm_siamese|--rows=aimm_siamese"),
+        ({"set": "num_steps=3,4"}, "--set=num_steps=...: that is for --steps, --seeds and --real_dir"),
         ({"steps": "2,x"}, "--steps=2,x: use whole numbers from 1 on"),
         ({"images": 5000}, "--images=5000: .* give fewer"),
         ({"config": "configs/quickstart.py"}, "no generator of the task images: use generators/flow"),
@@ -345,6 +346,8 @@ def test_sets_are_dealt_by_whole_patients_or_are_the_five_folders():
     assert [set(part.labels.tolist()) for part in sets.draw(labelled, 20, seed=3).values()] == [{0}, {1}, {2}, {3}, {4}]
     with pytest.raises(ValueError, match="--images=90: the images of set 1 of five are .*: give fewer"):
         sets.draw(rows, 90, seed=3)
+    with pytest.raises(ValueError, match="--images=2: a patient that was drawn has 3, and patients stay whole: give more"):
+        sets.draw(rows_of([3] * 40), 2, seed=3)
     with pytest.raises(ValueError, match="--real_dir has 3 folders of images: five sets are of five folders"):
         sets.draw(dataclasses.replace(rows, labels=np.arange(len(rows)) % 3), 20, seed=3)
 
@@ -415,12 +418,12 @@ def test_two_runs_of_five_generators_share_their_images_and_nothing_else(of_sets
     for split, count in (("train_generated", 8), ("test_generated", 2)):
         made, others = (source.rows(split) for source in (a, b))
         assert len(made) == len(others) == 5 * count
-        assert set(a.digests(made.index)) != set(b.digests(others.index))
+        assert set(a.digests(made.index)).isdisjoint(b.digests(others.index))
     for k in range(5):
         used = open_source(str(folder / "generators" / f"t{k + 1}" / "used"), "images")
         assert sorted(used.digests(used.rows("train").index)) == sorted(a.digests(real.index[real.labels == k]))
         seeds = [methods.load(folder / "generators" / f"t{k + 1}" / letter).config.seed for letter in "ab"]
-        assert seeds == [0, 1]
+        assert seeds == [k, 5 + k]
     assert Image.open(folder / "a" / "grid.png").size == (10 * 16, 5 * 2 * 16)
 
 
@@ -434,6 +437,7 @@ def test_a_system_that_learns_from_one_run_is_asked_about_both(of_sets, monkeypa
         labels = [int(truth[name]) for name in run.rows("test_generated").ids.tolist()]
         scores = methods.predict(run, "test_generated").scores
         assert found[column]["value"] == pytest.approx(accuracy_score(labels, scores.argmax(axis=1)))
+        assert found[column]["p"] == attribution.class_p(np.array(labels), scores.argmax(axis=1), 5)
     for module, name in ((methods, "fit"), (sampling, "make"), (sets, "attacked")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("made again"))
     _sets(root)

@@ -170,6 +170,17 @@ def test_the_run_of_another_row_stops_all_before_anything_runs(tmp_path, monkeyp
         swap(*folders)
 
 
+def test_a_path_from_home_is_that_in_full(tmp_path):
+    values = {"init_from": "~/a", "ensemble.runs": ["~/b", "c"], "backbone.weights": "~/w+pip:x"}
+    row = sweep.Row("row", CONFIG, values)
+    home = os.path.expanduser("~")
+    full = {"init_from": f"{home}/a", "ensemble": {"runs": [f"{home}/b", "c"]}, "backbone": {"weights": f"{home}/w+pip:x"}}
+    (tmp_path / "config.json").write_text(json.dumps(full))
+    assert local.of_another(row, tmp_path) == ""
+    (tmp_path / "config.json").write_text(json.dumps(full | {"init_from": f"{home}/b"}))
+    assert local.of_another(row, tmp_path) == f"config.init_from is '{home}/b' in its folder, '{home}/a' in the sweep"
+
+
 def swap(a, b):
     a.rename(a.with_name("x"))
     b.rename(a)

@@ -284,11 +284,11 @@ def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
 
 def test_p_of_classes_is_a_share_of_all_assignments():
     labels = np.repeat(np.arange(5), 10)
-    assert attribution.class_p(Scored(labels, labels, labels, labels, None, 5)) == 1 / 120
+    assert attribution.class_p(labels, labels, 5) == 1 / 120
     shifted = (labels + 1) % 5
-    assert attribution.class_p(Scored(labels, labels, shifted, labels, None, 5)) == 1.0
+    assert attribution.class_p(labels, shifted, 5) == 1.0
     turned = np.array([0, 1, 3, 4, 2])[labels]  # two are right, as in 20 of all assignments; three in 10, five in 1
-    assert attribution.class_p(Scored(labels, labels, turned, labels, None, 5)) == (1 + 10 + 20) / 120
+    assert attribution.class_p(labels, turned, 5) == (1 + 10 + 20) / 120
 
 
 def test_controls_are_made_once_of_one_data_set_and_scored_with_the_first_seed(tmp_path, data_dir, quick, monkeypatch):
