@@ -152,6 +152,12 @@ def _inside(path: Path) -> str:
     return f": a {kind} inside" if kind else ""
 
 
+def save(path: Path, pixels: np.ndarray) -> None:
+    """Writes grey pixels, uint8 [H,W], as a PNG file, whole or not."""
+    with files.replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
 def digest(pixels: np.ndarray) -> str:
     """SHA-256 of shape and pixels [H,W]."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()

@@ -6,7 +6,7 @@ import numpy as np
 
 from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tasks
-from fingerprint_jax.data.source import Rows
+from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.stats import decisions
@@ -163,13 +163,15 @@ def _of_another_split(run: Run, rows: Rows) -> list[str]:
     known: dict[tuple[str, bytes], np.ndarray] = {}  # members have read the same images
     if not (rows.labels >= 0).all():
         return out
-    asked = run.source.digests(rows.index)
+
+    def digests(source: Source, index: np.ndarray) -> np.ndarray:
+        key = str(source.fingerprints), index.tobytes()
+        if key not in known:
+            known[key] = source.digests(index)
+        return known[key]
 
     def found(own: Run, what: str, read: Rows) -> None:
-        key = str(own.source.fingerprints), read.index.tobytes()
-        if key not in known:
-            known[key] = own.source.digests(read.index)
-        if count := int(np.isin(asked, known[key]).sum()):
+        if count := int(np.isin(digests(run.source, rows.index), digests(own.source, read.index)).sum()):
             out.append(f"{own.workdir} {what} the labels of {count} of these {len(rows)} images: the figures may be too good.")
 
     for reader in (source for source, _, _ in methods.sources(run) if source.config.task == run.config.task):

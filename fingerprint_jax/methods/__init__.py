@@ -141,8 +141,8 @@ def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
 
 def sources(run: Run) -> Iterator[Read]:
     """The rows whose labels had a part in the scores of a run."""
-    if run.followed:
-        yield run, "chose its checkpoint by", functools.partial(run.rows, run.followed)
+    if followed := run.followed:
+        yield run, "chose its checkpoint by", functools.partial(run.rows, followed)
     yield from get(run.config.method).sources(run)
 
 

@@ -20,9 +20,7 @@ RANGES = {
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
         backbone.project backbone.attended
         objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden
-        objective.augment.shift objective.augment.brightness objective.augment.contrast objective.augment.rotate
-        objective.augment.gabor objective.identity_weight objective.latent objective.margin objective.nce_weight objective.r1
-        objective.time_deviation
+        objective.identity_weight objective.latent objective.margin objective.nce_weight objective.r1 objective.time_deviation
         optimizer.learning_rate optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm optimizer.rates
         candidates pseudo.rounds pseudo.cap
         features.size features.bins pca estimator.clusters estimator.radius""",
@@ -30,9 +28,8 @@ RANGES = {
         eval_every checkpoint_every log_every steps_per_dispatch eval_batch data.streams.*
         backbone.norm_groups backbone.blocks backbone.depth backbone.depths backbone.growth backbone.heads backbone.num_features
         backbone.num_spectrum backbone.patch backbone.stages backbone.stem_width backbone.width backbone.widths
-        objective.ada_images
-        objective.draws objective.features objective.gate objective.heads objective.k objective.layers objective.noise
-        objective.num_pairs objective.projection objective.queue objective.size objective.width objective.widths
+        objective.ada_images objective.draws objective.features objective.gate objective.heads objective.k objective.layers
+        objective.noise objective.num_pairs objective.projection objective.queue objective.size objective.width objective.widths
         optimizer.drops optimizer.accumulate
         clusters
         features.levels features.points estimator.trees estimator.textures estimator.selected estimator.min_samples estimator.k
@@ -45,7 +42,6 @@ RANGES = {
     "[0, 0.5]": "data.valid data.sequester",
     "[0, 1]": """
         augment.flip augment.scale augment.erase augment.mask augment.crop
-        objective.augment.flip objective.augment.scale objective.augment.erase objective.augment.mask objective.augment.crop
         objective.label_dropout objective.momentum objective.online objective.times optimizer.drop
         decision.params.fraction ensemble.admit pseudo.least""",
     "[0, 1)": """
@@ -60,6 +56,8 @@ MOST_PARTS = 20  # folds that a share of more than one of them is taken from
 CLOSE = Fraction(1, 10**6)  # six digits name a third
 
 _INTERVALS = {field: interval for interval, names in RANGES.items() for field in names.split()}
+# What an objective augments by itself has the fields of `augment`.
+_INTERVALS.update({f"objective.{field}": interval for field, interval in _INTERVALS.items() if field.startswith("augment.")})
 
 
 def check(config: Config) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 
 from fingerprint_jax.data import augment, images
 from fingerprint_jax.objectives import Generative
@@ -193,8 +192,7 @@ def _make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: 
 
         def write(numbers: np.ndarray, found: np.ndarray) -> None:
             for number, pixels in zip(numbers, found, strict=False):  # the last batch is padded
-                with files.replacing(folder / wanted[number][0]) as temporary:
-                    Image.fromarray(pixels).save(temporary, format="PNG")
+                images.save(folder / wanted[number][0], pixels)
                 advance()
 
         pending = None

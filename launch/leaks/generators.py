@@ -17,8 +17,7 @@ from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
 from fingerprint_jax.estimators import search
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import files
-from fingerprint_jax.training import sampling
+from fingerprint_jax.training import inference, sampling
 from launch import sweep
 from launch.leaks.pool import verified
 
@@ -125,7 +124,6 @@ def grid(generated: np.ndarray, *sides: np.ndarray) -> np.ndarray:
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
-def save(path: Path, picture: np.ndarray) -> None:
-    """Writes a PNG file, whole or not."""
-    with files.replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+def known(run: Run, rows: Rows, source: Source) -> np.ndarray:
+    """How well a generator knows images of a source: [N]."""
+    return sampling.generative(run).known(inference.outputs(run, rows, source=source))

@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from fingerprint_jax import Config, methods
-from fingerprint_jax.data import controls
+from fingerprint_jax.data import controls, images
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import permutation, score_metrics
-from fingerprint_jax.training import inference, sampling
 from launch import power, systems
 from launch.leaks import generators
 from launch.leaks.generators import Cell, Figure
@@ -69,14 +68,14 @@ def build(cell: Cell, folder: Path, pool: Source, count: int, solver_steps: int)
     found = splits(pool, drawn, generators.made(run, folder / "generated", count, solver_steps))
     source, real = generators.write(TASK, folder, found, cell.config.seed), found["train_real"]
     sides = (real.images[real.labels == label] for label in (1, 0))
-    generators.save(folder / "grid.png", generators.grid(found["train_generated"].images, *sides))
-    return {"oracle": oracle(run, source, folder / "run" / "outputs")}
+    images.save(folder / "grid.png", generators.grid(found["train_generated"].images, *sides))
+    return {"oracle": oracle(run, source)}
 
 
-def oracle(run: Run, source: Source, cache: Path) -> Figure:
+def oracle(run: Run, source: Source) -> Figure:
     """AUC of what a generator knows better, for the labelled real images of a benchmark."""
     rows = source.rows("train_real")
-    return auc(rows, sampling.generative(run).known(inference.outputs(run, rows, cache, source=source)))
+    return auc(rows, generators.known(run, rows, source))
 
 
 def auc(rows: Rows, scores: np.ndarray) -> Figure:

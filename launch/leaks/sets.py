@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from fingerprint_jax import Config, methods
-from fingerprint_jax.data import controls, tables
+from fingerprint_jax.data import controls, images, tables
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.evaluation.decide import decide
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import metrics
-from fingerprint_jax.training import inference, sampling
 from launch import attribution, systems
 from launch.leaks import generators
 from launch.leaks.generators import Cell, Figure
@@ -64,7 +63,7 @@ def splits(source: Source, drawn: dict[str, Rows], generated: list[np.ndarray]) 
 
 def build(cell: Cell, folder: Path, pool: Source, count: int, solver_steps: int) -> dict[str, Figure]:
     """Trains ten generators and writes both data sets; the `oracle` is that of the runs of `a`."""
-    drawn, found = draw(pool.rows("train"), cell.images, cell.config.seed), []
+    drawn, found = draw(pool.rows("train"), cell.images, cell.config.seed), {}
     for i, letter in enumerate(RUNS):
         runs, generated = [], []
         for k, (name, rows) in enumerate(drawn.items()):
@@ -74,11 +73,12 @@ def build(cell: Cell, folder: Path, pool: Source, count: int, solver_steps: int)
             runs.append(generators.train(config, place / letter, place / "used", pool, rows))
             generated.append(generators.made(runs[-1], place / f"generated_{letter}", count, solver_steps))
         source = generators.write(TASK, folder / letter, splits(pool, drawn, generated), cell.config.seed)
-        found.append(oracle(runs, source))
+        if letter == RUNS[0]:
+            found["oracle"] = oracle(runs, source)
         pairs = zip(generated, drawn.values(), strict=True)
         grids = [generators.grid(made, pool.images(rows.index)[..., 0]) for made, rows in pairs]
-        generators.save(folder / letter / "grid.png", np.concatenate(grids))
-    return {"oracle": found[0]}
+        images.save(folder / letter / "grid.png", np.concatenate(grids))
+    return found
 
 
 def oracle(runs: list[Run], source: Source) -> Figure:
@@ -86,10 +86,8 @@ def oracle(runs: list[Run], source: Source) -> Figure:
 
     What each knows is brought to mean 0 and deviation 1 over all real images first, which needs no label.
     """
-    real, known = source.rows("train_real"), []
-    for run in runs:
-        outputs = inference.outputs(run, real, run.workdir / "outputs", source=source)
-        known.append(sampling.generative(run).known(outputs))
+    real = source.rows("train_real")
+    known = [generators.known(run, real, source) for run in runs]
     standard = [(x - x.mean()) / max(x.std(), 1e-12) for x in known]
     return accuracy(real.labels, np.argmax(standard, axis=0), real.groups)
 

@@ -123,8 +123,8 @@ def test_the_oracle_is_the_auc_of_minus_the_loss(made, monkeypatch):
     source = open_source(str(folder / "data"), "subtask1")
     rows = source.rows("train_real")
     error = np.random.default_rng(0).normal(size=(len(rows), 3)) - rows.labels[:, None]
-    monkeypatch.setattr(inference, "outputs", lambda run, rows, cache, source: {"error": error})
-    found = members.oracle(methods.load(folder / "run"), source, folder)
+    monkeypatch.setattr(inference, "outputs", lambda run, rows, source: {"error": error})
+    found = members.oracle(methods.load(folder / "run"), source)
     assert found["value"] == pytest.approx(roc_auc_score(rows.labels, -error.mean(axis=1)))
     assert found["interval"][0] <= found["value"] <= found["interval"][1]
 
@@ -360,7 +360,7 @@ def test_how_often_the_generator_that_knows_an_image_best_is_its_own(monkeypatch
     known = known * np.array([1, 10, 0.1, 5, 2])[:, None] + np.arange(5)[:, None]
     runs = [types.SimpleNamespace(workdir=Path(str(k))) for k in range(5)]
     source = types.SimpleNamespace(rows=lambda split: types.SimpleNamespace(labels=labels, groups=np.arange(30)))
-    monkeypatch.setattr(inference, "outputs", lambda run, rows, cache, source: int(str(run.workdir)))
+    monkeypatch.setattr(inference, "outputs", lambda run, rows, source: int(str(run.workdir)))
     monkeypatch.setattr(sampling, "generative", lambda run: types.SimpleNamespace(known=lambda k: known[k]))
     found = sets.oracle(runs, source)
     standard = (known - known.mean(axis=1, keepdims=True)) / known.std(axis=1, keepdims=True)
