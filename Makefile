@@ -29,7 +29,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -n auto --dist=loadfile --no-loadscope-reorder
 
 # Kills, signals, damages and foreign ground, many more than the suite has: an hour on two cores.
 faults: .venv/ready

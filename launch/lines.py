@@ -22,9 +22,11 @@ def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, 
         tried = [f"{rate:g}" for rate in c.rates] if choice["valid"] else []
         out |= {"learning_rate": choice["learning_rate"], "valid": [choice["valid"].get(rate) for rate in tried]}
         notes += [f"not finite with learning rate {rate}" for rate in tried if rate not in choice["valid"]]
-        runs = [c.workdir(data, row, choice["learning_rate"], seed) for seed in seeds]
-        if runs:
-            out["processor_minutes"] = statistics.median(read(run / "cost.json")["processor_s"] for run in runs) / 60
+        costs = [read(c.workdir(data, row, choice["learning_rate"], seed) / "cost.json") for seed in seeds]
+        if known := [cost["processor_s"] for cost in costs if cost]:
+            out["processor_minutes"] = statistics.median(known) / 60
+        others = {seed: c.another(data, row, choice["learning_rate"], seed) for seed in c.seeds}
+        notes += [f"seed {seed} is of another {field}: run this row" for seed, field in others.items() if field]
     places = [data, *(c.kinds if data == c.first else ())]
     for place in places:
         if failed := read(c.folder(place, row) / "failed.json"):

@@ -26,7 +26,7 @@ from fingerprint_jax.data import builder, controls, tasks
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.evaluation import score
-from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.config import identity, network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, plugins, sharding
 from fingerprint_jax.runtime.names import printable
@@ -204,9 +204,8 @@ class Comparison:
         """Steps of each network of a row, so that together they take `minutes`."""
         return max(1, int(60 * self.minutes / (row.networks * self.calibration(data, row)["processor_s"])))
 
-    def fit(self, data: str, row: Row, rate: float | None, seed: int) -> Path:
-        """Trains a run, or goes on with it. `cost.json` has what it took, without what a kill has cut off."""
-        workdir = self.workdir(data, row, rate, seed)
+    def config(self, data: str, row: Row, rate: float | None, seed: int) -> Config:
+        """The config of a run."""
         config: Config = ConfigDict(self.configs[row.name].to_dict())
         config.data_dir, config.seed = self.data_dir(data), seed
         if row.networks:
@@ -219,6 +218,11 @@ class Comparison:
             inner.features.cache_dir = str(self.output.absolute() / "features")
         if row.uses:
             _assign(config, row.uses[0], str(self.workdir(data, self.row(row.uses[1]), rate, seed)))
+        return config
+
+    def fit(self, data: str, row: Row, rate: float | None, seed: int) -> Path:
+        """Trains a run, or goes on with it. `cost.json` has what it took, without what a kill has cut off."""
+        workdir, config = self.workdir(data, row, rate, seed), self.config(data, row, rate, seed)
         finished, begin = (workdir / "done").exists(), time.process_time()
         try:
             methods.fit(Run(config, workdir))
@@ -258,11 +262,32 @@ class Comparison:
         return chosen
 
     def scored(self, data: str, row: Row, split: str = "heldout", other: str = "") -> dict[int, Scored]:
-        """The finished runs of a row with the learning rate that it chose: {seed: Scored}, of a split of the data `other`."""
+        """The finished runs of a row with the learning rate that it chose: {seed: Scored}, of a split of the data `other`.
+
+        What was trained by another config than that of the row now, or on other data, has no figure: see `another`.
+        """
         choice = read(self.folder(data if data in self.data else self.first, row) / "choice.json")
-        runs = {seed: self.workdir(data, row, choice["learning_rate"], seed) for seed in self.seeds} if choice else {}
-        where = self.data_dir(other) if other else ""
-        return {seed: self.load(run, split, where) for seed, run in runs.items() if collect.finished(run, split, where)}
+        where, found = self.data_dir(other) if other else "", {}
+        for seed in self.seeds if choice else ():
+            workdir = self.workdir(data, row, choice["learning_rate"], seed)
+            if collect.finished(workdir, split, where) and not self.another(data, row, choice["learning_rate"], seed):
+                found[seed] = self.load(workdir, split, where)
+        return found
+
+    def another(self, data: str, row: Row, rate: float | None, seed: int) -> str:
+        """What the run in the folder of a row is of in the place of the row's config and data; '' where of these, or not there."""
+        workdir, calibrated = self.workdir(data, row, rate, seed), (self.folder(data, row) / "calibration.json").exists()
+        if not (workdir / "config.json").exists() or not calibrated:  # without which nobody knows the steps
+            return ""
+        run, wanted = methods.load(workdir), identity(self.config(data, row, rate, seed))
+        known = identity(run.config)
+        if changed := sorted(name for name in known.keys() | wanted.keys() if known.get(name) != wanted.get(name)):
+            return f"config.{changed[0]}"
+        try:
+            there = open_source(self.data_dir(data), self.task.name).fingerprints
+        except ValueError:
+            return "data"
+        return "data" if run.provenance["fingerprints"] != there else ""
 
     def run(self, data: list[str], rows: list[Row], finished: Callable[[], None]) -> list[str]:
         """Everything that is not finished -> `data/row` of what failed; `failed.json` has its reason.

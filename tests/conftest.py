@@ -60,6 +60,20 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py") if p.name not in ("base.py", "__init__.py"))
 
 
+LONGEST = ("end_to_end", "slurm", "distributed", "audit", "backbones", "loop", "signals", "moco", "extending", "cli", "environment")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first: the one that ends last would have the machine for itself."""
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores, as some wait for a disk, a cluster or a process; each has gigabytes of programs."""
+    return min(4, len(os.sched_getaffinity(0)) + 1)
+
+
 @pytest.fixture(autouse=True)
 def _few_programs():
     yield

@@ -1,8 +1,8 @@
 """Binaries in processes of their own that begin with everything imported: a start takes seconds, most of it imports.
 
 They are forked from a server that has imported what they need (multiprocessing's forkserver), and are otherwise as `python -m`
-starts them, in a session of their own. Tests of a start itself, of JAX's variables, which are read at its import, and of processes
-that such a binary starts, which would share this one's resource tracker, take subprocess.
+starts them, in a session of their own. Tests of a start itself, of JAX's variables but for those of SETTINGS, which are read at its
+import, and of processes that such a binary starts, which would share this one's resource tracker, take subprocess.
 """
 
 import atexit
@@ -11,10 +11,14 @@ import os
 import runpy
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+import jax
+
 ROOT = Path(__file__).parents[1]
+SETTINGS = {"JAX_NUM_CPU_DEVICES": int, "JAX_COMPILATION_CACHE_DIR": str}
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["fingerprint_jax.main", "fingerprint_jax.evaluate", "sklearn.model_selection"])
 
@@ -22,11 +26,11 @@ _SERVER.set_forkserver_preload(["fingerprint_jax.main", "fingerprint_jax.evaluat
 class Process:
     """`python -m MODULE ARGUMENTS` in the checkout, standard output to nowhere: what tests ask of a subprocess.Popen."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, env: Mapping[str, str] = {}) -> None:  # noqa: B006
         with tempfile.NamedTemporaryFile(delete=False) as file:
             self._errors = file.name
         self.stderr: IO[str] = Path(self._errors).open()
-        self._process = _SERVER.Process(target=_run, args=(module, arguments, dict(os.environ), self._errors))
+        self._process = _SERVER.Process(target=_run, args=(module, arguments, {**os.environ, **env}, self._errors))
         self._process.start()
         assert self._process.pid
         self.pid, self.kill, self.terminate = self._process.pid, self._process.kill, self._process.terminate
@@ -41,10 +45,14 @@ class Process:
         """To the process alone."""
         os.kill(self.pid, number)
 
+    def wait(self, timeout: float | None = None) -> int | None:
+        """The exit status, once it has ended."""
+        self._process.join(timeout)
+        return self.poll()
+
     def communicate(self, timeout: float | None = None) -> tuple[None, str]:
         """Waits for the end: nothing, and standard error."""
-        self._process.join(timeout)
-        assert self.poll() is not None, f"not ended after {timeout} s: {self.stderr.read()}"
+        assert self.wait(timeout) is not None, f"not ended after {timeout} s: {self.stderr.read()}"
         with self.stderr:
             Path(self._errors).unlink()
             return None, self.stderr.read()
@@ -59,6 +67,9 @@ def _run(module: str, arguments: tuple[str, ...], environ: dict[str, str], error
         os.dup2(os.open(path, mode), number)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     sys.argv = [module, *arguments]
+    for name, kind in SETTINGS.items():
+        if name in environ:
+            jax.config.update(name.lower(), kind(environ[name]))
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

@@ -467,19 +467,22 @@ def test_a_failure_in_the_middle_leaves_nothing_behind_and_the_old_data_in_place
     assert len(read(data, "images", "train")) == 6
 
 
-def test_the_old_data_returns_when_the_new_cannot_take_its_place(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", [1, 2])
+def test_the_old_data_returns_when_the_new_cannot_take_its_place(at, tmp_path, monkeypatch):
     root, data = classes(tmp_path / "i"), tmp_path / "data"
     before = packing.pack("images", data, root)
     replace, calls = os.replace, []
 
     def failing(source, target):
         calls.append(source)
-        if len(calls) == 2:
+        if len(calls) == at == 2:
             raise OSError(28, "No space left on device")
         replace(source, target)
+        if len(calls) == at == 1:  # a signal, just after
+            raise SystemExit(143)
 
     monkeypatch.setattr(packing.os, "replace", failing)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError if at == 2 else SystemExit, match="No space left" if at == 2 else "143"):
         packing.pack("images", data, root, overwrite=True)
     assert json.loads((builder.dataset_dir(data, "images") / "summary.json").read_text()) == before
     assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]

@@ -61,9 +61,13 @@ def variants() -> dict[str, tuple[Any, dict]]:
 
 
 def tiny(name: str) -> str:
-    """The first variant `..._tiny` of the family of a variant, of each of several; an unknown name stays, for `build` to refuse."""
+    """The first variant `..._tiny` of the family of a variant, of several of the first and the last: two are several.
+
+    An unknown name stays, for `build` to refuse.
+    """
     if "+" in name:
-        return "+".join(map(tiny, name.split("+")))
+        several = name.split("+")
+        return "+".join(map(tiny, (several[0], several[-1])))
     known = variants()
     if name not in known:
         return name

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 _KINDS = {
@@ -27,16 +28,14 @@ def _numbers(key: jax.Array, kind: str, count: int) -> jax.Array:
     return _KINDS[kind](key, shape=(count,), dtype=jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnums=(2,))
-def _formed(numbers: jax.Array, factor: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return numbers[: math.prod(shape)].reshape(shape) * factor
-
-
 def _drawn(key: jax.Array, kind: str, shape: tuple[int, ...], factor: float) -> jax.Array:
     count = _LEAST
     while count < math.prod(shape):
         count *= 4
-    return _formed(_numbers(key, kind, count), jnp.float32(factor), tuple(shape))
+    numbers = _numbers(key, kind, count)
+    if not isinstance(numbers, jax.core.Tracer):
+        numbers = np.asarray(numbers)  # what follows would be a program a shape
+    return jnp.asarray(numbers[: math.prod(shape)].reshape(shape) * np.float32(factor))
 
 
 def normal(deviation: float) -> nnx.Initializer:

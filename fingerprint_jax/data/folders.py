@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -161,6 +161,13 @@ def class_names(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
 
 
+def _walk(root: str, unlisted: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    try:
+        yield from os.walk(root, onerror=unlisted)
+    except RecursionError:  # of Python 3.11
+        raise ValueError(f"{root}: its folders are nested too deeply") from None
+
+
 def scan(folder: Folder, skip: set[str]) -> tuple[list[File], Rejected]:
     """Files of a folder in the order of their names, and those that their name or kind rules out.
 
@@ -174,7 +181,7 @@ def scan(folder: Folder, skip: set[str]) -> tuple[list[File], Rejected]:
     def unlisted(error: OSError) -> None:
         rejected.append((str(error.filename), f"cannot be listed: {error.strerror}"))
 
-    for place, directories, names in os.walk(root, onerror=unlisted):
+    for place, directories, names in _walk(root, unlisted):
         directories[:] = sorted(name for name in directories if name[0] != ".")
         links = [name for name in directories if os.path.islink(os.path.join(place, name))]
         for name in sorted(names) + links:

@@ -235,12 +235,12 @@ def _replacing(target: Path, task: str, overwrite: bool) -> Generator[Path]:
             try:
                 yield work
                 aside = work / "replaced"  # a rename does not replace a folder that holds files
-                if overwrite and target.exists():
-                    os.replace(target, aside)
                 try:
+                    if overwrite and target.exists():
+                        os.replace(target, aside)
                     os.replace(builder.dataset_dir(work, task), target)
-                except OSError:
-                    if aside.exists():
+                except BaseException:  # a signal, too
+                    if aside.exists() and not target.exists():
                         os.replace(aside, target)
                     raise
             finally:

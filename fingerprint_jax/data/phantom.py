@@ -288,7 +288,7 @@ def write(output_dir: str | Path, task: str, splits: dict[str, Split], seed: int
         ("groups.csv", ("split", "id", "group"), groups),
         ("truth.csv", ("id", "label"), truth),
     ):
-        with (output / file_name).open("w", newline="") as file:
+        with (output / file_name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
             writer.writerows(rows)

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +51,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     copy.refuse_links()
     copy.refuse_foreign()
     home.mkdir(exist_ok=True)
-    shutil.copyfile(workdir / "config.json", home / "config.json")
     files.write_text(home / "provenance.json", json.dumps(run.provenance | {"watched": split}, indent=1))
+    files.write_text(home / "config.json", (workdir / "config.json").read_text(encoding="utf-8"))
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)
     lines = home / "metrics.jsonl"
     seen = keep_lines(lines)

@@ -103,13 +103,18 @@ def look_alikes(
     encoder = methods.network(run)
     if encoder is None:
         return "No pictures: this system has no network that compares images."
-    # Rows that the network of a fold has trained on would look nearer than they are.
-    trained = methods.reads(encoder.config, run.target)
+    # Rows that the network of a fold has trained on would look nearer than they are. Record numbers are those of one data set.
+    same = encoder.config.task == run.config.task and encoder.fingerprints == run.fingerprints
+    trained = same and methods.reads(encoder.config, run.target)
     shown = np.flatnonzero(np.isin(rows.index, encoder.rows(split).index)) if trained else np.arange(len(rows))
     if not len(shown):
         return f"No pictures: the network of {encoder.workdir} sees no row of {split}."
     rows, scores, decided = rows.take(shown), predictions.scores[shown], decided[shown]
-    embed, space = _embedder(encoder, rows)
+    embed, space = _embedder(encoder, rows, run.source)
+    if not same:
+        space += (
+            f" This network was trained on other data, {encoder.config.data_dir}: whether it has seen these images is not known."
+        )
     if len(shown) < len(predictions.ids):
         space += f" The {len(shown)} of {len(predictions.ids)} images here are those that this network did not train on."
     if trained and base == run.target and run.same_target:
@@ -192,12 +197,12 @@ def _attribution(
     return LookAlikes(space, shown, _quartiles(groups), draw.pairs(), "", draw.limit)
 
 
-def _embedder(run: Run, shown: Rows) -> tuple[Callable[[Rows], np.ndarray], str]:
-    """Rows -> [N,D], and the words for it."""
-    if "embedding" in inference.outputs(run, shown):
-        space = f"Distances are those of the embedding of the network in {run.workdir}."
-        return lambda rows: inference.outputs(run, rows)["embedding"].astype(np.float32), space
-    return lambda rows: _pixels(run.source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."
+def _embedder(encoder: Run, shown: Rows, source: Source) -> tuple[Callable[[Rows], np.ndarray], str]:
+    """Rows of a source -> [N,D], and the words for it."""
+    if "embedding" in inference.outputs(encoder, shown, source=source):
+        space = f"Distances are those of the embedding of the network in {encoder.workdir}."
+        return lambda rows: inference.outputs(encoder, rows, source=source)["embedding"].astype(np.float32), space
+    return lambda rows: _pixels(source, rows), f"Distances are those of the pixels, averaged to at most {PIXELS} x {PIXELS}."
 
 
 def _pixels(source: Source, rows: Rows, block: int = 512) -> np.ndarray:

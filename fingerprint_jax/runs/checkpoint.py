@@ -355,7 +355,7 @@ class Checkpoints:
         for path in sorted(self._directory.glob("*")):
             if re.fullmatch(_UNCOMMITTED, path.name):
                 log.warning("%s was not written to its end and is removed", path)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for step in sorted(self._committed() | self.manifests().keys()):
             if damage := self.damage(step):
                 names = itertools.chain([f"{step}"], (f"{step}.{n}" for n in itertools.count(1)))  # what lies there stays

@@ -120,12 +120,12 @@ class Run(View):
         fields = from_json(files.read_json(path, {}, _ANEW))
         if wrong := wrong_field(fields, of_method):
             raise ValueError(f"{path} cannot be used ({wrong}): {_ANEW}")
-        config: Config = ConfigDict(fields)
-        if data_dir:
-            config.data_dir = data_dir
         try:
+            config: Config = ConfigDict(fields)
+            if data_dir:
+                config.data_dir = data_dir
             found = Run(config, workdir, step)
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:  # a field may have the name of what every object has
             raise ValueError(f"{path} cannot be used ({error}): {_ANEW}") from None
         found.refuse_links()  # whoever scores a run writes to it, also where the config of another run names it
         return found

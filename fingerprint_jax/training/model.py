@@ -77,7 +77,6 @@ class Model:
         # XLA:CPU is slow at convolutions in a loop, or in anything else that is nested.
         several = self._unrolled if on_cpu else self._scanned
         self._steps = jax.jit(several, donate_argnums=0, out_shardings=(self.places, replicated, replicated))
-        self._finite = jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=replicated)
         self.outputs = jax.jit(self._outputs, static_argnums=3, out_shardings=sharding.readable(self.mesh))
         shows = type(self.objective).pictures is not objectives.Objective.pictures
         self.pictures = jax.jit(self._pictures, out_shardings=replicated) if shows else None
@@ -168,10 +167,14 @@ class Model:
 
         The optimizer's are left out: NaN among them is NaN in the parameters of the same step.
         """
-        arrays = [(f"{part}/{name}", x) for part in ("params", "rest", "ema") for name, x in state.get(part, {}).items()]
-        finite = [self._finite(x) for _, x in arrays]  # a program a shape: one of all arrays takes seconds to compile
-        named = zip(arrays, finite, strict=True)
-        return distributed.first(lambda: next((name for (name, _), good in named if not jax.device_get(good)), ""))
+        arrays = {f"{part}/{name}": x for part in ("params", "rest", "ema") for name, x in state.get(part, {}).items()}
+
+        def found() -> str:
+            # On the host, where all goes that is saved: on a device it would be a program a shape.
+            finite = ((name, np.isfinite(jax.device_get(x.addressable_data(0))).all()) for name, x in arrays.items())
+            return next((name for name, good in finite if not good), "")
+
+        return distributed.first(found)
 
     def _own(self, state: State) -> dict:
         """Parameters and BatchNorm statistics by path."""

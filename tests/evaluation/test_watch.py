@@ -75,7 +75,18 @@ def test_a_run_of_no_steps_has_one_checkpoint(data_dir, tmp_path):
     assert trainer.saved(best.workdir) == [0]
 
 
-def test_a_dead_training_ends_the_watch(finished):
+def test_a_dead_training_ends_the_watch_that_was_killed_at_its_start(finished, monkeypatch):
+    write_text = watch.files.write_text
+
+    def killed(path, text):
+        write_text(path, text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch.files, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(finished, "valid", 1, score.evaluate)
+    monkeypatch.undo()
+    assert [path.name for path in (finished / "watch-valid").iterdir()] == ["provenance.json"]
     (finished / "done").unlink()
     with pytest.raises(Preempted, match="no new checkpoint for 0 s, and it is not done; the same command goes on"):
         watch.watch(finished, "valid", 0.01, score.evaluate)

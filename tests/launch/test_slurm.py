@@ -433,7 +433,7 @@ def test_disturbed_on_a_real_cluster_a_sweep_ends_with_the_table_of_launch_local
 
 
 def test_processes_of_a_row_find_each_other_and_save_together(on_cluster, data_dir, tmp_path):
-    fields = {"num_steps": 600, "eval_every": 300, "log_every": 5, "checkpoint_every": 20}
+    fields = {"num_steps": 200, "eval_every": 100, "log_every": 5, "checkpoint_every": 20}
     rows = sweep.rows(CONFIG, sweep.product(*(sweep.values(*field) for field in fields.items())))
     sweep.write(tmp_path, data_dir, rows)
     (workdir,) = (tmp_path / row.name for row in rows)

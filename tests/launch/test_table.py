@@ -1,6 +1,7 @@
 """Systems on equal terms: as many steps as the minutes allow, nothing trained twice, a table of what is finished."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import time
@@ -17,7 +18,7 @@ from fingerprint_jax.runtime.preemption import Preempted
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import loop
 from fingerprint_jax.training.model import model_of
-from launch import attribution, sweep, systems, table
+from launch import attribution, membership, sweep, systems, table
 from launch.collect import Scored
 from launch.systems import Comparison, Row
 from tests.conftest import load_config
@@ -348,6 +349,12 @@ def test_figures_of_data_that_were_packed_anew_since_are_made_anew(tmp_path, qui
     pack(0)
     assert comparison.run(["d"], [row], lambda: None) == []
     assert set(comparison.scored("d", row)) == {0, 1}
+    changed = dataclasses.replace(row, overrides={"member.estimator.calibrated": False})
+    controls.write("unrelated", tmp_path / "others", tmp_path / "data")
+    for other, data, what in ((changed, "data", "config.member.estimator.calibrated"), (row, "others", "data")):
+        rewritten = Comparison(tmp_path / "out", [other], {"d": str(tmp_path / data)}, "", 1 / 60)
+        line = membership.line(rewritten, "d", other, membership.family(rewritten, "d"))
+        assert line["auc"] is None and f"seed 0 is of another {what}: run this row" in line["note"]
     pack(1)
     assert comparison.scored("d", row) == {}
     assert comparison.run(["d"], [row], lambda: None) == ["d/pixels"]  # it was started with others

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import cosine_similarity
 
 from configs import base
 from fingerprint_jax import estimators, features, methods
 from fingerprint_jax.backbones import layers
 from fingerprint_jax.data import augment, packing, phantom
+from fingerprint_jax.data.source import Rows
 from fingerprint_jax.evaluation import lineage, score
 from fingerprint_jax.methods import classical, ensemble, gradient
 from fingerprint_jax.report import neighbours
@@ -264,6 +266,18 @@ def test_the_network_of_another_task_gives_features_but_no_p(data_dir, tmp_path)
     state = inference.restore(network)[1]
     expected = inference.encode(network, state, rows, source=run.source)["embedding"]
     np.testing.assert_array_equal(classical._features(ensemble.members(run)[0][1], rows), expected)
+    # Distances of the page are of these images too: record numbers of the other data set name others.
+    member = ensemble.members(run)[0][1]
+    predictions = methods.predict(member, "heldout")
+    heldout, reference = member.rows("heldout"), member.rows("reference")
+    shown = neighbours.look_alikes(member, "heldout", heldout, predictions, heldout.labels, ["not_used", "used"])
+    synthetic = Rows.concatenate([member.rows("train_generated"), member.rows("test_generated")])
+    streams = [synthetic, heldout, reference]
+    gallery, *asked = (inference.encode(network, state, each, source=member.source)["embedding"] for each in streams)
+    nearest = cdist(asked[0], gallery).min(axis=1), cdist(asked[1], gallery).min(axis=1)
+    sides = [nearest[0][heldout.labels == 1], nearest[0][heldout.labels == 0], nearest[1]]
+    np.testing.assert_allclose([q for *_, q in shown.distances], [np.percentile(x, [25, 50, 75]) for x in sides], rtol=1e-3)
+    assert "whether it has seen these images is not known" in shown.space
     found = score.evaluate(Run.load(tmp_path / "run"), "heldout")["metrics"]["permutation"]
     assert found["p"] is None and found["reason"].endswith("images of subtask2: whether these are among them is not known")
     phantom.write(tmp_path / "small", "subtask1", phantom.subtask1(0, 32, 0.0, 4, 4, 2, 0), 0)

@@ -57,7 +57,7 @@ def test_without_a_reference_the_page_says_so(membership, monkeypatch):
 
 
 def test_pixels_stand_in_where_there_is_no_embedding(membership, monkeypatch):
-    monkeypatch.setattr(inference, "outputs", lambda run, rows: {"error": np.zeros(len(rows))})
+    monkeypatch.setattr(inference, "outputs", lambda run, rows, source: {"error": np.zeros(len(rows))})
     _, found = look_alikes(membership, "heldout")
     assert "pixels, averaged" in found.space and len(found.cases) == 4
 

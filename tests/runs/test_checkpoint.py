@@ -97,7 +97,10 @@ def test_what_was_not_written_to_its_end_is_removed(tmp_path):
     checkpoints = _fill(tmp_path, [0.1, 0.2])
     for name in ("3", "4.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name).mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").symlink_to(tmp_path / "theirs")
     checkpoints.prune()
+    assert (tmp_path / "theirs").exists()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
     assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["3"]  # Orbax had committed it
 

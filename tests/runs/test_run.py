@@ -321,6 +321,9 @@ def test_a_damaged_config_is_named(data_dir, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json cannot be used .Expecting property name"):
         Run.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(_config(data_dir).to_dict() | {"__class__": 1}))
+    with pytest.raises(ValueError, match="config.json cannot be used .*__class__"):
+        Run.load(tmp_path)
 
 
 def test_a_child_inherits_what_may_change(data_dir, tmp_path):
