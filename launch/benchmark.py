@@ -14,8 +14,9 @@ Each combination of so many images, steps, seed and `--set` leaves in `<output>/
 - `benchmark.json`: what the generators' own loss tells (the oracle: how large the leak is, without any attack), and what the
   systems of `--rows` find.
 
-`table.md` has them all, `curves.png` each figure against the oracle where there are several. The same command goes on where it was
-stopped, and adds what further flags ask for. `pool.json` says what images a benchmark is of; by it a folder is one.
+`table.md` has those of the last command, `curves.png` each of their figures against the oracle where there are several. The same
+command goes on where it was stopped, and adds what further flags ask for. `pool.json` says what images a benchmark is of; by it a
+folder is one.
 """
 
 import json
@@ -181,6 +182,7 @@ def main(values: flags.FlagValues) -> None:
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
         text = markdown(lines)
         files.write_text(output / "table.md", text)
+        (output / "curves.png").unlink(missing_ok=True)
         if len(found) > 1 and attacks:
             with files.replacing(output / "curves.png") as temporary:
                 curves(found, list(attacks)).savefig(temporary, format="png", dpi=150)

@@ -26,6 +26,7 @@ from fingerprint_jax.data.folders import quoted
 from fingerprint_jax.evaluation import decide
 from fingerprint_jax.evaluation.results import figures
 from fingerprint_jax.runs.config import config_hash, identity
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, files, paths, plugins
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import show_log
@@ -57,7 +58,7 @@ class Scored:
     groups: np.ndarray | None  # [N]; None where every image is a group of its own
     num_classes: int
     notes: Sequence[str] = ()  # what `evaluate` says of the split: why its figures may be too good, or need the images beforehand
-    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # of the data that it was scored on
+    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # of what it was scored on, and of what it began with
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # its identity
 
     @staticmethod
@@ -69,7 +70,7 @@ class Scored:
             raise ValueError(f"split {split} of {workdir} has unknown labels: there is nothing to score")
         groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
         decided = decide.decide(run, split, predictions)
-        of = {"notes": kept_notes(workdir, split), "fingerprints": run.fingerprints, "config": identity(run.config)}
+        of = {"notes": kept_notes(workdir, split), "fingerprints": run.fingerprints | _begun(run), "config": identity(run.config)}
         return Scored(rows.ids, rows.labels, decided, predictions.scores, groups, run.source.num_classes, **of)
 
     def figure(self, name: str) -> tuple[float | None, list]:
@@ -117,7 +118,8 @@ def family(groups: dict[str, list[tuple[Scored, dict]]]) -> dict:
             continue
         aucs[name] = permutation.auc_of(np.stack([run.scores[:, 0] for run in runs], axis=1))
         if all("null" in of for _, of in known):
-            refitted[name] = np.mean([of["null"] for _, of in known], axis=0)
+            least = min(len(of["null"]) for _, of in known)  # seeds may have been given other --refits
+            refitted[name] = np.mean([of["null"][:least] for _, of in known], axis=0)
     if not aucs:
         return {"p": {}, "shuffled": {}, "family_wise": None, "permutations": None}
     first, fixed = aligned[0], [name for name in aucs if name not in refitted]
@@ -158,6 +160,20 @@ def kept_notes(workdir: Path, split: str) -> list[str]:
             raise ValueError(f"{workdir / 'results.json'}: {name} of {split} is no list of text: evaluate it anew")
         out += [f"{name.replace('_', '-')}: {reason}" for reason in reasons]
     return out
+
+
+def _begun(run: Run) -> dict[str, str]:
+    """Digests of the weights that a run and its children began with, and of what else than its data they were trained on."""
+    found: dict[str, set[str]] = {}
+    for path in (run.workdir / "provenance.json", *run.workdir.glob("children/**/provenance.json")):
+        known = files.read_json(path, {"fingerprints": dict}, "")
+        task = files.read_json(path.with_name("config.json"), {"task": str}, "")["task"]
+        others = {} if task == run.config.task and known["fingerprints"] == run.fingerprints else known["fingerprints"]
+        digests = {f"{split} of {task} in training": digest for split, digest in others.items()}
+        digests |= {"init_from": known["begins"]} if "begins" in known else {}
+        for name, digest in digests.items():
+            found.setdefault(name, set()).add(str(digest))
+    return {name: " ".join(sorted(values)) for name, values in found.items()}
 
 
 def finished(workdir: Path, split: str, data_dir: str = "") -> bool:

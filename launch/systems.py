@@ -359,6 +359,10 @@ class Comparison:
             folder = Path(self.controls) / kind
             path, phantoms = folder / "source.json", kind == "phantom_runs"  # which are of no data set
             if not (builder.dataset_dir(last, self.task.name) / "summary.json").exists():
+                if path.exists():
+                    read(path)  # of somebody else it is refused
+                elif folder.is_dir() and (theirs := [each.name for each in folder.iterdir() if not files.litter(each.name)]):
+                    raise ValueError(f"{folder} has {theirs[0]!r} and is no control of ours: give another --controls")
                 if not phantoms:
                     files.write_text(path, json.dumps(made_from))  # first, so that none that is whole lacks it
                 controls.write(kind, folder, source, overwrite=True)

@@ -667,6 +667,11 @@ def test_what_a_run_compares_with_is_of_the_data_that_it_was_started_with(data_d
     reseal(folder)
     with pytest.raises(ValueError, match=f"^{folder}: the records of train_generated are not those that summary.json describes"):
         evaluated(tmp_path / "packed")
+    # Nothing is kept of them either, where another run would find it under the fingerprints that they claim.
+    theirs = open_source(str(tmp_path / "theirs"), "subtask2")
+    with pytest.raises(ValueError, match="the records of train_generated are not those that summary.json describes"):
+        theirs.cached(tmp_path / "kept.npz", lambda: {"x": np.zeros(1)}, theirs.rows("train_generated"))
+    assert not (tmp_path / "kept.npz").exists()
     shutil.copytree(tmp_path / "packed", tmp_path / "theirs", dirs_exist_ok=True)
     with pytest.raises(ValueError, match=f"{run} was started with another train_generated than that of {tmp_path}/theirs"):
         evaluated(data_dir)

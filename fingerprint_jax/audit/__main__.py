@@ -130,6 +130,8 @@ def _given(values: flags.FlagValues) -> dict:
         path = Path(value).resolve()
         if not (path.is_file() if name == "groups" else path.is_dir()):
             raise ValueError(f"--{name}={value}: there is no such {'file' if name == 'groups' else 'folder'}")
+        if name != "groups" and Path(values.output).resolve().is_relative_to(path):
+            raise ValueError(f"--output={values.output} is in --{name}={value}: name a folder elsewhere")
         given[name] = [str(path), _digest(path)]
     return given
 

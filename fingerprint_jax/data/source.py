@@ -147,17 +147,17 @@ class Source:
         """
         return np.isin(groups, self._named)
 
-    def verify(self, needed: Collection[str] | None = None) -> None:
+    def verify(self, needed: Collection[str] | None = None, only: Collection[str] | None = None) -> None:
         """Reads every record and compares the content of each split with its fingerprint; a second call does nothing.
 
         A damaged record has no content, and its split cannot be compared: that is an error for the splits that are `needed`, all of
-        them by default, and a warning for others.
+        them by default, and a warning for others. `only` some splits are looked at where it is given.
 
         Raises ValueError that names the split.
         """
         for position, split in enumerate(self.splits):
             must = needed is None or split in needed
-            if split in self._verified and (self._verified[split] or not must):
+            if only is not None and split not in only or split in self._verified and (self._verified[split] or not must):
                 continue
             content, (start, stop) = hashlib.sha256(), self.span(split)
             for first in range(0, stop - start, _BLOCK):
@@ -211,13 +211,16 @@ class Source:
         parts = np.array_split(index, len(index) // 256 + 1)  # not all images at once
         return np.array([hashlib.sha256(image.tobytes()).hexdigest() for part in parts for image in self.images(part)], dtype=str)
 
-    def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]], count: int, name: str = "") -> dict[str, np.ndarray]:
-        """The arrays of an npz file, made from so many of these images, the array `name` among them where one is needed.
+    def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]], rows: Rows, name: str = "") -> dict[str, np.ndarray]:
+        """The arrays of an npz file, made from images of these rows, the array `name` among them where one is needed.
 
-        Where it is missing or damaged they are computed, and written.
+        Where it is missing or damaged they are computed, and written. The splits of the rows are compared with their fingerprints
+        before: the file goes by these, and others may find it. Raises ValueError as `verify`.
         """
         found = distributed.first(lambda: tables.read_arrays(path))
-        if found is None or (name and name not in found) or any(x.shape[:1] != (count,) for x in found.values()):
+        if found is None or (name and name not in found) or any(x.shape[:1] != (len(rows),) for x in found.values()):
+            owners = np.unique(np.searchsorted(self._offsets, rows.index, side="right") - 1)
+            distributed.first(lambda: self.verify((), [self.splits[position] for position in owners]))
             found = compute()
             if not self.damaged:  # what stands in for a damaged record may be there again tomorrow
                 tables.write_arrays(path, found)

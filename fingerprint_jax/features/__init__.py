@@ -83,7 +83,7 @@ def extract(run: "Run", rows: "Rows", name: str, options: dict, cache: Path, pro
     processes = min(processes or joblib.cpu_count(), len(blocks)) if slow else 1
     images = map(run.source.images, blocks)
     compute = functools.partial(_compute, function, images, len(rows), name, processes)
-    return run.source.cached(path, lambda: distributed.first(lambda: {"x": compute()}), len(rows), "x")["x"]
+    return run.source.cached(path, lambda: distributed.first(lambda: {"x": compute()}), rows, "x")["x"]
 
 
 def _plan(

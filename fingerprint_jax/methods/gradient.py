@@ -54,6 +54,7 @@ def fit(run: Run) -> None:
         return score_metrics.quick(rows.labels, scores, run.task.watched)
 
     with run.fitting(methods.check, methods.fields):
+        _check_same_origin(run)
         if not run.done:
             source = None
             if not checkpoint.Checkpoints(run.workdir).begun() and (source := origin(run)) and not run.config.init_from:
@@ -82,6 +83,19 @@ def origin(run: Run) -> Run | None:
     if c.pretrain.method != "gradient":
         raise ValueError(f"pretrain.method={c.pretrain.method!r} trains no network to begin with: use gradient")
     return run.shared("pretrain", c.pretrain, c.pretrain.seed)
+
+
+def _check_same_origin(run: Run) -> None:
+    """Raises ValueError where the child `pretrain` was trained on other data than the config now names; gone ones are no others."""
+    child = None if run.config.init_from else origin(run)
+    if child is None or not (child.workdir / "provenance.json").exists():
+        return
+    try:
+        now = child.fingerprints
+    except ValueError:
+        return
+    if now != child.provenance["fingerprints"]:
+        raise ValueError(f"pretrain: {child.workdir} was trained on other data than those of {child.config.data_dir}")
 
 
 def _check_origin(run: Run) -> None:

@@ -292,6 +292,11 @@ class Run(View):
             raise ValueError(f"{path} cannot be used (a start, a change or a fingerprint is not whole): {_ANEW}")
         return found
 
+    @distributed.by_first
+    def note(self, **facts: str) -> None:
+        """Adds facts to the provenance."""
+        self._write_provenance(self.provenance | facts)
+
     def _write_provenance(self, content: dict[str, Any]) -> None:
         files.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
 

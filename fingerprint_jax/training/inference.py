@@ -66,7 +66,7 @@ def outputs(
         distributed.first(clear)
         return encode(run, restored or restore(run)[1], rows, enhance, layer, source)
 
-    return source.cached(folder / f"{weights}-{content}.npz", compute, len(rows))
+    return source.cached(folder / f"{weights}-{content}.npz", compute, rows)
 
 
 def encode(

@@ -52,7 +52,10 @@ def check_fit(run: Run) -> None:
             raise ValueError(f"data.streams has {given}: objective.name={c.objective.name!r} learns from {name!r} too") from error
     shapes_of_outputs(run)
     if checkpoints.begun():
-        checkpoints.compare(checkpoints.resolve("latest"), model.abstract)
+        latest = checkpoints.resolve("latest")
+        if latest > c.num_steps:
+            raise ValueError(f"num_steps={c.num_steps} lies before step {latest}, the latest checkpoint of {run.workdir}")
+        checkpoints.compare(latest, model.abstract)
     elif c.backbone.weights:
         _check_weights(model, c.backbone.weights)
 
@@ -90,14 +93,14 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     if checkpoints.begun():
         start, state = inference.restore(run, "latest", whole=True)
         log.info("%s: resumes at step %d", run.workdir, start)
-        if start > c.num_steps:
-            raise ValueError(f"num_steps={c.num_steps} lies before step {start}, the latest checkpoint of {run.workdir}")
     else:
         start, state = 0, model.init(sharding.key(c.seed, model.mesh))
         if c.backbone.weights:
             state = model.load(state, c.backbone.weights)
         if origin is not None:
-            _, known = inference.restore(origin)
+            begun, known = inference.restore(origin)
+            if c.init_from:  # a run that may be trained anew in its place; a child is of this run
+                run.note(begins=checkpoint.Checkpoints(origin.workdir).identity(begun))
             params, rest = model_of(origin).weights(known)
             state = model.begin(state, params | rest, str(origin.workdir))
     sampler, cache, batches = of_run(run, start, per_dispatch=c.steps_per_dispatch)

@@ -384,6 +384,10 @@ def test_images_in_two_folders_of_real_images_are_counted_and_once_mended_the_sa
 
 def test_without_a_plan_other_folders_and_sizes_take_the_same_output(leaking, tmp_path):
     given, _, _ = leaking
+    inside = given["generated"] / "out"
+    with pytest.raises(ValueError, match=f"--output={inside} is in --generated="):
+        audit(given, inside, plan_only=True)
+    assert not inside.exists()
     with pytest.raises(ValueError, match="images of 4x4 pixels: at least"):
         audit(given, tmp_path / "audit", image_size=4, plan_only=True)
     with pytest.raises(ValueError, match="none of its ids is that of an image"):

@@ -303,6 +303,14 @@ def test_controls_are_made_once_of_one_data_set_and_scored_with_the_first_seed(t
     svm = Row("svm", "configs/subtask2/siamese_svm.py:smoke", VIEW, networks=0, uses=("features.run", "net"))
     rows = [Row("net", CONFIG, view), svm]
     comparison = Comparison(tmp_path / "out", rows, {"d": str(tmp_path / "data")}, str(tmp_path / "controls"), 1 / 60)
+    theirs = tmp_path / "controls" / "one_generator"
+    theirs.mkdir(parents=True)
+    for name, said in (("notes.txt", "has 'notes.txt' and is no control of ours"), ("source.json", "source.json cannot be used")):
+        (theirs / name).write_text('{"mine": 1}')
+        with pytest.raises(ValueError, match=said):
+            comparison.run(["d"], rows, lambda: None)
+        assert [path.read_text() for path in theirs.iterdir()] == ['{"mine": 1}'] and made == []
+        (theirs / name).unlink()
     for _ in range(2):
         assert comparison.run(["d"], rows, lambda: None) == []
     assert made == ["one_generator", "reals", "phantom_runs"]

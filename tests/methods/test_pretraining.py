@@ -15,6 +15,7 @@ from fingerprint_jax import methods
 from fingerprint_jax.backbones import vit
 from fingerprint_jax.backbones.vit import resample_positions
 from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import lineage
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.runs import checkpoint
@@ -22,6 +23,7 @@ from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference, loop
 from fingerprint_jax.training.model import Model, model_of
+from launch.collect import Scored
 from tests.conftest import last_state, load_config, same_bytes
 
 SMALL = {"name": "strided_resnet_tiny", "weights": ""}
@@ -98,7 +100,7 @@ def test_networks_of_several_backbones_begin_with_all_of_them(name):
     for path, value in found.items():
         expected = known["params"][path]
         if path in grids:
-            expected = vit.adapt("pos_embed", np.asarray(expected), large.merge(state["params"], state["rest"]).backbone[2])
+            expected = vit.adapt("pos_embed", np.asarray(expected), large.merge(state["params"], state["rest"]).backbone[-1])
         np.testing.assert_array_equal(value, expected, err_msg=path)
 
 
@@ -125,12 +127,19 @@ def test_a_network_is_known_by_the_labelled_images_it_was_trained_on(data_dir, p
 def test_a_pretraining_on_a_data_set_of_its_own_is_known_by_it_too(data_dir, packs, tmp_path):
     config = _classifier(data_dir, "subtask1", "real")
     config.data.folds, config.data.fold = 2, 0
+    config.decision.name, config.decision.params = "threshold", ConfigDict({"value": 0.5})
     config.pretrain = _classifier(packs["changed"], "subtask1", "real")
     with pytest.raises(ValueError, match=r"pretrain: its network is trained on \d+ images that this run holds out"):
         _fit(config, tmp_path / "run")
     config.pretrain.data_dir = packs["other"]
     run = _fit(config, tmp_path / "apart")
     assert "images of another data set" in lineage.unavailable(run, run.rows("heldout"))
+    config.pretrain.data_dir = packs["changed"]
+    with pytest.raises(ValueError, match="pretrain: .* was trained on other data than those of "):
+        _fit(config, tmp_path / "apart")
+    config.pretrain.data_dir = packs["other"]
+    seen = Scored.load(run.workdir, "heldout").fingerprints  # by which runs are compared before they have a mean
+    assert seen["train_real of subtask1 in training"] == open_source(packs["other"], "subtask1").fingerprints["train_real"]
     unread = _autoencoder(data_dir)
     unread.pretrain = config.pretrain
     run = _fit(unread, tmp_path / "unread")  # which sees no labelled image itself
@@ -145,6 +154,7 @@ def test_a_resumed_run_does_not_begin_again_and_ends_byte_identical(source, data
     shutil.rmtree(moved)
     parts = _fit(_autoencoder(data_dir, num_steps=4, init_from=str(moved)), tmp_path / "parts", allow_change=("num_steps",))
     same_bytes(last_state(whole), last_state(parts))
+    assert parts.provenance["begins"] == whole.provenance["begins"] == checkpoint.Checkpoints(source.workdir).identity(1)
     with pytest.raises(ValueError, match="no run there"):
         _fit(_autoencoder(data_dir, init_from=str(moved)), tmp_path / "new")
     assert not (tmp_path / "new" / "config.json").exists()

@@ -312,6 +312,9 @@ def test_a_change_that_the_checkpoint_does_not_fit_is_not_written(data_dir, tmp_
     config.num_steps, config.backbone.name = 8, "siamese_cnn"
     with pytest.raises(ValueError, match="checkpoints/4 does not fit the config: .'params'.*float32.* in the checkpoint"):
         methods.get("gradient").fit(Run(config, tmp_path, allow_change=("num_steps", "backbone.name")))
+    config.num_steps, config.backbone.name = 2, Run.load(tmp_path).config.backbone.name
+    with pytest.raises(ValueError, match="num_steps=2 lies before step 4, the latest checkpoint"):
+        methods.get("gradient").fit(Run(config, tmp_path, allow_change=("num_steps",)))
     assert Run.load(tmp_path).config.num_steps == 4 and (tmp_path / "done").exists()
     methods.predict(Run.load(tmp_path), "heldout")
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import jax
@@ -20,7 +19,7 @@ from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, files, preemption
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from tests import processes
-from tests.conftest import ROOT, load_config
+from tests.conftest import load_config
 from tests.faults import trainer
 
 # As the file of an experiment: what the processes train is one run of them all.
