@@ -228,7 +228,7 @@ def _smoke(c: Config) -> None:
     if "member" in c:
         _smoke(c.member)
     if c.method == "gradient":
-        c.num_steps, c.eval_every, c.checkpoint_every, c.log_every = min(c.num_steps, 4), 2, 2, 1
+        c.num_steps, c.eval_every, c.checkpoint_every, c.log_every = min(c.num_steps, 4), 4, 4, 1
         c.steps_per_dispatch = min(c.steps_per_dispatch, 2)
         c.optimizer.warmup_steps = 0
         c.eval_batch = 32

@@ -24,13 +24,15 @@ _SERVER.set_forkserver_preload(["fingerprint_jax.main", "fingerprint_jax.evaluat
 
 
 class Process:
-    """`python -m MODULE ARGUMENTS` in the checkout, standard output to nowhere: what tests ask of a subprocess.Popen."""
+    """`python -m MODULE ARGUMENTS` in a folder, else in the checkout: what tests ask of a subprocess.Popen."""
 
-    def __init__(self, module: str, *arguments: str, env: Mapping[str, str] = {}) -> None:  # noqa: B006
-        with tempfile.NamedTemporaryFile(delete=False) as file:
-            self._errors = file.name
-        self.stderr: IO[str] = Path(self._errors).open()
-        self._process = _SERVER.Process(target=_run, args=(module, arguments, {**os.environ, **env}, self._errors))
+    def __init__(self, module: str, *arguments: str, env: Mapping[str, str] = {}, cwd: Path = ROOT) -> None:  # noqa: B006
+        self._folder = tempfile.TemporaryDirectory()
+        self._output, errors = (Path(self._folder.name) / name for name in ("output", "errors"))
+        errors.touch()
+        self.stderr: IO[str] = errors.open()
+        arguments = (module, arguments, {**os.environ, **env}, cwd, self._output, errors)
+        self._process = _SERVER.Process(target=_run, args=arguments)
         self._process.start()
         assert self._process.pid
         self.pid, self.kill, self.terminate = self._process.pid, self._process.kill, self._process.terminate
@@ -50,26 +52,27 @@ class Process:
         self._process.join(timeout)
         return self.poll()
 
-    def communicate(self, timeout: float | None = None) -> tuple[None, str]:
-        """Waits for the end: nothing, and standard error."""
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end: standard output, and standard error."""
         assert self.wait(timeout) is not None, f"not ended after {timeout} s: {self.stderr.read()}"
-        with self.stderr:
-            Path(self._errors).unlink()
-            return None, self.stderr.read()
+        with self._folder, self.stderr:
+            return self._output.read_text(), self.stderr.read()
 
 
-def _run(module: str, arguments: tuple[str, ...], environ: dict[str, str], errors: str) -> None:
+def _run(module: str, arguments: tuple[str, ...], environ: dict[str, str], cwd: Path, output: Path, errors: Path) -> None:
     os.setsid()
-    os.chdir(ROOT)
+    os.chdir(cwd)
+    sys.path.insert(0, str(cwd))
     os.environ.clear()
     os.environ.update(environ)
-    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, os.devnull, os.O_WRONLY), (2, errors, os.O_WRONLY)):
+    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, output, os.O_WRONLY | os.O_CREAT), (2, errors, os.O_WRONLY)):
         os.dup2(os.open(path, mode), number)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     sys.argv = [module, *arguments]
     for name, kind in SETTINGS.items():
         if name in environ:
             jax.config.update(name.lower(), kind(environ[name]))
+    sys.modules.pop(module, None)  # the server has imported it, which runpy warns of
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

@@ -2,10 +2,8 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from fingerprint_jax import methods
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.run import Run
+from tests import processes
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "extending.md").read_text()
@@ -39,25 +38,27 @@ def home(data_dir, tmp_path_factory):
     return home
 
 
-def _run(home, command: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(home), str(ROOT)])}
-    return subprocess.run([sys.executable, *command.split()], cwd=home, env=env, capture_output=True, text=True)
+def _run(home, command: str) -> tuple[int | None, str, str]:
+    """Exit status, standard output and standard error."""
+    _, module, *arguments = command.split()
+    process = processes.Process(module, *arguments, cwd=home)
+    return process.wait(), *process.communicate()
 
 
 def test_every_command_runs(home):
     for command in COMMANDS:
-        done = _run(home, command)
-        assert done.returncode == 0, done.stderr
+        status, output, errors = _run(home, command)
+        assert status == 0, errors
     for name, task in (("ours", "subtask1"), ("network", "subtask2")):
         results = json.loads((home / "runs" / name / "results.json").read_text())
         assert results["task"] == task and results["splits"]["heldout"]["metrics"]["n"] > 0
     config = results["config"]
     assert config["objective"]["name"] == "mypkg.objectives:Smoothed" and config["backbone"]["name"] == "mypkg.nets:Small"
-    assert re.search(r"\| ours +\|", done.stdout)
+    assert re.search(r"\| ours +\|", output)
     without = COMMANDS[1].removesuffix(" --plugins=mypkg")
     assert without != COMMANDS[1]
-    done = _run(home, without)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("allow its import by --plugins=mypkg")
+    status, _, errors = _run(home, without)
+    assert status == 1 and errors.splitlines()[-1].endswith("allow its import by --plugins=mypkg")
     shutil.rmtree(home / "runs")
 
 

@@ -19,6 +19,7 @@ from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli
 from launch import collect
+from tests import processes
 from tests.conftest import ROOT, fit
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -46,10 +47,9 @@ QUICKSTART = "--config=configs/quickstart.py"
     ],
 )
 def test_errors_are_one_line_and_exit_status_1(flags, message, tmp_path):
-    command = [sys.executable, "-m", "fingerprint_jax.main", *flags, f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    *before, last = done.stderr.splitlines()
+    process = processes.Process("fingerprint_jax.main", *flags, f"--workdir={tmp_path / 'run'}")
+    assert process.wait() == 1
+    *before, last = process.communicate()[1].splitlines()
     assert last.startswith("main: error: ") and message in last and len(before) <= 1
     assert not (tmp_path / "run").exists()
 
