@@ -70,8 +70,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """One more than there are cores, as some wait for a disk, a cluster or a process; each has gigabytes of programs."""
-    return min(4, len(os.sched_getaffinity(0)) + 1)
+    """More than there are cores, as some wait for a disk, a cluster or a process; not many, as each has gigabytes of programs."""
+    return min(4, len(os.sched_getaffinity(0)) + 2)
 
 
 @pytest.fixture(autouse=True)

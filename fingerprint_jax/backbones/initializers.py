@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 _KINDS = {
     "normal": jax.random.normal,
@@ -33,8 +34,8 @@ def _drawn(key: jax.Array, kind: str, shape: tuple[int, ...], factor: float) -> 
     while count < math.prod(shape):
         count *= 4
     numbers = _numbers(key, kind, count)
-    if not isinstance(numbers, jax.core.Tracer):
-        numbers = np.asarray(numbers)  # what follows would be a program a shape
+    if not isinstance(numbers, Tracer):  # else what follows would be a program a shape
+        numbers = np.asarray(numbers)
     return jnp.asarray(numbers[: math.prod(shape)].reshape(shape) * np.float32(factor))
 
 

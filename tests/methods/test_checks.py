@@ -66,7 +66,7 @@ def never_trained(monkeypatch):
             {"ensemble.variants": ConfigDict({"a": {"optimzer": {"name": ""}}})},
             "variants.a: .*did you mean optimizer.name",
         ),
-        (DEMO, {"steps_per_dispatch": 3}, "eval_every=2 is not a multiple of steps_per_dispatch=3"),
+        (DEMO, {"steps_per_dispatch": 3}, "eval_every=4 is not a multiple of steps_per_dispatch=3"),
         (DEMO, {"eval_every": 0}, "eval_every=0: use 1 or more"),
         (DEMO, {"optimizer.learning_rate": -1.0}, "optimizer.learning_rate=-1.0: use 0 or more"),
         (DEMO, {"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate=nan: use 0 or more"),

@@ -6,12 +6,16 @@ import pytest
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference
-from tests.conftest import fit
+from tests.conftest import load_config
 
 
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
-    return fit("configs/subtask2/aimm_siamese.py", data_dir, tmp_path_factory.mktemp("gradient") / "run")
+    config = load_config("configs/subtask2/aimm_siamese.py")
+    config.data_dir, config.checkpoint_every = data_dir, 2
+    run = Run(config, tmp_path_factory.mktemp("gradient") / "run")
+    gradient.fit(run)
+    return run
 
 
 def test_outputs_are_computed_once(run, monkeypatch):

@@ -244,6 +244,7 @@ def test_figures_are_of_the_similarity_and_labels_of_both_conditions(run):
 def test_a_training_watches_the_auc_of_the_similarity(data_dir, tmp_path):
     config = network_config(load_config(PATH))
     config.data_dir, config.data.valid, config.best, config.pairs.candidates = data_dir, 0.5, "max:auc", 0
+    config.eval_every = 2
     run = Run(config, tmp_path / "run")
     gradient.fit(run)
     lines = [line for line in (run.workdir / "metrics.jsonl").read_text().splitlines() if "valid_auc" in line]

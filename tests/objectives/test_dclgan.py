@@ -218,7 +218,7 @@ def test_one_network_does_for_all_folds_unless_it_trains_on_the_images_asked_abo
 def test_a_resumed_training_ends_byte_identical_and_shows_the_same_pictures(data_dir, tmp_path):
     def config():
         config = network_config(load_config(CONFIG))
-        config.data_dir, config.data.cache = data_dir, "none"
+        config.data_dir, config.data.cache, config.eval_every = data_dir, "none", 2
         config.augment.shift = 2  # pictures show the images as they are
         return config
 

@@ -340,7 +340,9 @@ def test_no_data_is_one_clear_error(tmp_path):
 
 
 def test_predictions_are_read_back_and_a_stale_or_damaged_table_is_made_anew(data_dir, tmp_path, caplog):
-    run = Run(_config(data_dir), tmp_path / "run")
+    config = _config(data_dir)
+    config.checkpoint_every = 2
+    run = Run(config, tmp_path / "run")
     methods.get("gradient").fit(run)
     first = methods.predict(run, "heldout")
     table = tmp_path / "run" / "predictions" / "heldout.csv"

@@ -63,7 +63,7 @@ def _lines(run):
 )
 def test_several_steps_a_dispatch_end_with_the_bytes_of_single_ones(cache, options, data_dir, tmp_path):
     runs = []
-    for count in (1, 4):
+    for count in (1, 2):
         c = tiny_config(
             data_dir, "siamese_cnn_tiny", num_steps=8, eval_every=4, checkpoint_every=4, log_every=options.get("log_every", 1)
         )
