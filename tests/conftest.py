@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_xdist_auto_num_workers(config):
     """More than there are cores, as some wait for a disk, a cluster or a process; not many, as each has gigabytes of programs."""
-    return min(4, len(os.sched_getaffinity(0)) + 2)
+    return min(4, len(os.sched_getaffinity(0)) + 1)
 
 
 @pytest.fixture(autouse=True)

@@ -7,23 +7,27 @@ import sys
 import textwrap
 
 import numpy as np
+import pytest
 
+from fingerprint_jax.methods import gradient
+from fingerprint_jax.runs.config import network_config
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import sharding
-from tests.conftest import ROOT
+from tests.conftest import ROOT, load_config
+from tests.faults import trainer
 from tests.test_end_to_end import OF_OBJECTIVES
 
 # The steps of a config of each objective, one that accumulates, and one of which each device has a part of the state, are
-# compiled for four devices, and nothing is computed: {name: {'exchanged': {kind: [how many, bytes]}, 'needed': {what: bytes}}}.
-# Among them is each family of backbones: one of no config takes the place of one that was there before.
+# compiled for four devices: {name: {'exchanged': {kind: [how many, bytes]}, 'needed': {what: bytes}}}. Among them is each family of
+# backbones: one of no config takes the place of one that was there before. Those of `TRAINED` are trained by the programs, too.
 COMPILE = """
     import json, sys
     import jax, numpy as np
-    from fingerprint_jax import backbones
+    from fingerprint_jax import backbones, methods
     from fingerprint_jax.runs.run import Run
     from fingerprint_jax.training import hlo, inference, inputs
     from fingerprint_jax.training.model import model_of
-    from tests.conftest import load_config
-    from fingerprint_jax.runs.config import network_config
+    from tests.runtime.test_sharding import member
 
     def size(arrays):
         return sum(x.size * x.dtype.itemsize for x in arrays)
@@ -51,8 +55,8 @@ COMPILE = """
         return {"exchanged": exchanged, "needed": {what: config.optimizer.accumulate * of for what, of in needed.items()}}
 
     assert jax.device_count() == 4
-    data_dir, *paths = sys.argv[1:]
-    configs = {path: network_config(load_config(path)) for path in paths}
+    data_dir, trained, *paths = sys.argv[1:]
+    configs = {path: member(path, data_dir) for path in paths}
     family = lambda name: backbones.variants()[name][0]
     own = {family(name) for config in configs.values() for name in config.backbone.name.split("+")}
     tiny = {family(name): name for name in backbones.variants() if name.endswith("_tiny")}
@@ -64,10 +68,12 @@ COMPILE = """
         found[f"{path} {name} {what}"] = figures(configs[path])
 
     for path, config in configs.items():
-        config.data_dir, name = data_dir, config.backbone.name
+        name = config.backbone.name
         if config.objective.name == "taozi_experts":
             name = "mlp_tiny+siamese_cnn_tiny"  # sooner than the published three
-        elif others and family(name) in compiled and config.objective.name != "canet":  # which takes ViTs alone
+        elif config.objective.name in trained:
+            methods.get("gradient").fit(Run(config, config.objective.name))
+        elif others and family(name) in compiled :
             name = others.pop()
         compiles(path, name)
         if config.objective.name == "contrastive":
@@ -82,13 +88,44 @@ COMPILE = """
 """
 
 
-def test_only_sums_and_embeddings_are_exchanged(data_dir, tmp_path):
-    """And these once a step, of one that accumulates on CPU once a part: each objective, each family of backbones."""
+TRAINED = {"moco": 1e-5, "canet": 1e-5, "dclgan": 1e-4}  # and how close their losses are; the experts have that of MoCo
+
+
+def member(path, data_dir):
+    """The network of a config, shrunk; what is trained has three steps, and pairs of CANet come in parts."""
+    config = network_config(load_config(path))
+    config.data_dir = data_dir
+    if config.objective.name in TRAINED:
+        config.num_steps = 3
+    if "pairs" in config:
+        config.pairs.candidates = 0
+        config.optimizer.accumulate, config.augment.flip = 2, 0.5
+    return config
+
+
+@pytest.fixture(scope="module")
+def on_four(data_dir, tmp_path_factory):
+    """What was compiled, and the folder of what was trained."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", textwrap.dedent(COMPILE), data_dir, *OF_OBJECTIVES]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, "-c", textwrap.dedent(COMPILE), data_dir, " ".join(TRAINED), *OF_OBJECTIVES]
+    folder = tmp_path_factory.mktemp("four")
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]), folder
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_four_devices_train_to_the_same_loss(name, on_four, data_dir, tmp_path):
+    (path,) = (path for path in OF_OBJECTIVES if network_config(load_config(path)).objective.name == name)
+    gradient.fit(Run(member(path, data_dir), tmp_path))
+    losses = [[line["loss"] for line in trainer.history(workdir) if "loss" in line] for workdir in (tmp_path, on_four[1] / name)]
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(*losses, rtol=TRAINED[name])
+
+
+def test_only_sums_and_embeddings_are_exchanged(on_four):
+    """And these once a step, of one that accumulates on CPU once a part: each objective, each family of backbones."""
+    found, _ = on_four
     assert {*OF_OBJECTIVES} == {name.split()[0] for name in found}
     for name, figures in found.items():
         exchanged, needed = figures["exchanged"], figures["needed"]
