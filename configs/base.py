@@ -100,6 +100,7 @@ def generator(variant: str) -> Config:
     c.data.streams = ConfigDict({"real:1" if members else "train": 32})
     c.data.cache, c.data.balanced = "device", False
     c.data.normalize = "symmetric"
+    c.keep = ()  # steps whose checkpoints stay, beside the latest two
     if members:
         c.decision.name, c.decision.params = "top_fraction", ConfigDict({"fraction": 0.5})
     return c
@@ -114,7 +115,7 @@ def ensemble(member: Config) -> Config:
     c.ensemble.best_variant = False  # of the variants only the best on `valid` takes part, a fold and seed at a time
     c.ensemble.runs = ()  # or: work directories of finished runs
     c.ensemble.admit = 0.0  # members whose accuracy (membership: AUC) on `valid` reaches this take part; 0: all
-    c.ensemble.combine = "mean"  # mean | logits (mean of the members' logits) | vote | rank
+    c.ensemble.combine = "mean"  # mean | logits (mean of the members' logits) | vote | rank | weighted
     c.member = member  # the config of a child
     return c
 

@@ -29,14 +29,15 @@ from absl import flags
 from fingerprint_jax import Config, objectives
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Source, open_source
+from fingerprint_jax.leaks import pool
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption
 from fingerprint_jax.runtime.progress import show_log
 from launch import sweep
 from launch.collect import interval, markdown, number
-from launch.leaks import members, pool, sets
+from launch.leaks import members, sets, shadow
+from launch.leaks.cells import Cell, Figure
 from launch.leaks.curves import curves
-from launch.leaks.generators import Cell, Figure
 
 KINDS = {kind.TASK: kind for kind in (members, sets)}
 
@@ -104,6 +105,13 @@ def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[
         for column, figure in found["attacks"][name]["figures"].items():
             out[f"{name}, {column}" if column else name] = text(figure)
     return out
+
+
+def _shadow(output: Path, found: list[tuple[Cell, dict[str, Any]]], attacks: dict[str, Config]) -> dict[str, Any]:
+    """Weights of the attacks, learned on all benchmarks."""
+    folders = [output / cell.name(members.KIND) for cell, _ in found]
+    of = [[folder / "attacks" / f"{name}-{config_hash(config)}" for name, config in attacks.items()] for folder in folders]
+    return shadow.shadow(list(attacks), [shadow.scores(workdirs) for workdirs in of])
 
 
 def cells(values: flags.FlagValues) -> list[Cell]:
@@ -180,6 +188,8 @@ def main(values: flags.FlagValues) -> None:
             found.append((cell, known))
             lines.append(line(cell, known, attacks))
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
+        if kind is members and len(found) >= shadow.LEAST and len(attacks) > 1:
+            files.write_text(output / "shadow.json", json.dumps(_shadow(output, found, attacks), indent=1))
         text = markdown(lines)
         files.write_text(output / "table.md", text)
         (output / "curves.png").unlink(missing_ok=True)

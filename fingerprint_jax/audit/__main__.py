@@ -1,6 +1,7 @@
 """Folders of images in, one verdict and one page out.
 
     python -m fingerprint_jax.audit --generated=DIR --used=DIR --not_used=DIR --reference=DIR --output=DIR
+    python -m fingerprint_jax.audit --recipe=CONFIG --real=DIR --output=DIR
 
 The same command goes on where it was stopped. With --json the results are printed, and the exit status is that of the verdict
 (verdict.py).
@@ -19,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from fingerprint_jax.audit import network, page, stages, verdict
+from fingerprint_jax.audit import network, page, recipe, stages, verdict
 from fingerprint_jax.data import builder, folders, pack_report, packing
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.runs import checkpoint, config_file
@@ -34,6 +35,8 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "unknown": ("test_real", "unknown"),
     "reference": ("reference", "not_used"),
 }
+REQUIRED = "generated", "used", "not_used"
+OF_RECIPE, NOT_OF_RECIPE = ("real", "steps", "count"), ("plan_only", "likelihood_ratio", "bits")
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
@@ -49,16 +52,16 @@ NOT_TESTED = (
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
 
-    def folder(name: str, text: str, required: bool = False) -> None:
-        paths.define(name, None if required else "", text, values, required=required)
+    def folder(name: str, text: str) -> None:
+        paths.define(name, "", text, values)
 
-    folder("generated", "Folder of the synthetic images.", True)
-    folder("used", "Folder of real images that trained the generator.", True)
-    folder("not_used", "Folder of real images from the same source that did not.", True)
+    folder("generated", "Folder of the synthetic images.")
+    folder("used", "Folder of real images that trained the generator.")
+    folder("not_used", "Folder of real images from the same source that did not.")
     folder("unknown", "Folder of real images of which it is not known; they are only looked for among the synthetic ones.")
     folder("reference", "Folder of further real images that did not; without it half of --not_used takes their place.")
     folder("groups", "CSV with header id,group or split,id,group: the patient of each image.")
-    folder("output", "The folder of the audit.", True)
+    paths.define("output", None, "The folder of the audit.", values, required=True)
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", 0, flag_values=values)
     packing.define_image_flags(values)
     flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, flag_values=values)
@@ -69,14 +72,14 @@ def define_flags(values: flags.FlagValues) -> None:
     text = "Write the plan, print its hash and stop: to deposit it before the same command without this flag goes on."
     flags.DEFINE_bool("plan_only", False, text, flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
+    recipe.define_flags(values)
     flags.DEFINE_bool("json", False, "Print audit.json, nothing else; the exit status says the verdict.", flag_values=values)
 
 
 def audit(values: flags.FlagValues) -> dict:
     """Packs, runs all parts, writes audit.json and the page; returns what stands in audit.json; with --plan_only, the hash."""
+    _check_given(values)
     output = Path(values.output)
-    if 0 < values.repeats < LEAST_REPEATS:
-        raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
     if values.likelihood_ratio is not None:
         network.check(values.likelihood_ratio)
         checkpoint.check_place(output)
@@ -85,6 +88,26 @@ def audit(values: flags.FlagValues) -> dict:
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
+
+
+def _check_given(values: flags.FlagValues) -> None:
+    """Raises ValueError where a flag is missing, is of no use beside or without --recipe, or cannot be."""
+    given = {name for name in (*FOLDERS, *OF_RECIPE, *NOT_OF_RECIPE) if values[name].value and not values[name].using_default_value}
+    with_recipe = values.recipe is not None
+    if missing := sorted(({"real"} if with_recipe else {*REQUIRED}) - given):
+        raise ValueError("missing: " + "; ".join(f"--{name} ({values[name].help})" for name in missing))
+    if wrong := sorted(given & ({*FOLDERS, *NOT_OF_RECIPE} if with_recipe else {*OF_RECIPE})):
+        raise ValueError(f"--{wrong[0]} {'does not go with' if with_recipe else 'goes with'} --recipe")
+    if 0 < values.repeats < LEAST_REPEATS:
+        raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
+
+
+def _of_arguments(arguments: list[str]) -> dict:
+    """The audit of a command line."""
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["audit", *arguments])
+    return audit(values)
 
 
 def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
@@ -190,7 +213,8 @@ def main(values: flags.FlagValues) -> None:
     environment.self_test()
     with contextlib.redirect_stdout(sys.stderr):  # --json: nothing else on stdout
         try:
-            document = audit(values)
+            _check_given(values)
+            document = audit(values) if values.recipe is None else recipe.run(values, values.recipe, _of_arguments)
         except (ValueError, OSError) as error:
             raise ValueError(printable(str(error))) from None
     if values.plan_only:
@@ -198,7 +222,10 @@ def main(values: flags.FlagValues) -> None:
         return
     if values.json:
         print(json.dumps(document, indent=1))
-        sys.exit(verdict.EXIT_STATUS[document["verdict"]["name"]])
+        sys.exit(verdict.EXIT_STATUS[document["verdict"]["name"]] if values.recipe is None else 0)
+    if values.recipe is not None:
+        print(f"{recipe.table(document['checkpoints'])}\n\n{document['sentence']}")
+        return
     print(f"verdict: {document['verdict']['name']}. {document['verdict']['sentence']}")
     for reason in document["verdict"]["reasons"]:
         print(f"reason: {reason}")

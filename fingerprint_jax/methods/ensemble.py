@@ -4,7 +4,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -93,7 +93,9 @@ def admitted(run: Run) -> list[tuple[int, Run]]:
 def check(run: Run) -> None:
     """How members are combined and admitted, and each member."""
     e, task = run.config.ensemble, run.config.task
-    names.check("ensemble.combine", e.combine, COMBINE)
+    names.check("ensemble.combine", e.combine, (*COMBINE, "weighted"))
+    if e.combine == "weighted":
+        _check_coefficients(run.config)
     if e.combine == "vote" and run.task.membership:
         raise ValueError("ensemble.combine='vote' needs one score a class; use mean or rank for membership")
     if not e.runs:
@@ -109,6 +111,15 @@ def check(run: Run) -> None:
             methods.check(member)
         if e.admit or e.best_variant:
             member.rows("valid")
+
+
+def _check_coefficients(config: Config) -> None:
+    e = config.ensemble
+    given, count = len(e.get("coefficients", ())), len(e.runs or variants(config))
+    if given != count:
+        raise ValueError(f"ensemble.coefficients has {given} numbers, there are {count} members: give one each, in their order")
+    if not e.runs and e.seeds > 1:
+        raise ValueError(f"ensemble.seeds={e.seeds}: ensemble.coefficients are of the variants, with one seed")
 
 
 def _check_variants(config: Config) -> None:
@@ -172,7 +183,8 @@ def _combine(run: Run, parts: list[Predictions]) -> Predictions:
     name, probabilities = run.config.ensemble.combine, all(part.probabilities for part in parts)
     if name == "logits" and not probabilities:
         raise ValueError("ensemble.combine='logits' needs members whose scores are probabilities; use mean, vote or rank")
-    return Predictions(ids, COMBINE[name](stack), name in ("mean", "logits") and probabilities)
+    combined = weighted(stack, run.config.ensemble.coefficients) if name == "weighted" else COMBINE[name](stack)
+    return Predictions(ids, combined, name in ("mean", "logits") and probabilities)
 
 
 def mean(scores: np.ndarray) -> np.ndarray:
@@ -210,6 +222,18 @@ def rank(scores: np.ndarray) -> np.ndarray:
     return rankdata(scores, axis=1).mean(axis=0) / scores.shape[1]
 
 
+def standardised(scores: np.ndarray) -> np.ndarray:
+    """Each member's scores at mean 0 and deviation 1 within the split, 0 where all are equal: [M,N,K] -> [M,N,K]."""
+    scores = scores.astype(np.float64)
+    spread = scores.std(axis=1, keepdims=True)
+    return (scores - scores.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
+
+
+def weighted(scores: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """Sum of the standardised scores by weights [M]: [M,N,K] -> [N,K]. Transductive, as `rank`."""
+    return np.tensordot(np.asarray(weights, np.float64), standardised(scores), axes=1)
+
+
 COMBINE = {"mean": mean, "logits": logits, "vote": vote, "rank": rank}
 
 
@@ -228,8 +252,9 @@ def inner(config: Config) -> list[Config]:
 
 def transductive(config: Config) -> list[str]:
     """Ranks are."""
-    ranked = config.ensemble.combine == "rank"
-    return ["ensemble.combine='rank' ranks the images of the split among each other"] if ranked else []
+    why = {"rank": "ranks the images of the split among each other", "weighted": "standardises scores over the images of the split"}
+    name = config.ensemble.combine
+    return [f"ensemble.combine={name!r} {why[name]}"] if name in why else []
 
 
 def network(run: Run) -> Run | None:

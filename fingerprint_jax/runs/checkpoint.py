@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def parse_best(best: str) -> tuple[str, str]:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the latest two and the best are kept.
+    """The checkpoints of a workdir: the latest two, the best, and those of the steps `keep` are kept.
 
     `checkpoints/<step>` holds what Orbax wrote, `digests/<step>.json` its manifest: step, metrics, the arrays' shapes and the
     SHA-256 of every file. The manifest is written last and removed first, so that where it stands the files do; until these are
@@ -62,8 +63,9 @@ class Checkpoints:
     Several processes write a checkpoint together; its manifest, and what is removed, is the work of process 0.
     """
 
-    def __init__(self, workdir: Path, best: str = "") -> None:
+    def __init__(self, workdir: Path, best: str = "", keep: Collection[int] = ()) -> None:
         self.mode, self.metric = parse_best(best)
+        self._keep = set(keep)
         self._digests = workdir / "digests"
         self._directory = workdir / "checkpoints"
         self._workdir = workdir
@@ -135,7 +137,7 @@ class Checkpoints:
             self._failed(error)
         self._pending = None
         kept = self.manifests()
-        keep = set(sorted(kept)[-2:])
+        keep = {*sorted(kept)[-2:], *self._keep & kept.keys()}
         if self.metric:
             keep.add(max(kept, key=lambda step: (self._rank(kept[step]["metrics"]), step)))
         for old in kept.keys() - keep:

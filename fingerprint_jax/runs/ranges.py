@@ -13,7 +13,7 @@ from fingerprint_jax import Config
 # Interval -> fields, as they are called in the config that has them: `member.optimizer.drop` is `optimizer.drop`. Bounds that hang
 # on the data, or on other fields, are checked where those are known. No field that is listed here may be NaN or infinite.
 RANGES = {
-    "(-inf, inf)": "decision.params.k decision.params.value decision.params.confidence objective.time_mean",
+    "(-inf, inf)": "ensemble.coefficients decision.params.k decision.params.value decision.params.confidence objective.time_mean",
     "[-1, inf)": "data.fold",
     "[0, inf)": """
         num_steps data.max_damaged data.workers
@@ -25,7 +25,7 @@ RANGES = {
         candidates pseudo.rounds pseudo.cap
         features.size features.bins pca estimator.clusters estimator.radius""",
     "[1, inf)": """
-        eval_every checkpoint_every log_every steps_per_dispatch eval_batch data.streams.*
+        eval_every checkpoint_every keep log_every steps_per_dispatch eval_batch data.streams.*
         backbone.norm_groups backbone.blocks backbone.depth backbone.depths backbone.growth backbone.heads backbone.num_features
         backbone.num_spectrum backbone.patch backbone.stages backbone.stem_width backbone.width backbone.widths
         objective.ada_images objective.draws objective.features objective.gate objective.heads objective.k objective.layers

@@ -88,7 +88,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     model = model_of(run)
     _check_steps(c, model.mesh)  # here too: devices and `steps_per_dispatch` may change from start to start
     dispatch = model.step if c.steps_per_dispatch == 1 else model.steps
-    checkpoints = checkpoint.Checkpoints(run.workdir, c.best)
+    kept = c.get("keep", ())
+    checkpoints = checkpoint.Checkpoints(run.workdir, c.best, kept)
     checkpoints.prune()
     if checkpoints.begun():
         start, state = inference.restore(run, "latest", whole=True)
@@ -178,7 +179,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                     clock, waited, timed_from = time.perf_counter(), 0.0, done
             checkpoints.poll()
             last, signal = step == c.num_steps, signalled()
-            if last or signal or step % c.eval_every == 0 or step % c.checkpoint_every == 0:
+            if last or signal or step % c.eval_every == 0 or step % c.checkpoint_every == 0 or step in kept:
                 for k, values in read(pending).items():
                     if k == c.num_steps or k % c.log_every == 0:
                         writer.write(k, values)
@@ -204,10 +205,13 @@ def _check_steps(c: Config, mesh: jax.sharding.Mesh) -> None:
         sharding.check_batch(f"data.streams.{name}", size, mesh, c.optimizer.accumulate)
     sharding.check_batch("eval_batch", c.eval_batch, mesh)
     names.check("data.cache", c.data.cache, ("none", "device"))
-    count = c.steps_per_dispatch
-    for name in ("eval_every", "checkpoint_every", "num_steps"):
-        if c[name] % count:
-            raise ValueError(f"{name}={c[name]} is not a multiple of steps_per_dispatch={count}")
+    count, kept = c.steps_per_dispatch, c.get("keep", ())
+    fields = [(name, c[name]) for name in ("eval_every", "checkpoint_every", "num_steps")]
+    for name, steps in [*fields, *(("keep", step) for step in kept)]:
+        if steps % count:
+            raise ValueError(f"{name}={steps} is not a multiple of steps_per_dispatch={count}")
+    if kept and max(kept) > c.num_steps:
+        raise ValueError(f"keep={tuple(kept)}: the training ends at num_steps={c.num_steps}")
 
 
 def _ids(rows: Rows, index: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""What `launch.benchmark` is made of: the images, the generators, and one file for each question."""
+"""What `launch.benchmark` is made of: its cells, and one file for each question."""

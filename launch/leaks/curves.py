@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Picture
 
-from launch.leaks.generators import Cell, Figure
+from launch.leaks.cells import Cell, Figure
 
 
 def curves(found: list[tuple[Cell, dict[str, Any]]], attacks: list[str]) -> Picture:

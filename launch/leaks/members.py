@@ -8,11 +8,11 @@ from fingerprint_jax import Config, methods
 from fingerprint_jax.data import controls, images
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source
+from fingerprint_jax.leaks import generators
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.stats import permutation, score_metrics
+from fingerprint_jax.stats import permutation
 from launch import power, systems
-from launch.leaks import generators
-from launch.leaks.generators import Cell, Figure
+from launch.leaks.cells import Cell, Figure
 
 TASK, KIND, ROWS = "subtask1", "generator", ("local_match",)
 SHARES = 2, 2, 1  # of the images: may be used, may not be used, reference
@@ -69,19 +69,7 @@ def build(cell: Cell, folder: Path, pool: Source, count: int, solver_steps: int)
     source, real = generators.write(TASK, folder, found, cell.config.seed), found["train_real"]
     sides = (real.images[real.labels == label] for label in (1, 0))
     images.save(folder / "grid.png", generators.grid(found["train_generated"].images, *sides))
-    return {"oracle": oracle(run, source)}
-
-
-def oracle(run: Run, source: Source) -> Figure:
-    """AUC of what a generator knows better, for the labelled real images of a benchmark."""
-    rows = source.rows("train_real")
-    return auc(rows, generators.known(run, rows, source))
-
-
-def auc(rows: Rows, scores: np.ndarray) -> Figure:
-    """AUC of scores [N] of rows, and its interval over the patients."""
-    bounds = score_metrics.auc_interval(rows.labels, scores, rows.groups)
-    return {"value": score_metrics.auc(rows.labels, scores), "interval": list(bounds)}
+    return {"oracle": generators.oracle(run, source)}
 
 
 def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
@@ -93,7 +81,7 @@ def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
     rows = run.rows("train_real")
     scores = methods.predict(run, "train_real").scores[:, 0]
     p = permutation.permutation_p(permutation.auc_of(scores), rows.labels, rows.groups)["p"][0]
-    return {"": auc(rows, scores) | {"p": p}}
+    return {"": generators.auc(rows, scores) | {"p": p}}
 
 
 def data(folder: Path) -> list[Path]:

@@ -14,11 +14,11 @@ from fingerprint_jax.data import controls, images, tables
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.evaluation.decide import decide
+from fingerprint_jax.leaks import generators
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import metrics
 from launch import attribution, systems
-from launch.leaks import generators
-from launch.leaks.generators import Cell, Figure
+from launch.leaks.cells import Cell, Figure
 
 TASK, KIND, ROWS = "subtask2", "sets", ("residual_svm",)
 SETS, RUNS = 5, "ab"

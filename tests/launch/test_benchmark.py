@@ -12,17 +12,19 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
+from scipy.stats import norm, zscore
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fingerprint_jax import methods
 from fingerprint_jax.data import phantom, tables
 from fingerprint_jax.data.source import Rows, open_source
+from fingerprint_jax.leaks import generators, pool
 from fingerprint_jax.runtime import files
 from fingerprint_jax.training import inference, sampling
 from launch import attribution, benchmark
-from launch.leaks import members, pool, sets
+from launch.leaks import members, sets, shadow
+from launch.leaks.cells import Cell
 from launch.leaks.curves import curves
-from launch.leaks.generators import Cell
 from tests.foreign import tree
 
 CONFIG = """
@@ -124,7 +126,7 @@ def test_the_oracle_is_the_auc_of_minus_the_loss(made, monkeypatch):
     rows = source.rows("train_real")
     error = np.random.default_rng(0).normal(size=(len(rows), 3)) - rows.labels[:, None]
     monkeypatch.setattr(inference, "outputs", lambda run, rows, source: {"error": error})
-    found = members.oracle(methods.load(folder / "run"), source)
+    found = generators.oracle(methods.load(folder / "run"), source)
     assert found["value"] == pytest.approx(roc_auc_score(rows.labels, -error.mean(axis=1)))
     assert found["interval"][0] <= found["value"] <= found["interval"][1]
 
@@ -137,12 +139,15 @@ def test_nothing_is_made_twice_and_more_is_added(made, monkeypatch, capsys):
             stopped.setattr(module, name, lambda *_: pytest.fail("made again"))
         _main(root)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    _main(root, rows="gan_leaks_pixels,domias_pixels")
-    line = capsys.readouterr().out.splitlines()[-1]
+    _main(root, rows="gan_leaks_pixels,domias_pixels", seeds="0,1")
+    line = capsys.readouterr().out.splitlines()[-2]
     found = json.loads((folder / "benchmark.json").read_text())
     assert set(found["attacks"]) == {"gan_leaks_pixels", "domias_pixels"}
     assert line.startswith("| 12 | 2 | 0 | ") and f"{found['oracle']['value']:.4f}" in line
-    assert (root / "out" / "table.md").read_text().splitlines()[-1] == line
+    assert (root / "out" / "table.md").read_text().splitlines()[-2] == line
+    learned = json.loads((root / "out" / "shadow.json").read_text())
+    assert list(learned["weights"]) == ["gan_leaks_pixels", "domias_pixels"] and len(learned["auc"]) == 2
+    assert learned["mean"]["gan_leaks_pixels"] >= 0
 
 
 def test_without_patients_each_image_is_one(made):
@@ -449,6 +454,22 @@ def test_a_system_that_learns_from_one_run_is_asked_about_both(of_sets, monkeypa
     ):
         with pytest.raises(ValueError, match=text):
             _sets(root, rows=rows)
+
+
+def test_weights_of_shadows_are_those_of_the_scores_that_tell_members():
+    rng, benchmarks = np.random.default_rng(0), []
+    for _ in range(3):
+        labels = np.arange(400) % 2
+        good, weak, bad = (zscore(rng.normal(size=400) + shift * labels) for shift in (2.0, 1.0, 0.0))
+        benchmarks.append((np.stack([good, weak, bad], axis=1), labels))
+    found = shadow.shadow(["good", "weak", "bad"], benchmarks)
+    weights = np.array(list(found["weights"].values()))
+    assert weights[0] > weights[1] > 5 * abs(weights[2]) and np.linalg.norm(weights) == pytest.approx(1)
+    # Two independent scores that part the classes by 2 and 1 deviations part them together by the root of 5.
+    assert found["mean"]["shadow"] == pytest.approx(norm.cdf(np.sqrt(5 / 2)), abs=0.02) and len(found["auc"]) == 3
+    assert found["mean"]["shadow"] > found["mean"]["good"] == pytest.approx(norm.cdf(np.sqrt(2)), abs=0.03)
+    x, labels = benchmarks[0]
+    assert found["auc"][0] == pytest.approx(roc_auc_score(labels, x @ shadow.learned(benchmarks[1:])))
 
 
 def test_the_curves_have_every_figure_against_the_oracle():

@@ -19,6 +19,7 @@ FEATURES, ROUNDS, PAIRS = (
     "configs/subtask2/sdva_pseudo_label.py",
     "configs/subtask1/zhouyijiang_canet.py",
 )
+WEIGHTED = {"ensemble.combine": "weighted"}
 
 
 def _start(config, workdir, **options):
@@ -39,6 +40,8 @@ def never_trained(monkeypatch):
         (LEAKS, {"task": "subtask3"}, "task='subtask3' is unknown: did you mean"),
         (LEAKS, {"ensemble.combine": "men"}, "ensemble.combine='men' is unknown: did you mean 'mean'"),
         (LEAKS, {"ensemble.combine": "vote"}, "'vote' needs one score a class; use mean or rank for membership"),
+        (LEAKS, WEIGHTED, "ensemble.coefficients has 0 numbers, there are 1 members: give one each, in their order"),
+        (LEAKS, WEIGHTED | {"ensemble.coefficients": (1.0,), "ensemble.seeds": 2}, "ensemble.coefficients are of the variants"),
         (LEAKS, {"ensemble.admit": 0.5}, "split valid is empty: set data.valid"),
         (LEAKS, {"ensemble.runs": ("runs/x",)}, "ensemble.runs='runs/x': no run there"),
         (LEAKS, {"data.folds": 40}, r"data.folds=40: class '(not_)?used' has \d+ patients, at most \d+ folds"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from scipy.special import softmax
-from scipy.stats import rankdata
+from scipy.stats import rankdata, zscore
 
 from configs import base
 from fingerprint_jax import methods
@@ -50,6 +50,13 @@ def test_rank_is_the_mean_rank_of_scipy():
     scores = np.random.default_rng(0).normal(size=(3, 10, 1))
     expected = np.mean([rankdata(member[:, 0]) for member in scores], axis=0) / 10
     np.testing.assert_allclose(ensemble.rank(scores)[:, 0], expected)
+
+
+def test_weighted_is_the_sum_of_z_scores_and_an_equal_score_has_no_say():
+    scores = np.random.default_rng(0).normal(3, 7, size=(3, 10, 1))
+    scores[2] = 5.0
+    expected = 0.8 * zscore(scores[0, :, 0]) - 0.6 * zscore(scores[1, :, 0])
+    np.testing.assert_allclose(ensemble.weighted(scores, (0.8, -0.6, 100.0))[:, 0], expected)
 
 
 @pytest.fixture(scope="module")

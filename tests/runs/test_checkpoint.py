@@ -93,6 +93,14 @@ def test_a_manifest_that_changed_is_no_manifest(tmp_path, caplog):
         checkpoints.resolve("2")
 
 
+def test_steps_that_are_to_be_kept_stay(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, "max:accuracy", keep=(2, 3, 9))
+    for step, accuracy in enumerate([0.9, 0.1, 0.2, 0.3, 0.4, 0.5], start=1):
+        checkpoints.save(step, {"x": jnp.zeros(2)}, {"accuracy": accuracy})
+    checkpoints.close()
+    assert list(checkpoints.manifests()) == [1, 2, 3, 5, 6]
+
+
 def test_what_was_not_written_to_its_end_is_removed(tmp_path):
     checkpoints = _fill(tmp_path, [0.1, 0.2])
     for name in ("3", "4.orbax-checkpoint-tmp"):

@@ -18,7 +18,7 @@ PATHS = {
     "fingerprint_jax.evaluate": ["workdir", "data_dir", "submission", "compare", "predictions", "truth", "validate", "output"],
     "fingerprint_jax.generate": ["workdir", "output_dir"],
     "fingerprint_jax.pack": ["train_dir", "test_dir", "reference_dir", "data_dir", "groups", "labels"],
-    "fingerprint_jax.audit.__main__": ["generated", "used", "not_used", "unknown", "reference", "groups", "output"],
+    "fingerprint_jax.audit.__main__": ["generated", "used", "not_used", "unknown", "reference", "groups", "output", "real"],
     "fingerprint_jax.data.phantom": ["output_dir"],
     "fingerprint_jax.data.controls": ["data_dir", "output_dir"],
     "launch.sweep": ["config", "data_dir", "output", "file"],

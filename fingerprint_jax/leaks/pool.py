@@ -1,4 +1,4 @@
-"""The real images of a benchmark: what they are, packed once, and known again."""
+"""The real images that generators learn: what they are, packed once, and known again."""
 
 import csv
 import hashlib
@@ -23,20 +23,20 @@ def found_in(real: Path, groups: str) -> list[File]:
     return [file for place in places for file in folders.scan(place, skip)[0]]
 
 
-def given(real: Path, groups: str, size: int, output: Path) -> dict[str, int | str]:
-    """What a benchmark is of: its size, digests of names and content of the images, and of the file of patients, '' for none.
+def given(real: Path, groups: str, size: int, output: Path, flag: str = "real_dir") -> dict[str, int | str]:
+    """What generators are made of: size, digests of names and content of the images, and of the file of patients, '' for none.
 
-    Raises ValueError where something is not there.
+    `flag` names the folder. Raises ValueError where something is not there.
     """
     if not real.is_dir():
-        raise ValueError(f"--real_dir={real}: there is no such folder")
+        raise ValueError(f"--{flag}={real}: there is no such folder")
     if output.resolve().is_relative_to(real.resolve()):
-        raise ValueError(f"--output={output} is in --real_dir={real}: name a folder elsewhere")
+        raise ValueError(f"--output={output} is in --{flag}={real}: name a folder elsewhere")
     if groups and not Path(groups).is_file():
         raise ValueError(f"--groups={groups}: there is no such file")
     found = [file.path for file in found_in(real, groups) if file.path.suffix.lower() in images.FORMATS]
     if not found:
-        raise ValueError(f"--real_dir={real}: no image in it, which is named {', '.join(images.FORMATS)}")
+        raise ValueError(f"--{flag}={real}: no image in it, which is named {', '.join(images.FORMATS)}")
     content = hashlib.sha256()
     for path in found:
         content.update(json.dumps([str(path.relative_to(real)), _digest(path)]).encode())
@@ -47,18 +47,18 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(files.read_bytes(path)).hexdigest()
 
 
-def pack(real: Path, groups: str, output: Path, now: dict[str, int | str]) -> Source:
+def pack(real: Path, groups: str, output: Path, now: dict[str, int | str], flag: str = "real_dir") -> Source:
     """All images of a folder, or of the folders in it, packed in `<output>/pool`, now or before.
 
-    `now` is what `given` says of them; raises ValueError where others were packed.
+    `now` is what `given` says of them, `flag` names the folder; raises ValueError where others were packed.
     """
     size, record = int(now["image_size"]), output / RECORD
     if builder.dataset_dir(output / "pool", "images").exists():
         known = files.read_json(record, FIELDS, OTHER)
         was = {"image_size": f"images of {known['image_size']} pixels", "real_dir": "other images", "groups": "other patients"}
         if changed := [name for name in FIELDS if known[name] != now[name]]:
-            value = {"image_size": size, "real_dir": real, "groups": groups}[changed[0]]
-            raise ValueError(f"--{changed[0]}={value}: {output} is of {was[changed[0]]}: give those, or another --output")
+            name, value = {"image_size": ("image_size", size), "real_dir": (flag, real), "groups": ("groups", groups)}[changed[0]]
+            raise ValueError(f"--{name}={value}: {output} is of {was[changed[0]]}: give those, or another --output")
         return open_source(str(output / "pool"), "images")
     files.write_text(record, json.dumps(now, indent=1))  # before there is anything that it could be wrong about
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,6 +1,5 @@
-"""Generators of a benchmark: trained on known images, what they made, and the folders that it all goes to."""
+"""Generators: trained on known images, what they made, and the folders that it all goes to."""
 
-import dataclasses
 import os
 import shutil
 import tempfile
@@ -16,36 +15,13 @@ from fingerprint_jax.data import builder, controls, images, packing, phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
 from fingerprint_jax.estimators import search
+from fingerprint_jax.leaks.pool import verified
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import inference, sampling
-from launch import sweep
-from launch.leaks.pool import verified
 
 BATCH = 64  # images that are made at a time
 SHOWN = 12  # images in a row of the grid
-
-# A value with its interval, which may have no bound, and where one is tested its p.
-Figure = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What decides how much a generator leaks.
-
-    Args:
-        images: it is trained on, at most: patients stay whole.
-        config: of its training, with its steps and its seed.
-        overrides: `--set` of it.
-    """
-
-    images: int
-    config: Config
-    overrides: sweep.Overrides
-
-    def name(self, kind: str) -> str:
-        """Of its folder, which begins with a kind."""
-        fields = {"images": self.images, "num_steps": self.config.num_steps, "seed": self.config.seed, **self.overrides}
-        return sweep.name(f"{kind}.py", fields)
 
 
 def some(rows: Rows, images: int, rng: np.random.Generator, who: str) -> Rows:
@@ -127,3 +103,15 @@ def grid(generated: np.ndarray, *sides: np.ndarray) -> np.ndarray:
 def known(run: Run, rows: Rows, source: Source) -> np.ndarray:
     """How well a generator knows images of a source: [N]."""
     return sampling.generative(run).known(inference.outputs(run, rows, source=source))
+
+
+def oracle(run: Run, source: Source) -> dict[str, Any]:
+    """AUC of what a generator knows better, for the labelled real images of a source: how large the leak is, without any attack."""
+    rows = source.rows("train_real")
+    return auc(rows, known(run, rows, source))
+
+
+def auc(rows: Rows, scores: np.ndarray) -> dict[str, Any]:
+    """AUC of scores [N] of rows, and its interval over the patients, which may have no bound."""
+    bounds = score_metrics.auc_interval(rows.labels, scores, rows.groups)
+    return {"value": score_metrics.auc(rows.labels, scores), "interval": list(bounds)}

@@ -1,0 +1,170 @@
+"""A recipe before its release: who is on which side, what is said, and that nothing is made twice."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from fingerprint_jax.audit import __main__ as main
+from fingerprint_jax.audit import recipe, verdict
+from fingerprint_jax.data import phantom
+from fingerprint_jax.data.source import Rows, open_source
+from fingerprint_jax.leaks import generators
+from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runtime import files
+from tests.launch.test_benchmark import CONFIG
+
+
+def _values(root, **given):
+    values = flags.FlagValues()
+    main.define_flags(values)
+    options = {"recipe": root / "config.py", "real": root / "real", "groups": root / "groups.csv", "output": root / "out"}
+    options |= {"steps": "2,4", "count": 20} | given
+    values(["audit", *(f"--{name}={value}" for name, value in options.items() if value != "")])
+    return values
+
+
+def _run(root, **given):
+    values = _values(root, **given)
+    main._check_given(values)
+    return recipe.run(values, values.recipe, main._of_arguments)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """170 images of 85 patients, and what is said of a generator that was trained for four steps."""
+    root = tmp_path_factory.mktemp("recipe")
+    part = phantom.subtask1(0, 32, 0.0, real=1, generated=2, unknown=2, reference=170)["reference"]
+    (root / "real").mkdir()
+    with (root / "groups.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "group"])
+        for i, (image, group) in enumerate(zip(part.images, part.groups, strict=True)):
+            Image.fromarray(image).save(root / "real" / f"{i:03d}.png")
+            writer.writerow([f"{i:03d}", group])
+    (root / "config.py").write_text(CONFIG)
+    return root, _run(root)
+
+
+def test_half_of_the_patients_are_used_and_each_is_on_one_side(made):
+    root, document = made
+    pool, used = open_source(str(root / "out" / "pool"), "images"), open_source(str(root / "out" / "used"), "images")
+    drawn = recipe.draw(pool.rows("train"), 0)
+    groups = {name: set(rows.groups.tolist()) for name, rows in drawn.items()}
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 85
+    assert [len(groups[name]) / 85 for name in ("used", "not_used", "reference")] == pytest.approx([0.5, 0.25, 0.25], abs=0.02)
+    assert sorted(used.digests(used.rows("train").index)) == sorted(pool.digests(drawn["used"].index))
+    assert document["counts"] == {name: {"images": len(rows), "patients": len(groups[name])} for name, rows in drawn.items()}
+    with pytest.raises(ValueError, match="70 patients in --real are too few: .* an audit needs 20 of each, 80 in all"):
+        recipe.draw(Rows(*(np.arange(70).astype(str), np.zeros(70, int), np.arange(70).astype(str), np.arange(70))), 0)
+
+
+def test_each_checkpoint_is_audited_whole_and_stays(made):
+    root, document = made
+    assert checkpoint.steps(root / "out" / "run") == [2, 4] == [line["step"] for line in document["checkpoints"]]
+    for line in document["checkpoints"]:
+        folder = root / "out" / f"step-{line['step']}"
+        found = json.loads((folder / "audit" / "audit.json").read_text())
+        assert (line["verdict"], line["p"]) == (found["verdict"]["name"], found["panel"]["p"])
+        assert line["auc"] == {each["name"]: each["auc"] for each in found["panel"]["methods"]}
+        counts = {name: document["counts"][name]["images"] for name in ("used", "not_used", "reference")}
+        assert {name: found["counts"][name] for name in counts} == counts and found["counts"]["generated"] == 20
+        assert line["page"] == str(folder / "audit" / "index.html")
+        assert 0 <= line["oracle"]["value"] <= 1 and (folder / "grid.png").exists()
+    images = [np.asarray(Image.open(root / "out" / f"step-{step}" / "generated" / "000000.png")) for step in (2, 4)]
+    assert (images[0] != images[1]).any()
+    assert document["sentence"] in (root / "out" / "recipe.md").read_text()
+
+
+def test_a_second_start_makes_nothing_and_another_recipe_is_refused(made, monkeypatch):
+    root, document = made
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (root / "out").rglob("*")
+        if path.is_file() and path.suffix in (".json", ".png", ".npz")
+    }
+    monkeypatch.setattr(generators, "train", None)
+    assert _run(root) == document
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert [path.name for path in before if before[path] != after[path]] == ["recipe.json"]
+    for given, said in (
+        ({"seed": 1}, "is of another --seed"),
+        ({"count": 30}, "is of another --count"),
+        ({"steps": "4"}, "is of another recipe or other --steps"),
+        ({"repeats": 20}, "is of another --repeats"),
+        ({"groups": ""}, "of other patients"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _run(root, **given)
+
+
+def test_a_kill_in_an_audit_costs_that_audit_alone(made, monkeypatch):
+    root, document = made
+    path = root / "out" / "recipe.json"
+    known = files.read_json(path, {}, "")
+    path.write_text(json.dumps({"schema": 1, "plan": known["plan"], "checkpoints": known["checkpoints"][:1]}))
+    (root / "out" / "step-4" / "audit" / "audit.json").unlink()
+    monkeypatch.setattr(generators.sampling.Sampler, "__call__", None)  # the images are there
+    assert _run(root) == document
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"real": ""}, r"missing: --real \("),
+        ({"used": "x"}, "--used does not go with --recipe"),
+        ({"plan_only": True}, "--plan_only does not go with --recipe"),
+        ({"recipe": ""}, r"missing: --generated \(.*; --not_used \(.*; --used \("),
+        ({"recipe": "", "generated": "a", "used": "b", "not_used": "c"}, "--count goes with --recipe"),
+        ({"repeats": 3}, "--repeats=3: use at least 20"),
+        ({"steps": "5"}, "--steps=5: use whole numbers from 1 to the recipe's num_steps=4"),
+        ({"steps": "a"}, "--steps=a: use whole numbers"),
+        ({"recipe": "configs/quickstart.py"}, "--recipe: no generator of the task images"),
+        ({"recipe": "configs/subtask1/gan_leaks.py"}, "--recipe: no generator of the task images"),
+        ({"real": "nowhere"}, "--real=nowhere: there is no such folder"),
+        ({"image_size": 4}, "an audit needs images of at least 6 pixels a side"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_nothing_is_trained(made, tmp_path, given, said, monkeypatch):
+    monkeypatch.setattr(generators, "train", None)
+    with pytest.raises(ValueError, match=said):
+        _run(made[0], **{"output": tmp_path / "out", **given})
+
+
+def test_without_steps_they_are_parts_of_the_training(made):
+    config = _values(made[0]).recipe
+    assert recipe.steps_of(config, []) == (1, 2, 4)
+    config.num_steps = 1000
+    assert recipe.steps_of(config, []) == (125, 250, 500, 1000)
+
+
+def _line(step, value, low, name, p=0.5):
+    return {"step": step, "oracle": {"value": value, "interval": [low, 0.9]}, "verdict": name, "p": p, "auc": {"domias": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            [(10, 0.5, 0.4, verdict.NONE)],
+            r"at no checkpoint, .*: AUC 0.500 .* at the last\. .*any of the 1 checkpoints",
+        ),
+        (
+            [(10, 0.5, 0.4, verdict.NONE), (20, 0.7, 0.6, verdict.CONTENT), (30, 0.8, 0.7, verdict.EVIDENCE)],
+            r"from step 20 on, .* 0.700 \(0.600 to 0.900\).*from step 30 on \(evidence.*not notice is step 20: AUC 0.700",
+        ),
+        ([(10, 0.9, 0.8, verdict.COPIES)], r"notices it at the first of the checkpoints, step 10 \(copies found\)"),
+        ([(10, 0.6, 0.55, verdict.EVIDENCE), (20, 0.6, 0.55, verdict.NONE)], "at the first of the checkpoints, step 10"),
+    ],
+)
+def test_the_sentence_is_of_the_first_leak_and_the_last_checkpoint_before_it_is_noticed(lines, said):
+    lines = [_line(*line) for line in lines]
+    found = recipe.sentence(lines, {"images": 8, "patients": 4})
+    assert found.startswith("Trained on 8 images of 4 patients, ") and found.endswith("says how much.")
+    assert re.search(said, found)
+    rows = recipe.table(lines).splitlines()
+    assert len(rows) == 2 + len(lines) and rows[0] == "| step | oracle | domias | family-wise p | verdict |"
