@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from fingerprint_jax import Config, methods
+from fingerprint_jax import Config, methods, objectives
 from fingerprint_jax.data import tasks
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Predictions, Run
@@ -31,6 +31,10 @@ def check(run: Run) -> None:
             raise ValueError(f"config.best={c.best!r} needs a validation split: set data.valid")
         checkpoint.parse_best(c.best)
         names.check("config.best", c.best, (f"{mode}:{run.task.watched}" for mode in ("max", "min")))
+    if c.data.valid and issubclass(objectives.of(c.objective.name), objectives.Generative) and not run.task.membership:
+        raise ValueError(
+            f"data.valid={c.data.valid}: a generator answers no question of the task {c.task}, and `valid` asks one: use 0"
+        )
     if first := pair_table.stage(run):
         methods.check(first)
     _check_origin(run)
