@@ -1,6 +1,5 @@
 """A recipe before its release: who is on which side, what is said, and that nothing is made twice."""
 
-import csv
 import json
 import re
 
@@ -11,12 +10,11 @@ from PIL import Image
 
 from fingerprint_jax.audit import __main__ as main
 from fingerprint_jax.audit import recipe, verdict
-from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.leaks import generators
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runtime import files
-from tests.launch.test_benchmark import CONFIG
+from tests.launch.test_benchmark import write
 
 
 def _values(root, **given):
@@ -38,15 +36,7 @@ def _run(root, **given):
 def made(tmp_path_factory):
     """170 images of 85 patients, and what is said of a generator that was trained for four steps."""
     root = tmp_path_factory.mktemp("recipe")
-    part = phantom.subtask1(0, 32, 0.0, real=1, generated=2, unknown=2, reference=170)["reference"]
-    (root / "real").mkdir()
-    with (root / "groups.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "group"])
-        for i, (image, group) in enumerate(zip(part.images, part.groups, strict=True)):
-            Image.fromarray(image).save(root / "real" / f"{i:03d}.png")
-            writer.writerow([f"{i:03d}", group])
-    (root / "config.py").write_text(CONFIG)
+    write(root, 170)
     return root, _run(root)
 
 

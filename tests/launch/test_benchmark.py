@@ -81,11 +81,9 @@ def _main(root, **given):
     benchmark.main(values)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A benchmark of one generator, of 100 images of 50 patients."""
-    root = tmp_path_factory.mktemp("benchmark")
-    part = phantom.subtask1(0, 32, 0.0, real=1, generated=2, unknown=2, reference=100)["reference"]
+def write(root, count):
+    """A folder `real` of phantoms, two of each patient, `groups.csv`, and `config.py` of a generator."""
+    part = phantom.subtask1(0, 32, 0.0, real=1, generated=2, unknown=2, reference=count)["reference"]
     (root / "real").mkdir()
     with (root / "groups.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -94,6 +92,13 @@ def made(tmp_path_factory):
             Image.fromarray(image).save(root / "real" / f"{i:03d}.png")
             writer.writerow([f"{i:03d}", group])
     (root / "config.py").write_text(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A benchmark of one generator, of 100 images of 50 patients."""
+    root = tmp_path_factory.mktemp("benchmark")
+    write(root, 100)
     _main(root)
     (folder,) = (root / "out").glob("generator_*")
     return root, folder
