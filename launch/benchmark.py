@@ -31,7 +31,7 @@ from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.leaks import pool
 from fingerprint_jax.runs.config import config_hash
-from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption
+from fingerprint_jax.runtime import cli, environment, files, names, paths, plugins, preemption
 from fingerprint_jax.runtime.progress import show_log
 from launch import sweep
 from launch.collect import interval, markdown, number
@@ -82,14 +82,19 @@ def make(
             known |= kind.build(cell, folder, real, **settings)
         files.write_text(path, json.dumps(known, indent=1))
     for name, config in attacks.items():
-        if known["attacks"].get(name, {}).get("config") != config_hash(config):
+        if known["attacks"].get(name, {}).get("config") != _identity(config):
             for data_dir in kind.data(folder):
                 pool.verified(open_source(str(data_dir), kind.TASK), path)
             with tables.anew():
-                figures = kind.attacked(config, folder / "attacks" / f"{name}-{config_hash(config)}", folder)
-            known["attacks"][name] = {"config": config_hash(config), "figures": figures}
+                figures = kind.attacked(config, folder / "attacks" / f"{name}-{_identity(config)}", folder)
+            known["attacks"][name] = {"config": _identity(config), "figures": figures}
             files.write_text(path, json.dumps(known, indent=1))
     return known
+
+
+def _identity(config: Config) -> str:
+    """Of a config, and of the code of other packages that it names."""
+    return "-".join([config_hash(config), *plugins.code(config).values()])
 
 
 def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[str, str]:
@@ -110,8 +115,9 @@ def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[
 def _shadow(output: Path, found: list[tuple[Cell, dict[str, Any]]], attacks: dict[str, Config]) -> dict[str, Any]:
     """Weights of the attacks, learned on all benchmarks."""
     folders = [output / cell.name(members.KIND) for cell, _ in found]
-    of = [[folder / "attacks" / f"{name}-{config_hash(config)}" for name, config in attacks.items()] for folder in folders]
-    return shadow.shadow(list(attacks), [shadow.scores(workdirs) for workdirs in of])
+    of = [[folder / "attacks" / f"{name}-{_identity(config)}" for name, config in attacks.items()] for folder in folders]
+    seeds = [cell.config.seed for cell, _ in found]
+    return shadow.shadow(list(attacks), [shadow.scores(workdirs) for workdirs in of], seeds)
 
 
 def cells(values: flags.FlagValues) -> list[Cell]:
@@ -188,7 +194,8 @@ def main(values: flags.FlagValues) -> None:
             found.append((cell, known))
             lines.append(line(cell, known, attacks))
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
-        if kind is members and len(found) >= shadow.LEAST and len(attacks) > 1:
+        (output / "shadow.json").unlink(missing_ok=True)
+        if kind is members and len(attacks) > 1:
             files.write_text(output / "shadow.json", json.dumps(_shadow(output, found, attacks), indent=1))
         text = markdown(lines)
         files.write_text(output / "table.md", text)

@@ -184,7 +184,8 @@ def finished(workdir: Path, split: str, data_dir: str = "") -> bool:
     if (found := local.evaluated(workdir, split)) is None:
         return False
     run = methods.load(workdir, data_dir=data_dir)
-    return found["fingerprints"] == run.fingerprints and found["config_hash"] == config_hash(run.config)
+    same = found["fingerprints"] == run.fingerprints and found["config_hash"] == config_hash(run.config)
+    return same and plugins.same(run.config, found["code"])
 
 
 def unlike(runs: Sequence[Scored], swept: Collection[str], data_alone: bool = False) -> str:

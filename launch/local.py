@@ -21,6 +21,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
+from fingerprint_jax import Config
 from fingerprint_jax.evaluation.results import figures, scored_on
 from fingerprint_jax.runs.config import config_hash, from_json, walk
 from fingerprint_jax.runtime import cli, files, paths, plugins
@@ -157,11 +158,12 @@ def finished(workdir: Path, split: str) -> bool:
     if (found := evaluated(workdir, split)) is None:
         return False
     try:
-        config = config_hash(ConfigDict(from_json(files.read_json(workdir / "config.json", {}, ""))))
+        config: Config = ConfigDict(from_json(files.read_json(workdir / "config.json", {}, "")))
         started = files.read_json(workdir / "provenance.json", {"fingerprints": dict}, "")["fingerprints"]
     except (OSError, ValueError, RecursionError):
         return False
-    return found["fingerprints"] == started and found["config_hash"] == config
+    same = found["fingerprints"] == started and found["config_hash"] == config_hash(config)
+    return same and plugins.same(config, found["code"])
 
 
 def of_another(row: sweep.Row, workdir: Path) -> str:

@@ -19,7 +19,7 @@ from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, unlabelled
 from fingerprint_jax.methods import classical
 from fingerprint_jax.runs.config import config_hash, network_config
-from fingerprint_jax.runtime import cli, environment, files, paths
+from fingerprint_jax.runtime import cli, environment, files, paths, plugins
 from fingerprint_jax.stats import metrics, permutation
 from launch import sweep
 from launch.collect import interval, markdown, number
@@ -72,7 +72,9 @@ def attack(row_name: str, config: Config) -> Config:
 
 def key(line: dict) -> str:
     """What a line is of."""
-    return json.dumps([line[name] for name in ("leak", "draw", "row", "config", "settings")], sort_keys=True)
+    return json.dumps(
+        [*(line[name] for name in ("leak", "draw", "row", "config", "settings")), line.get("code", {})], sort_keys=True
+    )
 
 
 def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: list[dict], settings: dict) -> Iterator[dict]:
@@ -83,6 +85,7 @@ def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: lis
             drawn = None
             for name, config in attacks.items():
                 line = {"leak": leak, "draw": draw, "row": name, "config": config_hash(config), "settings": settings}
+                line |= {"code": code} if (code := plugins.code(config)) else {}
                 if key(line) in done:
                     continue
                 drawn = drawn or Phantom(draw, leak=leak, **settings)
@@ -167,7 +170,9 @@ def main(values: flags.FlagValues) -> None:
                 what = f"leak {line['leak']:g}, draw {line['draw']}, {line['row']}"
                 print(f"{what}: AUC {line['auc']:.4f}, p {line['p']:.3f}", flush=True)
         hashes = {name: config_hash(config) for name, config in attacks.items()}
+        codes = {name: plugins.code(config) for name, config in attacks.items()}
         own = [line for line in lines if line["settings"] == settings and line["config"] == hashes.get(line["row"])]
+        own = [line for line in own if line.get("code", {}) == codes[line["row"]]]
         text = markdown(table([line for line in own if line["draw"] < values.draws], attacks, leaks))
         files.write_text(path.parent / "power.md", text)
     print(text)

@@ -276,7 +276,8 @@ class Comparison:
 
     def another(self, data: str, row: Row, rate: float | None, seed: int) -> str:
         """What the run in the folder of a row is of in the place of the row's config and data; '' where of these, or not there."""
-        workdir, calibrated = self.workdir(data, row, rate, seed), (self.folder(data, row) / "calibration.json").exists()
+        workdir, first = self.workdir(data, row, rate, seed), data if data in self.data else self.first
+        calibrated = (self.folder(first, row) / "calibration.json").exists()
         if not (workdir / "config.json").exists() or not calibrated:  # without which nobody knows the steps
             return ""
         run, wanted = methods.load(workdir), identity(self.config(data, row, rate, seed))

@@ -137,7 +137,7 @@ def test_another_data_set_is_scored_with_an_old_run(quickstart, tmp_path):
     assert document["splits"]["train_real"]["n"] == 40
     assert document["fingerprints"] == seen[1]["fingerprints"] != seen[0]["fingerprints"]
     for split, of in zip(("train_real", "heldout"), seen, strict=True):  # each says what its own figures are of
-        assert scored_on(document, split) == of | {"config_hash": document["config_hash"]}
+        assert scored_on(document, split) == of | {"config_hash": document["config_hash"], "code": {}}
     # The table of the other data is stale for the run's own.
     own = Run.load(quickstart.workdir)
     np.testing.assert_array_equal(methods.predict(own, "train_real").ids, own.rows("train_real").ids)

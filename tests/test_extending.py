@@ -52,6 +52,7 @@ def test_every_command_runs(home):
     for name, task in (("ours", "subtask1"), ("network", "subtask2")):
         results = json.loads((home / "runs" / name / "results.json").read_text())
         assert results["task"] == task and results["splits"]["heldout"]["metrics"]["n"] > 0
+    assert results["splits"]["heldout"]["code"].keys() == {"mypkg"}  # by which it is told from figures of other code
     config = results["config"]
     assert config["objective"]["name"] == "mypkg.objectives:Smoothed" and config["backbone"]["name"] == "mypkg.nets:Small"
     assert re.search(r"\| ours +\|", output)

@@ -36,7 +36,7 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "reference": ("reference", "not_used"),
 }
 REQUIRED = "generated", "used", "not_used"
-OF_RECIPE, NOT_OF_RECIPE = ("real", "steps", "count"), ("plan_only", "likelihood_ratio", "bits")
+OF_RECIPE, NOT_OF_RECIPE = ("real", "steps", "count"), ("plan_only", "likelihood_ratio", "bits", "max_rejected")
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)

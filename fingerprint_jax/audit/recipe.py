@@ -107,6 +107,7 @@ def run(values: flags.FlagValues, config: Config, audit: Audit) -> dict[str, Any
         config.keep = wanted
         plan = {"config": config_hash(config), "pool": real.fingerprints["train"], "seed": values.seed, "count": values.count}
         plan["repeats"] = 0 if values["repeats"].using_default_value else values.repeats  # the leak is known: no detection limit
+        plan["steps"], plan["groups"] = list(wanted), bool(values.groups)
         document: dict[str, Any] = _known(output / RECORD, plan) | {"counts": {name: _count(rows) for name, rows in drawn.items()}}
         files.write_text(output / RECORD, json.dumps(document, indent=1))
         if len(document["checkpoints"]) < len(wanted):
@@ -129,8 +130,8 @@ def _known(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
         return {"schema": 1, "plan": plan, "checkpoints": []}
     known = files.read_json(path, {"plan": dict, "checkpoints": list}, pool.OTHER)
     if changed := [name for name in plan if known["plan"].get(name) != plan[name]]:
-        words = {"config": "recipe or other --steps", "pool": "--real"} | {
-            name: f"--{name}" for name in ("seed", "count", "repeats")
+        words = {"config": "recipe", "pool": "--real"} | {
+            name: f"--{name}" for name in ("seed", "count", "repeats", "steps", "groups")
         }
         raise ValueError(f"{path.parent} is of another {words[changed[0]]}: give that, or another --output")
     return known
@@ -177,7 +178,9 @@ def _arguments(folder: Path, plan: dict[str, Any], redact: bool) -> list[str]:
     """Of the audit of one checkpoint."""
     given = {"generated": "train/generated", "used": "train/real_used", "not_used": "train/real_not_used", "reference": "reference"}
     found = [f"--{name}={folder / 'images' / place}" for name, place in given.items()]
-    found += [f"--groups={folder / 'images' / 'groups.csv'}", f"--output={folder / 'audit'}"]
+    groups = folder / "images" / "groups.csv"
+    found += [f"--groups={groups}"] * plan["groups"]  # without any the file has no ids
+    found.append(f"--output={folder / 'audit'}")
     return [*found, f"--seed={plan['seed']}", f"--repeats={plan['repeats']}", *["--redact"] * redact]
 
 
@@ -193,21 +196,32 @@ def _found(document: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def sentence(lines: list[dict[str, Any]], used: dict[str, int]) -> str:
     """What an owner wants to know of the checkpoints, ascending, of a recipe."""
-    text = f"Trained on {used['images']} images of {used['patients']} patients, the generator "
-    if known := next((line for line in lines if (line["oracle"]["interval"][0] or 0) > 0.5), None):
-        text += f"knows its images from step {known['step']:,} on, by its own loss: AUC {_figure(known['oracle'])}."
-    else:
-        text += f"knows its images at no checkpoint, by its own loss: AUC {_figure(lines[-1]['oracle'])} at the last."
-    noticed = next((i for i, line in enumerate(lines) if line["verdict"] in NOTICED), None)
-    if noticed is None:
-        text += f" The audit notices no leak at any of the {len(lines)} checkpoints."
-    elif noticed == 0:
-        text += f" The audit notices it at the first of the checkpoints, step {lines[0]['step']:,} ({lines[0]['verdict']})."
-    else:
-        before, line = lines[noticed - 1], lines[noticed]
-        text += f" The audit notices it from step {line['step']:,} on ({line['verdict']})."
-        text += f" The last checkpoint that the audit does not notice is step {before['step']:,}: AUC {_figure(before['oracle'])}."
+    text = f"Trained on {used['images']} images of {used['patients']} patients, the generator knows its images, by its own loss, at"
+    text += f" {_steps(lines, lambda line: (line['oracle']['interval'][0] or 0) > 0.5)}."
+    text += f" The audit notices a leak at {_steps(lines, lambda line: line['verdict'] in NOTICED)}."
+    if unsure := [line for line in lines if line["verdict"] == verdict.CANNOT_TELL]:
+        text += f" It cannot tell at {_listed(unsure)}."
+    quiet = [line for line in lines if line["verdict"] not in (*NOTICED, verdict.CANNOT_TELL)]
+    if quiet:
+        last = quiet[-1]
+        text += f" The last checkpoint that the audit does not notice is step {last['step']}: AUC {_figure(last['oracle'])}."
     return f"{text} What the audit does not notice may still leak: the generator's own loss says how much."
+
+
+def _steps(lines: list[dict[str, Any]], holds: Callable[[dict[str, Any]], bool]) -> str:
+    """At which checkpoints something holds: none, from one on, or those that are listed."""
+    found = [line for line in lines if holds(line)]
+    if not found:
+        return "none of the checkpoints"
+    if found == lines:
+        return "all checkpoints"
+    if found == lines[-len(found) :]:
+        return f"step {found[0]['step']}" + (" and later" if len(found) > 1 else "")
+    return _listed(found)
+
+
+def _listed(lines: list[dict[str, Any]]) -> str:
+    return f"step{'s' * (len(lines) > 1)} {', '.join(str(line['step']) for line in lines)}"
 
 
 def _figure(of: dict[str, Any]) -> str:

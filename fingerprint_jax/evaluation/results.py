@@ -30,7 +30,7 @@ def figures(workdir: Path) -> dict:
 
 
 def scored_on(document: dict, split: str) -> dict:
-    """{data_dir, fingerprints, config_hash} of the data and the config that the figures of a split are of; None for what is unsaid.
+    """{data_dir, fingerprints, config_hash} that the figures of a split are of, None for what is unsaid, and `code`, by package.
 
     Of a file of the schema BEFORE that is what its last evaluation had, whichever split that was of.
 
@@ -40,4 +40,4 @@ def scored_on(document: dict, split: str) -> dict:
     if document["schema"] == BEFORE:
         config = document.get("config")
         found = document | {"data_dir": config.get("data_dir") if isinstance(config, dict) else None}
-    return {name: found.get(name) for name in ("data_dir", "fingerprints", "config_hash")}
+    return {name: found.get(name) for name in ("data_dir", "fingerprints", "config_hash")} | {"code": found.get("code", {})}

@@ -17,7 +17,7 @@ from fingerprint_jax.evaluation.results import SCHEMA, figures, scored_on
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
-from fingerprint_jax.runtime import distributed, environment, files
+from fingerprint_jax.runtime import distributed, environment, files, plugins
 from fingerprint_jax.stats import decisions, metrics, permutation, score_metrics
 from fingerprint_jax.stats.permutation import auc_of, permutation_p
 
@@ -102,7 +102,7 @@ def renewed(run: Run, split: str) -> Generator[None]:
 
     def first() -> bool:
         known = figures(run.workdir).get("splits", {}).get(split, {})
-        return "metrics" not in known or any(known.get(name) != value for name, value in _seen(run).items())
+        return "metrics" not in known or any(known.get(name, {}) != value for name, value in _seen(run).items())
 
     with contextlib.ExitStack() as block:
         if distributed.first(first):
@@ -114,7 +114,8 @@ def renewed(run: Run, split: str) -> Generator[None]:
 
 def _seen(run: Run) -> dict:
     """What the figures of a split are of, as `scored_on` gives it."""
-    return {"data_dir": run.config.data_dir, "fingerprints": run.fingerprints, "config_hash": config_hash(run.config)}
+    of = {"data_dir": run.config.data_dir, "fingerprints": run.fingerprints, "config_hash": config_hash(run.config)}
+    return of | {"code": plugins.code(run.config)}
 
 
 def verify(run: Run, split: str) -> None:

@@ -57,6 +57,9 @@ def train(config: Config, workdir: Path, packed: Path, source: Source, members: 
     if sorted(found.digests(found.rows("train").index)) != sorted(source.digests(members.index)):
         raise ValueError(f"{packed} has other images than those that were drawn: remove it, and the same command makes it anew")
     config = config.copy_and_resolve_references()
+    for field in ("folds", "valid", "sequester"):
+        if config.data[field]:
+            raise ValueError(f"data.{field}={config.data[field]}: all images that are drawn train the generator, use 0")
     config.data_dir = str(packed)
     methods.fit(Run(config, workdir))
     return methods.load(workdir)

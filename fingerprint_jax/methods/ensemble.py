@@ -118,6 +118,8 @@ def _check_coefficients(config: Config) -> None:
     given, count = len(e.get("coefficients", ())), len(e.runs or variants(config))
     if given != count:
         raise ValueError(f"ensemble.coefficients has {given} numbers, there are {count} members: give one each, in their order")
+    if e.admit or e.best_variant:
+        raise ValueError("ensemble.coefficients are of all members: leave out ensemble.admit and ensemble.best_variant")
     if not e.runs and e.seeds > 1:
         raise ValueError(f"ensemble.seeds={e.seeds}: ensemble.coefficients are of the variants, with one seed")
 

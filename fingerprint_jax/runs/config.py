@@ -59,9 +59,9 @@ def flat_config(config: Config) -> dict[str, Any]:
 def identity(config: Config) -> dict[str, Any]:
     """The flat config without what changes no result: how steps are dispatched, where their state lies, and paths that may move.
 
-    These are data and extra labels, whose content has fingerprints, and a cache.
+    These are data and extra labels, whose content has fingerprints, and a cache. Nor does it matter which checkpoints are kept.
     """
-    moving = ("data_dir", "extra_labels", "cache_dir", "steps_per_dispatch", "shard_state")
+    moving = ("data_dir", "extra_labels", "cache_dir", "steps_per_dispatch", "shard_state", "keep")
     return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] not in moving}
 
 

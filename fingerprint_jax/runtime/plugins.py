@@ -48,6 +48,11 @@ def code(config: ConfigDict) -> dict[str, str]:
     return {package: _trusted[package] for package in sorted(packages(config)) if package in _trusted}
 
 
+def same(config: ConfigDict, known: object) -> bool:
+    """Whether the code that a config names is that of digests as `code` gave them, as far as they or this process know it."""
+    return isinstance(known, dict) and all(known.get(package, digest) == digest for package, digest in code(config).items())
+
+
 def _digest(package: str) -> str:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []

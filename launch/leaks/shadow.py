@@ -15,8 +15,6 @@ from fingerprint_jax import methods
 from fingerprint_jax.methods.ensemble import standardised
 from fingerprint_jax.stats import score_metrics
 
-LEAST = 2  # benchmarks: each is asked about by the weights of the others
-
 
 def scores(workdirs: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Of a benchmark: standardised scores of the labelled real images by finished attacks [N,A], and the labels [N]."""
@@ -26,19 +24,31 @@ def scores(workdirs: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def learned(benchmarks: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The weights [A] of a logistic regression without intercept (C = 1, as many votes a benchmark), of length 1."""
+    """The weights [A] of a logistic regression without intercept (C = 1, as many votes a benchmark).
+
+    Their length is 1; it is 0 where no score says anything.
+    """
     x, y = (np.concatenate(part) for part in zip(*benchmarks, strict=True))
     votes = np.concatenate([np.full(len(labels), len(y) / len(benchmarks) / len(labels)) for _, labels in benchmarks])
     weights = LogisticRegression(fit_intercept=False).fit(x, y, sample_weight=votes).coef_[0]
-    return weights / np.linalg.norm(weights)
+    return weights / max(float(np.linalg.norm(weights)), 1e-12)  # of scores that are all constant it is 0
 
 
-def shadow(attacks: list[str], benchmarks: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """{weights: {attack: weight}, auc: of each benchmark by the weights of the others, mean: AUC of each attack and of that}."""
-    left_out = []
-    for k, (x, y) in enumerate(benchmarks):
-        others = benchmarks[:k] + benchmarks[k + 1 :]
-        left_out.append(score_metrics.auc(y, x @ learned(others)))
-    aucs = {name: [score_metrics.auc(y, x[:, k]) for x, y in benchmarks] for k, name in enumerate(attacks)} | {"shadow": left_out}
+def shadow(attacks: list[str], benchmarks: list[tuple[np.ndarray, np.ndarray]], seeds: list[int]) -> dict[str, Any]:
+    """What the attacks of some benchmarks are worth, by themselves and together.
+
+    Benchmarks of one seed share their used and not used images: each is asked about by the weights of those of other seeds.
+
+    Returns:
+        weights: {attack: weight}, of all benchmarks.
+        auc: of the weighted sum on each benchmark; None where all have one seed.
+        mean: {attack, or `shadow`: mean AUC over the benchmarks}; `shadow` is left out with one seed.
+    """
+    found: list[float | None] = []
+    for (x, y), seed in zip(benchmarks, seeds, strict=True):
+        others = [benchmark for benchmark, other in zip(benchmarks, seeds, strict=True) if other != seed]
+        found.append(score_metrics.auc(y, x @ learned(others)) if others else None)
+    aucs = {name: [score_metrics.auc(y, x[:, k]) for x, y in benchmarks] for k, name in enumerate(attacks)}
+    aucs |= {"shadow": found} if len(set(seeds)) > 1 else {}
     means = {name: float(np.mean(np.array(values, float))) for name, values in aucs.items()}
-    return {"weights": dict(zip(attacks, learned(benchmarks).tolist(), strict=True)), "auc": left_out, "mean": means}
+    return {"weights": dict(zip(attacks, learned(benchmarks).tolist(), strict=True)), "auc": found, "mean": means}

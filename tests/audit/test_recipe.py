@@ -84,12 +84,19 @@ def test_a_second_start_makes_nothing_and_another_recipe_is_refused(made, monkey
     for given, said in (
         ({"seed": 1}, "is of another --seed"),
         ({"count": 30}, "is of another --count"),
-        ({"steps": "4"}, "is of another recipe or other --steps"),
+        ({"steps": "4"}, "is of another --steps"),
         ({"repeats": 20}, "is of another --repeats"),
         ({"groups": ""}, "of other patients"),
     ):
         with pytest.raises(ValueError, match=said):
             _run(root, **given)
+
+
+def test_without_patients_each_image_is_one(made):
+    root, _ = made
+    document = _run(root, groups="", output=root / "alone", steps="4")
+    assert [line["step"] for line in document["checkpoints"]] == [4]
+    assert document["counts"]["used"] == {"images": 85, "patients": 85}
 
 
 def test_a_kill_in_an_audit_costs_that_audit_alone(made, monkeypatch):
@@ -136,22 +143,32 @@ def _line(step, value, low, name, p=0.5):
     return {"step": step, "oracle": {"value": value, "interval": [low, 0.9]}, "verdict": name, "p": p, "auc": {"domias": 0.5}}
 
 
+NONE, SURE, UNSURE, COPIES, CONTENT = verdict.NONE, verdict.EVIDENCE, verdict.CANNOT_TELL, verdict.COPIES, verdict.CONTENT
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         (
-            [(10, 0.5, 0.4, verdict.NONE)],
-            r"at no checkpoint, .*: AUC 0.500 .* at the last\. .*any of the 1 checkpoints",
+            [(10, 0.5, 0.4, NONE)],
+            "at none of the checkpoints. The audit notices a leak at none of .* not notice is step 10: AUC 0.500",
         ),
         (
-            [(10, 0.5, 0.4, verdict.NONE), (20, 0.7, 0.6, verdict.CONTENT), (30, 0.8, 0.7, verdict.EVIDENCE)],
-            r"from step 20 on, .* 0.700 \(0.600 to 0.900\).*from step 30 on \(evidence.*not notice is step 20: AUC 0.700",
+            [(10, 0.5, 0.4, NONE), (20, 0.7, 0.6, CONTENT), (30, 0.8, 0.7, SURE)],
+            r"at step 20 and later. The audit notices a leak at step 30. .* not notice is step 20: AUC 0.700 \(0.600 to 0.900\)",
         ),
-        ([(10, 0.9, 0.8, verdict.COPIES)], r"notices it at the first of the checkpoints, step 10 \(copies found\)"),
-        ([(10, 0.6, 0.55, verdict.EVIDENCE), (20, 0.6, 0.55, verdict.NONE)], "at the first of the checkpoints, step 10"),
+        ([(10, 0.9, 0.8, COPIES)], "loss, at all checkpoints. The audit notices a leak at all checkpoints. What"),
+        (
+            [(10, 0.6, 0.55, NONE), (1000, 0.6, 0.4, SURE), (2000, 0.6, 0.55, NONE), (4000, 0.6, 0.55, UNSURE)],
+            "at steps 10, 2000, 4000. .* a leak at step 1000. It cannot tell at step 4000. .* not notice is step 2000",
+        ),
+        (
+            [(10, 0.9, 0.8, UNSURE), (20, 0.9, 0.8, UNSURE)],
+            "a leak at none of the checkpoints. It cannot tell at steps 10, 20. What",
+        ),
     ],
 )
-def test_the_sentence_is_of_the_first_leak_and_the_last_checkpoint_before_it_is_noticed(lines, said):
+def test_the_sentence_says_where_it_leaks_and_where_that_is_noticed(lines, said):
     lines = [_line(*line) for line in lines]
     found = recipe.sentence(lines, {"images": 8, "patients": 4})
     assert found.startswith("Trained on 8 images of 4 patients, ") and found.endswith("says how much.")

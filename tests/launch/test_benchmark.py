@@ -467,7 +467,7 @@ def test_weights_of_shadows_are_those_of_the_scores_that_tell_members():
         labels = np.arange(400) % 2
         good, weak, bad = (zscore(rng.normal(size=400) + shift * labels) for shift in (2.0, 1.0, 0.0))
         benchmarks.append((np.stack([good, weak, bad], axis=1), labels))
-    found = shadow.shadow(["good", "weak", "bad"], benchmarks)
+    found = shadow.shadow(["good", "weak", "bad"], benchmarks, [0, 1, 2])
     weights = np.array(list(found["weights"].values()))
     assert weights[0] > weights[1] > 5 * abs(weights[2]) and np.linalg.norm(weights) == pytest.approx(1)
     # Two independent scores that part the classes by 2 and 1 deviations part them together by the root of 5.
@@ -475,6 +475,12 @@ def test_weights_of_shadows_are_those_of_the_scores_that_tell_members():
     assert found["mean"]["shadow"] > found["mean"]["good"] == pytest.approx(norm.cdf(np.sqrt(2)), abs=0.03)
     x, labels = benchmarks[0]
     assert found["auc"][0] == pytest.approx(roc_auc_score(labels, x @ shadow.learned(benchmarks[1:])))
+    of_seed = shadow.shadow(["good", "weak", "bad"], benchmarks, [0, 1, 1])["auc"]  # of which two have the same images
+    assert of_seed[1] == pytest.approx(roc_auc_score(benchmarks[1][1], benchmarks[1][0] @ shadow.learned(benchmarks[:1])))
+    alone = shadow.shadow(["good", "weak", "bad"], benchmarks, [0, 0, 0])
+    assert alone["auc"] == [None] * 3 and "shadow" not in alone["mean"]
+    constant = shadow.shadow(["a", "b"], [(np.zeros((8, 2)), np.arange(8) % 2)], [0])
+    assert list(constant["weights"].values()) == [0, 0] and constant["mean"]["a"] == 0.5
 
 
 def test_the_curves_have_every_figure_against_the_oracle():

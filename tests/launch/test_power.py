@@ -10,7 +10,7 @@ from scipy.stats import beta
 from fingerprint_jax import methods
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.runtime import files
+from fingerprint_jax.runtime import files, plugins
 from launch import power, sweep, systems
 from tests.conftest import ROOT
 
@@ -72,6 +72,10 @@ def test_a_leak_of_one_is_found_and_the_same_command_goes_on(tmp_path, monkeypat
     ):
         _main(tmp_path, rows="gan_leaks_pixels", leaks="0,1", draws=3)
     assert (tmp_path / "draws.jsonl").read_text() == whole * 2
+    monkeypatch.setattr(plugins, "code", lambda config: {"theirs": "edited"})  # of an attack of somebody's own
+    lines = _main(tmp_path, rows="gan_leaks_pixels", leaks="0", draws=1)
+    assert made == [1, 0] and lines[-1]["code"] == {"theirs": "edited"}
+    assert "of 1 (" in (tmp_path / "power.md").read_text()
 
 
 Phantom = power.Phantom

@@ -54,13 +54,16 @@ def test_the_packages_of_a_config_are_those_of_its_names():
 def test_what_is_kept_of_a_run_goes_by_the_code_that_its_config_names(package, monkeypatch):
     config = load_config("configs/subtask1/domias.py").member
     config.estimator.name = "some_pkg.scores:near"
-    known = []
+    known, codes = [], []
     for text in ("def near(images):\n    return 3\n", "def near(images):\n    return 4\n"):
         (package / "scores.py").write_text(text)
         monkeypatch.setattr(plugins, "_trusted", {})
         plugins.trust(["some_pkg"])
         known.append((methods.state(Run(config, package / "run")), features._plan(config.estimator.name)[1]))
+        codes.append(plugins.code(config))
     (state, feature), (other_state, other_feature) = known
+    assert plugins.same(config, codes[1]) and not plugins.same(config, codes[0])
+    assert plugins.same(config, {}) and not plugins.same(config, None)  # figures of before it was written down
     assert state["code"].keys() == {"some_pkg"} and state != other_state and feature != other_feature
     config.estimator.name = "domias"
     assert methods.state(Run(config, package / "run")) == {}
