@@ -199,10 +199,10 @@ def sentence(lines: list[dict[str, Any]], used: dict[str, int]) -> str:
     text = f"Trained on {used['images']} images of {used['patients']} patients, the generator knows its images, by its own loss, at"
     text += f" {_steps(lines, lambda line: (line['oracle']['interval'][0] or 0) > 0.5)}."
     text += f" The audit notices a leak at {_steps(lines, lambda line: line['verdict'] in NOTICED)}."
-    if unsure := [line for line in lines if line["verdict"] == verdict.CANNOT_TELL]:
-        text += f" It cannot tell at {_listed(unsure)}."
-    quiet = [line for line in lines if line["verdict"] not in (*NOTICED, verdict.CANNOT_TELL)]
-    if quiet:
+    if unsure := [line for line in lines if line["verdict"] not in (*NOTICED, verdict.NONE)]:
+        why = ", ".join(dict.fromkeys(line["verdict"] for line in unsure))
+        text += f" It leaves open what it sees at {_listed(unsure)}: {why}."
+    if quiet := [line for line in lines if line["verdict"] == verdict.NONE]:
         last = quiet[-1]
         text += f" The last checkpoint that the audit does not notice is step {last['step']}: AUC {_figure(last['oracle'])}."
     return f"{text} What the audit does not notice may still leak: the generator's own loss says how much."

@@ -155,17 +155,15 @@ NONE, SURE, UNSURE, COPIES, CONTENT = verdict.NONE, verdict.EVIDENCE, verdict.CA
         ),
         (
             [(10, 0.5, 0.4, NONE), (20, 0.7, 0.6, CONTENT), (30, 0.8, 0.7, SURE)],
-            r"at step 20 and later. The audit notices a leak at step 30. .* not notice is step 20: AUC 0.700 \(0.600 to 0.900\)",
+            r"at step 20 and later. The audit notices a leak at step 30. It leaves open what it sees at step 20: a difference that"
+            r" content explains. The last .* not notice is step 10: AUC 0.500 \(0.400 to 0.900\)",
         ),
         ([(10, 0.9, 0.8, COPIES)], "loss, at all checkpoints. The audit notices a leak at all checkpoints. What"),
         (
             [(10, 0.6, 0.55, NONE), (1000, 0.6, 0.4, SURE), (2000, 0.6, 0.55, NONE), (4000, 0.6, 0.55, UNSURE)],
-            "at steps 10, 2000, 4000. .* a leak at step 1000. It cannot tell at step 4000. .* not notice is step 2000",
+            "at steps 10, 2000, 4000. .* a leak at step 1000. It leaves open .* at step 4000: cannot tell. .* not notice is step 2000",
         ),
-        (
-            [(10, 0.9, 0.8, UNSURE), (20, 0.9, 0.8, UNSURE)],
-            "a leak at none of the checkpoints. It cannot tell at steps 10, 20. What",
-        ),
+        ([(10, 0.9, 0.8, UNSURE), (20, 0.9, 0.8, UNSURE)], "at none of the .* what it sees at steps 10, 20: cannot tell. What"),
     ],
 )
 def test_the_sentence_says_where_it_leaks_and_where_that_is_noticed(lines, said):
