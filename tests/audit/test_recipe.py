@@ -161,7 +161,7 @@ NONE, SURE, UNSURE, COPIES, CONTENT = verdict.NONE, verdict.EVIDENCE, verdict.CA
         ([(10, 0.9, 0.8, COPIES)], "loss, at all checkpoints. The audit notices a leak at all checkpoints. What"),
         (
             [(10, 0.6, 0.55, NONE), (1000, 0.6, 0.4, SURE), (2000, 0.6, 0.55, NONE), (4000, 0.6, 0.55, UNSURE)],
-            "at steps 10, 2000, 4000. .* a leak at step 1000. It leaves open .* at step 4000: cannot tell. .* not notice is step 2000",
+            "at steps 10, 2000, 4000. .* at step 1000. It leaves open .* at step 4000: cannot tell. .* not notice is step 2000",
         ),
         ([(10, 0.9, 0.8, UNSURE), (20, 0.9, 0.8, UNSURE)], "at none of the .* what it sees at steps 10, 20: cannot tell. What"),
     ],
