@@ -60,7 +60,19 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py") if p.name not in ("base.py", "__init__.py"))
 
 
-LONGEST = ("end_to_end", "slurm", "distributed", "audit", "backbones", "loop", "signals", "moco", "extending", "cli", "environment")
+LONGEST = (
+    "end_to_end",
+    "slurm",
+    "distributed",
+    "audit",
+    "backbones",
+    "loop",
+    "signals",
+    "sharding",
+    "extending",
+    "cli",
+    "environment",
+)
 
 
 def pytest_collection_modifyitems(items):

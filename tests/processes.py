@@ -26,12 +26,12 @@ _SERVER.set_forkserver_preload(["fingerprint_jax.main", "fingerprint_jax.evaluat
 class Process:
     """`python -m MODULE ARGUMENTS` in a folder, else in the checkout: what tests ask of a subprocess.Popen."""
 
-    def __init__(self, module: str, *arguments: str, env: Mapping[str, str] = {}, cwd: Path = ROOT) -> None:  # noqa: B006
+    def __init__(self, module: str, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._output, errors = (Path(self._folder.name) / name for name in ("output", "errors"))
         errors.touch()
         self.stderr: IO[str] = errors.open()
-        arguments = (module, arguments, {**os.environ, **env}, cwd, self._output, errors)
+        arguments = (module, arguments, {**os.environ, **(env or {})}, cwd, self._output, errors)
         self._process = _SERVER.Process(target=_run, args=arguments)
         self._process.start()
         assert self._process.pid

@@ -27,7 +27,7 @@ COMPILE = """
     from fingerprint_jax.runs.run import Run
     from fingerprint_jax.training import hlo, inference, inputs
     from fingerprint_jax.training.model import model_of
-    from tests.runtime.test_sharding import member
+    from tests.runtime.test_sharding import TRAINED, member
 
     def size(arrays):
         return sum(x.size * x.dtype.itemsize for x in arrays)
@@ -55,7 +55,7 @@ COMPILE = """
         return {"exchanged": exchanged, "needed": {what: config.optimizer.accumulate * of for what, of in needed.items()}}
 
     assert jax.device_count() == 4
-    data_dir, trained, *paths = sys.argv[1:]
+    data_dir, *paths = sys.argv[1:]
     configs = {path: member(path, data_dir) for path in paths}
     family = lambda name: backbones.variants()[name][0]
     own = {family(name) for config in configs.values() for name in config.backbone.name.split("+")}
@@ -71,9 +71,9 @@ COMPILE = """
         name = config.backbone.name
         if config.objective.name == "taozi_experts":
             name = "mlp_tiny+siamese_cnn_tiny"  # sooner than the published three
-        elif config.objective.name in trained:
+        elif config.objective.name in TRAINED:
             methods.get("gradient").fit(Run(config, config.objective.name))
-        elif others and family(name) in compiled :
+        elif others and family(name) in compiled:
             name = others.pop()
         compiles(path, name)
         if config.objective.name == "contrastive":
@@ -107,7 +107,7 @@ def member(path, data_dir):
 def on_four(data_dir, tmp_path_factory):
     """What was compiled, and the folder of what was trained."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", textwrap.dedent(COMPILE), data_dir, " ".join(TRAINED), *OF_OBJECTIVES]
+    command = [sys.executable, "-c", textwrap.dedent(COMPILE), data_dir, *OF_OBJECTIVES]
     folder = tmp_path_factory.mktemp("four")
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
