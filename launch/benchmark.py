@@ -26,12 +26,12 @@ from typing import Any
 
 from absl import flags
 
-from fingerprint_jax import Config, objectives
+from fingerprint_jax import Config
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Source, open_source
-from fingerprint_jax.leaks import pool
-from fingerprint_jax.runs.config import config_hash
-from fingerprint_jax.runtime import cli, environment, files, names, paths, plugins, preemption
+from fingerprint_jax.leaks import generators, pool
+from fingerprint_jax.runs.config import code_hash, config_hash
+from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption
 from fingerprint_jax.runtime.progress import show_log
 from launch import sweep
 from launch.collect import interval, markdown, number
@@ -82,19 +82,14 @@ def make(
             known |= kind.build(cell, folder, real, **settings)
         files.write_text(path, json.dumps(known, indent=1))
     for name, config in attacks.items():
-        if known["attacks"].get(name, {}).get("config") != _identity(config):
+        if known["attacks"].get(name, {}).get("config") != code_hash(config):
             for data_dir in kind.data(folder):
                 pool.verified(open_source(str(data_dir), kind.TASK), path)
             with tables.anew():
-                figures = kind.attacked(config, folder / "attacks" / f"{name}-{_identity(config)}", folder)
-            known["attacks"][name] = {"config": _identity(config), "figures": figures}
+                figures = kind.attacked(config, folder / "attacks" / f"{name}-{code_hash(config)}", folder)
+            known["attacks"][name] = {"config": code_hash(config), "figures": figures}
             files.write_text(path, json.dumps(known, indent=1))
     return known
-
-
-def _identity(config: Config) -> str:
-    """Of a config, and of the code of other packages that it names."""
-    return "-".join([config_hash(config), *plugins.code(config).values()])
 
 
 def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[str, str]:
@@ -115,7 +110,7 @@ def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[
 def _shadow(output: Path, found: list[tuple[Cell, dict[str, Any]]], attacks: dict[str, Config]) -> dict[str, Any]:
     """Weights of the attacks, learned on all benchmarks."""
     folders = [output / cell.name(members.KIND) for cell, _ in found]
-    of = [[folder / "attacks" / f"{name}-{_identity(config)}" for name, config in attacks.items()] for folder in folders]
+    of = [[folder / "attacks" / f"{name}-{code_hash(config)}" for name, config in attacks.items()] for folder in folders]
     seeds = [cell.config.seed for cell, _ in found]
     return shadow.shadow(list(attacks), [shadow.scores(workdirs) for workdirs in of], seeds)
 
@@ -176,10 +171,7 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError(f"--rows={foreign[0]}: a system of {attacks[foreign[0]].task}, give those of --task={kind.TASK}")
     wanted, output = cells(values), Path(values.output)
     for cell in wanted:
-        objective = objectives.of(cell.config.objective.name) if cell.config.method == "gradient" else None
-        if objective is None or not issubclass(objective, objectives.Generative) or cell.config.task != "images":
-            raise ValueError(f"--config={values.config}: no generator of the task images: use generators/flow")
-        objective.way(values.solver_steps, "")
+        generators.check(cell.config, f"--config={values.config}").way(values.solver_steps, "")
     files.refuse_foreign(output, "benchmark", pool.RECORD, pool.FIELDS, pool.OTHER)
     now = pool.given(Path(values.real_dir), values.groups, values.image_size, output)
     output.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,8 @@ from fingerprint_jax import Config, features
 from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, unlabelled
 from fingerprint_jax.methods import classical
-from fingerprint_jax.runs.config import config_hash, network_config
-from fingerprint_jax.runtime import cli, environment, files, paths, plugins
+from fingerprint_jax.runs.config import code_hash, network_config
+from fingerprint_jax.runtime import cli, environment, files, paths
 from fingerprint_jax.stats import metrics, permutation
 from launch import sweep
 from launch.collect import interval, markdown, number
@@ -84,8 +84,7 @@ def draws(attacks: dict[str, Config], leaks: list[float], count: int, known: lis
         for leak in leaks:
             drawn = None
             for name, config in attacks.items():
-                line = {"leak": leak, "draw": draw, "row": name, "config": config_hash(config), "settings": settings}
-                line |= {"code": code} if (code := plugins.code(config)) else {}
+                line = {"leak": leak, "draw": draw, "row": name, "config": code_hash(config), "settings": settings}
                 if key(line) in done:
                     continue
                 drawn = drawn or Phantom(draw, leak=leak, **settings)
@@ -169,10 +168,8 @@ def main(values: flags.FlagValues) -> None:
                 file.flush()
                 what = f"leak {line['leak']:g}, draw {line['draw']}, {line['row']}"
                 print(f"{what}: AUC {line['auc']:.4f}, p {line['p']:.3f}", flush=True)
-        hashes = {name: config_hash(config) for name, config in attacks.items()}
-        codes = {name: plugins.code(config) for name, config in attacks.items()}
+        hashes = {name: code_hash(config) for name, config in attacks.items()}
         own = [line for line in lines if line["settings"] == settings and line["config"] == hashes.get(line["row"])]
-        own = [line for line in own if line.get("code", {}) == codes[line["row"]]]
         text = markdown(table([line for line in own if line["draw"] < values.draws], attacks, leaks))
         files.write_text(path.parent / "power.md", text)
     print(text)

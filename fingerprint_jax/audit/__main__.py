@@ -102,6 +102,12 @@ def _check_given(values: flags.FlagValues) -> None:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
 
 
+def of_recipe(values: flags.FlagValues) -> dict:
+    """Trains a recipe and audits its checkpoints; returns what stands in recipe.json."""
+    _check_given(values)
+    return recipe.run(values, values.recipe, _of_arguments)
+
+
 def _of_arguments(arguments: list[str]) -> dict:
     """The audit of a command line."""
     values = flags.FlagValues()
@@ -213,8 +219,7 @@ def main(values: flags.FlagValues) -> None:
     environment.self_test()
     with contextlib.redirect_stdout(sys.stderr):  # --json: nothing else on stdout
         try:
-            _check_given(values)
-            document = audit(values) if values.recipe is None else recipe.run(values, values.recipe, _of_arguments)
+            document = audit(values) if values.recipe is None else of_recipe(values)
         except (ValueError, OSError) as error:
             raise ValueError(printable(str(error))) from None
     if values.plan_only:

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config, objectives
+from fingerprint_jax import Config
 from fingerprint_jax.audit import copies, verdict
 from fingerprint_jax.data import controls, images, tables
 from fingerprint_jax.data.phantom import Split
@@ -60,13 +60,6 @@ def steps_of(config: Config, texts: list[str]) -> tuple[int, ...]:
     return tuple(sorted({int(text) for text in texts}))
 
 
-def check(config: Config) -> None:
-    """Raises ValueError where a config trains no generator of any images."""
-    objective = objectives.of(config.objective.name) if config.method == "gradient" else None
-    if objective is None or not issubclass(objective, objectives.Generative) or config.task != "images":
-        raise ValueError("--recipe: no generator of the task images: use one such as generators/flow")
-
-
 def draw(rows: Rows, seed: int) -> dict[str, Rows]:
     """Whole patients: half of them `used`, a quarter `not_used`, a quarter `reference`.
 
@@ -92,7 +85,7 @@ def run(values: flags.FlagValues, config: Config, audit: Audit) -> dict[str, Any
 
     Raises ValueError for what the user can mend.
     """
-    check(config)
+    generators.check(config, "--recipe")
     wanted, output = steps_of(config, values.steps), Path(values.output)
     checkpoint.check_place(output)
     files.refuse_foreign(output, "audit of a recipe", pool.RECORD, pool.FIELDS, pool.OTHER)
@@ -130,10 +123,8 @@ def _known(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
         return {"schema": 1, "plan": plan, "checkpoints": []}
     known = files.read_json(path, {"plan": dict, "checkpoints": list}, pool.OTHER)
     if changed := [name for name in plan if known["plan"].get(name) != plan[name]]:
-        words = {"config": "recipe", "pool": "--real"} | {
-            name: f"--{name}" for name in ("seed", "count", "repeats", "steps", "groups")
-        }
-        raise ValueError(f"{path.parent} is of another {words[changed[0]]}: give that, or another --output")
+        what = {"config": "recipe", "pool": "--real"}.get(changed[0], f"--{changed[0]}")
+        raise ValueError(f"{path.parent} is of another {what}: give that, or another --output")
     return known
 
 
@@ -155,18 +146,11 @@ def _count(rows: Rows) -> dict[str, int]:
 def _made(run: Run, folder: Path, real: Source, drawn: dict[str, Rows], count: int, seed: int) -> Source:
     """The official folders of one checkpoint, and the same packed."""
     made = generators.made(run, folder / "generated", count, 0)
-
-    def of(names: tuple[str, ...], prefix: str) -> Split:
-        rows = Rows.concatenate([drawn[name] for name in names])
-        labels = np.concatenate([np.full(len(drawn[name]), int(name == "used"), np.int64) for name in names])
-        prefixes = np.concatenate([np.full(len(drawn[name]), prefix and f"real_{name}/") for name in names])
-        return Split(real.images(rows.index)[..., 0], labels, generators.patients(real, rows), prefixes)
-
     none = np.full(len(made), "")
     found = {
         "train_generated": Split(made, np.ones(len(made), np.int64), none, none),
-        "train_real": of(("used", "not_used"), "real_"),
-        "reference": of(("reference",), ""),
+        "train_real": generators.real(real, drawn, {"used": 1, "not_used": 0}, prefix=True),
+        "reference": generators.real(real, drawn, {"reference": 0}),
     }
     source = generators.write("subtask1", folder, found, seed)
     sides = (found["train_real"].images[found["train_real"].labels == label] for label in (1, 0))

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from PIL import Image
 
-from fingerprint_jax import Config, methods
+from fingerprint_jax import Config, methods, objectives
 from fingerprint_jax.data import builder, controls, images, packing, phantom
 from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source, open_source
 from fingerprint_jax.estimators import search
 from fingerprint_jax.leaks.pool import verified
+from fingerprint_jax.objectives import Generative
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import inference, sampling
@@ -38,6 +39,22 @@ def some(rows: Rows, images: int, rng: np.random.Generator, who: str) -> Rows:
     if before[0] > images:
         raise ValueError(f"--images={images}: a patient that was drawn has {before[0]}, and patients stay whole: give more")
     return rows.take(before[rank] <= images)
+
+
+def check(config: Config, flag: str) -> type[Generative]:
+    """The objective of a config; raises ValueError that names the flag where it trains no generator of any images."""
+    objective = objectives.of(config.objective.name) if config.method == "gradient" else None
+    if objective is None or not issubclass(objective, Generative) or config.task != "images":
+        raise ValueError(f"{flag}: no generator of the task images: use generators/flow")
+    return objective
+
+
+def real(source: Source, drawn: dict[str, Rows], sides: dict[str, int], prefix: bool = False) -> Split:
+    """The images of some of the rows that were drawn, with the label of each side; with `prefix` a side has a folder of its own."""
+    rows = Rows.concatenate([drawn[name] for name in sides])
+    counts = [len(drawn[name]) for name in sides]
+    prefixes = np.repeat([f"real_{name}/" if prefix else "" for name in sides], counts)
+    return Split(source.images(rows.index)[..., 0], np.repeat(list(sides.values()), counts), patients(source, rows), prefixes)
 
 
 def patients(source: Source, rows: Rows) -> np.ndarray:

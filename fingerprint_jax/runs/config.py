@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
+from fingerprint_jax.runtime import plugins
 
 # What every config has; `FIELDS` of a method has the rest.
 FIELDS: dict[str, Any] = {
@@ -68,6 +69,11 @@ def identity(config: Config) -> dict[str, Any]:
 def config_hash(config: Config) -> str:
     """Digest of a config's identity."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_hash(config: Config) -> str:
+    """`config_hash`, with the digests of other packages whose code a config names."""
+    return "-".join([config_hash(config), *plugins.code(config).values()])
 
 
 def from_json(fields: dict[str, Any]) -> dict[str, Any]:

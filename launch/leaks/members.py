@@ -42,21 +42,13 @@ def draw(rows: Rows, images: int, seed: int) -> dict[str, Rows]:
 
 def splits(source: Source, drawn: dict[str, Rows], generated: np.ndarray) -> dict[str, Split]:
     """Those of the task, the generated images [N,H,W] among them."""
-
-    def of(sides: dict[str, int], prefix: bool = False) -> Split:
-        rows = Rows.concatenate([drawn[name] for name in sides])
-        counts = [len(drawn[name]) for name in sides]
-        prefixes = np.repeat([f"real_{name}/" if prefix else "" for name in sides], counts)
-        labels = np.repeat(list(sides.values()), counts)
-        return Split(source.images(rows.index)[..., 0], labels, generators.patients(source, rows), prefixes)
-
     known, unknown = generators.synthetic(generated, 1)
     return {
         "train_generated": known,
-        "train_real": of({"used": 1, "not_used": 0}, prefix=True),
+        "train_real": generators.real(source, drawn, {"used": 1, "not_used": 0}, prefix=True),
         "test_generated": unknown,
-        "test_real": of({"used unknown": 1, "not_used unknown": 0}),
-        "reference": of({"reference": 0}),
+        "test_real": generators.real(source, drawn, {"used unknown": 1, "not_used unknown": 0}),
+        "reference": generators.real(source, drawn, {"reference": 0}),
     }
 
 

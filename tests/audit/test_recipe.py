@@ -27,9 +27,7 @@ def _values(root, **given):
 
 
 def _run(root, **given):
-    values = _values(root, **given)
-    main._check_given(values)
-    return recipe.run(values, values.recipe, main._of_arguments)
+    return main.of_recipe(_values(root, **given))
 
 
 @pytest.fixture(scope="module")

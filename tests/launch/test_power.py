@@ -74,7 +74,7 @@ def test_a_leak_of_one_is_found_and_the_same_command_goes_on(tmp_path, monkeypat
     assert (tmp_path / "draws.jsonl").read_text() == whole * 2
     monkeypatch.setattr(plugins, "code", lambda config: {"theirs": "edited"})  # of an attack of somebody's own
     lines = _main(tmp_path, rows="gan_leaks_pixels", leaks="0", draws=1)
-    assert made == [1, 0] and lines[-1]["code"] == {"theirs": "edited"}
+    assert made == [1, 0] and lines[-1]["config"] == f"{lines[0]['config']}-edited"
     assert "of 1 (" in (tmp_path / "power.md").read_text()
 
 
