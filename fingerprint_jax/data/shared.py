@@ -31,16 +31,27 @@ def claim() -> str:
     while True:
         name = _NAME + secrets.token_hex(4)
         lock = shared_memory.SharedMemory(name, create=True, size=1)
-        util.Finalize(None, lock.unlink, exitpriority=-1)  # when the readers have ended
-        if not MEMORY.is_dir():
+        if not MEMORY.is_dir() or _hold(name):
             break
-        file = os.open(MEMORY / name, os.O_RDWR)  # open to the end
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if (MEMORY / name).exists():  # else another process took it for a dead one's, between the two lines before
-            break
+        lock.close()
+        resource_tracker.unregister(f"/{name}", "shared_memory")
+    util.Finalize(None, lock.unlink, exitpriority=-1)  # when the readers have ended
     # The queues of readers have semaphores, which lie there, too. joblib names them in the same way.
     synchronize.SemLock._make_name = staticmethod(lambda: f"/{name}.{secrets.token_hex(4)}")  # pyright: ignore[reportAttributeAccessIssue]
     return name
+
+
+def _hold(name: str) -> bool:
+    """Whether this process has the new lock: another one, which sweeps, may take it for a dead one's before it is held."""
+    try:
+        file = os.open(MEMORY / name, os.O_RDWR)  # open to the end
+    except FileNotFoundError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_EX)
+    if (MEMORY / name).exists():
+        return True
+    os.close(file)
+    return False
 
 
 def _sweep() -> None:

@@ -68,6 +68,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else():
     foreign.touch()
     try:
         names = [process.stdout.readline().strip() for process in (living, killed)]
+        assert all(names)
         shared._sweep()
         assert [len(_left(name)) for name in names] == [3, 3]  # the lock, the array, the semaphore
         os.killpg(killed.pid, signal.SIGKILL)  # with it Python's resource tracker, which would remove them
@@ -116,6 +117,30 @@ def test_what_another_process_removes_meanwhile_is_passed_over(monkeypatch, tmp_
 
     monkeypatch.setattr(shared, "MEMORY", Memory(tmp_path))
     shared._sweep()
+
+
+@pytest.mark.parametrize("moment", ["shared_memory.SharedMemory", "fcntl.flock"], ids=["made", "opened"])
+def test_a_lock_that_another_start_took_for_a_dead_ones_is_made_anew(moment):
+    """Two trainers start at once, and one of them sweeps between the lines in which the other makes its lock and holds it."""
+    process = _start(
+        f"""
+        first = shared.MEMORY / f"fingerprint-{{os.getpid():08x}}"
+        tokens = iter([f"{{os.getpid():08x}}", "f" + f"{{os.getpid():07x}}"])
+        shared.secrets.token_hex = lambda _: next(tokens)
+        call = shared.{moment}
+        def swept(*args, **kwargs):
+            result = call(*args, **kwargs)
+            first.unlink(missing_ok=True)
+            return result
+        shared.{moment} = swept
+        shared._sweep = lambda: None
+        name = shared.claim()
+        print(name, name != first.name, (shared.MEMORY / name).exists())
+        """
+    )
+    text, errors = process.communicate()
+    name, *facts = text.split()
+    assert process.returncode == 0 and not errors and facts == ["True", "True"] and not _left(name)
 
 
 def test_a_process_that_ends_leaves_nothing_and_says_nothing():
