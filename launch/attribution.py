@@ -7,7 +7,8 @@ from sklearn.metrics import confusion_matrix
 
 from fingerprint_jax.stats import metrics
 from launch import lines
-from launch.collect import Scored, number
+from launch.compare import Scored
+from launch.formats import number
 from launch.systems import Comparison, Row
 
 # Column -> (data the system was trained on, split and data it is scored on).

@@ -34,7 +34,7 @@ from fingerprint_jax.runs.config import code_hash, config_hash
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption
 from fingerprint_jax.runtime.progress import show_log
 from launch import sweep
-from launch.collect import interval, markdown, number
+from launch.formats import interval, markdown, number
 from launch.leaks import members, sets, shadow
 from launch.leaks.cells import Cell, Figure
 from launch.leaks.curves import curves

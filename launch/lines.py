@@ -3,7 +3,8 @@
 import statistics
 
 from fingerprint_jax.runtime.names import printable
-from launch.collect import Scored, interval, number
+from launch.compare import Scored
+from launch.formats import interval, number
 from launch.systems import Comparison, Row, read
 
 BEFORE = ("data", "row", "network", "parameters", "size", "networks")

@@ -3,8 +3,9 @@
 import numpy as np
 
 from fingerprint_jax.stats import metrics, score_metrics
-from launch import collect, lines
-from launch.collect import Scored, number
+from launch import compare, lines
+from launch.compare import Scored
+from launch.formats import number
 from launch.systems import Comparison, Row, read
 
 FPR = 0.1
@@ -77,8 +78,8 @@ def _figures(scored: dict[int, Scored]) -> dict:
 
 
 def family(c: Comparison, data: str) -> dict:
-    """`collect.family` of the rows on a data set, each with its seeds."""
-    return collect.family(
+    """`compare.family` of the rows on a data set, each with its seeds."""
+    return compare.family(
         {row.name: [(run, _permutation(c, data, row, seed)) for seed, run in c.scored(data, row).items()] for row in c.rows}
     )
 
@@ -86,7 +87,7 @@ def family(c: Comparison, data: str) -> dict:
 def _permutation(c: Comparison, data: str, row: Row, seed: int) -> dict:
     """What `evaluate` says of a run's p."""
     choice = read(c.folder(data, row) / "choice.json")
-    return collect.kept_permutation(c.workdir(data, row, choice["learning_rate"], seed), "heldout")
+    return compare.kept_permutation(c.workdir(data, row, choice["learning_rate"], seed), "heldout")
 
 
 def shown(line: dict) -> dict[str, str]:

@@ -22,7 +22,7 @@ from fingerprint_jax.runs.config import code_hash, network_config
 from fingerprint_jax.runtime import cli, environment, files, paths
 from fingerprint_jax.stats import metrics, permutation
 from launch import sweep
-from launch.collect import interval, markdown, number
+from launch.formats import interval, markdown, number
 from launch.systems import resolve
 
 ALPHA = 0.05

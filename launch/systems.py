@@ -33,8 +33,8 @@ from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import inputs
 from fingerprint_jax.training.model import forget_many_programs, model_of
-from launch import collect, sweep
-from launch.collect import Scored
+from launch import compare, sweep
+from launch.compare import Scored
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +270,7 @@ class Comparison:
         where, found = self.data_dir(other) if other else "", {}
         for seed in self.seeds if choice else ():
             workdir = self.workdir(data, row, choice["learning_rate"], seed)
-            if collect.finished(workdir, split, where) and not self.another(data, row, choice["learning_rate"], seed):
+            if compare.finished(workdir, split, where) and not self.another(data, row, choice["learning_rate"], seed):
                 found[seed] = self.load(workdir, split, where)
         return found
 
@@ -345,7 +345,7 @@ class Comparison:
 
     def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> bool:
         """Scores a run where that is not done; whether it was not."""
-        if anew := not collect.finished(workdir, split, data_dir):
+        if anew := not compare.finished(workdir, split, data_dir):
             found = score.evaluate(methods.load(workdir, data_dir=data_dir), split, refits=refits)
             figure = found["metrics"]["scores"]["auc"] if self.task.membership else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)

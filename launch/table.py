@@ -14,7 +14,7 @@ from absl import flags
 from fingerprint_jax.runtime import cli, environment, files, paths, preemption
 from fingerprint_jax.runtime.progress import show_log
 from launch import attribution, membership, sweep
-from launch.collect import escape, markdown, write_csv
+from launch.formats import escape, markdown, write_csv
 from launch.systems import Comparison
 
 

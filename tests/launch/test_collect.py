@@ -14,7 +14,7 @@ from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import permutation
 from launch import collect, sweep
-from launch.collect import Scored
+from launch.compare import Scored
 from launch.sweep import product, values
 from tests.conftest import fit
 from tests.test_evaluate import run_binary
@@ -235,18 +235,6 @@ def test_a_folder_of_runs_has_a_family_wise_p_of_their_own_data(data_dir, packs,
         collect.collect(tmp_path, "heldout", "auc")
 
 
-@pytest.mark.parametrize("said", [{"p": "0.01"}, {"p": 0.01, "null": ["a"]}, {"p": 2}, {}, [0.01]])
-def test_a_p_that_evaluate_has_not_written_is_refused(said, tmp_path):
-    splits = {"heldout": {"metrics": {"permutation": said}}}
-    (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": splits}))
-    with pytest.raises(ValueError, match="results.json: the p of heldout is no number: evaluate it anew"):
-        collect.kept_permutation(tmp_path, "heldout")
-    for p in (0.01, None):
-        splits["heldout"]["metrics"]["permutation"] = {"p": p}
-        (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": splits}))
-        assert collect.kept_permutation(tmp_path, "heldout") == {"p": p}
-
-
 def test_a_row_whose_failure_cannot_be_read_is_not_finished(tmp_path):
     (tmp_path / "a").mkdir()
     for content in ("[" * 100_000, '{"error": 1}'):
@@ -286,16 +274,3 @@ def test_a_real_sweep_becomes_table_and_picture(data_dir, tmp_path, capsys):
         run_binary(collect, f"--sweep={tmp_path}", "--figure=auc")
     with pytest.raises(ValueError, match="--family is of AUCs of membership, subtask 1"):
         run_binary(collect, f"--sweep={tmp_path}", "--family")
-
-
-@pytest.mark.parametrize(
-    "found", [{}, 3, {"permutation": 3}, {"permutation": {"p": "x"}}, {"permutation": {"p": 0.1, "null": "x"}}]
-)
-def test_a_p_that_evaluate_has_not_written_is_one_line(found, tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps({"schema": score.SCHEMA, "splits": {"heldout": {"metrics": found}}}))
-    with pytest.raises(ValueError, match="has no p on heldout|the p of heldout is no number"):
-        collect.kept_permutation(tmp_path, "heldout")
-
-
-def test_names_from_outside_are_no_links():
-    assert collect.escape("![x](http://a)") == "!\\[x](http://a)"

@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.stats import permutation
 from launch import membership, systems, table
-from launch.collect import Scored
+from launch.compare import Scored
 from launch.systems import Comparison, Row
 
 VIEW = {"data.folds": 2}

@@ -19,7 +19,7 @@ from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import loop
 from fingerprint_jax.training.model import model_of
 from launch import attribution, membership, sweep, systems, table
-from launch.collect import Scored
+from launch.compare import Scored
 from launch.systems import Comparison, Row
 from tests.conftest import load_config
 from tests.test_evaluate import run_binary

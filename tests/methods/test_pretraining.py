@@ -23,7 +23,7 @@ from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference, loop
 from fingerprint_jax.training.model import Model, model_of
-from launch.collect import Scored
+from launch.compare import Scored
 from tests.conftest import last_state, load_config, same_bytes
 
 SMALL = {"name": "strided_resnet_tiny", "weights": ""}
