@@ -1,6 +1,7 @@
 """The range of every numeric field of a config; what is outside it, NaN or infinite is refused before anything is done with it."""
 
 import fnmatch
+import functools
 import numbers
 from collections.abc import Iterator
 from fractions import Fraction
@@ -91,6 +92,7 @@ def fields(config: Config, prefix: str = "", inside: str = "") -> Iterator[tuple
             yield prefix + key, inside + key, value
 
 
+@functools.lru_cache(maxsize=4096)  # every child of a run asks for every field of its config
 def interval_of(field: str) -> str:
     """The interval of a field, '' where the table has none."""
     found = (interval for pattern, interval in _INTERVALS.items() if fnmatch.fnmatchcase(field, pattern))
