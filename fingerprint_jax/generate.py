@@ -69,6 +69,7 @@ def _wanted(run: Run, count: int, label: str | None) -> list[tuple[str, int]]:
         if label is not None:
             raise ValueError(f"--label={label}: {run.workdir} was trained without labels (objective.conditional)")
         return [(f"{i:06d}.png", -1) for i in range(count)]
+    run.require_classes()
     if outside := [name for name in classes if not files.inside(f"{name}/")]:  # a data set may be somebody else's
         raise ValueError(f"{run.config.data_dir}: the class {outside[0]!r} can be no folder below --output_dir")
     if label is not None:

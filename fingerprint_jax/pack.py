@@ -23,7 +23,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("task", None, list(TASKS), "subtask1, subtask2, or images: any labelled set.", flag_values=values)
     define("train_dir", None, "The training folder in the official layout; task images: see --labels.")
     define("test_dir", "", "The test folder; without it the data has no unknowns.")
-    define("reference_dir", "", "Real images known not to be used.")
+    define("reference_dir", "", "Real images known not to be used, of no patient of --train_dir or --test_dir.")
     define("data_dir", None, "The data set goes to DATA_DIR/fingerprint/TASK/1.0.0.")
     define("groups", "", "CSV with header id,group or split,id,group: the patient of each image.")
     define("labels", "", "Task images: CSV with header id,label or id,class for a flat folder; without it subfolders are classes.")

@@ -50,6 +50,10 @@ def read(path: Path) -> dict[str, Any]:
         figures = entry.get("figures") if isinstance(entry, dict) else None
         if not isinstance(figures, dict) or not figures or not all(map(_is_figure, figures.values())):
             raise ValueError(f"{path} cannot be used ({name} is no value with its interval): {pool.OTHER}")
+        scores, labels = entry.get("scores", []), entry.get("labels", [])
+        whole = isinstance(scores, list) and isinstance(labels, list) and len(scores) == len(labels)
+        if not whole or not all(type(x) is float for x in scores) or not set(map(repr, labels)) <= {"0", "1"}:
+            raise ValueError(f"{path} cannot be used ({name} has not a score and a label an image): {pool.OTHER}")
     return known
 
 
@@ -82,12 +86,13 @@ def make(
             known |= kind.build(cell, folder, real, **settings)
         files.write_text(path, json.dumps(known, indent=1))
     for name, config in attacks.items():
-        if known["attacks"].get(name, {}).get("config") != code_hash(config):
+        entry = known["attacks"].get(name, {})
+        if entry.get("config") != code_hash(config) or not entry.keys() >= {*kind.KEEPS}:
             for data_dir in kind.data(folder):
                 pool.verified(open_source(str(data_dir), kind.TASK), path)
             with tables.anew():
-                figures = kind.attacked(config, folder / "attacks" / f"{name}-{code_hash(config)}", folder)
-            known["attacks"][name] = {"config": code_hash(config), "figures": figures}
+                found = kind.attacked(config, folder / "attacks" / f"{name}-{code_hash(config)}", folder)
+            known["attacks"][name] = {"config": code_hash(config), **found}
             files.write_text(path, json.dumps(known, indent=1))
     return known
 
@@ -107,12 +112,10 @@ def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[
     return out
 
 
-def _shadow(output: Path, found: list[tuple[Cell, dict[str, Any]]], attacks: dict[str, Config]) -> dict[str, Any]:
+def _shadow(found: list[tuple[Cell, dict[str, Any]]], attacks: list[str]) -> dict[str, Any]:
     """Weights of the attacks, learned on all benchmarks."""
-    folders = [output / cell.name(members.KIND) for cell, _ in found]
-    of = [[folder / "attacks" / f"{name}-{code_hash(config)}" for name, config in attacks.items()] for folder in folders]
-    seeds = [cell.config.seed for cell, _ in found]
-    return shadow.shadow(list(attacks), [shadow.scores(workdirs) for workdirs in of], seeds)
+    of = [shadow.joined([known["attacks"][name] for name in attacks]) for _, known in found]
+    return shadow.shadow(attacks, of, [cell.config.seed for cell, _ in found])
 
 
 def cells(values: flags.FlagValues) -> list[Cell]:
@@ -188,7 +191,7 @@ def main(values: flags.FlagValues) -> None:
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
         (output / "shadow.json").unlink(missing_ok=True)
         if kind is members and len(attacks) > 1:
-            files.write_text(output / "shadow.json", json.dumps(_shadow(output, found, attacks), indent=1))
+            files.write_text(output / "shadow.json", json.dumps(_shadow(found, list(attacks)), indent=1))
         text = markdown(lines)
         files.write_text(output / "table.md", text)
         (output / "curves.png").unlink(missing_ok=True)

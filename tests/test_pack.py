@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -432,6 +433,30 @@ def test_an_existing_data_set_needs_overwrite(tmp_path):
     after = packing.pack("images", data, root, overwrite=True)
     assert after["splits"]["train"]["count"] == before["splits"]["train"]["count"] + 1 == len(read(data, "images", "train"))
     assert os.listdir(data / "fingerprint" / "images") == ["1.0.0"]
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "notes/a.txt", "files.csv/a.txt"])
+def test_what_is_none_of_a_data_sets_files_is_not_replaced(name, tmp_path):
+    root, data = classes(tmp_path / "i"), tmp_path / "data"
+    path = builder.dataset_dir(data, "images") / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match=f"{name.partition('/')[0]} is none of a data set's files, .*: move it away"):
+        packing.pack("images", data, root, overwrite=True)
+    assert path.read_text() == "mine"
+
+
+def test_a_reference_of_images_that_are_asked_about_is_said(tmp_path, capsys):
+    subtask1(tmp_path / "i", count=3)
+    for number, other in enumerate(("train/real_used/0.png", "test/real_unknown/1.png")):
+        shutil.copy(tmp_path / "i" / other, tmp_path / "i" / "reference" / f"{number}.png")
+    lines = "reference,2,p\ntrain_real,real_not_used/2,p\n"
+    (tmp_path / "groups.csv").write_text("split,id,group\n" + lines)
+    folders = [tmp_path / "i" / name for name in ("train", "test", "reference")]
+    packing.pack("subtask1", tmp_path / "a", *folders)
+    assert "reference: 2 images, or other images of their patients, are in train or test too" in capsys.readouterr().err
+    packing.pack("subtask1", tmp_path / "b", *folders, groups=tmp_path / "groups.csv")
+    assert "reference: 3 images, or other images of their patients" in capsys.readouterr().err
 
 
 def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):

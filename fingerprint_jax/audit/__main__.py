@@ -124,11 +124,13 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     if not planned or not (builder.dataset_dir(data, "subtask1") / "summary.json").exists():
         # Without a plan nothing binds: what was refused may have been mended, and the images are packed anew.
         files.write_text(known, json.dumps(given))  # before there is anything that it could be wrong about
-        mapped = {"generated": values.generated, "real_used": values.used, "real_not_used": values.not_used}
-        mapped |= {"real_unknown": values.unknown} if values.unknown else {}
+        where = {name: of[0] for name, of in given.items() if isinstance(of, list)}  # whatever the command that goes on calls them
+        names = {"generated": "generated", "real_used": "used", "real_not_used": "not_used", "real_unknown": "unknown"}
+        mapped = {name: where[flag] for name, flag in names.items() if flag in where}
         options = {"image_size": values.image_size, "bits": values.bits, "max_rejected": values.max_rejected}
         with stages.timed(output, "pack"):
-            packing.pack("subtask1", data, output, "", values.reference, values.groups, mapped=mapped, overwrite=True, **options)
+            reference, groups = where.get("reference", ""), where.get("groups", "")
+            packing.pack("subtask1", data, output, "", reference, groups, mapped=mapped, overwrite=True, **options)
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
     source.verify()  # the plan carries the fingerprints
     parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
@@ -136,7 +138,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
         return {"plan_hash": parts.plan()[1]}
     document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "command": _command(values)}
     document |= {"versions": environment.libraries(), "environment": environment.record(), "not_tested": list(NOT_TESTED)}
-    document |= parts.run() | {"rejected": _rejected(source, values)}
+    document |= parts.run() | {"rejected": _rejected(source, given)}
     document["groups"] = document["copies"].get("groups", [])
     name, reasons = verdict.decide(document)
     document["verdict"] = {"name": name, "reasons": reasons, "sentence": "", "patients": page.patients_words(document["counts"])}
@@ -190,10 +192,9 @@ def _check_same(path: Path, given: dict) -> None:
         raise ValueError(f"--{name}: the audit in {path.parent} is of {shown[0]}, not {shown[1]}; give that, or another --output")
 
 
-def _rejected(source: Source, values: flags.FlagValues) -> dict[str, list[int]]:
+def _rejected(source: Source, given: dict) -> dict[str, list[int]]:
     """{flag: [images that were refused, images in all]} of the folders that lost any; other files are no loss."""
-    given = {name: values[name].value for name in FOLDERS}
-    roots = {f"{printable(str(Path(value)))}/": name for name, value in given.items() if value}
+    roots = {f"{printable(given[name][0])}/": name for name in FOLDERS if name in given}
     lost: collections.Counter[str] = collections.Counter()
     for row in folders.read_table(source.path / "rejected.csv", {"file": str, "reason": str}):
         lost_image = pack_report.is_image(row["file"], row["reason"])

@@ -99,6 +99,20 @@ def dark(kept: list[File]) -> list[str]:
     return lines
 
 
+def asked_about(task: str, files: list[File]) -> list[str]:
+    """A line where reference images of membership are also, or are of patients who are also, among those that are asked about."""
+    if not tasks.of(task).membership:
+        return []
+    asked = {file.group for file in files if file.split in ("train_real", "test_real") and not file.constant}
+    alone = lambda file: file.group == file.id and not file.known  # noqa: E731 - its group is called like it
+    found = [file for file in files if file.split == "reference" and file.group in asked and not alone(file)]
+    found = [file for file in found if not file.constant]
+    if not found:
+        return []
+    some = f"{len(found)} images, or other images of their patients, are in train or test too (first: {found[0].path})"
+    return [f"reference: {some}: no system can use such a reference, leave these images out of it"]
+
+
 def class_name(task: str, classes: list[str], file: File) -> str:
     """The class of an image in words."""
     if tasks.of(task).membership and file.split.endswith("generated"):

@@ -23,10 +23,11 @@ from fingerprint_jax.data import builder, images, pack_report, tasks
 from fingerprint_jax.data.folders import File, Rejected, attach, class_names, layout, quoted, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
-from fingerprint_jax.runtime.files import opened, seal
+from fingerprint_jax.runtime.files import litter, opened, seal
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import progress
 
+_OURS = re.compile(rf"(summary|dataset_info|features)\.json|(files|rejected|duplicates)\.csv|{builder.NAME}-.*\.array_record.*")
 _WORK = re.compile(r"\.pack-[a-z0-9_]{8}")  # as `mkdtemp` names it; nothing else is removed
 BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
 MAX_REJECTED = "The share of a folder's images that may be rejected; where it is more, nothing is packed."
@@ -78,6 +79,11 @@ def _require_place(target: Path, overwrite: bool) -> None:
         raise ValueError(f"{target} has bytes that are no UTF-8: give another --data_dir, or a symbolic link to it")
     if target.exists() and not overwrite:
         raise ValueError(f"{target} is there already: give --overwrite to replace it, or another --data_dir")
+    if target.is_symlink() or target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is no folder, it is not replaced: move it away")
+    for path in sorted(target.iterdir()) if target.exists() else ():
+        if not (_OURS.fullmatch(path.name) and path.is_file()) and not litter(path.name):
+            raise ValueError(f"{path} is none of a data set's files, and --overwrite would remove it: move it away")
 
 
 def pack(
@@ -154,7 +160,7 @@ def pack(
     except ValueError:
         pack_report.report_rejected(rejected, sys.stderr)
         raise
-    for text in ([] if bits else pack_report.dark(kept)) + join_equal(kept):
+    for text in ([] if bits else pack_report.dark(kept)) + join_equal(kept) + pack_report.asked_about(task, kept):
         warn(text)
     with _replacing(target, task, overwrite) as work:
         ordered = sorted(kept, key=lambda file: (file.split, file.digest, file.id))

@@ -11,7 +11,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,11 +99,14 @@ def read_labels(path: str | Path, classes: int, task: str) -> tuple[list[str], n
     return list(labels), np.array(list(labels.values()), dtype=np.int64)  # an array of ids would hold all as long as the longest
 
 
-def _lines(path: str | Path) -> list[tuple[int, list[str]]]:
-    """(line number, cells) of the lines of a CSV that are not empty; it may be somebody else's, and a pipe or a device is none."""
+def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of the lines of a CSV that are not empty; it may be somebody else's, and a pipe or a device is none.
+
+    One at a time: lists of cells take a hundred times the memory of the shortest lines, and the first may be wrong.
+    """
     try:
-        reader = csv.reader(io.StringIO(files.read_bytes(path).decode("utf-8-sig"), newline=""))
-        return [(reader.line_num, row) for row in reader if row]
+        reader = csv.reader(io.TextIOWrapper(io.BytesIO(files.read_bytes(path)), "utf-8-sig", newline=""))
+        yield from ((reader.line_num, row) for row in reader if row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
@@ -321,9 +324,13 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray, dict]:
         meta, content = json.loads(files.read_text(described)), files.read_bytes(path)
         if hashlib.sha256(content).hexdigest() != meta.pop("sha256"):
             raise ValueError("its digest differs")
-        header, *rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
-        ids = [row[0] for row in rows]  # no array, which would hold all as long as the longest
-        scores = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), len(header) - 1)
+        rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""))
+        header = next(rows, [])
+        ids, values = [], []  # no array of ids, which would hold all as long as the longest
+        for row in rows:  # lists of cells take a hundred times the memory of the shortest lines
+            ids.append(row[0])
+            values.append(np.array(row[1:], dtype=np.float32))
+        scores = np.array(values, dtype=np.float32).reshape(len(ids), len(header) - 1)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OSError, csv.Error) as error:
         raise ValueError(f"{path}: not a table of predictions ({error})") from None
     return ids, scores, meta

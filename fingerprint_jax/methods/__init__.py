@@ -105,10 +105,15 @@ def state(run: Run) -> Any:
     return {"state": found, "code": code} if code else found
 
 
+def named_state(run: Run) -> Any:
+    """`state` of a finished run that a config names, with what it is: another one may have been made in its place since."""
+    return {"state": state(run), "config": config_hash(run.config), "data": run.provenance["fingerprints"]}
+
+
 def checkpoints(workdir: str | Path, state: Any) -> dict[str, str]:
     """{work directory: which weights} of every network in a state: one that was trained anew in its place is another."""
     if isinstance(state, dict):
-        nested = state["state"] if state.keys() == {"state", "code"} else state
+        nested = state["state"] if state.keys() in ({"state", "code"}, {"state", "config", "data"}) else state
         parts = [checkpoints(workdir, nested)] if nested is not state else [checkpoints(*item) for item in nested.items()]
         return {name: identity for part in parts for name, identity in part.items()}
     return {str(workdir): checkpoint.Checkpoints(Path(workdir)).identity(state)}
@@ -147,7 +152,11 @@ def sources(run: Run) -> Iterator[Read]:
 
 
 def predict(run: Run, split: str) -> Predictions:
-    """The table of a split: read where it stands, computed and written where it is missing or stale."""
+    """The table of a split: read where it stands, computed and written where it is missing or stale.
+
+    Raises ValueError where it cannot be: damaged records, scores that are not finite, or labels of other classes.
+    """
+    run.require_classes()
     if run.labels is not None:
         return get(run.config.method).predict(run, split)
     found = state(run)

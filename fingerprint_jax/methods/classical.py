@@ -124,7 +124,8 @@ def fit(run: Run) -> None:
 def state(run: Run) -> dict:
     """The state of the encoder; nothing where there is none, since config and data then tell all."""
     source = encoder(run)
-    return {str(source.workdir): methods.state(source)} if source else {}
+    of = methods.named_state if run.config.features.run else methods.state
+    return {str(source.workdir): of(source)} if source else {}
 
 
 def predict(run: Run, split: str) -> Predictions:

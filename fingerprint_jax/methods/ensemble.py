@@ -34,7 +34,7 @@ def members(run: Run) -> list[tuple[int, Run]]:
     folds = range(data.folds) if data.folds and data.fold < 0 and not whole else [-1]
     found = []
     for fold, (variant, config), seed in itertools.product(folds, variants(run.config).items(), range(max(e.seeds, 1))):
-        seed += run.config.seed
+        seed += run.config.seed * max(e.seeds, 1)  # ensembles of two seeds share no member
         name = "-".join([f"fold{fold}"] * (fold >= 0) + [variant] * bool(variant) + [f"seed{seed}"])
         child = run.child(name, config, seed=seed, fold=fold if fold >= 0 else data.fold)
         if whole:
@@ -144,7 +144,8 @@ def fit(run: Run) -> None:
 
 def state(run: Run) -> dict:
     """The states of the members that take part."""
-    return {str(m.workdir): methods.state(m) for _, m in admitted(run)}
+    of = methods.named_state if run.config.ensemble.runs else methods.state
+    return {str(m.workdir): of(m) for _, m in admitted(run)}
 
 
 def reads(config: Config, split: str) -> bool:

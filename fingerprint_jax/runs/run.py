@@ -226,10 +226,12 @@ class Run(View):
             start["topology"] += ", sharded optimizer state"
         start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
-            self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []})
+            classes = {} if self.task.classes else {"classes": self.source.summary["classes"]}
+            self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []} | classes)
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return True
         known = self.provenance
+        self.require_classes()
         before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
         after = identity(self.config) | {"data": fingerprints}
         changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
@@ -339,6 +341,21 @@ class Run(View):
         distributed.first(found.source.verify)
         found.labels = self.labels if self.same_target else None
         return found
+
+    def require_classes(self) -> None:
+        """Raises ValueError where the data have other classes than those the run was started with, which its labels stand for.
+
+        Those of a task that has classes of its own are always the same; runs of older versions do not say which they had.
+        """
+        if self.task.classes or not (self.workdir / "provenance.json").exists():
+            return
+        known, here = self.provenance.get("classes"), self.source.summary["classes"]
+        if known is not None and known != here:
+            before, now = (str(classes)[:200] for classes in (known, here))
+            raise ValueError(
+                f"{self.workdir} was started with the classes {before}, {self.config.data_dir} has {now}: give data of the same"
+                " classes, in the same order, or train a run on these"
+            )
 
     def refuse_data(self, split: str) -> NoReturn:
         """Raises ValueError: what a run needs of the data that it was started with is no longer there."""

@@ -134,6 +134,8 @@ class View:
         """
         rows = self.rows(split)
         split, _, label = split.partition(":")
+        if split == "reference" and self.task.membership:
+            self._require_apart(rows)
         if split != self.target or not self.config.data.extra_labels:
             return rows
         extra = self.extra.take(self.extra.labels == int(label)) if label else self.extra
@@ -142,6 +144,23 @@ class View:
             extra = extra.take(~(shared & self.source.known(extra.groups)))
         rows = Rows.concatenate([rows, extra])
         return rows.take(np.argsort(rows.index))
+
+    def _require_apart(self, reference: Rows) -> None:
+        """Raises ValueError where the reference has images that are asked about, or of their patients: it would tell the answer.
+
+        A constant image is no patient's.
+        """
+        asked = [self.source.rows(split).groups for split in (self.target, self.task.test) if split in self.source.splits]
+        shared = reference.take(np.isin(reference.groups, np.concatenate(asked)) & self.source.known(reference.groups))
+        if len(shared):
+            images = self.source.images(shared.index)
+            shared = shared.take(np.ptp(images.reshape(len(images), -1), axis=1) > 0)
+        if len(shared):
+            raise ValueError(
+                f"{len(shared)} images of the reference of {self.config.data_dir} are images that are asked about, or of their"
+                f" patients (first: {str(shared.ids[0])!r} of {str(shared.groups[0])!r}): leave them out of --reference_dir and"
+                " pack the data again"
+            )
 
     @property
     def gallery(self) -> dict[str, Rows]:

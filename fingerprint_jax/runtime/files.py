@@ -127,11 +127,11 @@ def locked(path: Path, refusal: str = "") -> Generator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
         except BlockingIOError:
-            raise ValueError(refusal % (file.read(1000) or "another process")) from None
+            raise ValueError(refusal.replace("%s", file.read(1000) or "another process")) from None
         if (
             refusal and not os.fstat(file.fileno()).st_nlink
         ):  # who held it has removed it: the next file of that name is another lock
-            raise ValueError(refusal % "another process")
+            raise ValueError(refusal.replace("%s", "another process"))
         if (content := file.read(1000)) and not content.startswith("process "):
             raise ValueError(f"{path}: no lock of ours, it is not overwritten: move it away")
         file.seek(0)

@@ -1,6 +1,7 @@
 """Subtask 1: one generator, trained on half of the labelled and of the unknown real images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from launch import power, systems
 from launch.leaks.cells import Cell, Figure
 
 TASK, KIND, ROWS = "subtask1", "generator", ("local_match",)
+KEEPS = ("figures", "scores", "labels")  # of an attack, in benchmark.json
 SHARES = 2, 2, 1  # of the images: may be used, may not be used, reference
 LABELLED = 3, 1  # of a side: labelled, unknown
 
@@ -64,8 +66,8 @@ def build(cell: Cell, folder: Path, pool: Source, count: int, solver_steps: int)
     return {"oracle": generators.oracle(run, source)}
 
 
-def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
-    """AUC of an attack that reads no label, with the p of permuting the labels."""
+def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Any]:
+    """KEEPS of an attack that reads no label: its AUC with the p of permuting the labels, and a score and a label an image."""
     config = config.copy_and_resolve_references()
     config.data_dir = str(folder / "data")
     run = Run(config, workdir)
@@ -73,7 +75,8 @@ def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
     rows = run.rows("train_real")
     scores = methods.predict(run, "train_real").scores[:, 0]
     p = permutation.permutation_p(permutation.auc_of(scores), rows.labels, rows.groups)["p"][0]
-    return {"": generators.auc(rows, scores) | {"p": p}}
+    figures = {"": generators.auc(rows, scores) | {"p": p}}
+    return {"figures": figures, "scores": scores.tolist(), "labels": rows.labels.tolist()}
 
 
 def data(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ generators of `b` by nothing but the data they were trained on.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from launch.leaks.cells import Cell, Figure
 
 TASK, KIND, ROWS = "subtask2", "sets", ("residual_svm",)
 SETS, RUNS = 5, "ab"
+KEEPS = ("figures",)  # of a system, in benchmark.json
 
 
 def attack(row: systems.Row) -> Config:
@@ -98,8 +100,8 @@ def accuracy(labels: np.ndarray, found: np.ndarray, groups: np.ndarray) -> Figur
     return {"value": report["accuracy"], "interval": list(report["intervals"]["accuracy"])}
 
 
-def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
-    """Accuracy on test images of the generators that a system has learned from, and of those trained anew on the same data.
+def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Any]:
+    """KEEPS of a system: its accuracy on test images of the generators that it has learned from, and of those trained anew.
 
     Images of a generator err together, so that the interval over images is too narrow for chance: see `attribution.class_p`.
     """
@@ -114,7 +116,7 @@ def attacked(config: Config, workdir: Path, folder: Path) -> dict[str, Figure]:
         ids, truth = tables.read_labels(folder / letter / "images" / "truth.csv", SETS, TASK)
         truth = truth[tables.align(rows.ids, ids)]
         found[column] = accuracy(truth, labels, rows.groups) | {"p": attribution.class_p(truth, labels, SETS)}
-    return found
+    return {"figures": found}
 
 
 def data(folder: Path) -> list[Path]:

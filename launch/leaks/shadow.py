@@ -5,22 +5,24 @@ arXiv 1610.05820): other generators, of other images. Scores are brought to mean
 `ensemble.combine=weighted` brings them among the images that are asked about. No label of those is read.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from fingerprint_jax import methods
 from fingerprint_jax.methods.ensemble import standardised
 from fingerprint_jax.stats import score_metrics
 
 
-def scores(workdirs: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Of a benchmark: standardised scores of the labelled real images by finished attacks [N,A], and the labels [N]."""
-    runs = [methods.load(workdir) for workdir in workdirs]
-    found = np.stack([methods.predict(run, "train_real").scores for run in runs])
-    return standardised(found)[..., 0].T, runs[0].rows("train_real").labels
+def joined(attacks: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Of a benchmark: standardised scores of the labelled real images by its attacks [N,A], and the labels [N].
+
+    Attacks are as `members.attacked` gives them. Raises ValueError where they are not of the same images.
+    """
+    labels = [np.array(attack["labels"]) for attack in attacks]
+    if not all(np.array_equal(each, labels[0]) for each in labels):
+        raise ValueError("the attacks of a benchmark have scores of other images each: remove its benchmark.json")
+    return standardised(np.array([attack["scores"] for attack in attacks])[..., None])[..., 0].T, labels[0]
 
 
 def learned(benchmarks: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

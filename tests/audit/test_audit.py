@@ -342,6 +342,8 @@ def test_files_that_cannot_be_used_are_counted_by_folder(leaking, tmp_path):
         (tmp_path / "used" / f"notes{i}.txt").write_bytes(b"no image")
     with pytest.raises(ValueError, match=f"^rejected: 5 of 65 images in {tmp_path}/used: more than 0.05 of a folder"):
         audit(given | {"used": tmp_path / "used"}, tmp_path / "audit")
+    os.symlink(tmp_path / "used", tmp_path / "other")  # a plan goes on under another name of the folder
+    audit(given | {"used": tmp_path / "other"}, tmp_path / "audit", max_rejected=0.1, plan_only=True)
     document = audit(given | {"used": tmp_path / "used"}, tmp_path / "audit", max_rejected=0.1)
     assert document["rejected"] == {"used": [5, 65]} and "--max_rejected=0.1" in document["command"]
     assert document["counts"]["used"] == 60

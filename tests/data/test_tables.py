@@ -352,6 +352,19 @@ def test_arrays_that_lie_over_one_another_are_not_read(tmp_path, caplog):
     assert tables.read_arrays(path) is None and "its parts overlap" in caplog.text
 
 
+@pytest.mark.parametrize("read", [lambda path: tables.read_labels(path, 2, "subtask1"), tables.read_predictions])
+def test_a_table_that_is_wrong_from_its_first_line_on_is_not_taken_in(read, tmp_path):
+    path = write(tmp_path, "\n" * 2**21 if read is tables.read_predictions else "a\n" * 2**20)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(path.name + ".json").write_text(json.dumps({"sha256": digest}))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="line 1: 1 columns|not a table of predictions"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * path.stat().st_size  # lists of all cells would have 30 to 100 times as much
+
+
 def test_one_long_id_takes_the_memory_of_one(tmp_path):
     known = np.array([f"image{i}" for i in range(20_000)])
     path = write(tmp_path, "".join(f"{name},1\n" for name in [*known, "x" * 4096]))

@@ -37,6 +37,9 @@ def get_config(variant=""):
 """
 
 
+FIGURE = {"value": 0.5, "interval": [None, None]}
+
+
 def rows_of(sizes):
     """Rows of groups of these sizes."""
     groups = np.repeat([f"p{i}" for i in range(len(sizes))], sizes)
@@ -284,6 +287,9 @@ def test_two_at_once_are_refused(made):
         {"attacks": {"gan_leaks_pixels": None}},
         {"attacks": {"gan_leaks_pixels": {"figures": {"": {"value": 0.5, "interval": [None, None], "p": "0"}}}}},
         {"attacks": {"gan_leaks_pixels": {"figures": {}}}},
+        {"attacks": {"a": {"figures": {"": FIGURE}, "scores": ["0.5"], "labels": [1]}}},
+        {"attacks": {"a": {"figures": {"": FIGURE}, "scores": [0.5], "labels": [2]}}},
+        {"attacks": {"a": {"figures": {"": FIGURE}, "scores": [0.5], "labels": []}}},
     ],
 )
 def test_figures_of_another_kind_are_one_line(change, copied):

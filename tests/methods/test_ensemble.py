@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -111,6 +112,31 @@ def test_finished_runs_are_combined_on_the_data_of_the_ensemble(data_dir, tmp_pa
     methods.get("ensemble").fit(run)
     assert [m.config.data_dir for _, m in ensemble.members(run)] == [str(moved)]
     np.testing.assert_array_equal(methods.predict(run, "heldout").scores, methods.predict(member, "heldout").scores)
+
+
+def test_a_member_without_a_network_that_was_made_anew_in_its_place_is_another(data_dir, tmp_path):
+    member = {}
+    for levels in (2, 1):
+        config = load_config("configs/subtask2/residual_svm.py")
+        config.data_dir, config.features.levels = data_dir, levels
+        shutil.rmtree(tmp_path / "member", ignore_errors=True)
+        methods.fit(run := Run(config, tmp_path / "member"))
+        config = load_config("configs/subtask2/siamese_vote.py")
+        config.data = ConfigDict(run.config.data.to_dict())
+        config.data_dir, config.ensemble.runs, config.ensemble.combine = data_dir, (str(run.workdir),), "mean"
+        methods.fit(both := Run(config, tmp_path / "run"))
+        found = methods.predict(both, "heldout").scores
+        np.testing.assert_array_equal(found, methods.predict(run, "heldout").scores)
+        member[levels] = found
+    assert (member[1] != member[2]).any()
+
+
+def test_ensembles_of_two_seeds_share_no_member(data_dir, tmp_path):
+    config = load_config("configs/subtask2/siamese_vote.py", "")
+    config.data_dir, found = data_dir, []
+    for config.seed in (0, 1, 2):
+        found += [member.config.seed for _, member in ensemble.members(Run(config, tmp_path / "run"))]
+    assert found == list(range(9))
 
 
 def test_on_other_labelled_images_those_members_take_part_that_were_chosen(data_dir, packs, tmp_path):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 from sklearn.model_selection import StratifiedKFold
 
 from fingerprint_jax import methods
@@ -167,6 +168,63 @@ def test_extra_images_of_patients_that_are_held_out_stay_out_whatever_they_are_c
     held, trained = set(run.rows("heldout").groups.tolist()), run.training_rows("train_real")
     assert held & set(ids[::2]) and not held & set(trained.groups.tolist())
     assert set(ids) & set(trained.ids.tolist()) == set(ids) - (held & set(ids[::2]))
+
+
+@pytest.mark.parametrize("split", ["train/real_not_used", "train/real_used", "test/real_unknown"])
+def test_a_reference_of_images_that_are_asked_about_is_refused(split, phantoms, tmp_path):
+    shutil.copytree(phantoms["subtask1"], tmp_path / "i")
+    shutil.copy(sorted((tmp_path / "i" / split).iterdir())[0], tmp_path / "i" / "reference" / "again.png")
+    with pytest.raises(ValueError, match="^1 images of the reference of .* are images that are asked about, or of their patients"):
+        _of_reference(tmp_path, phantoms["subtask1"] / "groups.csv")
+
+
+def test_a_reference_of_other_slices_of_a_patient_is_refused(phantoms, tmp_path):
+    shutil.copytree(phantoms["subtask1"], tmp_path / "i")
+    lines = (phantoms["subtask1"] / "groups.csv").read_text().splitlines()
+    patient = next(line for line in lines if line.startswith("train_real,")).rpartition(",")[2]
+    lines = [f"{line.rpartition(',')[0]},{patient}" if line.startswith("reference,") else line for line in lines]
+    (tmp_path / "groups.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=f"^20 images of the reference of .* of '{patient}'"):
+        _of_reference(tmp_path, tmp_path / "groups.csv")
+
+
+def _of_reference(root, groups=""):
+    """Fits a run that compares with the reference."""
+    packing.pack("subtask1", root / "data", root / "i" / "train", root / "i" / "test", root / "i" / "reference", groups=groups)
+    config = load_config("configs/subtask1/gan_leaks.py").member
+    config.data_dir = str(root / "data")
+    methods.fit(Run(config, root / "run"))
+
+
+def test_a_constant_image_of_the_reference_is_no_patients(phantoms, tmp_path):
+    shutil.copytree(phantoms["subtask1"], tmp_path / "i")
+    for split in ("train/real_used", "reference"):
+        Image.new("L", (48, 48)).save(tmp_path / "i" / split / "black.png")
+    _of_reference(tmp_path, phantoms["subtask1"] / "groups.csv")
+    assert (tmp_path / "run" / "done").exists()
+
+
+def test_labels_of_other_classes_are_refused(tmp_path):
+    for data, names in (("a", ("ant", "bee", "cow")), ("b", ("bee", "cow", "dog"))):
+        for k, name in enumerate(names):
+            (tmp_path / data / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = np.random.default_rng([k, i]).integers(0, 256, (32, 32), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / data / name / f"{i}.png")
+        packing.pack("images", tmp_path / f"data_{data}", tmp_path / data)
+    config = load_config("configs/subtask2/residual_svm.py")
+    config.task, config.gallery.labelled, config.data.valid = "images", ("train",), 0.0
+    config.data_dir = str(tmp_path / "data_a")
+    methods.fit(Run(config, tmp_path / "run"))
+    assert methods.predict(methods.load(tmp_path / "run"), "heldout").scores.shape[1] == 3
+    other = methods.load(tmp_path / "run", data_dir=str(tmp_path / "data_b"))
+    said = (
+        r"was started with the classes \['ant', 'bee', 'cow'\], .*data_b has \['bee', 'cow', 'dog'\]: give data of the same classes"
+    )
+    with pytest.raises(ValueError, match=said):
+        methods.predict(other, "train")
+    with pytest.raises(ValueError, match=said):
+        methods.fit(Run(other.config, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("part", ["train_generated", "valid", "heldout", "sequestered"])

@@ -34,6 +34,16 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path, monke
         pytest.fail("two would hold it")
 
 
+def test_a_lock_in_a_folder_with_a_percent_sign_says_who_holds_it(tmp_path):
+    path = tmp_path / "50%"
+    with (
+        files.locked(path),
+        pytest.raises(ValueError, match="^50%: process [0-9]+ on .* is there$"),
+        files.locked(path, "50%: %s is there"),
+    ):
+        pytest.fail("two would hold it")
+
+
 def test_a_lock_without_a_refusal_waits(tmp_path):
     path = tmp_path / "lock"
     imports = "from pathlib import Path; from fingerprint_jax.runtime import files"
