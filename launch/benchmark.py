@@ -30,7 +30,7 @@ from fingerprint_jax import Config
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.leaks import generators, pool
-from fingerprint_jax.runs.config import code_hash, config_hash
+from fingerprint_jax.runs.config import code_hash
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption
 from fingerprint_jax.runtime.progress import show_log
 from launch import sweep
@@ -72,7 +72,7 @@ def make(
     Raises ValueError where the folder holds one of other images or settings.
     """
     path = folder / "benchmark.json"
-    plan = {"config": config_hash(cell.config), "pool": real.fingerprints["train"], "images": cell.images, **settings}
+    plan = {"config": code_hash(cell.config), "pool": real.fingerprints["train"], "images": cell.images, **settings}
     known: dict[str, Any] = {"plan": plan, "attacks": {}}
     if path.exists():
         known = read(path)

@@ -29,7 +29,7 @@ from fingerprint_jax.data.phantom import Split
 from fingerprint_jax.data.source import Rows, Source
 from fingerprint_jax.leaks import generators, pool
 from fingerprint_jax.runs import checkpoint, config_file
-from fingerprint_jax.runs.config import config_hash
+from fingerprint_jax.runs.config import code_hash
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, paths
 
@@ -98,7 +98,7 @@ def run(values: flags.FlagValues, config: Config, audit: Audit) -> dict[str, Any
         drawn = draw(real.rows("train"), values.seed)
         config = ConfigDict(config.to_dict())  # not locked: one of somebody's own may lack the field
         config.keep = wanted
-        plan = {"config": config_hash(config), "pool": real.fingerprints["train"], "seed": values.seed, "count": values.count}
+        plan = {"config": code_hash(config), "pool": real.fingerprints["train"], "seed": values.seed, "count": values.count}
         plan["repeats"] = 0 if values["repeats"].using_default_value else values.repeats  # the leak is known: no detection limit
         plan["steps"], plan["groups"] = list(wanted), bool(values.groups)
         document: dict[str, Any] = _known(output / RECORD, plan) | {"counts": {name: _count(rows) for name, rows in drawn.items()}}
@@ -111,6 +111,10 @@ def run(values: flags.FlagValues, config: Config, audit: Audit) -> dict[str, Any
                     document["checkpoints"].append(_checkpoint(trained, step, real, drawn, plan, values, audit))
                     files.write_text(output / RECORD, json.dumps(document, indent=1))
     lines = document["checkpoints"]
+    for line in lines:
+        if line.get("redacted") is not values.redact:  # the page is written anew, the audit itself is done
+            audit(_arguments(output / f"step-{line['step']}", plan, values.redact))
+            line["redacted"] = values.redact
     document["sentence"] = sentence(lines, document["counts"]["used"])
     files.write_text(output / RECORD, json.dumps(document, indent=1))
     files.write_text(output / "recipe.md", table(lines) + f"\n\n{document['sentence']}\n")
@@ -136,7 +140,8 @@ def _checkpoint(
     source = _made(trained, folder, real, drawn, values.count, values.seed)
     shutil.rmtree(folder / "audit", ignore_errors=True)
     document = audit(_arguments(folder, plan, values.redact))
-    return {"step": step, "oracle": generators.oracle(trained, source)} | _found(document, folder)
+    line = {"step": step, "oracle": generators.oracle(trained, source), "redacted": values.redact}
+    return line | _found(document, folder)
 
 
 def _count(rows: Rows) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,12 @@ def test_a_second_start_makes_nothing_and_another_recipe_is_refused(made, monkey
     ):
         with pytest.raises(ValueError, match=said):
             _run(root, **given)
+    pages = [Path(line["page"]) for line in document["checkpoints"]]
+    times = [page.stat().st_mtime_ns for page in pages]
+    redacted = _run(root, redact="true")
+    assert all(line["redacted"] for line in redacted["checkpoints"])
+    assert all(page.stat().st_mtime_ns > time for page, time in zip(pages, times, strict=True))
+    assert _run(root)["checkpoints"] == document["checkpoints"]
 
 
 def test_without_patients_each_image_is_one(made):
