@@ -124,7 +124,9 @@ def test_the_loss_of_its_network_falls(begun):
     for _ in range(40):
         state, metrics = step(state | {"step": sharding.put(number, state["step"].sharding)})
         losses.append(float(metrics["loss"]))
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2]), losses
+        if len(losses) > 9 and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2]):
+            return
+    pytest.fail(f"it does not fall: {losses}")
 
 
 def test_its_objective_learns_in_bfloat16_and_keeps_float32(path, begun, data_dir, tmp_path):

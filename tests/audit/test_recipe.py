@@ -33,9 +33,9 @@ def _run(root, **given):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """170 images of 85 patients, and what is said of a generator that was trained for four steps."""
+    """90 images of 85 patients, and what is said of a generator that was trained for four steps."""
     root = tmp_path_factory.mktemp("recipe")
-    write(root, 170)
+    write(root, 90, twice=5)
     return root, _run(root)
 
 
@@ -101,7 +101,7 @@ def test_without_patients_each_image_is_one(made):
     root, _ = made
     document = _run(root, groups="", output=root / "alone", steps="4")
     assert [line["step"] for line in document["checkpoints"]] == [4]
-    assert document["counts"]["used"] == {"images": 85, "patients": 85}
+    assert document["counts"]["used"] == {"images": 45, "patients": 45}
 
 
 def test_a_kill_in_an_audit_costs_that_audit_alone(made, monkeypatch):

@@ -84,8 +84,8 @@ def _main(root, **given):
     benchmark.main(values)
 
 
-def write(root, count):
-    """A folder `real` of phantoms, two of each patient, `groups.csv`, and `config.py` of a generator."""
+def write(root, count, twice=None):
+    """A folder `real` of phantoms, two of each patient, or of the first `twice`, `groups.csv`, and `config.py` of a generator."""
     part = phantom.subtask1(0, 32, 0.0, real=1, generated=2, unknown=2, reference=count)["reference"]
     (root / "real").mkdir()
     with (root / "groups.csv").open("w", newline="") as file:
@@ -93,7 +93,7 @@ def write(root, count):
         writer.writerow(["id", "group"])
         for i, (image, group) in enumerate(zip(part.images, part.groups, strict=True)):
             Image.fromarray(image).save(root / "real" / f"{i:03d}.png")
-            writer.writerow([f"{i:03d}", group])
+            writer.writerow([f"{i:03d}", group if twice is None or i < 2 * twice else f"alone{i}"])
     (root / "config.py").write_text(CONFIG)
 
 
