@@ -10,7 +10,8 @@ import time
 import numpy as np
 
 from fingerprint_jax.estimators import Features
-from fingerprint_jax.estimators.local_match import BLOCK, local_match
+from fingerprint_jax.estimators.local_match import local_match
+from fingerprint_jax.estimators.patches import BLOCK
 
 QUERIES, GALLERY = 700, 7000  # the official size: 200 labelled and 500 unknown images, 5,000 and 2,000 synthetic ones
 

@@ -193,9 +193,10 @@ def featured(task: str, features: str, **options: Any) -> Config:
     c.estimator.k = config_dict.placeholder(int)  # similarity, gan_leaks: neighbours
     c.estimator.calibrated = config_dict.placeholder(bool)  # gan_leaks: by the distance to the reference
     c.estimator.components = config_dict.placeholder(int)  # domias: principal components
-    c.estimator.patch = config_dict.placeholder(int)  # local_match: side of a patch in pixels
-    c.estimator.stride = config_dict.placeholder(int)  # local_match, ssim: pixels from a patch, or window, to the next
-    c.estimator.radius = config_dict.placeholder(int)  # local_match: how far a patch is looked for, in pixels
+    c.estimator.patch = config_dict.placeholder(int)  # local_match, mosaic: side of a patch in pixels
+    c.estimator.stride = config_dict.placeholder(int)  # local_match, mosaic, ssim: pixels from a patch, or window, to the next
+    c.estimator.radius = config_dict.placeholder(int)  # local_match, mosaic: how far a patch is looked for, in pixels
+    c.estimator.width = config_dict.placeholder(float)  # mosaic: difference of patches at which a vote falls off
     c.estimator.top = config_dict.placeholder(float)  # local_match: share of the patches that counts, the highest
     return c
 

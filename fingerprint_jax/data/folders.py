@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import itertools
 import os
 import re
@@ -14,9 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fingerprint_jax.data import images, tasks
-from fingerprint_jax.data.tables import LONGEST, normal_form
+from fingerprint_jax.data.tables import LONGEST, normal_form, rows
 from fingerprint_jax.data.tasks import TASKS, Task
-from fingerprint_jax.runtime.files import read_text
+from fingerprint_jax.runtime.files import read_bytes
 from fingerprint_jax.runtime.names import printable
 
 
@@ -343,8 +342,8 @@ def read_facts(path: str | Path, split: str) -> dict[str, list]:
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
     columns = {"id": str, "bytes": int, "mode": str, "metadata_bytes": int}
-    found = read_table(path, {"split": str} | columns)
-    return {name: [row[name] for row in found if row["split"] == split] for name in columns}
+    found = [row for row in read_table(path, {"split": str} | columns) if row["split"] == split]
+    return {name: [row[name] for row in found] for name in columns}
 
 
 def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
@@ -358,21 +357,23 @@ def read_files(path: str | Path) -> dict[str, list[tuple[str, int, str]]]:
     return splits
 
 
-def read_table(path: str | Path, columns: dict[str, type]) -> list[dict]:
-    """Columns of a table that `pack` wrote, each of a type, a dict a row.
+def read_table(path: str | Path, columns: dict[str, type]) -> Iterator[dict]:
+    """Columns of a table that `pack` wrote, each of a type, a dict a row, one at a time.
 
     Raises ValueError that names the file where it cannot be read, or has other columns.
     """
-    found = []
     try:
-        with io.StringIO(read_text(path), newline="") as file:
-            for row in csv.DictReader(file):
-                if None in row.values():
-                    raise ValueError("a line is cut short")
-                found.append({name: kind(row[name]) for name, kind in columns.items()})
+        lines = rows(read_bytes(path))
+        _, header = next(lines, (0, []))
+        if missing := [name for name in columns if name not in header]:
+            raise KeyError(missing[0])
+        for _, row in lines:
+            if row and len(row) < len(header):
+                raise ValueError("a line is cut short")
+            if row:
+                yield {name: kind(row[header.index(name)]) for name, kind in columns.items()}
     except KeyError as error:
         raise ValueError(f"{path}: no column {error}; pack the data again") from None
     except (OSError, ValueError, csv.Error) as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: not the table of packed files: {reason}") from None
-    return found

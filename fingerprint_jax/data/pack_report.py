@@ -103,7 +103,7 @@ def asked_about(task: str, files: list[File]) -> list[str]:
     """A line where reference images of membership are also, or are of patients who are also, among those that are asked about."""
     if not tasks.of(task).membership:
         return []
-    asked = {file.group for file in files if file.split in ("train_real", "test_real") and not file.constant}
+    asked = {file.group for file in files if file.split in ("train_real", "test_real") and (file.known or not file.constant)}
     alone = lambda file: file.group == file.id and not file.known  # noqa: E731 - its group is called like it
     found = [file for file in files if file.split == "reference" and file.group in asked and not alone(file)]
     found = [file for file in found if not file.constant]

@@ -1,5 +1,6 @@
 """The tables on disk: `id,label` files, predictions, submissions. Every write is complete or not there, and by process 0."""
 
+import array
 import contextlib
 import csv
 import hashlib
@@ -23,6 +24,8 @@ from fingerprint_jax.runtime import distributed, files
 log = logging.getLogger(__name__)
 
 LONGEST = 4096  # characters of a name: paths on Linux have no more, and an array of names holds all as long as the longest
+
+LONGEST_LINE = 2**20  # characters of a line of a table
 
 EXTRA_LABELS = ["split", "id", "label"]  # the header of such a file
 
@@ -99,15 +102,33 @@ def read_labels(path: str | Path, classes: int, task: str) -> tuple[list[str], n
     return list(labels), np.array(list(labels.values()), dtype=np.int64)  # an array of ids would hold all as long as the longest
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of the lines of a CSV that are not empty; it may be somebody else's, and a pipe or a device is none.
+def rows(content: bytes, encoding: str = "utf-8") -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of the lines of a CSV, one at a time; it may be somebody else's.
 
-    One at a time: lists of cells take a hundred times the memory of the shortest lines, and the first may be wrong.
+    Lists of cells take a hundred times the memory of the shortest lines. Raises ValueError and csv.Error for what is none, and for
+    a line of more than `LONGEST_LINE` characters.
     """
+    seen = 0
+
+    def bounded(file: io.TextIOWrapper) -> Iterator[str]:
+        nonlocal seen
+        while part := file.readline(LONGEST_LINE):
+            seen += len(part)
+            if seen >= LONGEST_LINE:
+                raise ValueError(f"a line of {LONGEST_LINE:,} characters or more")
+            yield part
+
+    reader = csv.reader(bounded(io.TextIOWrapper(io.BytesIO(content), encoding, newline="")))
+    for row in reader:
+        seen = 0
+        yield reader.line_num, row
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """`rows` of a file that are not empty; a pipe or a device is none."""
     try:
-        reader = csv.reader(io.TextIOWrapper(io.BytesIO(files.read_bytes(path)), "utf-8-sig", newline=""))
-        yield from ((reader.line_num, row) for row in reader if row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        yield from (found for found in rows(files.read_bytes(path), "utf-8-sig") if found[1])
+    except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
 
@@ -324,12 +345,16 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray, dict]:
         meta, content = json.loads(files.read_text(described)), files.read_bytes(path)
         if hashlib.sha256(content).hexdigest() != meta.pop("sha256"):
             raise ValueError("its digest differs")
-        rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""))
-        header = next(rows, [])
-        ids, values = [], []  # no array of ids, which would hold all as long as the longest
-        for row in rows:  # lists of cells take a hundred times the memory of the shortest lines
+        lines = rows(content)
+        _, header = next(lines, (0, []))
+        if len(header) < 2:
+            raise ValueError("it has no scores")
+        ids, values = [], array.array("f")  # no array of ids, which would hold all as long as the longest
+        for number, row in lines:
+            if len(row) != len(header):
+                raise ValueError(f"line {number} has {len(row)} columns, its header {len(header)}")
             ids.append(row[0])
-            values.append(np.array(row[1:], dtype=np.float32))
+            values.extend(map(float, row[1:]))
         scores = np.array(values, dtype=np.float32).reshape(len(ids), len(header) - 1)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OSError, csv.Error) as error:
         raise ValueError(f"{path}: not a table of predictions ({error})") from None

@@ -4,17 +4,14 @@ A generator that recombines local anatomy leaves an image's parts in many synthe
 """
 
 import functools
-from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fingerprint_jax.estimators import Features, Gallery, stream
+from fingerprint_jax.estimators import Features, Gallery, patches, stream
 
-FLOOR = 0.04  # deviation of a patch, of grey levels in 0..1, below which it counts less: air, and noise alone
 EPSILON = 1e-4  # added to squared distances: above what rounding leaves of a verbatim copy
-BLOCK = 256  # images of a side compared at once
 
 
 def local_match(
@@ -32,7 +29,7 @@ def local_match(
     Patches are brought to mean 0 and deviation 1, and d is the root mean square difference from the nearest patch near the same
     place in any image of a set. For equal chances of a close one the larger set is cut at random into parts as large as the smaller
     (the last overlaps the one before), and log d is averaged over the parts. The log ratio of a patch whose deviation s is below
-    `FLOOR` counts (s / FLOOR)^2. An image is never compared with itself.
+    `patches.FLOOR` counts (s / FLOOR)^2. An image is never compared with itself.
 
     The defaults did best, of a small grid, on phantoms with images registered to 64 px; no label of a real image chose them.
 
@@ -70,12 +67,12 @@ def part_distances(query: Features, known: Features, found: list[np.ndarray], pa
     def nearest(images: jax.Array, index: np.ndarray, part: np.ndarray) -> np.ndarray:
         near = [
             _nearest(images, jax.device_put(known.values[others]), jax.device_put(index[:, None] == known.index[others]), *grid)
-            for others in _even(part)
+            for others in patches.even(part)
         ]
         return np.minimum.reduce(jax.device_get(near))
 
     grid = patch, stride, radius
-    blocks = [[nearest(images, query.index[rows], part) for part in found] for rows, images in _blocks(query.values)]
+    blocks = [[nearest(images, query.index[rows], part) for part in found] for rows, images in patches.blocks(query.values)]
     return np.concatenate(blocks, axis=1)[:, : len(query.values)]
 
 
@@ -83,9 +80,9 @@ def pair_distances(query: np.ndarray, others: np.ndarray, patch: int, stride: in
     """Squared distance of each patch to the nearest one of each image by itself: [M,S,S], [N,S,S] -> [N,M,K]."""
     pairs = [
         np.concatenate(
-            [_pairs(images, jax.device_put(others[block]), patch, stride, radius) for block in _even(np.arange(len(others)))]
+            [_pairs(images, jax.device_put(others[block]), patch, stride, radius) for block in patches.even(np.arange(len(others)))]
         )
-        for _, images in _blocks(query)
+        for _, images in patches.blocks(query)
     ]
     return np.concatenate(pairs, axis=1)[: len(others), : len(query)]
 
@@ -101,87 +98,32 @@ def log_ratio(weight: np.ndarray, reference: np.ndarray, generated: np.ndarray, 
 def weights(images: np.ndarray, patch: int, stride: int) -> np.ndarray:
     """What each patch counts, 0..1: [M,S,S] -> [M,K]."""
     out = []
-    for start in range(0, len(images), BLOCK):
-        block = images[start : start + BLOCK]
+    for start in range(0, len(images), patches.BLOCK):
+        block = images[start : start + patches.BLOCK]
         windows = np.lib.stride_tricks.sliding_window_view(block, (patch, patch), axis=(1, 2))[:, ::stride, ::stride]
-        out.append(np.minimum(windows.var(axis=(3, 4)) / FLOOR**2, 1).reshape(len(block), -1))
+        out.append(np.minimum(windows.var(axis=(3, 4)) / patches.FLOOR**2, 1).reshape(len(block), -1))
     return np.concatenate(out)
-
-
-def _blocks(images: np.ndarray) -> Iterator[tuple[np.ndarray, jax.Array]]:
-    """Row numbers [BLOCK] and their images. The last block repeats some of its own.
-
-    Always as many rows, so that one compilation does and a row's rounding does not depend on the others.
-    """
-    for start in range(0, len(images), BLOCK):
-        rows = np.resize(np.arange(start, min(start + BLOCK, len(images))), BLOCK)
-        yield rows, jax.device_put(images[rows])
-
-
-def _even(part: np.ndarray) -> np.ndarray:
-    """Blocks of one size of some numbers, the first of which are repeated at the end, which changes no minimum: [blocks,width]."""
-    blocks = -(-len(part) // BLOCK)
-    return np.resize(part, (blocks, -(-len(part) // blocks)))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _nearest(query: jax.Array, others: jax.Array, same: jax.Array, patch: int, stride: int, radius: int) -> jax.Array:
     """Squared distance of each patch to the nearest one of any image: [B,S,S], [N,S,S], pairs left out [B,N] -> [B,K]."""
-    least = _each_row(query, others, lambda pairs: jnp.where(same[None], jnp.inf, pairs).min(axis=2), patch, stride, radius)
+    least = patches.each_row(query, others, lambda pairs: jnp.where(same[None], jnp.inf, pairs).min(axis=2), patch, stride, radius)
     return jnp.moveaxis(least, 2, 0).reshape(len(query), -1)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _pairs(query: jax.Array, others: jax.Array, patch: int, stride: int, radius: int) -> jax.Array:
     """Squared distance of each patch to the nearest one of each image: [B,S,S], [N,S,S] -> [N,B,K]."""
-    pairs = _each_row(query, others, lambda pairs: pairs, patch, stride, radius)
+    pairs = patches.each_row(query, others, lambda pairs: pairs, patch, stride, radius)
     return jnp.transpose(pairs, (3, 2, 0, 1)).reshape(len(others), len(query), -1)
 
 
-def _each_row(
-    query: jax.Array, others: jax.Array, read: Callable[[jax.Array], jax.Array], patch: int, stride: int, radius: int
-) -> jax.Array:
-    """What is read from the squared distances [columns,B,N] of a row's patches to the nearest within `radius`: [rows, ...].
-
-    One row of patches and one shift at a time: [columns,B,N] is the largest array.
-    """
-    last = query.shape[1] - patch
-    places = jnp.arange(0, last + 1, stride)
-    shifts = jnp.arange(-radius, radius + 1)
-    shifts = jnp.stack(jnp.meshgrid(shifts, shifts), axis=-1).reshape(-1, 2)
-
-    def patches(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
-        """Normalised patches at one height: [N,S,S], (), [C] -> [C,N,D]."""
-        rows = jax.lax.dynamic_slice_in_dim(images, y, patch, axis=1)
-        found = rows[:, :, x[:, None] + jnp.arange(patch)[None]]
-        found = jnp.moveaxis(found, 2, 0).reshape(len(x), len(images), patch**2)
-        found -= found.mean(axis=2, keepdims=True)
-        return found / (patch * jnp.maximum(jnp.sqrt(jnp.mean(found**2, axis=2, keepdims=True)), FLOOR))
-
-    def row(y: jax.Array) -> jax.Array:
-        own = patches(query, y, places)
-
-        def shifted(nearest: jax.Array, shift: jax.Array) -> tuple[jax.Array, None]:
-            # What would leave the frame stays at its edge.
-            theirs = patches(others, jnp.clip(y + shift[0], 0, last), jnp.clip(places + shift[1], 0, last))
-            products = jnp.einsum("cbd,cnd->cbn", own, theirs, precision="highest")
-            return jnp.minimum(nearest, jnp.sum(theirs**2, axis=2)[:, None, :] - 2 * products), None
-
-        nearest, _ = jax.lax.scan(shifted, jnp.full((*own.shape[:2], len(others)), jnp.inf), shifts)
-        return read(nearest + jnp.sum(own**2, axis=2)[:, :, None])
-
-    return jax.lax.map(row, places)
-
-
 def _check(gallery: Gallery, patch: int, stride: int, radius: int, top: float) -> None:
-    shape = gallery.get("query", stream(gallery, "generated")).values.shape[1:]
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"features of shape {shape}: local_match needs square images, as features.name='registered' gives")
+    patches.check("local_match", gallery.get("query", stream(gallery, "generated")).values.shape[1:], patch)
     for name in ("generated", "reference"):
         if len(stream(gallery, name).values) < 2:
             raise ValueError(f"gallery.{name} has {len(gallery[name].values)} images: local_match needs at least 2")
-    if patch > shape[0]:
-        raise ValueError(f"estimator.patch={patch}: use 2 to {shape[0]}, the side of the images")
 
 
 CHECKS = {"local_match": _check}

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tables, tasks
-from fingerprint_jax.runs import config_file
+from fingerprint_jax.runs import config_file, ranges
 from fingerprint_jax.runs.config import flat_config, network_config
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
@@ -30,6 +30,9 @@ def members(run: Run) -> list[tuple[int, Run]]:
     e, data = run.config.ensemble, run.config.data
     if e.runs:
         return [(-1, methods.load(path, data_dir=run.config.data_dir, field="ensemble.runs")) for path in e.runs]
+    most = ranges.MOST_SEED // max(e.seeds, 1) - 1
+    if run.config.seed > most and e.seeds > 1:
+        raise ValueError(f"seed={run.config.seed}: with ensemble.seeds={e.seeds} use 0 to {most}")
     whole = _whole(run)
     folds = range(data.folds) if data.folds and data.fold < 0 and not whole else [-1]
     found = []

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 
+MOST_SEED = 4_000_000_000  # scikit-learn and JAX take 32 bits; children count on from it
+
 # Interval -> fields, as they are called in the config that has them: `member.optimizer.drop` is `optimizer.drop`. Bounds that hang
 # on the data, or on other fields, are checked where those are known. No field that is listed here may be NaN or infinite.
 RANGES = {
@@ -38,7 +40,7 @@ RANGES = {
     "[0, 1000]": "data.folds",  # children, whose configs are made before anything is known of them
     "[1, 1000]": "ensemble.seeds",
     "[2, inf)": "objective.num_patches estimator.patch",
-    "(0, inf)": "objective.scored objective.sigmas features.steps features.radius estimator.C",
+    "(0, inf)": "estimator.width objective.scored objective.sigmas features.steps features.radius estimator.C",
     "[1e-06, inf)": "objective.temperature objective.deviation",  # what is divided by them must stay finite in float32
     "[0, 0.5]": "data.valid data.sequester",
     "[0, 1]": """
@@ -50,7 +52,7 @@ RANGES = {
         optimizer.beta1 optimizer.beta2 optimizer.ema_decay""",
     "(0, 1]": "estimator.top",
     "[-1, 1]": "objective.threshold",  # a cosine
-    "[0, 4000000000]": "seed data.split_seed objective.noise_seed",  # scikit-learn and JAX take 32 bits; children count on from it
+    f"[0, {MOST_SEED}]": "seed data.split_seed objective.noise_seed",
 }
 SHARES = ("data.valid", "data.sequester")
 MOST_PARTS = 20  # folds that a share of more than one of them is taken from

@@ -148,7 +148,7 @@ class View:
     def _require_apart(self, reference: Rows) -> None:
         """Raises ValueError where the reference has images that are asked about, or of their patients: it would tell the answer.
 
-        A constant image is no patient's.
+        A constant image of the reference shows nobody.
         """
         asked = [self.source.rows(split).groups for split in (self.target, self.task.test) if split in self.source.splits]
         shared = reference.take(np.isin(reference.groups, np.concatenate(asked)) & self.source.known(reference.groups))

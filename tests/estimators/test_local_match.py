@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from fingerprint_jax.data import phantom
-from fingerprint_jax.estimators import Features
+from fingerprint_jax.estimators import Features, patches
 from fingerprint_jax.estimators import local_match as module
 from fingerprint_jax.estimators.local_match import local_match
 from fingerprint_jax.features.register import registered
@@ -30,7 +30,7 @@ def _smooth(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 
 def _patch(image: np.ndarray, y: int, x: int, patch: int) -> np.ndarray:
     values = image[y : y + patch, x : x + patch].astype(np.float64)
-    return (values - values.mean()) / max(values.std(), module.FLOOR)
+    return (values - values.mean()) / max(values.std(), patches.FLOOR)
 
 
 def _loop(image, number, gallery, *, patch, stride, radius, top) -> float:
@@ -48,7 +48,7 @@ def _loop(image, number, gallery, *, patch, stride, radius, top) -> float:
                     if index != number
                 ]
                 log[name] = np.log(min(squared) + module.EPSILON) / 2
-            weight = min(image[y : y + patch, x : x + patch].std() / module.FLOOR, 1) ** 2
+            weight = min(image[y : y + patch, x : x + patch].std() / patches.FLOOR, 1) ** 2
             ratios.append(weight * (log["reference"] - log["generated"]))
     return np.mean(sorted(ratios)[-round(top * len(ratios)) :])
 
@@ -56,7 +56,7 @@ def _loop(image, number, gallery, *, patch, stride, radius, top) -> float:
 @pytest.mark.parametrize("block", [2, 128])
 @pytest.mark.parametrize("options", [{}, {"radius": 0}, {"stride": 3, "top": 0.4}, {"top": 1.0}])
 def test_the_score_is_that_of_a_loop(monkeypatch, block, options):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(patches, "BLOCK", block)
     rng, options = np.random.default_rng(0), GRID | options
     values = _smooth(rng, 13, 10)
     values[:, :5, :6] = 0.1 + 0.01 * (values[:, :5, :6] - 0.5)  # air: below the floor
@@ -180,7 +180,7 @@ def test_labels_are_not_read():
 
 
 def test_one_compilation_serves_every_block_and_both_streams(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 3)
+    monkeypatch.setattr(patches, "BLOCK", 3)
     values = _smooth(np.random.default_rng(0), 20, 12)
     gallery = {"generated": _features(values[8:12], 100), "reference": _features(values[12:], 200)}
     before = module._nearest._cache_size()

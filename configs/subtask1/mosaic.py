@@ -1,0 +1,25 @@
+"""Ours: do the patches of the synthetic images name this image more often than those of real ones that were not used do?
+
+`local_match` asks from the real image: is its anatomy near in the synthetic set? Here each synthetic patch asks: which real image
+am I of? Half of the reference stands beside the image to choose from, and the other half votes as the synthetic images do. Images
+are registered by the body's box. The width of a vote, the one thing that was free, was decided on phantoms (docs/subtask1.md).
+
+No label is read but those of the threshold, so that the AUC has an exact p. It needs a split `reference` (pack --reference_dir),
+which the official data lack. With `:official` after the file the images asked about, `test_real`, are the reference.
+
+    python -m fingerprint_jax.main --config=configs/subtask1/mosaic.py --config.data_dir=$HOME/data --workdir=runs/m
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from fingerprint_jax import Config
+
+
+def get_config(variant: str = "") -> Config:
+    """Label-free scores; the folds are those of the threshold. `official`: without reference images."""
+    m = base.featured("subtask1", "registered", size=64)
+    m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})
+    m.gallery.reference = ("test_real",) if variant == "official" else ("reference",)
+    m.estimator.name = "mosaic"
+    return base.finish(base.cross_fitted(m), variant, own=("official",))
