@@ -34,7 +34,7 @@ from ml_collections import ConfigDict  # noqa: E402
 from fingerprint_jax import methods  # noqa: E402
 from fingerprint_jax.data import loader, packing, phantom  # noqa: E402
 from fingerprint_jax.data.source import open_source  # noqa: E402
-from fingerprint_jax.estimators import local_match  # noqa: E402
+from fingerprint_jax.estimators import local_match, mosaic  # noqa: E402
 from fingerprint_jax.evaluation import score  # noqa: E402
 from fingerprint_jax.runs import checkpoint  # noqa: E402
 from fingerprint_jax.runs.config import config_hash  # noqa: E402
@@ -51,9 +51,14 @@ if not flags.FLAGS.is_parsed():
 
 # These compute for longer than they compile.
 _OPTIMISED = {"xla_backend_optimization_level": 2}
-for _name, _static in (("_nearest", (3, 4, 5)), ("_pairs", (2, 3, 4))):
-    _function = getattr(local_match, _name).__wrapped__
-    setattr(local_match, _name, jax.jit(_function, static_argnums=_static, compiler_options=_OPTIMISED))
+for _module, _name, _static in (
+    (local_match, "_nearest", (3, 4, 5)),
+    (local_match, "_pairs", (2, 3, 4)),
+    (mosaic, "_logs", (3, 4, 5, 6)),
+    (mosaic, "_votes", (5, 6, 7, 8)),
+):
+    _function = getattr(_module, _name).__wrapped__
+    setattr(_module, _name, jax.jit(_function, static_argnums=_static, compiler_options=_OPTIMISED))
 
 FULL_FAULTS = os.environ.get("FINGERPRINT_FAULTS") == "full"
 ROOT = pathlib.Path(__file__).parents[1]

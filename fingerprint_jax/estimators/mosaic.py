@@ -14,6 +14,7 @@ from scipy.special import softmax
 from fingerprint_jax.estimators import Features, Gallery, classes, columns, patches, stream
 
 GAIN = 0.1  # added to votes, in shares of what an image has where all are alike: few votes then say little
+FEW = 64  # sets that are compared with are filled up to a multiple of it
 
 
 def mosaic(
@@ -104,7 +105,7 @@ def votes(query: Features, asking: Features, rivals: Features, patch: int, strid
     total, count = np.zeros(len(query.index)), np.zeros(len(query.index))
     grid = patch, stride, radius, width
     is_rival, everyone = np.isin(query.index, rivals.index), np.ones((1, len(rivals.index)), bool)
-    for rows, images in patches.blocks(asking.values):
+    for rows, images in patches.blocks(asking.values, FEW):
         there = np.arange(len(rows)) < len(np.unique(rows))  # the last block repeats its first images
         among = _near(images, asking.index[rows], rivals, everyone, *grid)[..., 0]
         for others, candidates in patches.blocks(query.values):
@@ -124,7 +125,7 @@ def _near(
 ) -> np.ndarray:
     """log of the sum over the images of each class, `members` [C,N], of exp(-d²/2σ²), for each patch of a block: [B,K,C]."""
     found = None
-    for rows, block in patches.blocks(others.values):
+    for rows, block in patches.blocks(others.values, FEW):
         there = (np.arange(len(rows)) < len(np.unique(rows))) & members[:, rows]
         apart = (index[:, None] != others.index[rows])[None] & there[:, None]
         logs = _logs(images, block, jax.device_put(apart), patch, stride, radius, width)
