@@ -8,16 +8,17 @@ a line of `draws.jsonl` below `--output`, and the same command with more draws, 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, features
 from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, unlabelled
-from fingerprint_jax.methods import classical
+from fingerprint_jax.methods import classical, ensemble
 from fingerprint_jax.runs.config import code_hash, network_config
 from fingerprint_jax.runtime import cli, environment, files, paths
 from fingerprint_jax.stats import metrics, permutation
@@ -39,11 +40,14 @@ class Phantom:
 
     def scores(self, config: Config, seed: int = 0) -> np.ndarray:
         """Column 0 of the scores [N] of `train_real` by an attack, given all images of the other splits that its gallery lists."""
-        options = classical.of_images(config)
-        key = json.dumps(options, sort_keys=True)
+        if config.method == "ensemble":
+            found = np.stack([self.scores(inner, seed)[:, None] for inner in ensemble.variants(config).values()])
+            return ensemble.combined(config, found)[:, 0]
+        options, beside = classical.of_images(config), config.features.beside
+        key = json.dumps([options, beside], sort_keys=True)
         if key not in self._known:
-            function = features.get(**options)
-            self._known[key] = {name: function(split.images[..., None]) for name, split in self.splits.items()}
+            functions = [features.get(**options), *([features.get(beside, config.features.enhance)] if beside else [])]
+            self._known[key] = {name: _side_by_side(functions, split.images[..., None]) for name, split in self.splits.items()}
         streams, first = {}, 0
         for name, values in self._known[key].items():
             streams[name] = unlabelled(values, first)
@@ -56,12 +60,29 @@ class Phantom:
         return classical.scores(config, streams["train_real"], gallery, seed)[:, 0]
 
 
+def _side_by_side(functions: list[Callable[[np.ndarray], np.ndarray]], images: np.ndarray) -> np.ndarray:
+    found = [function(images) for function in functions]
+    return found[0] if len(found) == 1 else np.concatenate([x.reshape(len(x), -1) for x in found], axis=1)
+
+
 def _columns(rows: Features) -> tuple[np.ndarray, ...]:
     return rows.values, rows.labels, rows.index
 
 
 def attack(row_name: str, config: Config) -> Config:
-    """The config of the estimator in that of a row. Raises ValueError where it needs labels or a network."""
+    """The config of the scores of a row, without the folds of its threshold: of an estimator, or an ensemble of several.
+
+    Raises ValueError where it needs labels or a network, or chooses among members.
+    """
+    if "ensemble" in config and (config.ensemble.variants or config.ensemble.runs):
+        e = config.ensemble
+        if e.runs or e.admit or e.best_variant or e.seeds > 1:
+            raise ValueError(f"row {row_name} combines finished runs, several seeds or chosen members: a power is of other rows")
+        found: Config = ConfigDict(config.to_dict())
+        found.data.update({"folds": 0, "fold": -1, "valid": 0.0, "sequester": 0.0})
+        found.decision = ConfigDict(network_config(config).decision.to_dict())
+        found.ensemble.variants = ConfigDict({name: attack(row_name, each) for name, each in ensemble.variants(config).items()})
+        return found
     inner = network_config(config)
     if inner.method != "classical":
         raise ValueError(f"row {row_name} has features of a network: a power is of features of the images")

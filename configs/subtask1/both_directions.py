@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> Config:
     """Each direction is a child."""
     own = variant if variant == "official" else ""
     members = {"local_match": local_match.get_config(own).member, "mosaic": mosaic.get_config(own).member}
-    c = base.cross_fitted(members["local_match"])
+    c = base.cross_fitted(local_match.get_config(own).member)  # not that of the variants: what is set there is set for both
     c.ensemble.combine = "rank"
     c.ensemble.variants = ConfigDict(members)
     return base.finish(c, variant, own=("official",))

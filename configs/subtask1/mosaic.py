@@ -1,8 +1,9 @@
 """Ours: do the patches of the synthetic images name this image more often than those of real ones that were not used do?
 
 `local_match` asks from the real image: is its anatomy near in the synthetic set? Here each synthetic patch asks: which real image
-am I of? Half of the reference stands beside the image to choose from, and the other half votes as the synthetic images do. Images
-are registered by the body's box. The width of a vote, the one thing that was free, was decided on phantoms (docs/subtask1.md).
+am I of? It votes among all real images at hand, half of the reference included; the other half votes as the synthetic images do.
+The images that are asked about compete for votes, so that a score depends on the others (transductive). Images are registered by
+the body's box. The width of a vote, the one thing that was free, was decided on phantoms (docs/subtask1.md).
 
 No label is read but those of the threshold, so that the AUC has an exact p. It needs a split `reference` (pack --reference_dir),
 which the official data lack. With `:official` after the file the images asked about, `test_real`, are the reference.
@@ -21,5 +22,6 @@ def get_config(variant: str = "") -> Config:
     m = base.featured("subtask1", "registered", size=64)
     m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})
     m.gallery.reference = ("test_real",) if variant == "official" else ("reference",)
+    m.gallery.rivals = ("test_real",)
     m.estimator.name = "mosaic"
     return base.finish(base.cross_fitted(m), variant, own=("official",))

@@ -112,7 +112,7 @@ def run(values: flags.FlagValues, config: Config, audit: Audit) -> dict[str, Any
                     files.write_text(output / RECORD, json.dumps(document, indent=1))
     lines = document["checkpoints"]
     for line in lines:
-        if line.get("redacted", values.redact) is not values.redact:  # the page is written anew, the audit itself is done
+        if line.get("redacted", False) is not values.redact:  # the page is written anew, the audit itself is done
             audit(_arguments(output / f"step-{line['step']}", plan, values.redact))
             line["redacted"] = values.redact
     document["sentence"] = sentence(lines, document["counts"]["used"])

@@ -1,6 +1,7 @@
 """Estimators: `f(query, gallery, *, seed, **options)` -> float32 [M,K], higher is likelier.
 
-`query` are the M rows asked about, whose labels are never read; a row's score depends on that row alone. `gallery` are the streams
+`query` are the M rows asked about, whose labels are never read; a row's score depends on that row alone, unless `TRANSDUCTIVE` says
+more. `gallery` are the streams
 that the config's `gallery` lists: `labelled` (rows with labels to learn from, and the only labels that are read), `generated` (the
 generator's images) and `reference` (real images known not to be used). K are the classes of `labelled`, in their order; two
 give one column, class 1 against class 0, and so do estimators that read no labels.
@@ -11,7 +12,8 @@ all the same, which is for the caller to avoid.
 Each file has `ESTIMATORS = {name: function}`, and together they are the registry of `config.estimator.name`, which may also be
 `package.module:function`. It may have
 `CHECKS = {name: f(gallery, **options)}`: what raises ValueError where the estimator could not be fitted to such a gallery, without
-a look at the values, so that it is known before anything is trained.
+a look at the values, so that it is known before anything is trained; and `TRANSDUCTIVE = {name: why}` of those whose scores
+depend on the other rows asked about.
 """
 
 import dataclasses

@@ -29,16 +29,18 @@ def mosaic(
 ) -> np.ndarray:
     """How much more the synthetic images vote for an image than real images do that were not used: float32 [M,1].
 
-    A patch q votes among the image x that is asked about and half of the reference. Its vote for x is
-    w_x(q) = exp(-d²(q, x) / 2σ²) over the sum of the same for x and that half, where d² is the mean square difference to the
-    nearest patch of an image near the same place (`patches.each_row`). The score is log(v_generated + g) - log(v_reference + g):
-    v are the mean votes of the patches of the synthetic images, and of the other half of the reference, g is `GAIN` times what x
-    would have were all images alike. The halves change sides, and the two scores are averaged. An image is never compared with
-    itself. A score depends on no other image that is asked about.
+    A patch q votes among all real images x at hand: those that are asked about, those of the stream `rivals`, and half of the
+    reference. Its vote for x is w_x(q) = exp(-d²(q, x) / 2σ²) over the sum of the same for all of them, where d² is the mean square
+    difference to the nearest patch of an image near the same place (`patches.each_row`). The score is
+    log(v_generated + g) - log(v_reference + g): v are the mean votes of the patches of the synthetic images, and of the other half
+    of the reference, g is `GAIN` times what each had were all images alike. The halves change sides, and the two scores are
+    averaged. An image never votes for itself.
+
+    The images that are asked about compete for votes: a score depends on the others (transductive). No label is read.
 
     Args:
         query: values [M,S,S] in 0..1, registered.
-        gallery: streams `generated` and `reference`, values [N,S,S].
+        gallery: streams `generated` and `reference`, and `rivals` where there are any, values [N,S,S].
         seed: draws the halves.
         patch: side in pixels.
         stride: pixels from a patch to the next.
@@ -53,10 +55,11 @@ def mosaic(
     generated, reference = stream(gallery, "generated"), stream(gallery, "reference")
     everything, grid = np.arange(len(generated.index)), (patch, stride, radius)
     sides, found = np.array_split(np.random.default_rng(seed).permutation(len(reference.index)), 2), []
-    for rivals, asking in (sides, sides[::-1]):
-        least, near = GAIN / (len(rivals) + 1), _some(reference, rivals)
-        synthetic = votes(query, _some(generated, everything), near, *grid, width)
-        real = votes(query, _some(reference, asking), near, *grid, width)
+    for half, asking in (sides, sides[::-1]):
+        among = _joined(query, *([gallery["rivals"]] if "rivals" in gallery else []), _some(reference, half))
+        least = GAIN / len(among.index)
+        synthetic = votes(query, _some(generated, everything), among, *grid, width)
+        real = votes(query, _some(reference, asking), among, *grid, width)
         found.append(np.log(synthetic + least) - np.log(real + least))
     return np.mean(found, axis=0).astype(np.float32)[:, None]
 
@@ -100,21 +103,18 @@ def mosaic_sets(
     return columns(out)
 
 
-def votes(query: Features, asking: Features, rivals: Features, patch: int, stride: int, radius: int, width: float) -> np.ndarray:
-    """The mean vote for each image [M] of the patches of others [N,S,S], among the image and its rivals [R,S,S]: float64 [M]."""
+def votes(query: Features, asking: Features, among: Features, patch: int, stride: int, radius: int, width: float) -> np.ndarray:
+    """The mean vote for each image [M] of the patches of others [N,S,S], `among` which images it is one: float64 [M]."""
     total, count = np.zeros(len(query.index)), np.zeros(len(query.index))
     grid = patch, stride, radius, width
-    is_rival, everyone = np.isin(query.index, rivals.index), np.ones((1, len(rivals.index)), bool)
+    everyone = np.ones((1, len(among.index)), bool)
     for rows, images in patches.blocks(asking.values, FEW):
         there = np.arange(len(rows)) < len(np.unique(rows))  # the last block repeats its first images
-        among = _near(images, asking.index[rows], rivals, everyone, *grid)[..., 0]
+        logs = jax.device_put(_near(images, asking.index[rows], among, everyone, *grid)[..., 0])
         for others, candidates in patches.blocks(query.values):
             apart = (asking.index[rows][:, None] != query.index[others]) & there[:, None]
             new = len(np.unique(others))
-            found = _votes(
-                images, jax.device_put(among), candidates, jax.device_put(apart), jax.device_put(is_rival[others]), *grid
-            )
-            total[others[:new]] += jax.device_get(found)[:new]
+            total[others[:new]] += jax.device_get(_votes(images, logs, candidates, jax.device_put(apart), *grid))[:new]
             count[others[:new]] += apart.sum(axis=0)[:new]
     places = len(range(0, query.values.shape[1] - patch + 1, stride)) ** 2
     return total / np.maximum(count * places, 1)
@@ -137,6 +137,16 @@ def _some(features: Features, rows: np.ndarray) -> Features:
     return Features(features.values[rows], features.labels[rows], features.index[rows])
 
 
+def _joined(first: Features, *others: Features) -> Features:
+    """All images, each once: those of another data set, whose numbers are -1, stand alone."""
+    parts = [first]
+    for other in others:
+        known = np.concatenate([part.index for part in parts])
+        parts.append(_some(other, np.flatnonzero(~np.isin(other.index, known))))
+    values, labels, index = zip(*((part.values, part.labels, part.index) for part in parts), strict=True)
+    return Features(np.concatenate(values), np.concatenate(labels), np.concatenate(index))
+
+
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _logs(query: jax.Array, others: jax.Array, members: jax.Array, patch: int, stride: int, radius: int, width: float) -> jax.Array:
     """As `_near`, of one block of others [N,S,S] of which `members` [C,B,N] count."""
@@ -149,26 +159,17 @@ def _logs(query: jax.Array, others: jax.Array, members: jax.Array, patch: int, s
     return jnp.moveaxis(found, 2, 0).reshape(len(query), -1, len(members))
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
 def _votes(
-    asking: jax.Array,
-    among: jax.Array,
-    query: jax.Array,
-    apart: jax.Array,
-    is_rival: jax.Array,
-    patch: int,
-    stride: int,
-    radius: int,
-    width: float,
+    asking: jax.Array, among: jax.Array, query: jax.Array, apart: jax.Array, patch: int, stride: int, radius: int, width: float
 ) -> jax.Array:
     """Sum over the patches of a block [B,S,S] of their votes for each image [N,S,S]: [N].
 
-    `among` [B,K] are the logs of the rivals' sums; a rival is in there already. Pairs that are not `apart` [B,N] have none.
+    `among` [B,K] are the logs of the sums over all images that they vote among. Pairs that are not `apart` [B,N] have no vote.
     """
     squared = patches.each_row(asking, query, lambda pairs: pairs, patch, stride, radius)  # [rows,columns,B,N]
     squared = jnp.moveaxis(squared.reshape(-1, *squared.shape[2:]), 1, 0)
-    lead = -squared / (2 * width**2) - among[..., None]
-    share = jnp.where(is_rival, jnp.exp(jnp.minimum(lead, 0)), jax.nn.sigmoid(lead))
+    share = jnp.exp(jnp.minimum(-squared / (2 * width**2) - among[..., None], 0))
     return jnp.sum(jnp.where(apart[:, None], share, 0), axis=(0, 1))
 
 
@@ -186,3 +187,4 @@ def _check_sets(gallery: Gallery, patch: int, stride: int, radius: int, width: f
 
 CHECKS = {"mosaic": _check, "mosaic_sets": _check_sets}
 ESTIMATORS = {"mosaic": mosaic, "mosaic_sets": mosaic_sets}
+TRANSDUCTIVE = {"mosaic": "the images that are asked about compete for the votes of the synthetic ones"}

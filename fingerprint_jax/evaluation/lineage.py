@@ -151,9 +151,35 @@ def in_sample(run: Run, split: str) -> list[str]:
             out.append(
                 f"Whether {others} images {'are' if found else 'is'} among those that the run was trained on is not known: {why}."
             )
+    if base == run.target and run.fingerprints != run.provenance["fingerprints"]:
+        out += _of_other_streams(run, run.rows(split))
     moved = list(dict.fromkeys(field for reader in here for field in reader.moved))
     if base in PARTS and moved:
         out.append(f"{', '.join(moved)} changed in mid-training: the split {base} may hold images that were trained on before.")
+    return out
+
+
+def _of_other_streams(run: Run, rows: Rows) -> list[str]:
+    """Why figures of the target of other data may be too good: its images in other splits that networks were trained on.
+
+    Those of the target itself are counted elsewhere, and an estimator compares no image with itself.
+    """
+    out, looked_at = [], set()
+    for source, what, _ in methods.sources(run):
+        if what != methods.TRAINED or source.config.task != run.config.task or source.workdir in looked_at:
+            continue
+        looked_at.add(source.workdir)
+        try:
+            own = _readable(source, run)
+        except ValueError:  # `in_sample` says so where it matters
+            continue
+        apart = [split for split in own.source.splits if split.endswith("generated") != run.target.endswith("generated")]
+        others = np.concatenate([own.source.rows(split).index for split in (own.target, *apart)])
+        reads = [read() for other, of, read in methods.sources(own) if other.workdir == own.workdir and of == methods.TRAINED]
+        index = np.setdiff1d(np.concatenate([read.index for read in reads]), others)
+        if found := int(np.isin(run.source.digests(rows.index), own.source.digests(index)).sum()) if len(index) else 0:
+            some = f"{found} of these {len(rows)} images"
+            out.append(f"{own.workdir} {methods.TRAINED} {some}, in another split: the figures are too good.")
     return out
 
 

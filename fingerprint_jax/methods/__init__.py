@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 Read = tuple[Run, str, Callable[[], Rows]]  # a run that read labelled images, what for, and what gives the rows
 
 
+TRAINED = "was trained on"  # what a network has read its streams for
+
+
 class Method(Protocol):
     """What each file of this folder has."""
 
@@ -177,8 +180,7 @@ def predict(run: Run, split: str) -> Predictions:
                 if {key: known.get(key) for key in meta} == json.loads(json.dumps(meta)):
                     if ids != run.rows(split).ids.tolist():
                         raise ValueError(f"{path}: its ids are not those of the split")
-                    width = run.source.num_classes if not run.task.membership else scores.shape[1]
-                    whole = np.isfinite(scores).all() and 0 < scores.shape[1] == width
+                    whole = np.isfinite(scores).all() and _fits(run, scores)
                     if not whole or not isinstance(known.get("probabilities"), bool):
                         raise ValueError(f"{path}: not scores")
                     return {"ids": run.rows(split).ids, "scores": scores, "probabilities": known["probabilities"]}
@@ -193,12 +195,20 @@ def predict(run: Run, split: str) -> Predictions:
     # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,
     # since what they do next may hang on it.
     scores = distributed.first(lambda: np.asarray(predictions.scores, np.float32))
+    if not _fits(run, scores):
+        raise ValueError(f"split {split}: {scores.shape[1]} scores an image, the task has {run.source.num_classes} classes")
     predictions = dataclasses.replace(predictions, scores=scores)
     if not np.isfinite(predictions.scores).all():
         bad = predictions.ids[~np.isfinite(predictions.scores).all(axis=1)]
         raise ValueError(f"split {split}: the scores of {len(bad)} images are not finite, the first is {bad[0]!r}")
     tables.write_predictions(path, predictions.ids, predictions.scores, meta | {"probabilities": predictions.probabilities})
     return predictions
+
+
+def _fits(run: Run, scores: np.ndarray) -> bool:
+    """Whether there is a score a class, of two classes also one alone; of membership there may be more."""
+    width, classes = scores.shape[1], run.source.num_classes
+    return width > 0 if run.task.membership else width == classes or (width, classes) == (1, 2)
 
 
 def check(run: Run) -> None:

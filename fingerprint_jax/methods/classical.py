@@ -82,6 +82,7 @@ def check(run: Run) -> None:
     _estimator(c)
     _check_beside(c)
     source, gallery = encoder(run), run.gallery
+    _require_classes(run, gallery)
     if source is not None and not c.features.run:
         methods.check(source)
     if source is not None and c.features.run:
@@ -92,6 +93,16 @@ def check(run: Run) -> None:
     one = np.zeros(width, np.float32)
     alike = {name: Features(np.broadcast_to(one, (len(rows), *width)), rows.labels, rows.index) for name, rows in gallery.items()}
     estimators.check(alike, **c.estimator.to_dict())
+
+
+def _require_classes(run: Run, gallery: dict[str, Rows]) -> None:
+    """Raises ValueError where no image of a class is left to learn from: the scores would be of the others, by their order."""
+    if run.task.membership or "labelled" not in gallery:
+        return
+    names = run.source.summary["classes"]
+    if missing := [name for label, name in enumerate(names) if label not in gallery["labelled"].labels]:
+        why = "they are held out, or validate, all together" if run.config.data.folds or run.config.data.valid else "there is none"
+        raise ValueError(f"gallery.labelled has no image of class {missing[0]!r} ({why}): use other data.folds and data.valid")
 
 
 def _shape(run: Run, source: Run | None) -> tuple[int, ...]:
@@ -130,7 +141,7 @@ def state(run: Run) -> dict:
 
 def predict(run: Run, split: str) -> Predictions:
     """Scores [N,K] of the estimator, given the gallery of the run."""
-    # Scored on other data, it still learns from its own, and equal record numbers are not the same image.
+    # Scored on other data, it still learns from its own.
     own = run.own
     asked = own is not run or run.packed(split) == run.target
     if asked and not own.same_target and methods.gallery_reads(run.config, run.target):
@@ -138,10 +149,27 @@ def predict(run: Run, split: str) -> Predictions:
     if run.config.features.run and (source := encoder(own)):  # which may have been trained anew since
         _check_views(own, source)
     rows = run.rows(split)
+    _require_classes(own, own.gallery)
     gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}
-    query = Features(_features(run, rows), rows.labels, rows.index if own is run else np.full(len(rows), -1))
+    query = Features(_features(run, rows), rows.labels, rows.index if own is run else _numbers(run, own, rows))
     found = distributed.first(lambda: np.asarray(scores(run.config, query, gallery, run.config.seed)))
     return Predictions(rows.ids, found, False)
+
+
+def _numbers(run: Run, own: Run, rows: Rows) -> np.ndarray:
+    """Record numbers [N], in the data a run was started with, of images of others that its gallery has too; -1 for the rest.
+
+    An image is not compared with itself, whatever its number there. Only real images are real ones again: a synthetic image with
+    the pixels of a real one is a copy, which is looked for.
+    """
+    found = np.full(len(rows), -1)
+    if own.source.image_shape != run.source.image_shape:
+        return found
+    made = [own.source.rows(split).index for split in own.source.splits if split.endswith("generated")]
+    index = np.unique(np.concatenate([known.index for known in own.gallery.values()]))
+    alike = np.isin(index, np.concatenate([np.array([], int), *made])) == run.target.endswith("generated")
+    known = dict(zip(own.source.digests(index[alike]).tolist(), index[alike].tolist(), strict=True))
+    return np.array([known.get(digest, -1) for digest in run.source.digests(rows.index).tolist()], int)
 
 
 def scores(config: Config, query: Features, gallery: Gallery, seed: int) -> np.ndarray:
@@ -221,8 +249,9 @@ def inner(config: Config) -> list[Config]:
 
 
 def transductive(config: Config) -> list[str]:
-    """Not by its own doing."""
-    return []
+    """What its estimator says of itself."""
+    why = estimators.registry("TRANSDUCTIVE").get(config.estimator.name)
+    return [f"estimator.name={config.estimator.name!r}: {why}"] if why else []
 
 
 def network(run: Run) -> Run | None:

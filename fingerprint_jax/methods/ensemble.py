@@ -189,8 +189,13 @@ def _combine(run: Run, parts: list[Predictions]) -> Predictions:
     name, probabilities = run.config.ensemble.combine, all(part.probabilities for part in parts)
     if name == "logits" and not probabilities:
         raise ValueError("ensemble.combine='logits' needs members whose scores are probabilities; use mean, vote or rank")
-    combined = weighted(stack, run.config.ensemble.coefficients) if name == "weighted" else COMBINE[name](stack)
-    return Predictions(ids, combined, name in ("mean", "logits") and probabilities)
+    return Predictions(ids, combined(run.config, stack), name in ("mean", "logits") and probabilities)
+
+
+def combined(config: Config, stack: np.ndarray) -> np.ndarray:
+    """The scores of the members of an ensemble's config as one: [M,N,K] -> [N,K]."""
+    e = config.ensemble
+    return weighted(stack, e.coefficients) if e.combine == "weighted" else COMBINE[e.combine](stack)
 
 
 def mean(scores: np.ndarray) -> np.ndarray:

@@ -159,7 +159,7 @@ def sources(run: Run) -> Iterator[methods.Read]:
     """Its streams and gallery, the choice of the checkpoint, and what the network it begins with has read."""
     c = run.config
     for stream in c.data.streams if c.num_steps else ():
-        yield run, "was trained on", methods.present(run, [run.split_of(stream)])
+        yield run, methods.TRAINED, methods.present(run, [run.split_of(stream)])
     yield from methods.gallery_sources(run)
     if c.best:
         yield run, "chose its checkpoint by", functools.partial(run.rows, "valid")

@@ -76,6 +76,8 @@ def rows() -> list[Row]:
     """Ours, the attacks of the literature on three kinds of features, then team by team."""
     return [
         _row("local_match"),
+        _row("mosaic"),
+        _row("both_directions"),
         _row("likelihood_ratio", overrides={"ensemble.seeds": 1}, networks=1),
         _row("combined", overrides={"member.ensemble.seeds": 1}, networks=1),
         *(_row(f"{a}_{kind}", a, {"member.features.name": name}) for a in ATTACKS for kind, name in FEATURES.items()),

@@ -9,9 +9,11 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
+from fingerprint_jax import methods
 from fingerprint_jax.data import phantom
 from fingerprint_jax.estimators import Features, mosaic, patches
 from fingerprint_jax.features.register import registered
+from tests.conftest import load_config
 from tests.estimators.test_local_match import _features, _patch, _smooth
 
 GRID = {"patch": 4, "stride": 3, "radius": 1, "width": 0.5}
@@ -34,35 +36,38 @@ def _distances(query, others, *, patch, stride, radius, **_) -> np.ndarray:
     return np.array(found)
 
 
-def _mean_vote(image, number, asking, rivals) -> float:
-    """The mean vote of the patches of some images for one image among its rivals, itself left out on both sides."""
-    others = np.array([value for value, index in zip(rivals.values, rivals.index, strict=True) if index != number])
+def _mean_vote(number, asking, among) -> float:
+    """The mean vote of the patches of some images, itself left out, for one of the images that they vote among."""
     shares = []
     for value, index in zip(asking.values, asking.index, strict=True):
         if index != number:
-            squared = _distances(value, np.concatenate([image[None], others]), **GRID)
-            shares.append(softmax(-squared / (2 * GRID["width"] ** 2), axis=1)[:, 0])
+            others = among.index != index
+            near = softmax(-_distances(value, among.values[others], **GRID) / (2 * GRID["width"] ** 2), axis=1)
+            shares.append(near[:, among.index[others] == number])
     return float(np.mean(shares))
 
 
 @pytest.mark.parametrize("block", [3, 128])
 def test_the_score_is_that_of_a_loop(block, monkeypatch):
     monkeypatch.setattr(patches, "BLOCK", block)
-    values = np.float32(_smooth(np.random.default_rng(0), 16, 10))
+    values = np.float32(_smooth(np.random.default_rng(0), 18, 10))
     query = _features(values[:3], 0)
-    # The second query is in the reference, the third among the synthetic ones.
+    # The second query is in the reference, the third among the synthetic ones, the first among the rivals.
     reference = Features(values[[3, 4, 5, 1, 6]], np.full(5, 0), np.array([103, 104, 105, 1, 106]))
     generated = Features(values[[8, 9, 10, 2]], np.full(4, -1), np.array([208, 209, 210, 2]))
-    found = mosaic.mosaic(query, {"generated": generated, "reference": reference}, seed=5, **GRID)
+    rivals = Features(values[[0, 16, 17]], np.full(3, -1), np.array([0, 316, 317]))
+    found = mosaic.mosaic(query, {"generated": generated, "reference": reference, "rivals": rivals}, seed=5, **GRID)
     expected = np.zeros(3)
-    first, second = np.array_split(np.random.default_rng(5).permutation(5), 2)
-    for rivals, asking in ((first, second), (second, first)):
-        among, real = (Features(reference.values[r], reference.labels[r], reference.index[r]) for r in (rivals, asking))
-        least = mosaic.GAIN / (len(rivals) + 1)
+    sides = np.array_split(np.random.default_rng(5).permutation(5), 2)
+    for half, asking in (sides, sides[::-1]):
+        index = np.unique(np.concatenate([query.index, rivals.index, reference.index[half]]))
+        all_of_them = {i: v for part in (query, rivals, reference) for i, v in zip(part.index, part.values, strict=True)}
+        among = Features(np.stack([all_of_them[i] for i in index]), np.full(len(index), -1), index)
+        real = Features(reference.values[asking], reference.labels[asking], reference.index[asking])
+        least = mosaic.GAIN / len(index)
         for i in range(3):
-            one = query.values[i], query.index[i]
-            sides = [_mean_vote(*one, side, among) for side in (generated, real)]
-            expected[i] += (np.log(sides[0] + least) - np.log(sides[1] + least)) / 2
+            votes = [_mean_vote(query.index[i], side, among) for side in (generated, real)]
+            expected[i] += (np.log(votes[0] + least) - np.log(votes[1] + least)) / 2
     assert found.shape == (3, 1) and found.dtype == np.float32
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-3, atol=1e-4)
 
@@ -92,15 +97,27 @@ def test_the_image_that_copies_were_made_of_ranks_first():
     assert mosaic.mosaic_sets(_features(generated[7:8], 0), labelled, **grid).argmax() == 4
 
 
-def test_a_score_depends_on_its_own_row_alone_and_on_no_label():
+def test_no_label_is_read_and_that_the_images_compete_is_said():
     values = _smooth(np.random.default_rng(0), 40, 16)
     gallery = {"generated": _features(values[10:20], 100), "reference": _features(values[20:], 200)}
     query = _features(values[:10], 0)
     whole = mosaic.mosaic(query, gallery, seed=0, **GRID)
-    alone = Features(query.values[6:7], query.labels[6:7], query.index[6:7])
-    np.testing.assert_array_equal(mosaic.mosaic(alone, gallery, seed=0, **GRID), whole[6:7])
     other = dataclasses.replace(query, labels=np.arange(10) % 2)
     np.testing.assert_array_equal(mosaic.mosaic(other, gallery, seed=0, **GRID), whole)
+    alone = Features(query.values[6:7], query.labels[6:7], query.index[6:7])
+    assert (mosaic.mosaic(alone, gallery, seed=0, **GRID) != whole[6:7]).any()
+    for path, why in (("configs/subtask1/mosaic.py", ["estimator.name='mosaic': the images"]), ("configs/subtask1/domias.py", [])):
+        found = methods.transductive(load_config(path, "").member)
+        assert len(found) == len(why) and all(text.startswith(start) for text, start in zip(found, why, strict=True))
+
+
+def test_images_of_other_data_stand_beside_the_run_own():
+    values = _smooth(np.random.default_rng(0), 40, 16)
+    gallery = {"generated": _features(values[10:20], 100), "reference": _features(values[20:], 200)}
+    query = _features(values[:10], 0)
+    elsewhere = dataclasses.replace(query, index=np.full(10, -1))
+    found = [mosaic.mosaic(each, gallery, seed=0, **GRID) for each in (query, elsewhere)]
+    np.testing.assert_array_equal(*found)
 
 
 def test_without_a_leak_neither_side_votes_more():

@@ -239,6 +239,19 @@ def test_labels_of_a_test_set_that_were_read_are_named(phantoms, tmp_path):
         ]
 
 
+def test_images_of_a_reference_that_a_network_was_trained_on_are_counted_in_other_data(data_dir, phantoms, tmp_path):
+    root, config = phantoms["subtask1"], load_config("configs/subtask1/likelihood_ratio.py")
+    config.data_dir = data_dir
+    methods.fit(run := Run(config, tmp_path / "run"))
+    shutil.copytree(root / "train", tmp_path / "i")
+    for path in sorted((root / "reference").iterdir())[:7]:
+        shutil.copy(path, tmp_path / "i" / "real_not_used" / f"r{path.name}")
+    packing.pack("subtask1", tmp_path / "other", tmp_path / "i")
+    reasons = lineage.in_sample(methods.load(run.workdir, data_dir=str(tmp_path / "other")), "train_real")
+    assert reasons and all("was trained on 7 of these 47 images, in another split" in reason for reason in reasons)
+    assert lineage.in_sample(methods.load(run.workdir), "train_real") == []
+
+
 def test_on_other_data_a_run_has_read_what_it_was_started_with(phantoms, tmp_path):
     real = phantoms["subtask2"] / "train" / "real"
     for k in range(1, 6):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from absl import flags
-from scipy.stats import beta
+from scipy.stats import beta, rankdata
 
 from fingerprint_jax import methods
 from fingerprint_jax.data import packing, phantom
@@ -28,14 +28,19 @@ def _main(output, **values):
     return [json.loads(line) for line in (output / "draws.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["local_match", "gan_leaks_pixels", "zoq_cnn_ssim"])
+DRAWN = ("local_match", "both_directions")  # parts of them are drawn by place, and the larger set is in another order
+
+
+@pytest.mark.parametrize("name", [*DRAWN, "gan_leaks_pixels", "zoq_cnn_ssim", "beside"])
 def test_the_scores_are_those_of_a_run_on_the_same_phantom(name, tmp_path):
     drawn = power.Phantom(0, leak=1.0, **SETTINGS)
     phantom.write(tmp_path / "images", "subtask1", drawn.splits, 0)
     folders = [tmp_path / "images" / part for part in ("train", "test", "reference")]
     packing.pack("subtask1", tmp_path / "data", *folders, groups=tmp_path / "images" / "groups.csv")
-    row = next(row for row in sweep.load_file(FILE, "rows") if row.name == name)
+    row = next(row for row in sweep.load_file(FILE, "rows") if row.name == name.replace("beside", "gan_leaks_pixels"))
     config = systems.resolve(row)
+    if name == "beside":
+        config.member.features.beside = "radial_spectrum"
     config.data_dir = str(tmp_path / "data")
     config.data.folds = 2
     run = Run(config, tmp_path / "run")
@@ -44,7 +49,7 @@ def test_the_scores_are_those_of_a_run_on_the_same_phantom(name, tmp_path):
     # Files have other names than the arrays have places: by label, in ascending order.
     rows, found = run.rows("heldout"), methods.predict(run, "heldout").scores[:, 0]
     for label in (0, 1):
-        if name == "local_match":  # its parts are drawn by place, and the larger set is in another order
+        if name in DRAWN:
             assert np.mean(scores[drawn.labels == label]) == pytest.approx(np.mean(found[rows.labels == label]), abs=0.1)
         else:
             np.testing.assert_allclose(np.sort(scores[drawn.labels == label]), np.sort(found[rows.labels == label]), rtol=1e-4)
@@ -99,6 +104,22 @@ def test_a_table_of_somebody_else_is_left_as_it_is(tmp_path):
 def test_what_has_no_power_here_is_one_line(fields, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         _main(tmp_path, **fields)
+
+
+def test_of_several_scores_each_has_its_part():
+    drawn, row = power.Phantom(0, leak=1.0, **SETTINGS), systems.Row("both", "configs/subtask1/both_directions.py")
+    config = power.attack("both", systems.resolve(row))
+    parts = [drawn.scores(config.ensemble.variants[name]) for name in ("local_match", "mosaic")]
+    np.testing.assert_allclose(drawn.scores(config), np.mean([rankdata(part) / len(part) for part in parts], axis=0))
+    for field, value in (("runs", ("a",)), ("seeds", 2), ("admit", 0.5), ("best_variant", True)):
+        config = systems.resolve(row)
+        config.ensemble[field] = value
+        with pytest.raises(ValueError, match="row both combines finished runs, several seeds or chosen members"):
+            power.attack("both", config)
+    config = systems.resolve(row)
+    config.ensemble.variants.mosaic.gallery.rivals = ("train_real",)
+    with pytest.raises(ValueError, match="row both reads labels"):
+        power.attack("both", config)
 
 
 def test_a_row_that_reads_labels_is_refused():

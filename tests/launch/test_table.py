@@ -261,7 +261,7 @@ def test_the_figures_are_those_of_the_predictions(tmp_path, monkeypatch):
         (workdir / "cost.json").write_text(json.dumps({"processor_s": 60.0 * (1 + int(workdir.name[-1]) ** 2)}))
         (workdir.parent / "choice.json").write_text(json.dumps({"learning_rate": 1e-3, "valid": {"0.001": 0.5}}))
     monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split, data_dir="": found[workdir, split, data_dir]))
-    monkeypatch.setattr(systems.collect, "finished", lambda *asked: asked in found)
+    monkeypatch.setattr(systems.compare, "finished", lambda *asked: asked in found)
     base, new, elsewhere, nothing = (attribution.line(comparison, "d", row, "base") for row in rows)
     assert base["accuracy"] == pytest.approx(0.6) and base["values"] == [0.5, 0.6, 0.7]
     # Student's t with 2 degrees of freedom, from a printed table.

@@ -126,6 +126,25 @@ def test_what_cannot_be_is_one_line(fields, message, data_dir, tmp_path):
         methods.get("ensemble").fit(Run(config, tmp_path / "run"))
 
 
+def test_a_class_that_is_held_out_whole_is_named(data_dir, tmp_path, monkeypatch):
+    """Without it there would be a column less, and each class above it would have the name of another."""
+    config = load_config("configs/subtask2/residual_svm.py")
+    config.data_dir = data_dir
+    run = Run(config, tmp_path / "run")
+    methods.fit(run)
+    for act in (lambda: methods.fit(Run(config, tmp_path / "other")), lambda: methods.predict(run, "heldout")):
+        with monkeypatch.context() as patch:
+            gallery = Run.gallery.fget
+
+            def without(self, gallery=gallery):
+                return {name: rows.take(rows.labels != 1) for name, rows in gallery(self).items()}
+
+            patch.setattr(Run, "gallery", property(without))
+            with pytest.raises(ValueError, match="gallery.labelled has no image of class 't2' .*: use other data.folds"):
+                act()
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_frozen_network_and_image_features_are_shared_by_folds_and_seeds(data_dir, tmp_path, monkeypatch):
     config = load_config(ATTACK)
     config.data_dir, config.ensemble.seeds = data_dir, 2
@@ -308,6 +327,26 @@ def test_a_frozen_network_has_trained_on_nothing_that_the_page_shows(frozen):
     rows = frozen.rows("heldout")
     found = neighbours.look_alikes(frozen, "heldout", rows, predictions, predictions.scores.argmax(axis=1), list("abcde"))
     assert not isinstance(found, str)
+
+
+def test_on_data_packed_anew_an_image_is_not_compared_with_itself_either(data_dir, phantoms, tmp_path):
+    config = load_config("configs/subtask1/local_match.py", "official")
+    config.data_dir, root = data_dir, phantoms["subtask1"]
+    methods.get("ensemble").fit(Run(config, tmp_path / "run"))
+    packing.pack("subtask1", tmp_path / "other", root / "train", root / "test", groups=root / "groups.csv")  # no reference
+    tables = [methods.predict(methods.load(tmp_path / "run", data_dir=d), "test_real") for d in ("", str(tmp_path / "other"))]
+    assert tables[0].ids.tolist() == tables[1].ids.tolist()
+    np.testing.assert_array_equal(tables[0].scores, tables[1].scores)
+    # Labelled now, under other names.
+    for i, path in enumerate(sorted((root / "test" / "real_unknown").iterdir())):
+        folder = tmp_path / "named" / ("real_used" if i % 2 else "real_not_used")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / f"a{path.name}")
+    shutil.copytree(root / "train" / "generated", tmp_path / "named" / "generated")
+    packing.pack("subtask1", tmp_path / "labelled", tmp_path / "named")
+    named = methods.predict(methods.load(tmp_path / "run", data_dir=str(tmp_path / "labelled")), "train_real")
+    scores = dict(zip(tables[0].ids.tolist(), tables[0].scores[:, 0].tolist(), strict=True))
+    assert {id.rpartition("/a")[2]: score for id, score in zip(named.ids, named.scores[:, 0], strict=True)} == pytest.approx(scores)
 
 
 def test_on_data_without_its_reference_the_scores_have_the_same_p(data_dir, phantoms, tmp_path):
