@@ -1,5 +1,7 @@
 """Ours: from the real image to the synthetic ones, and back: the ranks of `local_match` and `mosaic` averaged, nothing fitted.
 
+Both compare images as they lie, not registered; see subtask1/mosaic.
+
 A rank is that among the images of the split asked about: the score of an image depends on the others (transductive). Reads no label
 but those of the threshold, as its parts; it needs a split `reference` as they do, and goes by `:official` as they do.
 
@@ -9,15 +11,17 @@ but those of the threshold, as its parts; it needs a split `reference` as they d
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.subtask1 import local_match, mosaic
+from configs.subtask1 import mosaic
 from fingerprint_jax import Config
 
 
 def get_config(variant: str = "") -> Config:
     """Each direction is a child."""
     own = variant if variant == "official" else ""
-    members = {"local_match": local_match.get_config(own).member, "mosaic": mosaic.get_config(own).member}
-    c = base.cross_fitted(local_match.get_config(own).member)  # not that of the variants: what is set there is set for both
+    members = {"local_match": mosaic.get_config(own).member, "mosaic": mosaic.get_config(own).member}
+    members["local_match"].estimator.name = "local_match"
+    members["local_match"].gallery.rivals = ()
+    c = base.cross_fitted(mosaic.get_config(own).member)  # not that of the variants: what is set there is set for both
     c.ensemble.combine = "rank"
     c.ensemble.variants = ConfigDict(members)
     return base.finish(c, variant, own=("official",))

@@ -2,8 +2,9 @@
 
 `local_match` asks from the real image: is its anatomy near in the synthetic set? Here each synthetic patch asks: which real image
 am I of? It votes among all real images at hand, half of the reference included; the other half votes as the synthetic images do.
-The images that are asked about compete for votes, so that a score depends on the others (transductive). Images are registered by
-the body's box. The width of a vote, the one thing that was free, was decided on phantoms (docs/subtask1.md).
+The images that are asked about compete for votes, so that a score depends on the others (transductive). Images are compared as
+they lie, not registered: a generator puts a patch where it has seen it. The width of a vote was decided on phantoms, that images
+are not registered on a generator of our own (docs/subtask1.md).
 
 No label is read but those of the threshold, so that the AUC has an exact p. It needs a split `reference` (pack --reference_dir),
 which the official data lack. With `:official` after the file the images asked about, `test_real`, are the reference.
@@ -19,7 +20,7 @@ from fingerprint_jax import Config
 
 def get_config(variant: str = "") -> Config:
     """Label-free scores; the folds are those of the threshold. `official`: without reference images."""
-    m = base.featured("subtask1", "registered", size=64)
+    m = base.featured("subtask1", "images", size=64)
     m.gallery = ConfigDict({"generated": ("train_generated", "test_generated")})
     m.gallery.reference = ("test_real",) if variant == "official" else ("reference",)
     m.gallery.rivals = ("test_real",)

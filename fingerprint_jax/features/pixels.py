@@ -21,9 +21,14 @@ def pixels(images: np.ndarray, *, size: int = 0) -> np.ndarray:
     return values.reshape(count, -1)
 
 
-def images(images: np.ndarray) -> np.ndarray:
-    """Grey levels as a map, for similarities of images: uint8 [N,H,W,1] -> float32 [N,H,W]."""
-    return images[..., 0] / np.float32(255)
+def images(images: np.ndarray, *, size: int = 0) -> np.ndarray:
+    """Grey levels as a map, for comparisons place by place: uint8 [N,H,W,1] -> float32 [N,H,W], or [N,size,size].
+
+    With a `size`, images of which both sides are larger are averaged down to it; others stay as they are.
+    """
+    values = images[..., 0] / np.float32(255)
+    count, *sides = values.shape
+    return resize_local_mean(values, (count, size, size)) if 0 < size < min(sides) else values
 
 
 FEATURES = {"pixels": pixels, "images": images}

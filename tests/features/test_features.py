@@ -56,6 +56,14 @@ def test_a_row_is_finite_and_of_its_image_alone(name, height, width):
     assert not np.array_equal(found[0], found[2])
 
 
+def test_larger_images_are_averaged_down_and_others_stay():
+    images = _images(2, 18, 12)
+    means = images[..., 0].reshape(2, 6, 3, 6, 2).mean(axis=(2, 4)) / 255
+    np.testing.assert_allclose(features.get("images", size=6)(images), means, rtol=1e-5)
+    for size in (0, 12, 64):
+        np.testing.assert_array_equal(features.get("images", size=size)(images), images[..., 0] / np.float32(255))
+
+
 def test_unknown_names_options_and_filters_are_refused_in_a_line():
     with pytest.raises(ValueError, match="features.name='colour' is unknown; known: network, gabor, glcm, images, lbp"):
         features.get("colour")
