@@ -100,6 +100,8 @@ def _require_classes(run: Run, gallery: dict[str, Rows]) -> None:
     if run.task.membership or "labelled" not in gallery:
         return
     names = run.source.summary["classes"]
+    if (gallery["labelled"].labels < 0).any():  # of which the estimator says more
+        return
     if missing := [name for label, name in enumerate(names) if label not in gallery["labelled"].labels]:
         why = "they are held out, or validate, all together" if run.config.data.folds or run.config.data.valid else "there is none"
         raise ValueError(f"gallery.labelled has no image of class {missing[0]!r} ({why}): use other data.folds and data.valid")
