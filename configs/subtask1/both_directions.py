@@ -16,12 +16,11 @@ from fingerprint_jax import Config
 
 
 def get_config(variant: str = "") -> Config:
-    """Each direction is a child."""
+    """Each direction is a child; a field of `member` is that of both."""
     own = variant if variant == "official" else ""
-    members = {"local_match": mosaic.get_config(own).member, "mosaic": mosaic.get_config(own).member}
-    members["local_match"].estimator.name = "local_match"
-    members["local_match"].gallery.rivals = ()
-    c = base.cross_fitted(mosaic.get_config(own).member)  # not that of the variants: what is set there is set for both
+    c = base.cross_fitted(mosaic.get_config(own).member)
     c.ensemble.combine = "rank"
-    c.ensemble.variants = ConfigDict(members)
+    c.ensemble.variants = ConfigDict(
+        {"local_match": {"estimator": {"name": "local_match"}, "gallery": {"rivals": ()}}, "mosaic": {}}
+    )
     return base.finish(c, variant, own=("official",))

@@ -173,7 +173,8 @@ class View:
             if not splits:  # switched off on the command line, which cannot remove a field
                 continue
             present = [split for split in splits if split.partition(":")[0] in self.source.splits]
-            if not present and name == "rivals":  # more images to choose from, where there are some
+            optional = name == "rivals" and {split.partition(":")[0] for split in splits} <= {*self.task.splits}
+            if not present and optional:  # more images to choose from, where there are some
                 continue
             if not present:
                 remedy = self._remedy if any(split.partition(":")[0] == "reference" for split in splits) else ""

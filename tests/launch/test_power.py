@@ -117,7 +117,7 @@ def test_of_several_scores_each_has_its_part():
         with pytest.raises(ValueError, match="row both combines finished runs, several seeds or chosen members"):
             power.attack("both", config)
     config = systems.resolve(row)
-    config.ensemble.variants.mosaic.gallery.rivals = ("train_real",)
+    config.member.gallery.rivals = ("train_real",)
     with pytest.raises(ValueError, match="row both reads labels"):
         power.attack("both", config)
 

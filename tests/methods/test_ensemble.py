@@ -131,6 +131,17 @@ def test_a_member_without_a_network_that_was_made_anew_in_its_place_is_another(d
     assert (member[1] != member[2]).any()
 
 
+def test_a_field_of_the_member_is_that_of_both_directions():
+    config = load_config("configs/subtask1/both_directions.py", "")
+    config.member.features.size, config.member.estimator.patch = 32, 8
+    found = ensemble.variants(config)
+    assert [(each.features.size, each.estimator.patch) for each in found.values()] == [(32, 8)] * 2
+    assert [(name, each.estimator.name, each.gallery.rivals) for name, each in found.items()] == [
+        ("local_match", "local_match", ()),
+        ("mosaic", "mosaic", ("test_real",)),
+    ]
+
+
 def test_ensembles_of_two_seeds_share_no_member(data_dir, tmp_path):
     config = load_config("configs/subtask2/siamese_vote.py", "")
     config.data_dir, found = data_dir, []
