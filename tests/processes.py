@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import jax
+from jax._src import api
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"JAX_NUM_CPU_DEVICES": int, "JAX_COMPILATION_CACHE_DIR": str}
@@ -72,6 +73,8 @@ def _run(module: str, arguments: tuple[str, ...], environ: dict[str, str], cwd: 
     for name, kind in SETTINGS.items():
         if name in environ:
             jax.config.update(name.lower(), kind(environ[name]))
+    if sys.version_info >= (3, 13):  # a server forgets what imports have registered, JAX's wait for other processes among it
+        atexit.register(api.clean_up)
     sys.modules.pop(module, None)  # the server has imported it, which runpy warns of
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
