@@ -8,7 +8,7 @@ a line of `draws.jsonl` below `--output`, and the same command with more draws, 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,10 @@ class Phantom:
         key = json.dumps([options, beside], sort_keys=True)
         if key not in self._known:
             functions = [features.get(**options), *([features.get(beside, config.features.enhance)] if beside else [])]
-            self._known[key] = {name: _side_by_side(functions, split.images[..., None]) for name, split in self.splits.items()}
+            self._known[key] = {
+                name: classical.side_by_side([function(split.images[..., None]) for function in functions])
+                for name, split in self.splits.items()
+            }
         streams, first = {}, 0
         for name, values in self._known[key].items():
             streams[name] = unlabelled(values, first)
@@ -58,11 +61,6 @@ class Phantom:
             if parts:
                 gallery[name] = Features(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
         return classical.scores(config, streams["train_real"], gallery, seed)[:, 0]
-
-
-def _side_by_side(functions: list[Callable[[np.ndarray], np.ndarray]], images: np.ndarray) -> np.ndarray:
-    found = [function(images) for function in functions]
-    return found[0] if len(found) == 1 else np.concatenate([x.reshape(len(x), -1) for x in found], axis=1)
 
 
 def _columns(rows: Features) -> tuple[np.ndarray, ...]:

@@ -53,12 +53,12 @@ def mosaic(
     """
     _check(gallery, patch, stride, radius, width, shape=query.values.shape[1:])
     generated, reference = stream(gallery, "generated"), stream(gallery, "reference")
-    everything, grid = np.arange(len(generated.index)), (patch, stride, radius)
+    grid = patch, stride, radius
     sides, found = np.array_split(np.random.default_rng(seed).permutation(len(reference.index)), 2), []
     for half, asking in (sides, sides[::-1]):
         among = _joined(query, *([gallery["rivals"]] if "rivals" in gallery else []), _some(reference, half))
         least = GAIN / len(among.index)
-        synthetic = votes(query, _some(generated, everything), among, *grid, width)
+        synthetic = votes(query, generated, among, *grid, width)
         real = votes(query, _some(reference, asking), among, *grid, width)
         found.append(np.log(synthetic + least) - np.log(real + least))
     return np.mean(found, axis=0).astype(np.float32)[:, None]

@@ -151,14 +151,15 @@ def predict(run: Run, split: str) -> Predictions:
     if run.config.features.run and (source := encoder(own)):  # which may have been trained anew since
         _check_views(own, source)
     rows = run.rows(split)
-    _require_classes(own, own.gallery)
-    gallery = {name: Features(_features(own, known), known.labels, known.index) for name, known in own.gallery.items()}
-    query = Features(_features(run, rows), rows.labels, rows.index if own is run else _numbers(run, own, rows))
+    known = own.gallery
+    _require_classes(own, known)
+    gallery = {name: Features(_features(own, part), part.labels, part.index) for name, part in known.items()}
+    query = Features(_features(run, rows), rows.labels, rows.index if own is run else _numbers(run, own, known, rows))
     found = distributed.first(lambda: np.asarray(scores(run.config, query, gallery, run.config.seed)))
     return Predictions(rows.ids, found, False)
 
 
-def _numbers(run: Run, own: Run, rows: Rows) -> np.ndarray:
+def _numbers(run: Run, own: Run, gallery: dict[str, Rows], rows: Rows) -> np.ndarray:
     """Record numbers [N], in the data a run was started with, of images of others that its gallery has too; -1 for the rest.
 
     An image is not compared with itself, whatever its number there. Only real images are real ones again: a synthetic image with
@@ -168,7 +169,7 @@ def _numbers(run: Run, own: Run, rows: Rows) -> np.ndarray:
     if own.source.image_shape != run.source.image_shape:
         return found
     made = [own.source.rows(split).index for split in own.source.splits if split.endswith("generated")]
-    index = np.unique(np.concatenate([known.index for known in own.gallery.values()]))
+    index = np.unique(np.concatenate([known.index for known in gallery.values()]))
     alike = np.isin(index, np.concatenate([np.array([], int), *made])) == run.target.endswith("generated")
     known = dict(zip(own.source.digests(index[alike]).tolist(), index[alike].tolist(), strict=True))
     return np.array([known.get(digest, -1) for digest in run.source.digests(rows.index).tolist()], int)
@@ -210,7 +211,12 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
     if not c.beside:
         return found
     beside = _of_splits(run, rows, lambda whole: features.extract(run, whole, c.beside, {"enhance": c.enhance}, cache))
-    return np.concatenate([x.reshape(len(rows), -1) for x in (found, beside)], axis=1)
+    return side_by_side([found, beside])
+
+
+def side_by_side(found: list[np.ndarray]) -> np.ndarray:
+    """Several features of the same images as one vector each, [N, ...] -> [N,D]; one alone keeps its shape."""
+    return found[0] if len(found) == 1 else np.concatenate([x.reshape(len(x), -1) for x in found], axis=1)
 
 
 def _of_splits(run: Run, rows: Rows, extract: Callable[[Rows], np.ndarray]) -> np.ndarray:
