@@ -145,7 +145,9 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     document["verdict"]["sentence"] = page.verdict_words(document)
     document["seconds"] = sum(stages.seconds(output).values())
     files.write_text(output / "audit.json", json.dumps(document, indent=1))
-    page.write(output, document, parts.pictures(document["copies"]) if "reason" not in document["copies"] else [], values.redact)
+    pictures = parts.pictures(document["copies"]) if "reason" not in document["copies"] else []
+    where = None if values.redact or "reason" in document["panel"] else parts.places()
+    page.write(output, document, pictures, values.redact, where)
     return document
 
 

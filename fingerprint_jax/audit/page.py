@@ -8,7 +8,7 @@ import numpy as np
 from fingerprint_jax import report
 from fingerprint_jax.audit import verdict
 from fingerprint_jax.audit.imprint import POWER
-from fingerprint_jax.report import charts, neighbours, words
+from fingerprint_jax.report import charts, neighbours, places, words
 from fingerprint_jax.report.charts import number
 from fingerprint_jax.runtime import files
 
@@ -58,7 +58,9 @@ KINDS = {
 }
 
 
-def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool = False) -> Path:
+def write(
+    folder: str | Path, document: dict, pictures: list[Pair], redact: bool = False, where: places.Found | None = None
+) -> Path:
     """Writes `<folder>/index.html`, whole or not at all, and returns its path.
 
     Args:
@@ -67,6 +69,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
             and no group: a redacted page keeps them.
         pictures: two by two a flagged real image with its match, and the reference image of the same rank with its match.
         redact: no picture, and no name of an image or of a group; counts, distances and p-values stay.
+        where: the images of highest and lowest score, and where they are found.
     """
     counts, alpha, limit = document["counts"], document["plan"]["alpha"], document["limit"]
     shown = [] if redact else [(title, neighbours.uri(a), neighbours.uri(b), text) for title, a, b, text in pictures]
@@ -95,6 +98,7 @@ def write(folder: str | Path, document: dict, pictures: list[Pair], redact: bool
         copies=copies_words(document["copies"], counts["used"] + counts["not_used"] + counts["unknown"]),
         rows=ROWS,
         pictures=[shown[k : k + 2] for k in range(0, len(shown), 2)],
+        where=None if redact else where,
         p_value=p_value,
         plan=json.dumps(document["plan"], indent=1),
     )

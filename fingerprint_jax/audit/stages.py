@@ -28,6 +28,8 @@ from fingerprint_jax.audit import content, copies, imprint, network, panel, stan
 from fingerprint_jax.audit.sides import CLASSES, Images, Sides
 from fingerprint_jax.data import controls, phantom
 from fingerprint_jax.data.source import Source
+from fingerprint_jax.estimators import unlabelled
+from fingerprint_jax.report import neighbours, places
 from fingerprint_jax.runs.config import identity
 from fingerprint_jax.runtime import environment, files
 from fingerprint_jax.stats import permutation, score_metrics
@@ -363,6 +365,27 @@ class Audit(Sides):
             closest = f"the reference image that is closest but {rank}" if rank else "the closest reference image"
             add("to compare with: ", sides["reference"], other, closest)
         return pairs
+
+    def places(self) -> places.Found:
+        """Where the labelled images with the highest and the lowest scores of `local_match` are found, once there is a panel."""
+        real, near, far = (self.sides[name] for name in ("real", "generated", "reference"))
+        scores = np.array(self.stage("panel", self.scores)["local_match"])[: len(real)]
+        of_near, of_far = (unlabelled(side.views[1], 0) for side in (near, far))
+        cases = [
+            places.Case(
+                f"{CLASSES[int(real.labels[i])].replace('_', ' ')}, score {scores[i]:.3g} of local match".replace(
+                    "-", places.MINUS
+                ),
+                str(real.ids[i]),
+                real.views[1][i],
+                of_near,
+                of_far,
+                near.ids.tolist(),
+            )
+            for i in neighbours.extremes(scores)
+        ]
+        grid = {name: panel.OPTIONS["local_match"][name] for name in ("patch", "stride", "radius")}
+        return places.section(cases, f"Images are registered by the body's box. {places.OF_MEMBERSHIP}", self.seed, **grid)
 
     def run(self) -> dict:
         """All parts: what stands in audit.json but for the verdict, and writes scores.csv."""

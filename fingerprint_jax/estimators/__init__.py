@@ -37,6 +37,10 @@ class Features:
     labels: np.ndarray  # [N] int, -1 where unknown
     index: np.ndarray  # [N] record numbers, unique over all splits of a data set: the same number is the same image
 
+    def take(self, rows: np.ndarray) -> "Features":
+        """Those of an index array or a boolean mask."""
+        return Features(self.values[rows], self.labels[rows], self.index[rows])
+
 
 Gallery = Mapping[str, Features]
 

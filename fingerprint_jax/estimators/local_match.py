@@ -76,23 +76,31 @@ def part_distances(query: Features, known: Features, found: list[np.ndarray], pa
     return np.concatenate(blocks, axis=1)[:, : len(query.values)]
 
 
-def pair_distances(query: np.ndarray, others: np.ndarray, patch: int, stride: int, radius: int) -> np.ndarray:
-    """Squared distance of each patch to the nearest one of each image by itself: [M,S,S], [N,S,S] -> [N,M,K]."""
+def pair_distances(query: np.ndarray, others: np.ndarray, patch: int, stride: int, radius: int, few: int = 0) -> np.ndarray:
+    """Squared distance of each patch to the nearest one of each image by itself: [M,S,S], [N,S,S] -> [N,M,K].
+
+    `few` as in `patches.blocks`: of a handful of queries no more are compared.
+    """
     pairs = [
         np.concatenate(
             [_pairs(images, jax.device_put(others[block]), patch, stride, radius) for block in patches.even(np.arange(len(others)))]
         )
-        for _, images in patches.blocks(query)
+        for _, images in patches.blocks(query, few)
     ]
     return np.concatenate(pairs, axis=1)[: len(others), : len(query)]
 
 
 def log_ratio(weight: np.ndarray, reference: np.ndarray, generated: np.ndarray, top: float) -> np.ndarray:
     """The score [M] from what each patch counts [M,K] and its squared distances [parts,M,K] to both sets."""
-    far, near = (np.mean(0.5 * np.log(np.maximum(squared, 0) + EPSILON), axis=0) for squared in (reference, generated))
-    ratio = weight * (far - near)
+    ratio = ratios(weight, reference, generated)
     count = max(1, round(top * ratio.shape[1]))
     return np.sort(ratio, axis=1)[:, -count:].mean(axis=1)
+
+
+def ratios(weight: np.ndarray, reference: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Of each patch the log ratio of its distances [parts,M,K] to both sets, as far as it counts [M,K]: [M,K]."""
+    far, near = (np.mean(0.5 * np.log(np.maximum(squared, 0) + EPSILON), axis=0) for squared in (reference, generated))
+    return weight * (far - near)
 
 
 def weights(images: np.ndarray, patch: int, stride: int) -> np.ndarray:

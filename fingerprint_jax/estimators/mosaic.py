@@ -56,10 +56,10 @@ def mosaic(
     grid = patch, stride, radius
     sides, found = np.array_split(np.random.default_rng(seed).permutation(len(reference.index)), 2), []
     for half, asking in (sides, sides[::-1]):
-        among = _joined(query, *([gallery["rivals"]] if "rivals" in gallery else []), _some(reference, half))
+        among = _joined(query, *([gallery["rivals"]] if "rivals" in gallery else []), reference.take(half))
         least = GAIN / len(among.index)
         synthetic = votes(query, generated, among, *grid, width)
-        real = votes(query, _some(reference, asking), among, *grid, width)
+        real = votes(query, reference.take(asking), among, *grid, width)
         found.append(np.log(synthetic + least) - np.log(real + least))
     return np.mean(found, axis=0).astype(np.float32)[:, None]
 
@@ -133,16 +133,12 @@ def _near(
     return jax.device_get(found)
 
 
-def _some(features: Features, rows: np.ndarray) -> Features:
-    return Features(features.values[rows], features.labels[rows], features.index[rows])
-
-
 def _joined(first: Features, *others: Features) -> Features:
     """All images, each once: those of another data set, whose numbers are -1, stand alone."""
     parts = [first]
     for other in others:
         known = np.concatenate([part.index for part in parts])
-        parts.append(_some(other, np.flatnonzero(~np.isin(other.index, known))))
+        parts.append(other.take(~np.isin(other.index, known)))
     values, labels, index = zip(*((part.values, part.labels, part.index) for part in parts), strict=True)
     return Features(np.concatenate(values), np.concatenate(labels), np.concatenate(index))
 

@@ -151,12 +151,18 @@ def predict(run: Run, split: str) -> Predictions:
     if run.config.features.run and (source := encoder(own)):  # which may have been trained anew since
         _check_views(own, source)
     rows = run.rows(split)
+    query, gallery = compared(run, rows)
+    found = distributed.first(lambda: np.asarray(scores(run.config, query, gallery, run.config.seed)))
+    return Predictions(rows.ids, found, False)
+
+
+def compared(run: Run, rows: Rows) -> tuple[Features, Gallery]:
+    """The features of rows, and those of the gallery `run.own.gallery` that they are compared with, in its order."""
+    own = run.own
     known = own.gallery
     _require_classes(own, known)
     gallery = {name: Features(_features(own, part), part.labels, part.index) for name, part in known.items()}
-    query = Features(_features(run, rows), rows.labels, rows.index if own is run else _numbers(run, own, known, rows))
-    found = distributed.first(lambda: np.asarray(scores(run.config, query, gallery, run.config.seed)))
-    return Predictions(rows.ids, found, False)
+    return Features(_features(run, rows), rows.labels, rows.index if own is run else _numbers(run, own, known, rows)), gallery
 
 
 def _numbers(run: Run, own: Run, gallery: dict[str, Rows], rows: Rows) -> np.ndarray:

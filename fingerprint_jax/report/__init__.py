@@ -13,7 +13,7 @@ import numpy as np
 from fingerprint_jax import estimators
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.data.tasks import TASKS, Task
-from fingerprint_jax.report import charts, neighbours, words
+from fingerprint_jax.report import charts, neighbours, places, words
 from fingerprint_jax.runs.config import flat_config
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runtime import files
@@ -60,9 +60,13 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
     task, found = run.task, results.get("metrics")
     classes = run.source.summary["classes"]
     names = [name.replace("_", " ") for name in classes]
-    pictures = neighbours.look_alikes(run, split, rows, predictions, scored.decided, classes)
-    if redact and not isinstance(pictures, str):
-        pictures = dataclasses.replace(pictures, cases=[], shown=REDACTED)
+    pictures, where = neighbours.unasked(run, split), None
+    if not pictures and (member := places.member(run)):
+        where = REDACTED if redact else places.of_run(run, member, rows, predictions, scored.decided)
+    elif not pictures:
+        pictures = neighbours.look_alikes(run, split, rows, predictions, scored.decided, classes)
+        if redact and not isinstance(pictures, str):
+            pictures = dataclasses.replace(pictures, cases=[], shown=REDACTED)
     # Of membership the first column is the score.
     scores = predictions.scores[:, :1] if task.membership else predictions.scores
     drawn = charts.histograms(rows.labels, scores, names)
@@ -86,6 +90,7 @@ def write(scored: Scored, split: str, others: list[Scored], redact: bool = False
         decided=np.bincount(scored.decided, minlength=len(names)).tolist(),
         charts=drawn,
         pictures=pictures,
+        where=where,
         compared=[_compare(scored, other) for other in others],
         published=_published(task, found, split) if published else None,
         results=results,

@@ -85,22 +85,26 @@ def _closest(query: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array
     return distance.argmin(axis=1), distance.min(axis=1)
 
 
+def unasked(run: Run, split: str) -> str:
+    """Why nothing of a split is shown, as the task asks nothing about its images; empty where it does."""
+    if not (run.task.membership or run.task.attribution):
+        return f"No pictures: the task {run.task.name} has no synthetic side."
+    if split.partition(":")[0] not in ("heldout", "valid", "sequestered", run.target, run.task.test):
+        return f"No pictures: {split} of {run.config.task} does not hold the images that the task asks about."
+    return ""
+
+
 def look_alikes(
     run: Run, split: str, rows: Rows, predictions: Predictions, decided: np.ndarray, classes: list[str]
 ) -> LookAlikes | str:
-    """The section, or why there is none.
+    """The section of a run with a network, or why there is none.
 
     Args:
         run: that scored them.
-        split: the split that was scored; its rows, predictions and decided labels [N] follow.
+        split: the split that was scored, about which the task asks; its rows, predictions and decided labels [N] follow.
         classes: names of the classes.
     """
-    if not (run.task.membership or run.task.attribution):
-        return f"No pictures: the task {run.task.name} has no synthetic side."
-    base = split.partition(":")[0]
-    if base not in ("heldout", "valid", "sequestered", run.target, run.task.test):
-        return f"No pictures: {split} of {run.config.task} does not hold the images that the task asks about."
-    encoder = methods.network(run)
+    base, encoder = split.partition(":")[0], methods.network(run)
     if encoder is None:
         return "No pictures: this system has no network that compares images."
     # Rows that the network of a fold has trained on would look nearer than they are. Record numbers are those of one data set.
@@ -141,9 +145,9 @@ def _membership(
     else:
         groups = [("the images asked about", distance)]
     draw = _Pairs(run.source)
-    chosen = _extremes(scores[:, 0])
+    chosen = extremes(scores[:, 0])
     for i in chosen:
-        title = _asked(rows, scores[:, 0], decided, classes, i)
+        title = asked(rows, scores[:, 0], decided, classes, i)
         draw.cases.append([draw.pair(title, (rows, i), (synthetic, near[i]), "synthetic image", distance[i])])
     missing = ""
     if "reference" in run.source.splits:
@@ -186,8 +190,8 @@ def _attribution(
     n = np.arange(len(rows))
     margin = scores[n, decided] - scores[n, second]
     draw = _Pairs(run.source)
-    for i in _extremes(margin):
-        title = _asked(rows, scores[n, decided], decided, classes, i)
+    for i in extremes(margin):
+        title = asked(rows, scores[n, decided], decided, classes, i)
         case = []
         for name, k in ((title, decided[i]), (f"The same image and {classes[second[i]]}, the second choice", second[i])):
             case.append(draw.pair(name, (rows, i), (real, near[i, k]), f"real image of {classes[k]}", distance[i, k]))
@@ -243,12 +247,12 @@ class _Pairs:
         return Pair(
             title,
             [
-                Picture(_png(Image.fromarray(a)), f"Image {left}.", left),
+                Picture(png(Image.fromarray(a)), f"Image {left}.", left),
                 Picture(
-                    _png(Image.fromarray(b)), f"Nearest {kind}: {right}, at distance {distance:.3g}.", f"{right}, at {distance:.3g}"
+                    png(Image.fromarray(b)), f"Nearest {kind}: {right}, at distance {distance:.3g}.", f"{right}, at {distance:.3g}"
                 ),
                 Picture(
-                    _png(coloured),
+                    png(coloured),
                     f"First less second image: {mean:.0f} of 255 grey levels on average, {np.abs(difference).max()} at most.",
                     f"difference, {mean:.0f} levels on average",
                 ),
@@ -258,15 +262,16 @@ class _Pairs:
 
 def uri(image: np.ndarray) -> str:
     """The PNG of an image uint8 [H,W] as a data URI, at most `SIDE` large."""
-    return _png(Image.fromarray(_shrink(image)))
+    return png(Image.fromarray(_shrink(image)))
 
 
-def _asked(rows: Rows, scores: np.ndarray, decided: np.ndarray, classes: list[str], i: int) -> str:
+def asked(rows: Rows, scores: np.ndarray, decided: np.ndarray, classes: list[str], i: int) -> str:
+    """What was said of row `i`, and what is true."""
     truth = "truth unknown" if rows.labels[i] < 0 else f"truth: {classes[rows.labels[i]]}"
     return f"Decided: {classes[decided[i]]}; {truth}; score {scores[i]:.3g}".replace("_", " ").replace("-", "\N{MINUS SIGN}")
 
 
-def _extremes(values: np.ndarray) -> list[int]:
+def extremes(values: np.ndarray) -> list[int]:
     """Positions of the two highest and the two lowest, each once."""
     order = np.argsort(-values, kind="stable")
     return list(dict.fromkeys([*order[:2].tolist(), *order[-2:].tolist()]))
@@ -282,7 +287,8 @@ def _shrink(image: np.ndarray) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _png(picture: Image.Image) -> str:
+def png(picture: Image.Image) -> str:
+    """A picture as a data URI."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

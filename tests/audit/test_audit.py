@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -98,7 +99,13 @@ def test_local_anatomy_that_was_kept_is_evidence_and_everything_is_written(leaki
     assert {kind["kind"] for kind in document["limit"]["kinds"]} >= {"verbatim", "shifted", "blend", "patch"}
     lines = (output / "scores.csv").read_text().splitlines()
     assert lines[0] == "id,gan_leaks,domias,local_match,rank_average" and len(lines) == 1 + 2 * SIZES["real"] + 6
-    assert (output / "index.html").read_text().count("This audit cannot show the absence of leakage.") >= 1
+    text = (output / "index.html").read_text()
+    assert "This audit cannot show the absence of leakage." in text
+    # Where the images of the two highest and the two lowest scores are found, each with its best patches.
+    scores = {line.split(",")[0]: float(line.split(",")[3]) for line in lines[1:] if "unknown" not in line}
+    ranked = sorted(scores, key=lambda name: -scores[name])
+    shown = re.findall(r"Image ([^ ]+) with its map", text)
+    assert shown == ranked[:2] + ranked[-2:] and text.count("Below it the patch of") > 4
 
 
 def test_the_plan_is_written_before_any_score_meets_a_label_and_binds(leaking, tmp_path, monkeypatch):
