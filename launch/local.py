@@ -72,6 +72,8 @@ class Launcher:
             yield ["fingerprint_jax.main", *row.flags, *data, *where]
             yield ["fingerprint_jax.evaluate", *where, f"--split={self.split}", *own_code([workdir])]
 
+        if changed := sweep.changed(row):
+            return self.failed(row, next(commands()), 1, changed)
         for command in commands():
             if self.stopping.is_set():
                 return "stopped"
@@ -81,14 +83,18 @@ class Launcher:
                     self.stop()  # whoever stops one child wants the machine back
                 return "stopped"
             if status:
-                error = ended_by(status) or last_line(self.log(workdir))
-                failure = {"command": ["python", "-m", *command], "status": status, "error": error}
-                if self.process == 0:
-                    files.write_text(workdir / "failed.json", json.dumps(failure, indent=1))
-                print(f"failed    {row.name}: {printable(error)}", flush=True)
-                return "failed"
+                return self.failed(row, command, status, ended_by(status) or last_line(self.log(workdir)))
         print(f"finished  {row.name}", flush=True)
         return "finished"
+
+    def failed(self, row: sweep.Row, command: list[str], status: int, error: str) -> str:
+        """Says and keeps why a row failed."""
+        failure = {"command": ["python", "-m", *command], "status": status, "error": error}
+        if self.process == 0:
+            (self.output / row.name).mkdir(parents=True, exist_ok=True)
+            files.write_text(self.output / row.name / "failed.json", json.dumps(failure, indent=1))
+        print(f"failed    {row.name}: {printable(error)}", flush=True)
+        return "failed"
 
     def log(self, workdir: Path) -> Path:
         """`log.txt`, of further processes `log-1.txt` and so on."""

@@ -72,10 +72,12 @@ def attack(row_name: str, config: Config) -> Config:
 
     Raises ValueError where it needs labels or a network, or chooses among members.
     """
-    if "ensemble" in config and (config.ensemble.variants or config.ensemble.runs):
+    if config.method == "ensemble":
         e = config.ensemble
         if e.runs or e.admit or e.best_variant or e.seeds > 1:
             raise ValueError(f"row {row_name} combines finished runs, several seeds or chosen members: a power is of other rows")
+        if not e.variants:
+            return attack(row_name, config.member)
         found: Config = ConfigDict(config.to_dict())
         found.data.update({"folds": 0, "fold": -1, "valid": 0.0, "sequester": 0.0})
         found.decision = ConfigDict(network_config(config).decision.to_dict())

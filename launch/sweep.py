@@ -20,7 +20,7 @@ from absl import flags
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs import checkpoint, config_file
-from fingerprint_jax.runs.config import flat_config
+from fingerprint_jax.runs.config import config_hash, flat_config
 from fingerprint_jax.runtime import cli, files, paths
 
 Overrides = dict[str, Any]  # {field: value}; the field `config` chooses the file of a row
@@ -60,6 +60,7 @@ class Row:
     name: str
     config: str  # FILE or FILE:variant
     overrides: Overrides  # without `config`; JSON types
+    hash: str = ""  # `config_hash` of all its fields; older sweeps have none
 
     @property
     def group(self) -> str:
@@ -124,8 +125,9 @@ def rows(config: str, sweep: list[Overrides]) -> list[Row]:
         if not file:
             raise ValueError("no config: give --config, or the field `config` in every row")
         fields = {field: value for field, value in overrides.items() if field != "config"}
-        resolved = flat_config(resolve(file, fields))
-        row = Row(name(file, typed := {field: resolved[field] for field in fields}), file, typed)
+        whole = resolve(file, fields)
+        resolved = flat_config(whole)
+        row = Row(name(file, typed := {field: resolved[field] for field in fields}), file, typed, config_hash(whole))
         for key in (row.name, json.dumps(resolved, sort_keys=True)):
             if key in seen:
                 raise ValueError(f"rows {seen[key]} and {row.name} are the same run: each may stand once")
@@ -136,11 +138,21 @@ def rows(config: str, sweep: list[Overrides]) -> list[Row]:
     return out
 
 
+def changed(row: Row) -> str:
+    """Why a row is no longer what it was when the sweep was written, by what its config file says now; '' where it is."""
+    try:
+        if row.hash in ("", config_hash(resolve(row.config, row.overrides))):
+            return ""
+    except ValueError as error:
+        return str(error)
+    return f"{row.config} is another config than when the sweep was written: write the sweep anew, in another --output"
+
+
 def write(output: str | Path, data_dir: str, found: list[Row]) -> int:
     """Writes `<output>/sweep.json`, and returns how many of its rows are new.
 
     Raises ValueError where a sweep that lies there has rows that are not among the new ones, or rows that were begun with
-    another `data_dir`, or where the runs could keep no checkpoints, see `checkpoint.check_place`.
+    another `data_dir` or config, or where the runs could keep no checkpoints, see `checkpoint.check_place`.
     """
     checkpoint.check_place(Path(output))
     path = Path(output) / "sweep.json"
@@ -157,6 +169,12 @@ def write(output: str | Path, data_dir: str, found: list[Row]) -> int:
             f"--data_dir={data_dir!r}: {len(begun)} rows of {path} were begun with {known!r} (first: {begun[0]}): give that, or"
             " another --output"
         )
+    now = {row.name: row.hash for row in found}
+    for row in rows_before:
+        if row.hash not in ("", now[row.name]) and (path.parent / row.name / "config.json").exists():
+            raise ValueError(
+                f"row {row.name} of {path} was begun with another config than {row.config} is now: use another --output"
+            )
     document = {"schema": 1, "data_dir": data_dir, "rows": [dataclasses.asdict(row) for row in found]}
     files.write_text(path, json.dumps(document, indent=1))
     return len(found) - len(before)

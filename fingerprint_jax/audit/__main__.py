@@ -154,7 +154,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
 def _given(values: flags.FlagValues) -> dict:
     """What an audit is of: how it is packed, and path and a digest of names, sizes and times of the files of each flag.
 
-    Raises ValueError that names a flag whose folder or file is not there.
+    Raises ValueError that names a flag whose folder or file is not there, and two of which one's folder lies in the other's.
     """
     given: dict = {"image_size": values.image_size} | ({"bits": values.bits} if values.bits else {})
     for name in (*FOLDERS, "groups"):
@@ -165,6 +165,13 @@ def _given(values: flags.FlagValues) -> dict:
             raise ValueError(f"--{name}={value}: there is no such {'file' if name == 'groups' else 'folder'}")
         if name != "groups" and Path(values.output).resolve().is_relative_to(path):
             raise ValueError(f"--output={values.output} is in --{name}={value}: name a folder elsewhere")
+        for other in FOLDERS if name != "groups" else ():
+            if isinstance(known := given.get(other), list) and (
+                path.is_relative_to(known[0]) or Path(known[0]).is_relative_to(path)
+            ):
+                raise ValueError(
+                    f"--{name}={value} and --{other}={values[other].value}: one lies in the other; give each its own folder"
+                )
         given[name] = [str(path), _digest(path)]
     return given
 

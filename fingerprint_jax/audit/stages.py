@@ -31,7 +31,7 @@ from fingerprint_jax.data.source import Source
 from fingerprint_jax.estimators import unlabelled
 from fingerprint_jax.report import neighbours, places
 from fingerprint_jax.runs.config import identity
-from fingerprint_jax.runtime import environment, files
+from fingerprint_jax.runtime import environment, files, plugins
 from fingerprint_jax.stats import permutation, score_metrics
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Audit(Sides):
         """
         plan = {
             "methods": list(self.methods),
-            "options": panel.OPTIONS | ({} if self.joins is None else {network.METHODS[0]: identity(self.joins)}),
+            "options": panel.OPTIONS | self._of_network(),
             "sign": "a higher score is likelier used",
             "statistic": "the largest AUC of the methods, used against not used",
             "alpha": ALPHA,
@@ -104,6 +104,13 @@ class Audit(Sides):
         if not path.exists():
             files.write_text(path, text)
         return plan, self._plan_hash
+
+    def _of_network(self) -> dict:
+        """The config of the network that joins, and digests of the packages whose code it names."""
+        if self.joins is None:
+            return {}
+        code = plugins.code(self.joins)
+        return {network.METHODS[0]: identity(self.joins)} | ({"code": code} if code else {})
 
     @property
     def _plan_hash(self) -> str:

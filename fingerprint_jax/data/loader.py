@@ -49,6 +49,7 @@ class _Read:
         self.sampler, self.source_key, self.with_images = sampler, source_key, with_images
         self.process_index, self.process_count, self.shared_as = process_index, process_count, shared_as
         self.parts, self.devices = parts, devices
+        self.fingerprints = open_source(*source_key).fingerprints
 
     def __call__(self, steps: int | range) -> dict[str, dict[str, np.ndarray]]:
         if isinstance(steps, range):
@@ -67,8 +68,15 @@ class _Read:
             own = order(size, self.parts, self.devices)[block(size, self.process_index, self.process_count)]
             batch[name] = {key: value[own] for key, value in stream.items()}
             if self.with_images:
-                batch[name]["image"] = open_source(*self.source_key).images(batch[name]["index"])
+                batch[name]["image"] = self._source().images(batch[name]["index"])
         return batch
+
+    def _source(self) -> Source:
+        """The data set, which a reader process opens for itself; raises ValueError where it is another one by then."""
+        source = open_source(*self.source_key)
+        if source.fingerprints != self.fingerprints:
+            raise ValueError(f"{source.path} was packed anew while a run reads it: start the run again on a folder of its own")
+        return source
 
 
 def host_batches(

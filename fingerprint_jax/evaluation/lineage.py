@@ -151,35 +151,37 @@ def in_sample(run: Run, split: str) -> list[str]:
             out.append(
                 f"Whether {others} images {'are' if found else 'is'} among those that the run was trained on is not known: {why}."
             )
-    if base == run.target and run.fingerprints != run.provenance["fingerprints"]:
-        out += _of_other_streams(run, run.rows(split))
+    out += _of_other_data(run, run.rows(split))
     moved = list(dict.fromkeys(field for reader in here for field in reader.moved))
     if base in PARTS and moved:
         out.append(f"{', '.join(moved)} changed in mid-training: the split {base} may hold images that were trained on before.")
     return out
 
 
-def _of_other_streams(run: Run, rows: Rows) -> list[str]:
-    """Why figures of the target of other data may be too good: its images in other splits that networks were trained on.
+def _of_other_data(run: Run, rows: Rows) -> list[str]:
+    """Why figures of images of the target may be too good: what learned from them in a data set of its own.
 
-    Those of the target itself are counted elsewhere, and an estimator compares no image with itself.
+    Those of the same task that lay in the target there are counted elsewhere. What compares images compares none with itself.
     """
     out, looked_at = [], set()
     for source, what, _ in methods.sources(run):
-        if what != methods.TRAINED or source.config.task != run.config.task or source.workdir in looked_at:
+        if what not in (methods.TRAINED, methods.FITTED) or source.workdir in looked_at:
             continue
         looked_at.add(source.workdir)
+        same, of = source.config.task == run.config.task, f"of these {len(rows)} images"
         try:
-            own = _readable(source, run)
-        except ValueError:  # `in_sample` says so where it matters
+            digests = methods.elsewhere(run, source)
+        except ValueError:
+            if not (
+                same and methods.reads_itself(source.config, run.target)
+            ):  # else `in_sample` says so, or they were compared before
+                out.append(
+                    f"Whether any {of} is among those that {source.workdir} {what} is not known: they are gone, or of another size."
+                )
             continue
-        apart = [split for split in own.source.splits if split.endswith("generated") != run.target.endswith("generated")]
-        others = np.concatenate([own.source.rows(split).index for split in (own.target, *apart)])
-        reads = [read() for other, of, read in methods.sources(own) if other.workdir == own.workdir and of == methods.TRAINED]
-        index = np.setdiff1d(np.concatenate([read.index for read in reads]), others)
-        if found := int(np.isin(run.source.digests(rows.index), own.source.digests(index)).sum()) if len(index) else 0:
-            some = f"{found} of these {len(rows)} images"
-            out.append(f"{own.workdir} {methods.TRAINED} {some}, in another split: the figures are too good.")
+        if found := int(np.isin(run.source.digests(rows.index), digests).sum()) if len(digests) else 0:
+            where = "in another split" if same else f"as {source.config.task}"
+            out.append(f"{source.workdir} {what} {found} {of}, {where}: the figures are too good.")
     return out
 
 
@@ -205,7 +207,7 @@ def _of_another_split(run: Run, rows: Rows) -> list[str]:
             continue
         looked_at.add(reader.workdir)
         try:
-            own = _readable(reader, run)
+            own = methods.readable(reader, run.source.image_shape)
             for source, what, read in methods.sources(own):
                 if source.workdir == own.workdir:
                     found(own, what, read())
@@ -213,7 +215,7 @@ def _of_another_split(run: Run, rows: Rows) -> list[str]:
             gone.append(str(reader.workdir))
     if known_by := run.config.decision.known:
         try:
-            own = _readable(run, run)
+            own = methods.readable(run, run.source.image_shape)
             found(own, "learned its decision from", own.rows(known_by))
         except ValueError:
             gone.append(str(run.workdir))
@@ -221,14 +223,6 @@ def _of_another_split(run: Run, rows: Rows) -> list[str]:
         why = "those are gone, or of another size"
         out.append(f"Whether any of these {len(rows)} images is among those that {gone[0]} has read is not known: {why}.")
     return list(dict.fromkeys(out))
-
-
-def _readable(reader: Run, run: Run) -> Run:
-    """A run on the data that it was started with; raises ValueError where those are gone, or their images of another size."""
-    own = reader.own
-    if not own.same_target or own.source.image_shape != run.source.image_shape:
-        own.refuse_data(own.target)
-    return own
 
 
 def stands_on(config: Config) -> Iterator[Config]:

@@ -3,6 +3,7 @@
 Everything outside asks the functions here, which ask the method of the run.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.data import tables
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 Read = tuple[Run, str, Callable[[], Rows]]  # a run that read labelled images, what for, and what gives the rows
 
 
-TRAINED = "was trained on"  # what a network has read its streams for
+TRAINED, FITTED = "was trained on", "fitted its estimator to"  # what a network has read its streams for, an estimator its gallery
 
 
 class Method(Protocol):
@@ -125,6 +127,14 @@ def checkpoints(workdir: str | Path, state: Any) -> dict[str, str]:
 def reads(config: Config, split: str) -> bool:
     """Whether a run of a config learns from, compares with or chooses by rows of a split."""
     return get(config.method).reads(config, split)
+
+
+def reads_itself(config: Config, split: str) -> bool:
+    """`reads`, without what the network of a config begins with."""
+    alone = ConfigDict({name: value for name, value in config.to_dict().items() if name != "pretrain"})
+    if "init_from" in alone:
+        alone.init_from = ""
+    return reads(alone, split)
 
 
 def inner(config: Config) -> list[Config]:
@@ -283,24 +293,63 @@ def started_with(run: Run, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def seen(run: Run, source: Run) -> int:
-    """Images that a run holds out and another one of its task does not: trained on them, it makes figures look better.
+    """Images that a run holds out, and that another one or what it began with was trained on: figures would be too good.
 
-    Where that was started with other data they are compared pixel by pixel, which does not see other images of the same patients.
+    Where those were started with other data images are compared pixel by pixel, in whichever split and task they lie there. That
+    does not see other images of the same patients.
 
-    Raises ValueError where those are gone, or of another size.
+    Raises ValueError where the target split that one has read is gone, or of images of another size. Where other images are,
+    `in_sample` says that they are not known.
     """
-    held, target = np.isin(run.parts, (2, 3)), run.target
+    held, index = np.isin(run.parts, (2, 3)), run.source.rows(run.target).index
     if not held.any():
         return 0
-    if source.same_target and source.source.fingerprints[target] == run.source.fingerprints[target]:
-        return int((held & ~np.isin(source.parts, (2, 3))).sum())
-    read = started_with(source, run.source.image_shape)
-    if read is None:
-        raise ValueError(
-            f"{source.workdir} was started with another {target} than that of {run.config.data_dir}, which is gone or of another"
-            " size: whether it has images that this run holds out is not known; train it on these data"
-        )
-    return int(np.isin(run.source.digests(run.source.rows(target).index[held]), read).sum())
+    found, read = np.zeros(len(index), bool), []
+    for each in {each.workdir: each for each, _, _ in sources(source)}.values():
+        if each.config.task == run.config.task and reads_itself(each.config, run.target):
+            if each.same_target and each.source.fingerprints[run.target] == run.source.fingerprints[run.target]:
+                found |= held & ~np.isin(each.parts, (2, 3))
+            elif (digests := started_with(each, run.source.image_shape)) is not None:
+                read.append(digests)
+            else:
+                raise ValueError(
+                    f"{each.workdir} was started with another {run.target} than that of {run.config.data_dir}, which is gone or of"
+                    " another size: whether it has images that this run holds out is not known; train it on these data"
+                )
+        with contextlib.suppress(ValueError):
+            read.append(elsewhere(run, each))
+    if any(len(digests) for digests in read):
+        found[held] |= np.isin(run.source.digests(index[held]), np.concatenate(read))
+    return int(found.sum())
+
+
+def readable(run: Run, shape: tuple[int, ...]) -> Run:
+    """A run on the data that it was started with; raises ValueError where those are gone, or their images of another shape."""
+    own = run.own
+    if not own.same_target or own.source.image_shape != shape:
+        own.refuse_data(own.target)
+    return own
+
+
+def elsewhere(run: Run, source: Run) -> np.ndarray:
+    """SHA-256 of the pixels of the images [N] that `source` learned from, where its data are others than those of `run`.
+
+    Of the same task without those of its target. Only real images are real ones again: a synthetic image with the pixels of a
+    real one is a copy, which is looked for.
+
+    Raises ValueError where its data are gone, or of another size.
+    """
+    same = source.config.task == run.config.task
+    if same and source.fingerprints == run.fingerprints == source.started_with:
+        return np.array([], str)
+    own = readable(source, run.source.image_shape)
+    made = {split for split in own.source.splits if split.endswith("generated")}
+    apart = (made if not run.target.endswith("generated") else {*own.source.splits} - made) if made else set()
+    read = [read() for each, what, read in sources(own) if each.workdir == own.workdir and what in (TRAINED, FITTED)]
+    index = np.unique(np.concatenate([np.array([], int), *(rows.index for rows in read)]))
+    for split in apart | ({own.target} if same else set()):
+        index = np.setdiff1d(index, own.source.rows(split).index)
+    return own.source.digests(index) if len(index) else np.array([], str)
 
 
 def everything(run: Run) -> Callable[[], Rows]:
@@ -311,7 +360,7 @@ def everything(run: Run) -> Callable[[], Rows]:
 def gallery_sources(run: Run, learned: str = "") -> Iterator[Read]:
     """What a run compares images with; of the stream `learned` an estimator has read the labels."""
     for stream, splits in run.config.gallery.items():
-        what = "fitted its estimator to" if stream == learned else "compares images with a gallery that may depend on"
+        what = FITTED if stream == learned else "compares images with a gallery that may depend on"
         if splits:
             yield run, what, present(run, splits)
 
@@ -319,7 +368,7 @@ def gallery_sources(run: Run, learned: str = "") -> Iterator[Read]:
 def present(run: Run, splits: Sequence[str]) -> Callable[[], Rows]:
     """What a run trains on of splits. Of other data: what is there of them, and no extra labels, whose images may be missing."""
     there = [split for split in splits if split.partition(":")[0] in run.source.splits]
-    rows = run.training_rows if run.fingerprints == run.provenance["fingerprints"] else run.rows
+    rows = run.training_rows if run.fingerprints == run.started_with else run.rows
     return lambda: (
         Rows.concatenate([rows(split) for split in there]) if there else run.source.rows(run.target).take(np.array([], int))
     )

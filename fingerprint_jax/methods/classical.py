@@ -239,8 +239,6 @@ def _of_splits(run: Run, rows: Rows, extract: Callable[[Rows], np.ndarray]) -> n
 
 
 def _check_views(run: Run, source: Run) -> None:
-    if source.config.task != run.config.task or not methods.reads(source.config, run.target):
-        return
     if seen := methods.seen(run, source):
         raise ValueError(
             f"features.run={str(source.workdir)!r} was trained on {seen} images that this run holds out:"

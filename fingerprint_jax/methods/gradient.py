@@ -61,8 +61,10 @@ def fit(run: Run) -> None:
         _check_same_origin(run)
         if not run.done:
             source = None
-            if not checkpoint.Checkpoints(run.workdir).begun() and (source := origin(run)) and not run.config.init_from:
-                fit(source)
+            if not checkpoint.Checkpoints(run.workdir).begun():
+                _check_origin(run)  # a run that was stopped before its first checkpoint finds what lies there now
+                if (source := origin(run)) and not run.config.init_from:
+                    fit(source)
             if first := pair_table.stage(run):
                 methods.fit(first)
             loop.train(run, evaluate, source)
@@ -107,13 +109,9 @@ def _check_origin(run: Run) -> None:
     if gone and checkpoint.Checkpoints(run.workdir).begun():  # which a resume needs no more
         return
     source = origin(run)
-    while source is not None:
-        streams = set(_splits(source.config))
-        if source.config.num_steps and source.config.task == run.config.task and run.target in streams:
-            if seen := methods.seen(run, source):
-                field = f"init_from={run.config.init_from!r}" if run.config.init_from else "pretrain"
-                raise ValueError(f"{field}: its network is trained on {seen} images that this run holds out")
-        source = origin(source)
+    if source is not None and (seen := methods.seen(run, source)):
+        field = f"init_from={run.config.init_from!r}" if run.config.init_from else "pretrain"
+        raise ValueError(f"{field}: its network is trained on {seen} images that this run holds out")
 
 
 def state(run: Run) -> int:

@@ -57,13 +57,24 @@ def flat_config(config: Config) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """The flat config without what changes no result: how steps are dispatched, where their state lies, and paths that may move.
+def local_name(name: str) -> str:
+    """The name of a field in the config that has it: `member.optimizer.drop` is `optimizer.drop`."""
+    inside: list[str] = []
+    *sections, last = name.split(".")
+    for section in sections:
+        whole = section in ("member", "pairs", "pretrain") or inside == ["ensemble", "variants"]
+        inside = [] if whole else [*inside, section]
+    return ".".join([*inside, last])
 
-    These are data and extra labels, whose content has fingerprints, and a cache. Nor does it matter which checkpoints are kept.
-    """
-    moving = ("data_dir", "extra_labels", "cache_dir", "steps_per_dispatch", "shard_state", "keep")
-    return {key: value for key, value in flat_config(config).items() if key.rpartition(".")[2] not in moving}
+
+# What changes no result: paths that may move, of data and extra labels, whose content has fingerprints, and of a cache; how steps
+# are dispatched, where their state lies, and which checkpoints are kept.
+MOVING = ("data_dir", "data.extra_labels", "features.cache_dir", "steps_per_dispatch", "optimizer.shard_state", "keep")
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The flat config without what changes no result."""
+    return {name: value for name, value in flat_config(config).items() if local_name(name) not in MOVING}
 
 
 def config_hash(config: Config) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
+from fingerprint_jax.runs.config import local_name
 
 MOST_SEED = 4_000_000_000  # scikit-learn and JAX take 32 bits; children count on from it
 
@@ -81,17 +82,17 @@ def check(config: Config) -> None:
             parts_of(name, value)
 
 
-def fields(config: Config, prefix: str = "", inside: str = "") -> Iterator[tuple[str, str, Any]]:
+def fields(config: Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
     """Every field of a config and of those inside it: its name from outside, its name in the config that has it, its value.
 
     A section is none, unless it stands where a number does.
     """
     for key, value in config.items():
-        if isinstance(value, ConfigDict) and not interval_of(inside + key):
-            whole = key in ("member", "pairs", "pretrain") or inside == "ensemble.variants."
-            yield from fields(value, f"{prefix}{key}.", "" if whole else f"{inside}{key}.")
+        name, field = prefix + key, local_name(prefix + key)
+        if isinstance(value, ConfigDict) and not interval_of(field):
+            yield from fields(value, f"{name}.")
         else:
-            yield prefix + key, inside + key, value
+            yield name, field, value
 
 
 @functools.lru_cache(maxsize=4096)  # every child of a run asks for every field of its config

@@ -315,6 +315,11 @@ class Run(View):
         return self.provenance["fingerprints"].get(self.target) == self.source.fingerprints.get(self.target)
 
     @property
+    def started_with(self) -> dict[str, str]:
+        """Fingerprints of the data it was started with; of one that was not, those it would be."""
+        return self.provenance["fingerprints"] if (self.workdir / "provenance.json").exists() else self.fingerprints
+
+    @property
     def own(self) -> "Run":
         """This run on the data it was started with: itself where it sees those, or where the others there are these.
 
@@ -324,7 +329,7 @@ class Run(View):
 
         Raises ValueError where they are gone, where what it compares images with was changed, or where another config lies there.
         """
-        known = self.provenance["fingerprints"]
+        known = self.started_with
         if self.fingerprints == known:
             return self
         found = Run.load(self.workdir, self.step)

@@ -11,14 +11,15 @@ import shutil
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 from scipy.stats import rankdata
 
 from fingerprint_jax.audit import __main__ as main
 from fingerprint_jax.audit import network, panel, stages, verdict
 from fingerprint_jax.data import phantom
-from fingerprint_jax.data.source import open_source
-from fingerprint_jax.runtime import files
+from fingerprint_jax.data.source import Source, open_source
+from fingerprint_jax.runtime import files, plugins
 from fingerprint_jax.runtime.preemption import Preempted
 from tests.conftest import ROOT, load_config
 from tests.foreign import tree
@@ -131,8 +132,9 @@ def test_the_plan_alone_and_its_hash_before_anything_is_done(leaking, tmp_path):
 
 def test_other_folders_and_files_that_changed_are_another_audit(leaking, tmp_path):
     given, output, document = leaking
-    with pytest.raises(ValueError, match="--used: the audit in .* is of .*/used, not .*/not_used; give that, or another --output"):
-        audit(given | {"used": given["not_used"]}, output)
+    shutil.copytree(given["not_used"], tmp_path / "other")
+    with pytest.raises(ValueError, match="--used: the audit in .* is of .*/used, not .*/other; give that, or another --output"):
+        audit(given | {"used": tmp_path / "other"}, output)
     with pytest.raises(ValueError, match="--unknown: the audit in .* is of .*/unknown, not nothing"):
         audit({name: path for name, path in given.items() if name != "unknown"}, output)
     shutil.copytree(output, tmp_path / "audit")
@@ -166,6 +168,33 @@ def test_mistakes_of_the_command_line_name_its_flags(leaking, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="^--output=.*/file: a file is there"):
         audit(given, tmp_path / "file")
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("generated", "used"), ("used", "generated"), ("not_used", "reference")])
+def test_a_folder_in_that_of_another_flag_is_refused(outer, inner, leaking, tmp_path):
+    given = dict(leaking[0])
+    shutil.copytree(given[outer], tmp_path / outer)
+    shutil.copytree(given[inner], tmp_path / outer / inner)
+    given |= {outer: tmp_path / outer, inner: tmp_path / outer / inner}
+    with pytest.raises(ValueError, match=rf"--\w+={tmp_path}/\S+ and --\w+={tmp_path}/\S+: one lies in the other"):
+        audit(given, tmp_path / "audit")
+    with pytest.raises(ValueError, match=f"--{inner}=.* and --{outer}=|--{outer}=.* and --{inner}="):
+        audit(given | {inner: tmp_path / outer}, tmp_path / "audit")
+    assert not (tmp_path / "audit" / "audit_plan.json").exists()
+
+
+def test_the_plan_goes_by_the_code_of_a_network_that_joins(leaking, tmp_path, monkeypatch):
+    config = load_config("configs/subtask1/gan_leaks.py").member
+    config.features = ConfigDict({"name": "mypkg.f:feat", "run": "", "output": "embedding", "beside": "", "enhance": "none"})
+    source, plans = Source(str(leaking[1] / "data"), "subtask1"), []
+    for name, digest in (("a", "1"), ("b", "2"), ("c", "1")):
+        monkeypatch.setattr(plugins, "_trusted", {"mypkg": digest})
+        (tmp_path / name).mkdir()
+        plans.append(stages.Audit(tmp_path / name, source, joins=config).plan()[1])
+    assert plans[0] == plans[2] != plans[1]
+    monkeypatch.setattr(plugins, "_trusted", {"mypkg": "2"})
+    with pytest.raises(ValueError, match=r"is the plan of another audit \(options differ\)"):
+        stages.Audit(tmp_path / "a", source, joins=config).plan()
 
 
 def test_a_folder_with_files_of_something_else_is_no_audit(leaking, data_dir, tmp_path):

@@ -2,12 +2,13 @@
 
 import itertools
 import mmap
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from fingerprint_jax.data import loader
+from fingerprint_jax.data import builder, loader
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inputs
 from tests.conftest import load_config
@@ -45,3 +46,20 @@ def test_readers_start_only_where_what_they_hold_has_room(data_dir, tmp_path, mo
     loader.host_batches(sampler, (data_dir, "subtask1"), 0, 8, workers=1, with_images=False)
     loader.host_batches(sampler, (data_dir, "subtask1"), 0, 8)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_were_packed_anew_are_not_read_under_the_old_fingerprints(workers, data_dir, packs, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    config = load_config("configs/subtask1/aimm_siamese.py").member
+    config.data_dir = str(tmp_path / "data")
+    sampler = inputs.sampler_of(Run(config, tmp_path / "run"))
+    folder = builder.dataset_dir(config.data_dir, "subtask1")
+    shutil.rmtree(folder)
+    shutil.copytree(builder.dataset_dir(packs["moved"], "subtask1"), folder)
+    batches = loader.host_batches(sampler, (config.data_dir, "subtask1"), 0, 4, workers=workers)
+    if workers:
+        with pytest.raises(Exception, match="was packed anew while a run reads it"):
+            list(batches)
+    else:  # whoever opened it has its files
+        assert len(list(batches)) == 4

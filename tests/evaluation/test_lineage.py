@@ -250,6 +250,19 @@ def test_images_of_a_reference_that_a_network_was_trained_on_are_counted_in_othe
     reasons = lineage.in_sample(methods.load(run.workdir, data_dir=str(tmp_path / "other")), "train_real")
     assert reasons and all("was trained on 7 of these 47 images, in another split" in reason for reason in reasons)
     assert lineage.in_sample(methods.load(run.workdir), "train_real") == []
+    # Nor are they forgotten where the run is a member of one on those data, or what a network of those begins with.
+    of_runs = base.ensemble(config.member)
+    of_runs.data_dir, of_runs.ensemble.runs = str(tmp_path / "other"), (str(run.workdir),)
+    of_runs.decision.name, of_runs.decision.params = "top_fraction", ConfigDict({"fraction": 0.5})
+    methods.fit(outer := Run(of_runs, tmp_path / "outer"))
+    reasons = lineage.in_sample(outer, "train_real")
+    assert any("was trained on 7 of these 47 images, in another split" in reason for reason in reasons)
+    begun = config.member.copy_and_resolve_references()
+    begun.data_dir, begun.data.folds, begun.data.fold = of_runs.data_dir, 2, 0
+    (child,) = sorted((run.workdir / "children").iterdir())[:1]
+    begun.init_from = str(child)
+    with pytest.raises(ValueError, match=r"its network is trained on \d images that this run holds out"):
+        methods.fit(Run(begun, tmp_path / "begun"))
 
 
 def test_on_other_data_a_run_has_read_what_it_was_started_with(phantoms, tmp_path):

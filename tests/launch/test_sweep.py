@@ -7,7 +7,7 @@ import re
 import pytest
 
 from fingerprint_jax.runs.config import flat_config
-from launch import sweep
+from launch import local, sweep
 from launch.sweep import chain, product, values, zip_
 from tests.conftest import CONFIGS, ROOT, load_config
 from tests.test_evaluate import run_binary
@@ -173,3 +173,40 @@ def test_a_sweep_that_never_comes_or_is_nested_without_end_is_one_line(tmp_path)
     os.mkfifo(tmp_path / "sweep.json")
     with pytest.raises(ValueError, match="a pipe, expected a file"):
         sweep.read(tmp_path)
+
+
+def test_a_config_that_has_changed_is_no_row_of_a_sweep_that_was_begun(tmp_path, monkeypatch):
+    config = tmp_path / "exp.py"
+
+    def of(name):
+        config.write_text(f"from configs.subtask2 import {name}\n\n\ndef get_config():\n    return {name}.get_config('smoke')\n")
+
+    of("residual_svm")
+    output = tmp_path / "s"
+    arguments = f"--config={config}", f"--output={output}", "--set=seed=0,1"
+    run_binary(sweep, *arguments)
+    first, second = sweep.read(output)[1]
+    assert sweep.changed(first) == "" and first.hash != second.hash
+    of("medhastra_resnet18")
+    assert "is another config than when the sweep was written" in sweep.changed(first)
+    launcher = local.Launcher(output, "", "heldout")
+    monkeypatch.setattr(launcher, "call", None)
+    assert launcher.fit_and_evaluate(first) == "failed"
+    assert "another config" in json.loads((output / first.name / "failed.json").read_text())["error"]
+    run_binary(sweep, *arguments)  # nothing was begun: the rows are those of the config now
+    assert sweep.changed(sweep.read(output)[1][0]) == ""
+    (output / second.name).mkdir()
+    (output / second.name / "config.json").write_text("{}")
+    of("residual_svm")
+    with pytest.raises(ValueError, match=f"row {re.escape(second.name)} of .* was begun with another config than {config} is now"):
+        run_binary(sweep, *arguments)
+
+
+def test_a_sweep_of_an_older_version_has_no_digests(tmp_path):
+    run_binary(sweep, f"--config={CONFIG}", f"--output={tmp_path}", "--data_dir=D", "--set=seed=0")
+    document = json.loads((tmp_path / "sweep.json").read_text())
+    del document["rows"][0]["hash"]
+    (tmp_path / "sweep.json").write_text(json.dumps(document))
+    (row,) = sweep.read(tmp_path)[1]
+    assert sweep.changed(row) == "" and row.hash == ""
+    run_binary(sweep, f"--config={CONFIG}", f"--output={tmp_path}", "--data_dir=D", "--set=seed=0,1")

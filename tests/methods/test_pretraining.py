@@ -124,6 +124,51 @@ def test_a_network_is_known_by_the_labelled_images_it_was_trained_on(data_dir, p
     _fit(config, tmp_path / "whole")
 
 
+def test_what_a_network_has_read_elsewhere_is_known_by_the_pixels(data_dir, phantoms, tmp_path):
+    """Images that are held out here, and were trained on as another task or in another split of other data."""
+    images = phantoms["subtask2"] / "train"
+    packing.pack("images", tmp_path / "classes", images / "generated")
+    whole = _fit(_classifier(str(tmp_path / "classes")), tmp_path / "whole")
+    real = _fit(_classifier(data_dir), tmp_path / "real")  # of the real images, none of which is asked about here
+    other_size = phantom.subtask2(seed=5, size=32, leak=0.5, real=4, generated=4, unknown=2)
+    phantom.write(tmp_path / "small", "subtask2", other_size, seed=5)
+    packing.pack("images", tmp_path / "of_32", tmp_path / "small" / "train" / "generated")
+    small = _fit(_classifier(str(tmp_path / "of_32")), tmp_path / "small_run")
+    config = _classifier(data_dir, "subtask2", "generated")
+    config.data.folds, config.data.fold, config.data.valid, config.best = 5, 0, 0.0, ""
+    config.init_from = str(whole.workdir)
+    with pytest.raises(ValueError, match=r"its network is trained on 20 images that this run holds out"):
+        _fit(config, tmp_path / "refused")
+    assert not (tmp_path / "refused" / "config.json").exists()
+    config.init_from = str(real.workdir)
+    assert lineage.in_sample(_fit(config, tmp_path / "unseen"), "heldout") == []
+    config.init_from = str(small.workdir)
+    (note,) = lineage.in_sample(_fit(config, tmp_path / "unknown"), "heldout")
+    assert note.startswith("Whether any of these 20 images is among those that") and note.endswith("gone, or of another size.")
+    # The features of such a network are refused as well.
+    attack = base.featured("subtask2", "pixels")
+    attack.data, attack.data_dir, attack.gallery = config.data, data_dir, ConfigDict({"labelled": ("train_generated",)})
+    attack.features = ConfigDict({"name": "network", "run": str(whole.workdir), "output": "embedding", "enhance": "none"})
+    attack.features.update({"beside": "", "cache_dir": ""})
+    with pytest.raises(ValueError, match=r"was trained on 20 images that this run holds out"):
+        methods.fit(Run(attack, tmp_path / "attack"))
+
+
+def test_a_run_that_has_no_checkpoint_yet_looks_again_at_what_it_begins_with(data_dir, tmp_path):
+    config = _classifier(data_dir, "subtask1", "real")
+    config.data.folds, config.data.fold = 2, 0
+    _fit(config, tmp_path / "source")
+    begins = config.copy_and_resolve_references()
+    begins.init_from = str(tmp_path / "source")
+    with Run(begins, tmp_path / "run").fitting(methods.check, methods.fields):  # stopped before its first checkpoint
+        pass
+    shutil.rmtree(tmp_path / "source")
+    config.data.folds, config.data.fold = 0, -1
+    _fit(config, tmp_path / "source")
+    with pytest.raises(ValueError, match=r"its network is trained on \d+ images that this run holds out"):
+        _fit(begins, tmp_path / "run")
+
+
 def test_a_pretraining_on_a_data_set_of_its_own_is_known_by_it_too(data_dir, packs, tmp_path):
     config = _classifier(data_dir, "subtask1", "real")
     config.data.folds, config.data.fold = 2, 0
