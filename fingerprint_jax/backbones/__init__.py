@@ -61,7 +61,7 @@ def variants() -> dict[str, tuple[Any, dict]]:
 
 
 def tiny(name: str) -> str:
-    """The first variant `..._tiny` of the family of a variant, of several of the first and the last: two are several.
+    """The variant `<name>_tiny`, else the first `..._tiny` of its family; of several of the first and the last: two are several.
 
     An unknown name stays, for `build` to refuse.
     """
@@ -69,8 +69,8 @@ def tiny(name: str) -> str:
         several = name.split("+")
         return "+".join(map(tiny, (several[0], several[-1])))
     known = variants()
-    if name not in known:
-        return name
+    if name not in known or f"{name}_tiny" in known:
+        return f"{name}_tiny" if name in known else name
     return next(other for other, (backbone, _) in known.items() if backbone is known[name][0] and other.endswith("_tiny"))
 
 

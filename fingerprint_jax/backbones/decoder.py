@@ -44,16 +44,17 @@ class Step(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """features [N,D] -> images [N,H,W,C].
+    """features [N,D] -> images [N,H,W,C]; or a map [N,h,w,D], h and w the size of the first one.
 
     Args:
         num_features: D.
-        widths: channels of the first map, which a dense layer makes, then of each step; a step doubles the map.
+        widths: channels of the first map, which a dense layer makes (of a map a convolution), then of each step, which doubles it.
         channels: C.
         image_size: (H, W), any: the first map is as small as will do, and the last one is cut off at the bottom and right.
         squash: whether the images are the tanh of the last convolution.
         rngs: `params` initialises.
         dtype: of the arithmetic, float32 or bfloat16; images are float32.
+        of_map: whether it is given a map.
     """
 
     def __init__(
@@ -66,11 +67,16 @@ class Decoder(nnx.Module):
         squash: bool,
         rngs: nnx.Rngs,
         dtype: str = "float32",
+        of_map: bool = False,
     ) -> None:
         first, *steps = widths
         self.image_size, self.squash = tuple(image_size), squash
         self.map_size = tuple(-(-size // 2 ** len(steps)) for size in image_size)
-        self.dense = Linear(num_features, self.map_size[0] * self.map_size[1] * first, dtype=jnp.dtype(dtype), rngs=rngs)
+        if of_map:
+            self.first = Conv(num_features, first, 3, bias=True, dtype=dtype, rngs=rngs)
+        else:
+            self.dense = Linear(num_features, self.map_size[0] * self.map_size[1] * first, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.of_map = of_map
         self.steps = nnx.List()
         for width in steps:
             self.steps.append(Step(first, width, dtype, rngs))
@@ -81,7 +87,7 @@ class Decoder(nnx.Module):
 
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
         """The images."""
-        x = self.dense(features).reshape(len(features), *self.map_size, -1)
+        x = self.first(features) if self.of_map else self.dense(features).reshape(len(features), *self.map_size, -1)
         for step in self.steps:
             x = step(x, train=train)
         height, width = self.image_size

@@ -15,7 +15,9 @@ from fingerprint_jax.backbones.resnet import Block
 
 VARIANTS = {
     "strided_resnet": {"widths": (32, 64, 128, 256), "num_features": 512},
+    "strided_resnet_map": {"widths": (64, 128, 256), "num_features": 0},  # of generators/latent
     "strided_resnet_tiny": {"widths": (4, 8), "num_features": 16},
+    "strided_resnet_map_tiny": {"widths": (4, 8, 8), "num_features": 0},
 }
 
 
@@ -37,7 +39,7 @@ class Backbone(nnx.Module):
 
     Args:
         widths: of the stages.
-        num_features: D, of the dense layer after the last stage.
+        num_features: D, of the dense layer after the last stage; 0: none, features are the mean over the last map.
         channels: C.
         image_size: (H, W), any; it sets the size of the dense layer.
         rngs: `params` initialises.
@@ -61,8 +63,9 @@ class Backbone(nnx.Module):
         for features in widths:
             self.stages.append(Stage(channels, features, dtype, rngs))
             channels, height, width = features, -(-height // 2), -(-width // 2)
-        self.dense = Linear(height * width * channels, num_features, dtype=jnp.dtype(dtype), rngs=rngs)
-        self.num_features = num_features
+        linear = functools.partial(Linear, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.dense = linear(height * width * channels, num_features) if num_features else None
+        self.num_features = num_features or channels
 
     def maps(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The last map [N,h,w,C], C the last of `widths`."""
@@ -74,4 +77,4 @@ class Backbone(nnx.Module):
     def __call__(self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Features [N,D]."""
         x = self.maps(images, train=train)
-        return self.dense(x.reshape(len(x), -1)).astype(jnp.float32)
+        return x.mean(axis=(1, 2)) if self.dense is None else self.dense(x.reshape(len(x), -1)).astype(jnp.float32)

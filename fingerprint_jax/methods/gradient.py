@@ -38,7 +38,10 @@ def check(run: Run) -> None:
     if first := pair_table.stage(run):
         methods.check(first)
     _check_origin(run)
-    if not c.init_from and (source := origin(run)):
+    source = origin(run)
+    if c.objective.get("latents") and source is None:
+        raise ValueError("objective.latents=True: the autoencoder has to be trained first, set pretrain.num_steps")
+    if not c.init_from and source:
         methods.check(source)
     _ = run.gallery
     loop.check_fit(run)

@@ -71,6 +71,10 @@ class Objective:
     def check(self, images: int, batch: int) -> None:
         """Raises ValueError where so many images, `batch` at a time, are not what it can train on."""
 
+    def begun(self, known: dict[str, Any]) -> dict[str, Any]:
+        """The arrays of the network that a run begins with, by the paths that they have in this one; here the same."""
+        return known
+
     def pictures(self, net: Any, images: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """{stream: a few of its images} -> {name: images}, shown in TensorBoard at each evaluation."""
         return {}
@@ -125,7 +129,7 @@ class Generative(Objective):
 
         Args:
             net: the network.
-            x: at time t, first the noise [N, *noise_shape], at last the images [N,H,W,C].
+            x: at time t, first the noise [N, *noise_shape], at last what `images` are made of.
             t: the time.
             dt: the length of the step.
             labels: [N], -1 for none.
@@ -135,6 +139,10 @@ class Generative(Objective):
             x at t + dt.
         """
         raise NotImplementedError
+
+    def images(self, net: Any, x: jax.Array) -> jax.Array:
+        """The images [N,H,W,C] of what is there at time 1; here the same."""
+        return x
 
     def known(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """How well it knows each image, larger for those it was trained on, from its `outputs` on the host: [N]."""

@@ -24,7 +24,8 @@ RANGES = {
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
         backbone.project backbone.attended
         objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden
-        objective.identity_weight objective.latent objective.margin objective.nce_weight objective.r1 objective.time_deviation
+        objective.identity_weight objective.kl objective.latent objective.latent_map objective.margin objective.nce_weight
+        objective.r1 objective.time_deviation
         optimizer.learning_rate optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm optimizer.rates
         candidates pseudo.rounds pseudo.cap
         features.size features.bins pca estimator.clusters estimator.radius""",

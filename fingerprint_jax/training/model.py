@@ -138,7 +138,7 @@ class Model:
         Raises ValueError where nothing is taken, or an array of the other is not finite.
         """
         net: Any = self.merge(state["params"], state["rest"])
-        taken, missing, misshapen = {}, [], []
+        known, taken, missing, misshapen = self.objective.begun(known), {}, [], []
         for name, old in self._own(state).items():
             if name not in known:
                 missing.append(name)
@@ -337,6 +337,9 @@ def model_of(run: Run, mesh: jax.sharding.Mesh | None = None) -> Model:
     shared["optimizer"].pop("learning_rate")
     shared["backbone"].pop("weights", "")
     shared |= {"task": c.task, "num_steps": c.num_steps, "data": {"normalize": c.data.normalize}}
+    if c.objective.get("latents") and "pretrain" in c:  # a part of the network
+        shared["pretrain"] = {name: c.pretrain[name].to_dict() for name in ("backbone", "objective")}
+        shared["pretrain"]["data"] = {"normalize": c.pretrain.data.normalize}
     return _model(json.dumps(shared, sort_keys=True), run.source.num_classes, run.source.image_shape, mesh)
 
 

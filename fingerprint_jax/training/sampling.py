@@ -102,22 +102,25 @@ class Sampler:
         def step(x: jax.Array, t: np.float32, dt: np.float32) -> jax.Array:
             return self._advance(x, t, dt, label, *self._weights)
 
-        return self._shown(sample(step, x, self.steps))
+        return self._shown(sample(step, x, self.steps), *self._weights)
 
 
 @functools.lru_cache(maxsize=8)
 def _programs(model: Model, objective: Generative, solver: str) -> tuple[Callable[..., jax.Array], ...]:
-    """(key, numbers) -> noise; (x, t, dt, labels, params, rest) -> x; x -> uint8."""
+    """(key, numbers) -> noise; (x, t, dt, labels, params, rest) -> x; (x, params, rest) -> uint8."""
     rows = sharding.split(model.mesh)
-    in_place = objective.noise_shape == objective.image_shape
+    in_place = bool(objective.solvers)  # else one step makes images of noise of another shape
 
     def advance(x: jax.Array, t: jax.Array, dt: jax.Array, labels: jax.Array, params: dict, rest: dict) -> jax.Array:
         return objective.advance(model.merge(params, rest), x, t, dt, labels, solver)
 
+    def shown(x: jax.Array, params: dict, rest: dict) -> jax.Array:
+        return augment.denormalize(objective.images(model.merge(params, rest), x), "symmetric")[..., 0]
+
     return (
         jax.jit(lambda key, numbers: noise(key, numbers, objective.noise_shape), out_shardings=rows),
         jax.jit(advance, donate_argnums=0 if in_place else (), out_shardings=rows),
-        jax.jit(lambda x: augment.denormalize(x, "symmetric")[..., 0], out_shardings=rows),
+        jax.jit(shown, out_shardings=rows),
     )
 
 

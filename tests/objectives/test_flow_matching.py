@@ -9,11 +9,15 @@ import pytest
 from flax import nnx
 
 from fingerprint_jax import methods
+from fingerprint_jax.data import augment
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.evaluation.lineage import in_sample
 from fingerprint_jax.objectives.flow_matching import SOLVERS, Objective, errors, euler, heun
-from fingerprint_jax.training.sampling import noise, sample
-from tests.conftest import drawn, load_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.training import inference
+from fingerprint_jax.training.model import model_of
+from fingerprint_jax.training.sampling import Sampler, noise, sample
+from tests.conftest import drawn, last_state, load_config
 
 CONFIG = "configs/generators/flow.py"
 SHAPE = (5, 4, 1)
@@ -171,3 +175,72 @@ def test_of_subtask_1_it_learns_the_used_images_alone_and_says_so(data_dir, tmp_
     results = score.evaluate(run, "train_real")
     assert results["n"] == 40 and results["metrics"]["scores"]["auc"] >= 0 and in_sample(run, "train_real")
     assert "was trained on the labels of 20 of these 40 images" in results["metrics"]["permutation"]["reason"]
+
+
+LATENT = "configs/generators/latent.py"
+
+
+def _of_latents(**fields):
+    config = load_config(LATENT)
+    config.update_from_flattened_dict(fields)
+    return Objective(config, 3, (16, 16, 1))
+
+
+def test_a_generator_of_latents_keeps_the_autoencoder_that_was_trained_before_it(data_dir, tmp_path):
+    config = load_config(LATENT)
+    config.data_dir = data_dir
+    methods.fit(run := Run(config, tmp_path / "run"))
+    (child,) = (tmp_path / "run" / "children").iterdir()
+    before = model_of(Run.load(child)).weights(inference.restore(Run.load(child))[1])
+    state = last_state(run)
+    for part, known in zip(("params", "rest"), before, strict=True):
+        for name, value in known.items():
+            np.testing.assert_array_equal(state[part][f"codec/{name}"], value, err_msg=name)
+    assert set(state["rest"]) == {f"codec/{name}" for name in before[1]}
+    # Its images are what the autoencoder makes of the latents at the end of the flow.
+    sampler, model, objective = Sampler(run, 0, 2, "euler"), model_of(run), model_of(run).objective
+    made = np.asarray(sampler(np.arange(2), np.full(2, -1)))
+
+    @jax.jit
+    def by_hand(params, rest):
+        net = model.merge(params, rest)
+        x = noise(jax.random.key(0), np.arange(2), objective.noise_shape)
+        for t in (0.0, 0.5):
+            x = euler(lambda x, t: net(x, t, np.full(2, -1), train=False), x, np.full(2, t, np.float32), 0.5)
+        return augment.denormalize(net.codec.decode(x), "symmetric")[..., 0]
+
+    expected = by_hand(*model.weights(inference.restore(run)[1]))
+    assert made.shape == (2, 48, 48) and np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_the_loss_and_the_errors_are_those_of_the_latents():
+    objective = _of_latents()
+    assert objective.noise_shape == (2, 2, 4)
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (5, 16, 16, 1)), jnp.float32)
+    (t,) = objective.config.objective.times
+
+    @jax.jit
+    def both(images):
+        net = objective.build(nnx.Rngs(0))
+        net.last.kernel.set_value(net.last.kernel[...] + 0.1)  # which begins at zero
+        latents = net.codec.encode(images)
+        z = jax.random.normal(jax.random.key(objective.config.objective.noise_seed), (1, 2, 2, 4))
+        expected = errors(net, latents, jnp.broadcast_to(z, latents.shape), jnp.full(5, t), jnp.full(5, -1))
+        return objective.outputs(net, images)["error"][:, 0], expected
+
+    np.testing.assert_allclose(*both(images), rtol=1e-5)
+
+
+def test_what_a_generator_of_latents_needs_is_named(data_dir, tmp_path):
+    for fields, said in (
+        ({"pretrain.objective.name": "softmax"}, "pretrain must be an autoencoder with objective.latent_map"),
+        ({"pretrain.objective.latent_map": 0}, "pretrain must be an autoencoder with objective.latent_map"),
+        ({"optimizer.rates": ()}, r"the autoencoder stays as it is, give optimizer.rates=\(\('codec/\*', 0.0\),\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _of_latents(**fields)
+    config = load_config(LATENT)
+    config.data_dir, config.pretrain.num_steps = data_dir, 0
+    with pytest.raises(ValueError, match="the autoencoder has to be trained first, set pretrain.num_steps"):
+        methods.fit(Run(config, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
