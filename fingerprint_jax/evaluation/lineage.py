@@ -124,7 +124,8 @@ def in_sample(run: Run, split: str) -> list[str]:
     """Why the figures of a split are too good, or may be: its images were trained on, or have chosen; empty where they were not."""
     base = split.partition(":")[0]
     if base not in (run.target, *PARTS):
-        return _of_another_split(run, run.rows(split))
+        rows = run.rows(split)
+        return _of_another_split(run, rows) + (_of_other_data(run, rows, False) if (rows.labels >= 0).all() else [])
     here, elsewhere, out = [], [], []
     for reader in readers(run):
         same = reader.same_target and reader.source.fingerprints[run.target] == run.source.fingerprints[run.target]
@@ -158,20 +159,23 @@ def in_sample(run: Run, split: str) -> list[str]:
     return out
 
 
-def _of_other_data(run: Run, rows: Rows) -> list[str]:
+def _of_other_data(run: Run, rows: Rows, alike: bool = True) -> list[str]:
     """Why figures of images of the target may be too good: what learned from them in a data set of its own.
 
-    Those of the same task that lay in the target there are counted elsewhere. What compares images compares none with itself.
+    Those of the same task that lay in the target there are counted elsewhere; without `alike`, all of the same task. What compares
+    images compares none with itself.
     """
     out, looked_at = [], set()
     for source, what, _ in methods.sources(run):
-        if what not in (methods.TRAINED, methods.FITTED) or source.workdir in looked_at:
+        same, of = source.config.task == run.config.task, f"of these {len(rows)} images"
+        if what.startswith(methods.BEGAN):
+            out.append(f"{source.workdir} {what} some {of}: whether the figures are too good is not known.")
+        if what not in (methods.TRAINED, methods.FITTED) or source.workdir in looked_at or (same and not alike):
             continue
         looked_at.add(source.workdir)
-        same, of = source.config.task == run.config.task, f"of these {len(rows)} images"
         try:
             digests = methods.elsewhere(run, source)
-        except ValueError:
+        except (ValueError, OSError):
             if not (
                 same and methods.reads_itself(source.config, run.target)
             ):  # else `in_sample` says so, or they were compared before
@@ -182,7 +186,7 @@ def _of_other_data(run: Run, rows: Rows) -> list[str]:
         if found := int(np.isin(run.source.digests(rows.index), digests).sum()) if len(digests) else 0:
             where = "in another split" if same else f"as {source.config.task}"
             out.append(f"{source.workdir} {what} {found} {of}, {where}: the figures are too good.")
-    return out
+    return list(dict.fromkeys(out))
 
 
 def _of_another_split(run: Run, rows: Rows) -> list[str]:

@@ -34,6 +34,7 @@ Read = tuple[Run, str, Callable[[], Rows]]  # a run that read labelled images, w
 
 
 TRAINED, FITTED = "was trained on", "fitted its estimator to"  # what a network has read its streams for, an estimator its gallery
+BEGAN = "began with"  # a network that is not there any more
 
 
 class Method(Protocol):
@@ -298,14 +299,18 @@ def seen(run: Run, source: Run) -> int:
     Where those were started with other data images are compared pixel by pixel, in whichever split and task they lie there. That
     does not see other images of the same patients.
 
-    Raises ValueError where the target split that one has read is gone, or of images of another size. Where other images are,
-    `in_sample` says that they are not known.
+    Raises ValueError where the target split that one has read is gone, or of images of another size, and where a network that one
+    began with is gone. Where other images are gone, `in_sample` says that they are not known.
     """
     held, index = np.isin(run.parts, (2, 3)), run.source.rows(run.target).index
     if not held.any():
         return 0
-    found, read = np.zeros(len(index), bool), []
-    for each in {each.workdir: each for each, _, _ in sources(source)}.values():
+    found, read, stands_on = np.zeros(len(index), bool), [], {}
+    for each, what, _ in sources(source):
+        stands_on[each.workdir] = each
+        if what.startswith(BEGAN):
+            raise ValueError(f"{each.workdir} {what} images that this run holds out: put that back, or begin with another run")
+    for each in stands_on.values():
         if each.config.task == run.config.task and reads_itself(each.config, run.target):
             if each.same_target and each.source.fingerprints[run.target] == run.source.fingerprints[run.target]:
                 found |= held & ~np.isin(each.parts, (2, 3))
@@ -316,7 +321,7 @@ def seen(run: Run, source: Run) -> int:
                     f"{each.workdir} was started with another {run.target} than that of {run.config.data_dir}, which is gone or of"
                     " another size: whether it has images that this run holds out is not known; train it on these data"
                 )
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):
             read.append(elsewhere(run, each))
     if any(len(digests) for digests in read):
         found[held] |= np.isin(run.source.digests(index[held]), np.concatenate(read))
@@ -334,17 +339,19 @@ def readable(run: Run, shape: tuple[int, ...]) -> Run:
 def elsewhere(run: Run, source: Run) -> np.ndarray:
     """SHA-256 of the pixels of the images [N] that `source` learned from, where its data are others than those of `run`.
 
-    Of the same task without those of its target. Only real images are real ones again: a synthetic image with the pixels of a
-    real one is a copy, which is looked for.
+    Of the same task without those of its target. Between tasks with a real and a synthetic side only real images are real ones
+    again: a synthetic image with the pixels of a real one is a copy, which is looked for.
 
-    Raises ValueError where its data are gone, or of another size.
+    Raises ValueError where its data are gone, or of another size, and OSError where its extra labels are.
     """
     same = source.config.task == run.config.task
     if same and source.fingerprints == run.fingerprints == source.started_with:
         return np.array([], str)
     own = readable(source, run.source.image_shape)
     made = {split for split in own.source.splits if split.endswith("generated")}
-    apart = (made if not run.target.endswith("generated") else {*own.source.splits} - made) if made else set()
+    apart: set[str] = set()
+    if made and (run.task.membership or run.task.attribution):
+        apart = {*own.source.splits} - made if run.target.endswith("generated") else made
     read = [read() for each, what, read in sources(own) if each.workdir == own.workdir and what in (TRAINED, FITTED)]
     index = np.unique(np.concatenate([np.array([], int), *(rows.index for rows in read)]))
     for split in apart | ({own.target} if same else set()):

@@ -38,11 +38,11 @@ def check(run: Run) -> None:
     if first := pair_table.stage(run):
         methods.check(first)
     _check_origin(run)
-    source = origin(run)
-    if c.objective.get("latents") and source is None:
-        raise ValueError("objective.latents=True: the autoencoder has to be trained first, set pretrain.num_steps")
-    if not c.init_from and source:
+    source = None if c.init_from else origin(run)
+    if source:
         methods.check(source)
+    elif c.objective.get("latents") and not c.init_from:
+        raise ValueError("objective.latents=True: the autoencoder has to be trained first, set pretrain.num_steps")
     _ = run.gallery
     loop.check_fit(run)
 
@@ -164,10 +164,24 @@ def sources(run: Run) -> Iterator[methods.Read]:
     yield from methods.gallery_sources(run)
     if c.best:
         yield run, "chose its checkpoint by", functools.partial(run.rows, "valid")
-    if c.init_from and not (Path(c.init_from) / "config.json").exists():
-        yield run, f"began with {c.init_from}, which is gone and may have read", methods.everything(run)
+    if gone := _gone(run):
+        yield run, gone, methods.everything(run)
     elif begun := origin(run):
         yield from methods.sources(begun)
+
+
+def _gone(run: Run) -> str:
+    """Why it is not known what the network has read that a run began with: it is not there, or another one is; '' where it is."""
+    path = run.config.init_from
+    if not path:
+        return ""
+    if not (Path(path) / "config.json").exists():
+        return f"{methods.BEGAN} {path}, which is gone and may have read"
+    begins = run.provenance.get("begins") if (run.workdir / "provenance.json").exists() else None
+    there = checkpoint.Checkpoints(Path(path))
+    if begins and begins not in [there.identity(step) for step in there.manifests()]:
+        return f"{methods.BEGAN} another network than that in {path} now, which may have read"
+    return ""
 
 
 def inner(config: Config) -> list[Config]:

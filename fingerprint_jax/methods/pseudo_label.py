@@ -115,8 +115,9 @@ def reads(config: Config, split: str) -> bool:
 
 
 def sources(run: Run) -> Iterator[methods.Read]:
-    """Nothing is known of them."""
+    """Nothing is known of its own; those of a round, as of what the network of all rounds begins with."""
     yield run, "may have read", methods.everything(run)
+    yield from methods.sources(chosen(run) if run.done else round_of(run, 0))
 
 
 def inner(config: Config) -> list[Config]:

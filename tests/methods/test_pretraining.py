@@ -154,6 +154,53 @@ def test_what_a_network_has_read_elsewhere_is_known_by_the_pixels(data_dir, phan
         methods.fit(Run(attack, tmp_path / "attack"))
 
 
+def test_of_the_task_images_every_image_counts_whatever_split_it_was_in(data_dir, phantoms, tmp_path):
+    train = phantoms["subtask2"] / "train"
+    for k in range(1, 6):
+        shutil.copytree(train / "generated" / f"gen_t{k}", tmp_path / "generated" / f"t{k}")
+    packing.pack("images", tmp_path / "data", tmp_path / "generated")
+    packing.pack("images", tmp_path / "turned", train / "real", tmp_path / "generated")
+    learned = _classifier(data_dir, "subtask2", "generated")
+    learned.data.folds, learned.data.fold, learned.data.valid, learned.best = 0, -1, 0.0, ""
+    source = _fit(learned, tmp_path / "source")
+    config = _classifier(str(tmp_path / "data"))
+    config.data.folds, config.data.fold, config.init_from = 2, 0, str(source.workdir)
+    with pytest.raises(ValueError, match=r"its network is trained on 50 images that this run holds out"):
+        _fit(config, tmp_path / "run")
+    config.data_dir = str(tmp_path / "turned")  # there they are the split `test`
+    notes = lineage.in_sample(_fit(config, tmp_path / "turned_run"), "test")
+    assert notes == [f"{source.workdir} was trained on 100 of these 100 images, as subtask2: the figures are too good."]
+
+
+def test_what_is_gone_or_another_in_its_place_is_not_known(data_dir, tmp_path):
+    config = _classifier(data_dir, "subtask1", "real")
+    config.data.folds, config.data.fold = 0, -1
+    _fit(config, tmp_path / "a")
+    begun = _classifier(data_dir, "subtask1", "generated")
+    begun.init_from = str(tmp_path / "a")
+    b = _fit(begun, tmp_path / "b")
+    held = _classifier(data_dir, "subtask1", "generated")
+    held.data.folds, held.data.fold, held.init_from = 2, 0, str(b.workdir)
+    held.decision.name, held.decision.params = "threshold", ConfigDict({"value": 0.5})
+    with pytest.raises(ValueError, match=r"its network is trained on \d+ images that this run holds out"):
+        _fit(held, tmp_path / "c")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    with pytest.raises(
+        ValueError, match=f"{b.workdir} began with {tmp_path}/a, which is gone and may have read images that this run"
+    ):
+        _fit(held, tmp_path / "c")
+    config.seed = 1
+    config.data.folds, config.data.fold = 2, 0
+    _fit(config, tmp_path / "a")  # trained anew in its place, with the fold held out
+    with pytest.raises(ValueError, match=f"{b.workdir} began with another network than that in {tmp_path}/a now"):
+        _fit(held, tmp_path / "c")
+    (note,) = (note for note in lineage.in_sample(Run.load(b.workdir), "train_real") if "not known" in note)
+    assert note.startswith(f"{b.workdir} began with another network than") and note.endswith("are too good is not known.")
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "moved").rename(tmp_path / "a")
+    assert not [note for note in lineage.in_sample(Run.load(b.workdir), "train_real") if "not known" in note]
+
+
 def test_a_run_that_has_no_checkpoint_yet_looks_again_at_what_it_begins_with(data_dir, tmp_path):
     config = _classifier(data_dir, "subtask1", "real")
     config.data.folds, config.data.fold = 2, 0

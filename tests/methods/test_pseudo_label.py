@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from sklearn.metrics import accuracy_score
 
 from configs import base
 from fingerprint_jax import methods
+from fingerprint_jax.data import packing
 from fingerprint_jax.evaluation import score
 from fingerprint_jax.methods import classical, gradient, pseudo_label
 from fingerprint_jax.runs.run import Predictions, Run
@@ -250,3 +252,16 @@ def test_an_estimator_learns_them_too(fitted, tmp_path, monkeypatch):
 def test_results_say_transductive_and_compare_images_by_the_chosen_network(fitted):
     assert methods.network(fitted).workdir == pseudo_label.round_of(fitted, 2).workdir
     assert score.evaluate(fitted, "heldout")["transductive"] == ["pseudo-labels of test_generated were trained on"]
+
+
+def test_what_its_network_begins_with_is_looked_through(data_dir, phantoms, tmp_path):
+    packing.pack("images", tmp_path / "classes", phantoms["subtask2"] / "train" / "generated")
+    learned = base.finish(base.gradient("images"), "smoke")
+    learned.data_dir, learned.num_steps, learned.backbone.name = str(tmp_path / "classes"), 1, "siamese_cnn_tiny"
+    learned.data.streams = ConfigDict({"train": 8})
+    methods.fit(Run(learned, tmp_path / "learned"))
+    config = _config(data_dir)
+    config.member.backbone.name, config.member.init_from = "siamese_cnn_tiny", str(tmp_path / "learned")
+    assert any(source.workdir == tmp_path / "learned" for source, _, _ in methods.sources(Run(config, tmp_path / "run")))
+    with pytest.raises(ValueError, match=r"its network is trained on \d+ images that this run holds out"):
+        methods.fit(Run(config, tmp_path / "run"))
