@@ -74,8 +74,11 @@ def main(values: flags.FlagValues) -> None:
     c = Comparison(output, rows, data, values.controls, values.minutes, one_seed=one_seed)
     rows = [c.row(name) for name in _among("rows", values.rows, list(c.configs))]
     _among("baseline", [values.baseline] * bool(values.baseline), list(c.configs))
-    failed = c.run(_among("datasets", values.datasets, list(data)), rows, lambda: write(c, values.baseline))
-    write(c, values.baseline)
+    datasets = _among("datasets", values.datasets, list(data))
+    output.mkdir(parents=True, exist_ok=True)
+    with files.locked(output / "lock", f"--output={output}: %s makes the table there; wait for it, or use another folder"):
+        failed = c.run(datasets, rows, lambda: write(c, values.baseline))
+        write(c, values.baseline)
     print((output / "table.md").read_text(encoding="utf-8"))
     if failed:
         raise ValueError(f"{len(failed)} rows failed: {', '.join(failed)}; {output}/table.md says why, and they are tried again")

@@ -42,6 +42,7 @@ _MOST_EXIF = 2**20  # bytes; one segment of a JPEG holds at most 2**16
 # Entries may all name the same bytes, and Pillow has a copy of them for each; of an index it has a number for each two bytes.
 _MOST_ENTRIES, _MOST_COPIED = {"EXIF": 500, "MP index": 16}, 2**25
 _FEW = 4096  # thumbnails, which are compared before their principal components are known
+_SMALL = 64  # images of a cell: the images of all cells that have no more are searched together
 _BOX = 16  # components that boxes are made of
 _ROUNDING = 1e-4  # of a sum of 1,024 products in float32, at the worst
 # Markers of a JPEG but for restarts and TEM, which have no length; in the pixels a byte 0xff is followed by a zero.
@@ -294,8 +295,8 @@ def twins(
     """Exact and near duplicates between cells (a split and class each), and within them.
 
     For every image and every cell the closest image there, where it is equal or correlates above NEAR; of an image with more than
-    ENOUGH near duplicates in a cell, the closest of those that were met first. Within a cell images of one group are no near
-    duplicates: they are alike, and stay together.
+    ENOUGH near duplicates in a cell (in small cells together) the closest of those that were met first. Within a cell images of
+    one group are no near duplicates: they are alike, and stay together.
 
     Args:
         thumbnails: [N,1024] of `thumbnail`.
@@ -306,24 +307,25 @@ def twins(
     Yields:
         (image, its twin, correlation); 1 for equal pixels.
     """
-    short = _shorten(thumbnails)
-    members = {cell: np.flatnonzero(cells == cell) for cell in np.unique(cells)}
-    for b, others in members.items():
-        equal: dict[str, list[int]] = {}  # the first two: one of them is another image than the one asked about
-        for j in others.tolist():
-            if len(known := equal.setdefault(digests[j], [])) < 2:
-                known.append(j)
-        copies = [next((j for j in equal.get(digest, ()) if j != i), -1) for i, digest in enumerate(digests)]
-        alone = np.flatnonzero(np.array(copies) < 0)
-        closest, correlation = _closest(thumbnails, short, alone, others, groups, cells == b)
-        for own in members.values():
-            for i in own.tolist():
-                if copies[i] >= 0:
-                    yield i, copies[i], 1.0
-                elif closest[i] >= 0:
-                    first = equal[digests[int(closest[i])]][0]  # its copies are as close as it is
-                    usable = cells[i] != b or groups[i] != groups[first]
-                    yield i, first if usable else int(closest[i]), float(correlation[i])
+    short, sizes = _shorten(thumbnails), np.bincount(cells)
+    equal: dict[str, dict[int, list[int]]] = {}  # {digest: {cell: the first two: one of them is another than the one asked about}}
+    for j in range(len(digests)):
+        if len(known := equal.setdefault(digests[j], {}).setdefault(int(cells[j]), [])) < 2:
+            known.append(j)
+    small = np.flatnonzero((sizes > 0) & (sizes <= _SMALL))
+    for looked in [*np.flatnonzero(sizes > _SMALL)[:, None], *([small] if len(small) else [])]:
+        inside, found = set(looked.tolist()), {}
+        for i, digest in enumerate(digests):
+            for b, known in equal[digest].items():
+                if b in inside and (copies := [j for j in known if j != i]):
+                    found[b, int(cells[i]), i] = copies[0], 1.0
+        asked = np.setdiff1d(np.arange(len(digests)), [i for _, _, i in found]) if len(looked) == 1 else np.arange(len(digests))
+        for i, j, correlation in zip(*_closest(thumbnails, short, asked, np.isin(cells, looked), cells, groups), strict=True):
+            b, first = int(cells[j]), equal[digests[j]][int(cells[j])][0]  # its copies are as close as it is
+            usable = cells[i] != b or groups[i] != groups[first]
+            found.setdefault((b, int(cells[i]), i), (first if usable else j, correlation))
+        for (_, _, i), (j, correlation) in sorted(found.items()):
+            yield i, j, correlation
 
 
 def _shorten(thumbnails: np.ndarray) -> np.ndarray:
@@ -354,17 +356,19 @@ def _parts(short: np.ndarray, members: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _closest(
-    thumbnails: np.ndarray, short: np.ndarray, asked: np.ndarray, others: np.ndarray, groups: np.ndarray, own_cell: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image the closest of `others` above NEAR, -1 where there is none or it is not `asked`, and the correlation.
+    thumbnails: np.ndarray, short: np.ndarray, asked: np.ndarray, others: np.ndarray, cells: np.ndarray, groups: np.ndarray
+) -> tuple[list[int], list[int], list[float]]:
+    """The closest image above NEAR of those `others`, a mask, in each of their cells to each that is `asked`, and the correlations.
 
     A correlation above NEAR is a distance of at most sqrt(2 - 2 NEAR), also between the components of two thumbnails and between
     one and a box around others. Beyond these boxes nothing is compared; within them the bounds are, and only where one of them
     exceeds what is known the thumbnails. Blocks are of 1,024 by 512, whatever the number of images; in the worst case, where the
     bounds tell nothing, all thumbnails are compared.
     """
-    closest, best, met = np.full(len(short), -1), np.full(len(short), NEAR, np.float32), np.zeros(len(short), int)
-    for part in _parts(short, others):
+    members = np.flatnonzero(others)
+    one = len(np.unique(cells[members])) == 1
+    best, met, found = np.full(len(short), NEAR, np.float32), np.zeros(len(short), int), []
+    for part in _parts(short, members):
         low, high = short[part, :_BOX].min(axis=0), short[part, :_BOX].max(axis=0)
         asked = asked[met[asked] < ENOUGH]
         outside = short[asked, :_BOX]
@@ -372,8 +376,8 @@ def _closest(
         near = asked[np.einsum("ij,ij->i", outside, outside) <= 2 - 2 * NEAR + _ROUNDING]
         for rows in np.split(near, range(1024, len(near), 1024)):
             open_ = short[rows] @ short[part].T > best[rows, None] - _ROUNDING
-            own = own_cell[rows]
-            open_[own] &= groups[rows[own], None] != groups[part]
+            own = others[rows]  # the only ones that a cell of the part, or a group in it, can be that of
+            open_[own] &= (cells[rows[own], None] != cells[part]) | (groups[rows[own], None] != groups[part])
             kept = open_.any(axis=1)
             rows, open_ = rows[kept], open_[kept]
             if 16 * np.count_nonzero(open_) > open_.size:  # the one product of all is faster than those of many pairs
@@ -383,8 +387,21 @@ def _closest(
                 for row, columns in enumerate(open_):
                     similarity[row, columns] = thumbnails[part[columns]] @ thumbnails[rows[row]]
             met[rows] += np.count_nonzero(similarity > NEAR, axis=1)
-            nearest = similarity.argmax(axis=1)
-            found = similarity[np.arange(len(rows)), nearest]
-            closer = found > best[rows]
-            closest[rows[closer]], best[rows[closer]] = part[nearest[closer]], found[closer]
-    return closest, best
+            row, column = np.nonzero(similarity > best[rows, None])
+            found.append(_best(rows[row], part[column], similarity[row, column], cells))
+            if one:  # what is not closer than the closest so far is not looked at
+                best[rows] = np.maximum(best[rows], similarity.max(axis=1, initial=-1))
+    if not found:
+        return [], [], []
+    rows, twins, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
+    rows, twins, similarity = _best(rows, twins, similarity, cells)
+    return rows.tolist(), twins.tolist(), similarity.tolist()
+
+
+def _best(rows: np.ndarray, twins: np.ndarray, similarity: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of pairs the most similar, the first of equal ones, for each row and cell of a twin."""
+    order = np.lexsort((-similarity, cells[twins], rows))
+    rows, twins, similarity = rows[order], twins[order], similarity[order]
+    new = np.ones(len(rows), bool)
+    new[1:] = (rows[1:] != rows[:-1]) | (cells[twins[1:]] != cells[twins[:-1]])
+    return rows[new], twins[new], similarity[new]

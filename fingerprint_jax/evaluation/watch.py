@@ -33,7 +33,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     Returns:
         The run of the best checkpoint.
 
-    Raises Preempted where the training is not done and no checkpoint came for `patience` seconds.
+    Raises Preempted where the training is not done and no checkpoint came for `patience` seconds, ValueError where another process
+    watches the same.
     """
     if split.partition(":")[0] == "heldout":
         raise ValueError("--watch chooses a checkpoint by the labels of --split, and `heldout` has a say in nothing: use valid")
@@ -51,6 +52,15 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     copy.refuse_links()
     copy.refuse_foreign()
     home.mkdir(exist_ok=True)
+    with files.locked(home / "lock", f"{home}: %s watches this run on the same split; wait for it"):
+        return _follow(run, home, split, best, patience, evaluate, data_dir)
+
+
+def _follow(
+    run: Run, home: Path, split: str, best: str, patience: float, evaluate: Callable[[Run, str], dict], data_dir: str
+) -> Run:
+    """`watch`, by the one process that does."""
+    workdir = run.workdir
     files.write_text(home / "provenance.json", json.dumps(run.provenance | {"watched": split}, indent=1))
     files.write_text(home / "config.json", (workdir / "config.json").read_text(encoding="utf-8"))
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)

@@ -21,12 +21,12 @@ from fingerprint_jax.runtime import distributed
 MOST = 2**30  # bytes of a file that is read at once
 
 # What systems leave in folders; it belongs to no run.
-LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found")
+LITTER = (".DS_Store", ".localized", "Icon\r", ".directory", "Thumbs.db", "desktop.ini", "lost+found")
 
 
 def litter(name: str) -> bool:
-    """Whether a file of this name is what macOS, Windows, NFS or a file system leaves in any folder."""
-    return name in LITTER or name.startswith(("._", ".nfs"))
+    """Whether a file of this name is what macOS, Windows, KDE, NFS or a file system leaves in any folder."""
+    return name in LITTER or name.startswith(("._", ".nfs", ".fuse_hidden"))
 
 
 def inside(name: str) -> bool:

@@ -504,6 +504,31 @@ def test_twins_are_those_of_all_pairs_whatever_the_images(few, spread, patterns,
     assert found > count / 20 or spread == 0.3
 
 
+@pytest.mark.parametrize("few", [4096, 200])
+def test_twins_of_many_small_cells_are_those_of_all_pairs(few, monkeypatch):
+    """A folder a patient: some cells of one image, some of more, two that are large."""
+    monkeypatch.setattr(images, "_FEW", few)
+    monkeypatch.setattr(images, "_SMALL", 8)
+    rng, count = np.random.default_rng(8), 900
+    thumbnails = _lookalikes(rng, count, 0.1, 150)
+    digests = [f"copy {i // 20}" if i % 20 < 3 else str(i) for i in range(count)]
+    for i in range(0, count, 20):
+        thumbnails[i + 1] = thumbnails[i + 2] = thumbnails[i]
+    cells = np.where(rng.random(count) < 0.3, rng.integers(0, 2, count), rng.integers(2, 400, count))
+    found = _check_against_all_pairs(thumbnails, digests, cells, rng.integers(0, count // 2, count))
+    assert found > count
+
+
+def test_small_cells_are_searched_together(monkeypatch):
+    rng, count, searches = np.random.default_rng(9), 500, []
+    thumbnails, real = _lookalikes(rng, count, 0.1, 250), images._closest
+    monkeypatch.setattr(images, "_closest", lambda *given: searches.append(given[3].sum()) or real(*given))
+    for cells, expected in ((np.zeros(count, int), [count]), (np.arange(count), [count]), (np.arange(count) // 100, [100] * 5)):
+        list(images.twins(thumbnails, [str(i) for i in range(count)], cells, np.arange(count)))
+        assert searches == expected
+        searches.clear()
+
+
 def test_images_whose_components_tell_nothing_are_compared_all_the_same(monkeypatch):
     """Most of the images span the components; noise that is orthogonal to them has all its norm in what they leave."""
     monkeypatch.setattr(images, "_FEW", 200)

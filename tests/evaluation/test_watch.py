@@ -10,6 +10,7 @@ from fingerprint_jax import methods
 from fingerprint_jax.evaluation import score, watch
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
 from fingerprint_jax.runtime.preemption import Preempted
 from tests.conftest import fit, load_config
 from tests.faults import trainer
@@ -86,10 +87,17 @@ def test_a_dead_training_ends_the_watch_that_was_killed_at_its_start(finished, m
     with pytest.raises(KeyboardInterrupt):
         watch.watch(finished, "valid", 1, score.evaluate)
     monkeypatch.undo()
-    assert [path.name for path in (finished / "watch-valid").iterdir()] == ["provenance.json"]
+    assert sorted(path.name for path in (finished / "watch-valid").iterdir()) == ["lock", "provenance.json"]
     (finished / "done").unlink()
     with pytest.raises(Preempted, match="no new checkpoint for 0 s, and it is not done; the same command goes on"):
         watch.watch(finished, "valid", 0.01, score.evaluate)
+
+
+def test_two_watch_no_run_at_once(finished):
+    (finished / "watch-valid").mkdir()
+    with files.locked(finished / "watch-valid" / "lock"), pytest.raises(ValueError, match="watches this run on the same split"):
+        watch.watch(finished, "valid", 5, score.evaluate)
+    assert watch.watch(finished, "valid", 5, score.evaluate).workdir == finished / "watch-valid"
 
 
 def test_what_cannot_be_watched_is_named(finished, data_dir, tmp_path):

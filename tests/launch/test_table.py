@@ -14,6 +14,7 @@ from fingerprint_jax.data import controls, packing, phantom
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.methods import classical
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
 from fingerprint_jax.runtime.preemption import Preempted
 from fingerprint_jax.stats import score_metrics
 from fingerprint_jax.training import loop
@@ -437,3 +438,11 @@ def test_what_lies_beside_the_runs_and_is_none_is_named(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=f"{name} cannot be used"):
             systems.read(tmp_path / name)
+
+
+def test_two_commands_make_no_table_at_once(tmp_path):
+    file = tmp_path / "rows.py"
+    file.write_text("from launch.systems import Row\n\n\ndef rows():\n    return [Row('q', 'quickstart:smoke')]\n")
+    with files.locked(tmp_path / "lock"), pytest.raises(ValueError, match=f"--output={tmp_path}: process .* makes the table there"):
+        run_binary(table, f"--file={file}", f"--data=d={tmp_path}", f"--output={tmp_path}")
+    assert not (tmp_path / "calibration.json").exists()
