@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from fingerprint_jax import Config
+from configs import base
+from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.leaks import generators, pool
 from fingerprint_jax.runs.config import code_hash
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption
 from fingerprint_jax.runtime.progress import show_log
 from launch import sweep
@@ -39,13 +42,16 @@ from launch.leaks import members, sets, shadow
 from launch.leaks.cells import Cell, Figure
 from launch.leaks.curves import curves
 
+LITE = "efficientnet_lite0"
 KINDS = {kind.TASK: kind for kind in (members, sets)}
 
 
 def read(path: Path) -> dict[str, Any]:
     """A `benchmark.json`, as far as it has come; raises ValueError where it is none."""
     known = files.read_json(path, {"plan": dict, "attacks": dict}, pool.OTHER)
-    found = {"oracle": {"figures": {"": known["oracle"]}}} if "oracle" in known else {}
+    found: dict[str, Any] = {"oracle": {"figures": {"": known["oracle"]}}} if "oracle" in known else {}
+    if "likeness" in known:
+        found["likeness"] = known["likeness"]
     for name, entry in (found | known["attacks"]).items():
         figures = entry.get("figures") if isinstance(entry, dict) else None
         if not isinstance(figures, dict) or not figures or not all(map(_is_figure, figures.values())):
@@ -65,7 +71,13 @@ def _is_figure(found: object) -> bool:
 
 
 def make(
-    kind: types.ModuleType, cell: Cell, folder: Path, real: Source, attacks: dict[str, Config], settings: dict[str, int]
+    kind: types.ModuleType,
+    cell: Cell,
+    folder: Path,
+    real: Source,
+    attacks: dict[str, Config],
+    settings: dict[str, int],
+    network: Run | None = None,
 ) -> dict[str, Any]:
     """Makes what is missing of a benchmark; `benchmark.json`, returned, comes last.
 
@@ -85,6 +97,14 @@ def make(
         with tables.anew():  # whoever had the folder can have put anything there
             known |= kind.build(cell, folder, real, **settings)
         files.write_text(path, json.dumps(known, indent=1))
+    if network is not None:
+        (identity,) = methods.checkpoints(network.workdir, methods.state(network)).values()
+        if known.get("likeness", {}).get("network") != identity:
+            source = pool.verified(open_source(str(folder / "data"), kind.TASK), path)
+            with tables.anew():
+                found = generators.likeness(network, source, folder / "features")
+            known["likeness"] = {"network": identity, "figures": found}
+            files.write_text(path, json.dumps(known, indent=1))
     for name, config in attacks.items():
         entry = known["attacks"].get(name, {})
         if entry.get("config") != code_hash(config) or not entry.keys() >= {*kind.KEEPS}:
@@ -106,6 +126,8 @@ def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[
 
     out = {"images": f"{cell.images}", "steps": f"{cell.config.num_steps:,}", "seed": f"{cell.config.seed}"}
     out |= {name: str(value) for name, value in cell.overrides.items()} | {"oracle": text(found["oracle"])}
+    if "likeness" in found:
+        out |= {f"KID, {name}": text(figure) for name, figure in found["likeness"]["figures"].items()}
     for name in attacks:
         for column, figure in found["attacks"][name]["figures"].items():
             out[f"{name}, {column}" if column else name] = text(figure)
@@ -152,11 +174,29 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("set", [], "field=v1,v2,... of the config, such as augment.flip=0,0.5.", flag_values=values)
     flags.DEFINE_integer("count", 500, "Images that each makes; a fifth is the test set.", 10, 1_000_000, flag_values=values)
     flags.DEFINE_integer("solver_steps", 0, "From noise to image; 0: as many as `generate` takes.", 0, flag_values=values)
+    text = f"A finished run of one network, or {LITE}: in its embedding generated images are compared with the used ones."
+    paths.define("network", "", text, flag_values=values)
     paths.define("file", "", "A Python file whose rows() returns systems; empty: tables/<task>.", flag_values=values)
     text = (
         "Systems of it: of subtask 1 attacks that read no label and train no network (local_match unless given), of subtask 2 any"
     )
     flags.DEFINE_list("rows", None, f"{text} (residual_svm).", flag_values=values)
+
+
+def _network(name: str, output: Path) -> Run | None:
+    """The run of `--network`, made of the pool's images where it is that of ImageNet; None where none is asked for."""
+    if not name:
+        return None
+    if name != LITE:
+        found = methods.load(name, field="--network")
+        if found.config.method != "gradient" or not found.done:
+            raise ValueError(f"--network={name} is no finished run of one network: give that of one, or {LITE}")
+        return found
+    config = base.frozen("images")
+    config.data_dir, config.decision.name = str(output / "pool"), "argmax"
+    config.data.streams = ConfigDict({"train": 8})
+    methods.fit(run := Run(config, output / "network"))
+    return run
 
 
 def main(values: flags.FlagValues) -> None:
@@ -172,6 +212,8 @@ def main(values: flags.FlagValues) -> None:
     attacks = {name: kind.attack(rows[name]) for name in chosen}
     if foreign := [name for name, config in attacks.items() if config.task != kind.TASK]:
         raise ValueError(f"--rows={foreign[0]}: a system of {attacks[foreign[0]].task}, give those of --task={kind.TASK}")
+    if values.network and kind is not members:
+        raise ValueError(f"--network={values.network}: the images of one generator are compared, those of --task=subtask1")
     wanted, output = cells(values), Path(values.output)
     for cell in wanted:
         generators.check(cell.config, f"--config={values.config}").way(values.solver_steps, "")
@@ -182,10 +224,11 @@ def main(values: flags.FlagValues) -> None:
         real = pool.pack(Path(values.real_dir), values.groups, output, now)
         for cell in wanted:  # before any is trained
             kind.draw(real.rows("train"), cell.images, cell.config.seed)
+        network = _network(values.network, output)
         settings, found, lines = {"count": values.count, "solver_steps": values.solver_steps}, [], []
         for cell in wanted:
             name = cell.name(kind.KIND)
-            known = make(kind, cell, output / name, real, attacks, settings)
+            known = make(kind, cell, output / name, real, attacks, settings, network)
             found.append((cell, known))
             lines.append(line(cell, known, attacks))
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)

@@ -18,8 +18,8 @@ from fingerprint_jax.estimators import search
 from fingerprint_jax.leaks.pool import verified
 from fingerprint_jax.objectives import Generative
 from fingerprint_jax.runs.run import Run
-from fingerprint_jax.stats import score_metrics
-from fingerprint_jax.training import inference, sampling
+from fingerprint_jax.stats import score_metrics, two_sample
+from fingerprint_jax.training import inference, network_features, sampling
 
 BATCH = 64  # images that are made at a time
 SHOWN = 12  # images in a row of the grid
@@ -129,6 +129,26 @@ def oracle(run: Run, source: Source) -> dict[str, Any]:
     """AUC of what a generator knows better, for the labelled real images of a source: how large the leak is, without any attack."""
     rows = source.rows("train_real")
     return auc(rows, known(run, rows, source))
+
+
+def likeness(network: Run, source: Source, cache: Path) -> dict[str, dict[str, Any]]:
+    """How far the generated images, and real ones of other patients, are from the used ones in a network's embedding (KID).
+
+    Args:
+        network: a finished run of one network.
+        source: of subtask 1.
+        cache: where features are kept.
+
+    Returns:
+        {generated, reference: {value, interval}}.
+
+    Raises ValueError for images of another size than the network's.
+    """
+    real = source.rows("train_real")
+    rows = {"used": real.take(real.labels == 1), "generated": source.rows("train_generated"), "reference": source.rows("reference")}
+    seen = {name: network_features.features(network, each, "embedding", cache, source) for name, each in rows.items()}
+    found = {name: two_sample.kernel_distance(seen[name], seen["used"]) for name in ("generated", "reference")}
+    return {name: {"value": value, "interval": list(bounds)} for name, (value, bounds) in found.items()}
 
 
 def auc(rows: Rows, scores: np.ndarray) -> dict[str, Any]:

@@ -434,10 +434,9 @@ def test_sharded_training_equals_unsharded():
 def test_the_output_of_a_layer_is_recorded_and_nothing_else_changes(name):
     graph, state = parts(name)
     net, batch = nnx.merge(graph, state, copy=True), images(2)
-    found = {}
-    for path, layer in nnx.iter_modules(net):
-        if path and len(path) == 1 and callable(layer):
-            found[path[0]] = record(net, path[0])
+    layers = [path for path, layer in nnx.iter_modules(net) if path and callable(layer)]
+    outermost = ["/".join(map(str, path)) for path in layers if len(path) == min(map(len, layers))]
+    found = {name: record(net, name) for name in outermost}
     before = forward(graph, state, batch, False)[0]
     after = jax.jit(lambda: (net(batch, train=False), dict(found)))()
     np.testing.assert_allclose(after[0], before, rtol=1e-4, atol=1e-5)

@@ -15,16 +15,20 @@ from PIL import Image
 from scipy.stats import norm, zscore
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from configs import base
 from fingerprint_jax import methods
 from fingerprint_jax.data import phantom, tables
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.leaks import generators, pool
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files
+from fingerprint_jax.stats.two_sample import kernel_distance
 from fingerprint_jax.training import inference, sampling
 from launch import attribution, benchmark
 from launch.leaks import members, sets, shadow
 from launch.leaks.cells import Cell
 from launch.leaks.curves import curves
+from tests.conftest import fit
 from tests.foreign import tree
 
 CONFIG = """
@@ -137,6 +141,30 @@ def test_the_oracle_is_the_auc_of_minus_the_loss(made, monkeypatch):
     found = generators.oracle(methods.load(folder / "run"), source)
     assert found["value"] == pytest.approx(roc_auc_score(rows.labels, -error.mean(axis=1)))
     assert found["interval"][0] <= found["value"] <= found["interval"][1]
+
+
+def test_a_network_says_how_like_the_used_images_the_generated_ones_are(made, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(made[0], root)
+    config = base.frozen("images", "resnet_tiny", "")
+    config.data_dir, config.data.streams = str(root / "out" / "pool"), ConfigDict({"train": 8})
+    methods.fit(network := Run(config, tmp_path / "network"))
+    _main(root, network=network.workdir)
+    (folder,) = (root / "out").glob("generator_*")
+    found = json.loads((folder / "benchmark.json").read_text())["likeness"]
+    source = open_source(str(folder / "data"), "subtask1")
+    real, state = source.rows("train_real"), inference.restore(network)[1]
+    rows = real.take(real.labels == 1), source.rows("train_generated"), source.rows("reference")
+    used, *others = (inference.encode(network, state, each, source=source)["embedding"] for each in rows)
+    for name, other in zip(("generated", "reference"), others, strict=True):
+        value, (low, high) = kernel_distance(other, used)
+        assert found["figures"][name]["value"] == pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert found["figures"][name]["interval"] == pytest.approx([low, high], rel=1e-4, abs=1e-6)
+    assert "KID, generated" in (root / "out" / "table.md").read_text()
+    monkeypatch.setattr(generators, "likeness", None)
+    _main(root, network=network.workdir)
+    with pytest.raises(ValueError, match="--network=.* is no finished run of one network: give that of one, or efficientnet_lite0"):
+        _main(root, network=fit("configs/subtask1/gan_leaks.py", str(folder / "data"), tmp_path / "other").workdir)
 
 
 def test_nothing_is_made_twice_and_more_is_added(made, monkeypatch, capsys):

@@ -38,12 +38,13 @@ COMPILE = """
         exchanged = hlo.read(model.step.lower(*inputs.arguments(run)).compile().as_text()).collectives
         images = sum(config.data.streams.values())
         state, groups = model.abstract, config.backbone.get("norm_groups", 1)
+        trained = size(model._trained(state["params"]).values())
         without = ("likelihood_ratio", "dclgan", "flow_matching", "gan")  # embeddings
         needed = {
-            "parameters": size(state["params"].values()),
+            "parameters": trained,
             "statistics": 2 * groups * size(state["rest"][name] for name in model._statistics),  # forward and backward
             "embeddings": 4 * images * int(np.prod(inference.shapes_of_outputs(run)["embedding"]) + 1),  # and labels
-        } if config.objective.name not in without else {"parameters": size(state["params"].values())}
+        } if config.objective.name not in without else {"parameters": trained}
         if config.objective.name == "gan":  # its gradients of made and real images and of the penalty are added after the exchange
             needed["discriminator"] = 2 * size(x for name, x in state["params"].items() if not name.startswith("generator/"))
         if config.objective.name == "cross_attention":  # pairs are compared by tokens, whose gradients come back
