@@ -220,6 +220,8 @@ def _smoke(c: Config) -> None:
         c.ensemble.admit = 0.0
         for name in [name for name, fields in c.ensemble.variants.items() if "method" not in fields][3:]:
             del c.ensemble.variants[name]
+        if "coefficients" in c.ensemble:
+            c.ensemble.coefficients = c.ensemble.coefficients[: len(c.ensemble.variants)]
         for fields in c.ensemble.variants.values():
             if "method" in fields:
                 _smoke(fields)

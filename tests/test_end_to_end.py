@@ -16,6 +16,7 @@ import pytest
 from fingerprint_jax import methods
 from fingerprint_jax.data import packing, tables
 from fingerprint_jax.evaluation import score
+from fingerprint_jax.methods import ensemble
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.config import identity, network_config
 from fingerprint_jax.runs.run import Run
@@ -69,7 +70,8 @@ def test_config_can_be_described_and_nothing_is_written(path, data_dir, tmp_path
         for name in ("parameters", "FLOPs a step", "memory a device"):
             assert float(re.match(r"[\d,.e+]+", rows[name])[0].replace(",", "")) > 0, name
     elif network_config(config).method == "classical":
-        assert rows["features"] == network_config(config).features.name
+        first = next(iter(ensemble.variants(config).values())) if config.method == "ensemble" else config
+        assert rows["features"] == network_config(first).features.name
     assert rows and not (tmp_path / "run").exists()
 
 

@@ -79,6 +79,7 @@ def rows() -> list[Row]:
         _row("local_match_unregistered", "local_match", {"member.features.name": "images"}),
         _row("mosaic"),
         _row("both_directions"),
+        _row("shadow"),
         _row("likelihood_ratio", overrides={"ensemble.seeds": 1}, networks=1),
         _row("combined", overrides={"member.ensemble.seeds": 1}, networks=1),
         *(_row(f"{a}_{kind}", a, {"member.features.name": name}) for a in ATTACKS for kind, name in FEATURES.items()),
