@@ -176,12 +176,10 @@ def _of_other_data(run: Run, rows: Rows, alike: bool = True) -> list[str]:
         try:
             digests = methods.elsewhere(run, source)
         except (ValueError, OSError):
-            if not (
-                same and methods.reads_itself(source.config, run.target)
-            ):  # else `in_sample` says so, or they were compared before
-                out.append(
-                    f"Whether any {of} is among those that {source.workdir} {what} is not known: they are gone, or of another size."
-                )
+            # Of the target of the same task `in_sample` says so, or they were compared when the run was started.
+            if not same or not methods.reads_itself(source.config, run.target):
+                why = "they are gone, or of another size"
+                out.append(f"Whether any {of} is among those that {source.workdir} {what} is not known: {why}.")
             continue
         if found := int(np.isin(run.source.digests(rows.index), digests).sum()) if len(digests) else 0:
             where = "in another split" if same else f"as {source.config.task}"

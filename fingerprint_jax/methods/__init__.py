@@ -345,7 +345,7 @@ def elsewhere(run: Run, source: Run) -> np.ndarray:
     Raises ValueError where its data are gone, or of another size, and OSError where its extra labels are.
     """
     same = source.config.task == run.config.task
-    if same and source.fingerprints == run.fingerprints == source.started_with:
+    if same and source.fingerprints == run.fingerprints == source.own_fingerprints:
         return np.array([], str)
     own = readable(source, run.source.image_shape)
     made = {split for split in own.source.splits if split.endswith("generated")}
@@ -375,7 +375,7 @@ def gallery_sources(run: Run, learned: str = "") -> Iterator[Read]:
 def present(run: Run, splits: Sequence[str]) -> Callable[[], Rows]:
     """What a run trains on of splits. Of other data: what is there of them, and no extra labels, whose images may be missing."""
     there = [split for split in splits if split.partition(":")[0] in run.source.splits]
-    rows = run.training_rows if run.fingerprints == run.started_with else run.rows
+    rows = run.training_rows if run.fingerprints == run.own_fingerprints else run.rows
     return lambda: (
         Rows.concatenate([rows(split) for split in there]) if there else run.source.rows(run.target).take(np.array([], int))
     )

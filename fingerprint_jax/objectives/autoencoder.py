@@ -149,7 +149,7 @@ class Objective(objectives.Objective):
             if not isinstance(net, MapNet):
                 _, reconstruction = net(images, train=True, rngs=nnx.Rngs(dropout=key))
                 return self._error(images, reconstruction).mean(), {}
-            shape = (*map_shape(self.config, self.image_shape)[:2], self.config.objective.latent_map)
+            shape = (*net.decoder.map_size, self.config.objective.latent_map)
             keys = jax.random.split(key, len(batch))
             noise = [jax.random.normal(k, (len(s["image"]), *shape)) for k, s in zip(keys, batch.values(), strict=True)]
             reconstruction, cost = net(images, streams.join(noise))

@@ -241,8 +241,7 @@ class _Pairs:
         self, title: str, left: str, right: str, kind: str, distance: float, a: np.ndarray, b: np.ndarray, difference: np.ndarray
     ) -> Pair:
         mean = np.abs(difference).mean()
-        index = np.clip(127.5 + difference * (127.5 / self.limit), 0, 255).astype(np.uint8)
-        coloured = Image.fromarray(index)
+        coloured = Image.fromarray(shades(difference, self.limit))
         coloured.putpalette(PALETTE.round().astype(np.uint8).tobytes())
         return Pair(
             title,
@@ -258,6 +257,11 @@ class _Pairs:
                 ),
             ],
         )
+
+
+def shades(values: np.ndarray, limit: float) -> np.ndarray:
+    """Positions in `PALETTE`, uint8, of values whose full colours are those of -limit and limit."""
+    return np.clip(127.5 + values * (127.5 / limit), 0, 255).astype(np.uint8)
 
 
 def uri(image: np.ndarray) -> str:

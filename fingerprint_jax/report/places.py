@@ -13,7 +13,7 @@ from fingerprint_jax import methods
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, local_match
 from fingerprint_jax.methods import classical, ensemble
-from fingerprint_jax.report.neighbours import PALETTE, SIDE, Pair, Picture, asked, extremes, png
+from fingerprint_jax.report.neighbours import PALETTE, SIDE, Pair, Picture, asked, extremes, png, shades
 from fingerprint_jax.runs.run import Predictions, Run
 
 SHOWN = 3  # images that an image's patches are found in
@@ -190,9 +190,9 @@ def _mapped(image: np.ndarray, found: Places, limit: float) -> Image.Image:
         here = np.s_[top : top + found.patch, left : left + found.patch]
         total[here] += ratio
         count[here] += 1
-    index = np.clip(127.5 + total / np.maximum(count, 1) * (127.5 / limit), 0, 255).astype(np.uint8)
+    colours = PALETTE[shades(total / np.maximum(count, 1), limit)]
     grey = np.clip(image, 0, 1)[..., None]
-    tinted = (0.35 + 0.65 * grey) * PALETTE[index] * np.where(count[..., None], 1, grey)
+    tinted = (0.35 + 0.65 * grey) * colours * np.where(count[..., None], 1, grey)
     return _large(tinted.round().astype(np.uint8))
 
 

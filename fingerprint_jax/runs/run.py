@@ -315,7 +315,7 @@ class Run(View):
         return self.provenance["fingerprints"].get(self.target) == self.source.fingerprints.get(self.target)
 
     @property
-    def started_with(self) -> dict[str, str]:
+    def own_fingerprints(self) -> dict[str, str]:
         """Fingerprints of the data it was started with; of one that was not, those it would be."""
         return self.provenance["fingerprints"] if (self.workdir / "provenance.json").exists() else self.fingerprints
 
@@ -329,7 +329,7 @@ class Run(View):
 
         Raises ValueError where they are gone, where what it compares images with was changed, or where another config lies there.
         """
-        known = self.started_with
+        known = self.own_fingerprints
         if self.fingerprints == known:
             return self
         found = Run.load(self.workdir, self.step)
