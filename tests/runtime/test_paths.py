@@ -28,7 +28,7 @@ PATHS = {
     "launch.collect": ["sweep"],
     "launch.table": ["file", "controls", "output"],
     "launch.power": ["file", "output"],
-    "launch.benchmark": ["real_dir", "groups", "output", "config", "file"],
+    "launch.benchmark": ["real_dir", "groups", "output", "config", "network", "file"],
     "benchmarks.__main__": ["peer_python", "output"],
     "benchmarks.backbones": ["peer_python", "output"],
     "benchmarks.candidates": ["workdir"],
