@@ -19,6 +19,7 @@ command goes on where it was stopped, and adds what further flags ask for. `pool
 folder is one.
 """
 
+import hashlib
 import json
 import types
 from pathlib import Path
@@ -49,10 +50,9 @@ KINDS = {kind.TASK: kind for kind in (members, sets)}
 def read(path: Path) -> dict[str, Any]:
     """A `benchmark.json`, as far as it has come; raises ValueError where it is none."""
     known = files.read_json(path, {"plan": dict, "attacks": dict}, pool.OTHER)
-    found: dict[str, Any] = {"oracle": {"figures": {"": known["oracle"]}}} if "oracle" in known else {}
-    if "likeness" in known:
-        found["likeness"] = known["likeness"]
-    for name, entry in (found | known["attacks"]).items():
+    own = [("oracle", {"figures": {"": known["oracle"]}})] if "oracle" in known else []
+    own += [("likeness", known["likeness"])] if "likeness" in known else []
+    for name, entry in [*own, *known["attacks"].items()]:
         figures = entry.get("figures") if isinstance(entry, dict) else None
         if not isinstance(figures, dict) or not figures or not all(map(_is_figure, figures.values())):
             raise ValueError(f"{path} cannot be used ({name} is no value with its interval): {pool.OTHER}")
@@ -96,6 +96,7 @@ def make(
         files.write_text(path, json.dumps(known, indent=1))
         with tables.anew():  # whoever had the folder can have put anything there
             known |= kind.build(cell, folder, real, **settings)
+        known["truth"] = _truth(kind, folder)
         files.write_text(path, json.dumps(known, indent=1))
     if network is not None:
         (identity,) = methods.checkpoints(network.workdir, methods.state(network)).values()
@@ -110,6 +111,8 @@ def make(
         if entry.get("config") != code_hash(config) or not entry.keys() >= {*kind.KEEPS}:
             for data_dir in kind.data(folder):
                 pool.verified(open_source(str(data_dir), kind.TASK), path)
+            if known.get("truth") != _truth(kind, folder):
+                raise ValueError(f"{folder}: the labels in truth.csv are others than those that were made: {pool.OTHER}")
             with tables.anew():
                 found = kind.attacked(config, folder / "attacks" / f"{name}-{code_hash(config)}", folder)
             known["attacks"][name] = {"config": code_hash(config), **found}
@@ -117,8 +120,14 @@ def make(
     return known
 
 
-def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[str, str]:
-    """A row of the table."""
+def _truth(kind: types.ModuleType, folder: Path) -> list[str]:
+    """The digest of each `truth.csv` of a benchmark."""
+    paths = [data_dir.with_name("images") / "truth.csv" for data_dir in kind.data(folder)]
+    return [hashlib.sha256(files.read_bytes(path)).hexdigest() for path in paths]
+
+
+def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config], likeness: bool) -> dict[str, str]:
+    """A row of the table, with or without the `likeness`, which may be that of an earlier command and another network."""
 
     def text(of: Figure) -> str:
         bounds = interval(*of["interval"])
@@ -126,7 +135,7 @@ def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config]) -> dict[
 
     out = {"images": f"{cell.images}", "steps": f"{cell.config.num_steps:,}", "seed": f"{cell.config.seed}"}
     out |= {name: str(value) for name, value in cell.overrides.items()} | {"oracle": text(found["oracle"])}
-    if "likeness" in found:
+    if likeness:
         out |= {f"KID, {name}": text(figure) for name, figure in found["likeness"]["figures"].items()}
     for name in attacks:
         for column, figure in found["attacks"][name]["figures"].items():
@@ -183,14 +192,20 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("rows", None, f"{text} (residual_svm).", flag_values=values)
 
 
-def _network(name: str, output: Path) -> Run | None:
-    """The run of `--network`, made of the pool's images where it is that of ImageNet; None where none is asked for."""
+def _network(name: str, output: Path, real: Source) -> Run | None:
+    """The run of `--network`, for images such as the `real` ones; None where none is asked for.
+
+    That of ImageNet is made of the pool's images.
+    """
     if not name:
         return None
     if name != LITE:
         found = methods.load(name, field="--network")
         if found.config.method != "gradient" or not found.done:
             raise ValueError(f"--network={name} is no finished run of one network: give that of one, or {LITE}")
+        if found.source.image_shape != real.image_shape:
+            theirs, ours = ("x".join(map(str, source.image_shape[:2])) for source in (found.source, real))
+            raise ValueError(f"--network={name} takes images of {theirs} pixels, these have {ours} (--image_size)")
         return found
     config = base.frozen("images")
     config.data_dir, config.decision.name = str(output / "pool"), "argmax"
@@ -224,13 +239,13 @@ def main(values: flags.FlagValues) -> None:
         real = pool.pack(Path(values.real_dir), values.groups, output, now)
         for cell in wanted:  # before any is trained
             kind.draw(real.rows("train"), cell.images, cell.config.seed)
-        network = _network(values.network, output)
+        network = _network(values.network, output, real)
         settings, found, lines = {"count": values.count, "solver_steps": values.solver_steps}, [], []
         for cell in wanted:
             name = cell.name(kind.KIND)
             known = make(kind, cell, output / name, real, attacks, settings, network)
             found.append((cell, known))
-            lines.append(line(cell, known, attacks))
+            lines.append(line(cell, known, attacks, network is not None))
             print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
         (output / "shadow.json").unlink(missing_ok=True)
         if kind is members and len(attacks) > 1:

@@ -116,7 +116,7 @@ def _state(output: Path, row: sweep.Row, split: str) -> str:
     if found := local.evaluated(output / row.name, split):
         if found["fingerprints"] is None:
             return f"{seed}was scored by an older version: evaluate {split} anew"
-        return f"{seed}was scored on other data than its own, or before its config changed: evaluate {split} anew"
+        return f"{seed}was scored on other data, by another config, checkpoint or members than it now has: evaluate {split} anew"
     try:
         error = files.read_json(output / row.name / "failed.json", {"error": str}, "")["error"]
         return f"{seed}failed: {error[:ERROR]}"

@@ -150,15 +150,15 @@ def _begun(run: Run) -> dict[str, str]:
 
 
 def finished(workdir: Path, split: str, data_dir: str = "") -> bool:
-    """Whether a run is trained to its end and the split evaluated of the very data, and with the config, that it now has.
+    """Whether a run is trained to its end and the split evaluated with the data, config, weights and members that it now has.
 
-    With a `data_dir` of those that are there.
+    With a `data_dir` of the data that are there.
     """
     if (found := local.evaluated(workdir, split)) is None:
         return False
     run = methods.load(workdir, data_dir=data_dir)
     same = found["fingerprints"] == run.fingerprints and found["config_hash"] == config_hash(run.config)
-    return same and plugins.same(run.config, found["code"])
+    return same and plugins.same(run.config, found["code"]) and methods.same_state(found["state"], methods.state(run))
 
 
 def unlike(runs: Sequence[Scored], swept: Collection[str], data_alone: bool = False) -> str:

@@ -41,6 +41,13 @@ def escape(text: str) -> str:
 
 
 def markdown(lines: list[dict[str, str]]) -> str:
-    """A Markdown table of lines with the same columns."""
-    body = [list(lines[0]), ["---"] * len(lines[0]), *([escape(text) for text in line.values()] for line in lines)]
+    """A Markdown table of lines; raises ValueError where they have other columns than the first."""
+    columns = list(lines[0])
+    if other := [list(line) for line in lines if list(line) != columns]:
+        raise ValueError(f"lines of one table have the columns {columns} and {other[0]}")
+    body = [
+        [escape(name) for name in columns],
+        ["---"] * len(columns),
+        *([escape(text) for text in line.values()] for line in lines),
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in body)

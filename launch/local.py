@@ -21,9 +21,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from fingerprint_jax import Config
+from fingerprint_jax import Config, methods
 from fingerprint_jax.evaluation.results import figures, scored_on
 from fingerprint_jax.runs.config import config_hash, from_json, walk
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, files, paths, plugins
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, SIGNALS, Preempted
@@ -160,7 +161,10 @@ def evaluated(workdir: Path, split: str) -> dict | None:
 
 
 def finished(workdir: Path, split: str) -> bool:
-    """Whether a run is trained to its end and the split evaluated, with its config and of the data that it was started with."""
+    """Whether a run is trained to its end and the split evaluated, with its config and of the data that it was started with.
+
+    And with its weights and members, as far as these can be read: `evaluate` says what cannot.
+    """
     if (found := evaluated(workdir, split)) is None:
         return False
     try:
@@ -169,7 +173,11 @@ def finished(workdir: Path, split: str) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     same = found["fingerprints"] == started and found["config_hash"] == config_hash(config)
-    return same and plugins.same(config, found["code"])
+    if not same or not plugins.same(config, found["code"]):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return methods.same_state(found["state"], methods.state(methods.load(workdir)))
+    return True
 
 
 def of_another(row: sweep.Row, workdir: Path) -> str:
@@ -186,8 +194,11 @@ def of_another(row: sweep.Row, workdir: Path) -> str:
 
 
 def check_folders(output: Path, rows: Iterable[sweep.Row]) -> None:
-    """Raises ValueError where the folder of a row has the run of another one."""
+    """Raises ValueError where the folder of a row has the run of another one, or something else than a run."""
     for row in rows:
+        Run(ConfigDict(), output / row.name).refuse_foreign()
+        if (path := output / row.name / "failed.json").exists():
+            files.read_json(path, {"command": list, "status": int, "error": str}, "move it away")
         if found := of_another(row, output / row.name):
             raise ValueError(f"row {row.name}: {printable(found)}: put the runs in their own folders, or move this one away")
 

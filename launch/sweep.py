@@ -127,7 +127,8 @@ def rows(config: str, sweep: list[Overrides]) -> list[Row]:
         fields = {field: value for field, value in overrides.items() if field != "config"}
         whole = resolve(file, fields)
         resolved = flat_config(whole)
-        row = Row(name(file, typed := {field: resolved[field] for field in fields}), file, typed, config_hash(whole))
+        typed = json.loads(json.dumps({field: resolved[field] for field in fields}))  # as `read` has them
+        row = Row(name(file, typed), file, typed, config_hash(whole))
         for key in (row.name, json.dumps(resolved, sort_keys=True)):
             if key in seen:
                 raise ValueError(f"rows {seen[key]} and {row.name} are the same run: each may stand once")

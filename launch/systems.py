@@ -290,6 +290,17 @@ class Comparison:
             return "data"
         return "data" if run.provenance["fingerprints"] != there else ""
 
+    def check(self) -> None:
+        """Raises ValueError where what lies in the folder was trained for other minutes, or is somebody else's."""
+        path = self.output / "settings.json"
+        if not path.exists() and (theirs := [name for name in TABLES if (self.output / name).exists()]):
+            raise ValueError(f"{self.output / theirs[0]} is no table of ours, {path.name} is missing: give another --output")
+        known = read(path)
+        if theirs := sorted(known.keys() - {"minutes"}):
+            raise ValueError(f"{path} has {theirs[0]!r} and is none of ours: give another --output")
+        if any(row.networks for row in self.rows) and known.get("minutes", self.minutes) != self.minutes:
+            raise ValueError(f"--minutes={self.minutes:g}: {path} says {known['minutes']:g}; give that, or another --output")
+
     def run(self, data: list[str], rows: list[Row], finished: Callable[[], None]) -> list[str]:
         """Everything that is not finished -> `data/row` of what failed; `failed.json` has its reason.
 
@@ -298,15 +309,10 @@ class Comparison:
             rows: the rows that go on.
             finished: called after every run that was not, and after every row that failed.
 
-        Raises ValueError where what lies there was trained for other minutes, or is somebody else's; see also `_make_controls`.
+        Raises ValueError as `check` does, where a `failed.json` is somebody else's, and as `_make_controls` does.
         """
-        path = self.output / "settings.json"
-        if not path.exists() and (theirs := [name for name in TABLES if (self.output / name).exists()]):
-            raise ValueError(f"{self.output / theirs[0]} is no table of ours, {path.name} is missing: give another --output")
-        known = read(path).get("minutes", self.minutes)
-        if any(row.networks for row in self.rows) and known != self.minutes:
-            raise ValueError(f"--minutes={self.minutes:g}: {path} says {known:g}; give that, or another --output")
-        files.write_text(path, json.dumps({"minutes": self.minutes}))
+        self.check()
+        files.write_text(self.output / "settings.json", json.dumps({"minutes": self.minutes}))
         todo = [(name, row) for name in data for row in rows]
         if self.kinds and self.first in data:
             self._make_controls()
@@ -316,6 +322,7 @@ class Comparison:
             if name not in self.data and f"{self.first}/{row.name}" in failed:
                 continue  # for the same reason
             path = self.folder(name, row) / "failed.json"
+            read(path)  # of somebody else it is refused
             path.unlink(missing_ok=True)
             try:
                 self._run(name, row, finished)
@@ -364,8 +371,8 @@ class Comparison:
                     read(path)  # of somebody else it is refused
                 elif folder.is_dir() and (theirs := [each.name for each in folder.iterdir() if not files.litter(each.name)]):
                     raise ValueError(f"{folder} has {theirs[0]!r} and is no control of ours: give another --controls")
-                if not phantoms:
-                    files.write_text(path, json.dumps(made_from))  # first, so that none that is whole lacks it
+                of = {"fingerprints": {}} if phantoms else made_from
+                files.write_text(path, json.dumps(of))  # first, so that none that is whole, or killed half-way, lacks it
                 controls.write(kind, folder, source, overwrite=True)
             elif phantoms:
                 continue

@@ -75,6 +75,7 @@ def main(values: flags.FlagValues) -> None:
     rows = [c.row(name) for name in _among("rows", values.rows, list(c.configs))]
     _among("baseline", [values.baseline] * bool(values.baseline), list(c.configs))
     datasets = _among("datasets", values.datasets, list(data))
+    c.check()
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"--output={output}: %s makes the table there; wait for it, or use another folder"):
         failed = c.run(datasets, rows, lambda: write(c, values.baseline))

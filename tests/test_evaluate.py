@@ -137,7 +137,8 @@ def test_another_data_set_is_scored_with_an_old_run(quickstart, tmp_path):
     assert document["splits"]["train_real"]["n"] == 40
     assert document["fingerprints"] == seen[1]["fingerprints"] != seen[0]["fingerprints"]
     for split, of in zip(("train_real", "heldout"), seen, strict=True):  # each says what its own figures are of
-        assert scored_on(document, split) == of | {"config_hash": document["config_hash"], "code": {}}
+        own = {"config_hash": document["config_hash"], "state": methods.state(quickstart), "code": {}}
+        assert scored_on(document, split) == of | own
     # The table of the other data is stale for the run's own.
     own = Run.load(quickstart.workdir)
     np.testing.assert_array_equal(methods.predict(own, "train_real").ids, own.rows("train_real").ids)
@@ -511,6 +512,10 @@ def test_results_of_another_schema_are_not_mixed_in(quickstart):
     predictions, truth = published.write_files(path.parent / "predictions", np.eye(5, dtype=int))
     with pytest.raises(ValueError, match="results.json has the figures of a run: it is not replaced, give another --output"):
         score.score_files("subtask2", predictions, truth, str(path.parent))
+    path.write_text(theirs := '{"schema": 1, "task": "mine", "values": [1, 2]}')
+    with pytest.raises(ValueError, match="field 'environment' is missing.: it is not replaced, give another --output"):
+        score.score_files("subtask2", predictions, truth, str(path.parent))
+    assert path.read_text() == theirs
     path.write_text(json.dumps(document | {"schema": score.SCHEMA + 1, "more": 1}))
     with pytest.raises(
         ValueError, match=f"is of schema {score.SCHEMA + 1}, which a newer version wrote: use that, or move it away"

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -492,6 +493,18 @@ def test_a_failure_in_the_middle_leaves_nothing_behind_and_the_old_data_in_place
     assert len(read(data, "images", "train")) == 6
 
 
+@pytest.mark.parametrize("name", ["._mine", "lost+found", "mine"])
+def test_a_folder_is_not_removed_whatever_its_name(name, tmp_path):
+    root = classes(tmp_path / "i")
+    packing.pack("images", tmp_path / "data", root)
+    folder = builder.dataset_dir(tmp_path / "data", "images") / name
+    folder.mkdir()
+    (folder / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match=re.escape(f"{folder} is none of a data set's files, and --overwrite would remove it")):
+        packing.pack("images", tmp_path / "data", root, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "precious"
+
+
 @pytest.mark.parametrize("at", [1, 2])
 def test_the_old_data_returns_when_the_new_cannot_take_its_place(at, tmp_path, monkeypatch):
     root, data = classes(tmp_path / "i"), tmp_path / "data"
@@ -607,7 +620,7 @@ def test_images_that_are_equal_once_they_are_resized_are_copies(tmp_path):
     found = read(tmp_path / "data", "images", "train")
     assert found["a/0"][1] == found["b/small"][1] == "train/a/0"
     (row, _) = [row for row in table(tmp_path / "data", "images", "duplicates.csv") if row["kind"] == "exact"]
-    assert (row["id"], row["other_id"]) == ("b/small", "a/0")
+    assert (row["id"], row["other_id"]) == ("a/0", "b/small")
 
 
 def test_near_duplicates_within_a_class_are_listed_but_for_those_of_one_patient(tmp_path, capsys):

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import re
 import struct
@@ -21,6 +22,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_PIXELS = 4096 * 4096
 NEAR = 0.98  # correlation of thumbnails above which two images count as near duplicates
 ENOUGH = 1000  # near duplicates in a cell after which no closer one is looked for
+MOST = 16  # cells, beside its own, in which a twin of an image is named
 NOT_NAMED = "not named .png, .jpg or .jpeg"
 
 # What files begin with that are images, but not decoded under another name.
@@ -294,9 +296,10 @@ def twins(
 ) -> Iterator[tuple[int, int, float]]:
     """Exact and near duplicates between cells (a split and class each), and within them.
 
-    For every image and every cell the closest image there, where it is equal or correlates above NEAR; of an image with more than
-    ENOUGH near duplicates in a cell (in small cells together) the closest of those that were met first. Within a cell images of
-    one group are no near duplicates: they are alike, and stay together.
+    For every image the closest one in its own cell and in up to MOST other cells, where it is equal or correlates above NEAR: first
+    the cells that have an equal one. Of an image with more than ENOUGH near duplicates in a cell (in small cells together) the
+    closest of those that were met first. Within a cell images of one group are no near duplicates: they are alike, and stay
+    together.
 
     Args:
         thumbnails: [N,1024] of `thumbnail`.
@@ -312,20 +315,28 @@ def twins(
     for j in range(len(digests)):
         if len(known := equal.setdefault(digests[j], {}).setdefault(int(cells[j]), [])) < 2:
             known.append(j)
+    beyond = np.zeros(len(digests), int)  # cells, but for its own, in which an image has a twin
+    done: list[set[int]] = []  # and all in which it has an equal one that is named
+    for i, digest in enumerate(digests):
+        own = [j for j in equal[digest][int(cells[i])] if j != i][:1]
+        others = itertools.islice((known[0] for cell, known in equal[digest].items() if cell != cells[i]), MOST)
+        copies = own + list(others)
+        beyond[i] = len(copies) - len(own)
+        done.append({int(cells[j]) for j in copies})
+        yield from ((i, j, 1.0) for j in copies)
     small = np.flatnonzero((sizes > 0) & (sizes <= _SMALL))
     for looked in [*np.flatnonzero(sizes > _SMALL)[:, None], *([small] if len(small) else [])]:
-        inside, found = set(looked.tolist()), {}
-        for i, digest in enumerate(digests):
-            for b, known in equal[digest].items():
-                if b in inside and (copies := [j for j in known if j != i]):
-                    found[b, int(cells[i]), i] = copies[0], 1.0
-        asked = np.setdiff1d(np.arange(len(digests)), [i for _, _, i in found]) if len(looked) == 1 else np.arange(len(digests))
-        for i, j, correlation in zip(*_closest(thumbnails, short, asked, np.isin(cells, looked), cells, groups), strict=True):
+        others = np.isin(cells, looked)
+        open_ = others | (beyond < MOST)
+        if len(looked) == 1:
+            open_ &= [int(looked[0]) not in cells_done for cells_done in done]
+        for i, j, correlation in zip(*_closest(thumbnails, short, np.flatnonzero(open_), others, cells, groups), strict=True):
             b, first = int(cells[j]), equal[digests[j]][int(cells[j])][0]  # its copies are as close as it is
+            if b in done[i] or (b != cells[i] and beyond[i] == MOST):
+                continue
+            beyond[i] += b != cells[i]
             usable = cells[i] != b or groups[i] != groups[first]
-            found.setdefault((b, int(cells[i]), i), (first if usable else j, correlation))
-        for (_, _, i), (j, correlation) in sorted(found.items()):
-            yield i, j, correlation
+            yield i, (first if usable else j), correlation
 
 
 def _shorten(thumbnails: np.ndarray) -> np.ndarray:
@@ -399,9 +410,13 @@ def _closest(
 
 
 def _best(rows: np.ndarray, twins: np.ndarray, similarity: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of pairs the most similar, the first of equal ones, for each row and cell of a twin."""
-    order = np.lexsort((-similarity, cells[twins], rows))
-    rows, twins, similarity = rows[order], twins[order], similarity[order]
+    """Of pairs the most similar, the first of equal ones, for each row in its own cell and in MOST cells of a twin."""
+    of = cells[twins]
+    order = np.lexsort((-similarity, of, of != cells[rows], rows))
+    rows, twins, similarity, of = rows[order], twins[order], similarity[order], of[order]
     new = np.ones(len(rows), bool)
-    new[1:] = (rows[1:] != rows[:-1]) | (cells[twins[1:]] != cells[twins[:-1]])
-    return rows[new], twins[new], similarity[new]
+    new[1:] = (rows[1:] != rows[:-1]) | (of[1:] != of[:-1])
+    rows, twins, similarity = rows[new], twins[new], similarity[new]
+    begins = np.flatnonzero(np.diff(rows, prepend=-1))
+    few = np.arange(len(rows)) - np.repeat(begins, np.diff(begins, append=len(rows))) <= MOST
+    return rows[few], twins[few], similarity[few]

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -82,7 +83,7 @@ def _require_place(target: Path, overwrite: bool) -> None:
     if target.is_symlink() or target.exists() and not target.is_dir():
         raise ValueError(f"{target} is no folder, it is not replaced: move it away")
     for path in sorted(target.iterdir()) if target.exists() else ():
-        if not (_OURS.fullmatch(path.name) and path.is_file()) and not litter(path.name):
+        if not (path.is_file() and (_OURS.fullmatch(path.name) or litter(path.name))):
             raise ValueError(f"{path} is none of a data set's files, and --overwrite would remove it: move it away")
 
 
@@ -166,7 +167,7 @@ def pack(
         ordered = sorted(kept, key=lambda file: (file.split, file.digest, file.id))
         summary = _write(work, task, ordered, classes, image_size, max_pixels, bits)
         seen = [file for file in kept if not file.constant]
-        twins = [(seen[i], seen[j], correlation) for i, j, correlation in _twins(seen)]
+        twins = [(seen[i], seen[j], correlation) for i, j, correlation in sorted(_twins(seen))]
         made = builder.dataset_dir(work, task)
         _csv(
             made / "files.csv",
@@ -174,11 +175,11 @@ def pack(
             [(f.split, f.id, f.label, f.group, f.info.bytes, f.info.mode, f.info.metadata_bytes, f.order) for f in ordered],
         )
         _csv(made / "rejected.csv", ["file", "reason"], rejected)
-        pairs = [(pack_report.likeness(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins]
+        pairs = ((pack_report.likeness(a, b), a.split, a.label, a.id, b.split, b.label, b.id, f"{c:.4f}") for a, b, c in twins)
         _csv(
             made / "duplicates.csv",
             ["kind", "split", "label", "id", "other_split", "other_label", "other_id", "correlation"],
-            pairs + [("constant", f.split, f.label, f.id, "", "", "", "") for f in kept if f.constant],
+            itertools.chain(pairs, (("constant", f.split, f.label, f.id, "", "", "", "") for f in kept if f.constant)),
         )
         summary |= {"unmatched_ids": unmatched, "rejected": len(rejected)}
         summary["files"] = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
@@ -291,7 +292,8 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([header, *([cell(value) for value in row] for row in rows)])
+        writer.writerow(header)
+        writer.writerows([cell(value) for value in row] for row in rows)
 
 
 def define_image_flags(values: flags.FlagValues) -> None:

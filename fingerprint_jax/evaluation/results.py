@@ -30,7 +30,7 @@ def figures(workdir: Path) -> dict:
 
 
 def scored_on(document: dict, split: str) -> dict:
-    """{data_dir, fingerprints, config_hash} that the figures of a split are of, None for what is unsaid, and `code`, by package.
+    """{data_dir, fingerprints, config_hash, state} that the figures of a split are of, None for what is unsaid, and `code`.
 
     Of a file of the schema BEFORE that is what its last evaluation had, whichever split that was of.
 
@@ -39,5 +39,7 @@ def scored_on(document: dict, split: str) -> dict:
     found = document["splits"][split]
     if document["schema"] == BEFORE:
         config = document.get("config")
-        found = document | {"data_dir": config.get("data_dir") if isinstance(config, dict) else None}
-    return {name: found.get(name) for name in ("data_dir", "fingerprints", "config_hash")} | {"code": found.get("code", {})}
+        found = document | {"data_dir": config.get("data_dir") if isinstance(config, dict) else None, "state": found.get("state")}
+    return {name: found.get(name) for name in ("data_dir", "fingerprints", "config_hash", "state")} | {
+        "code": found.get("code", {})
+    }

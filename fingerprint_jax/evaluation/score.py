@@ -192,8 +192,10 @@ def score_files(task: str, predictions: str, truth: str, output: str) -> dict:
     if (true_labels == true_labels[0]).all():
         raise ValueError(f"{truth}: all {len(true_labels)} labels are {true_labels[0]}, a score needs at least two classes")
     path, remedy = Path(output) / "results.json", "it is not replaced, give another --output"
-    if path.exists() and "splits" in files.read_json(path, {"schema": int}, remedy):  # without a schema it is somebody else's
-        raise ValueError(f"{path} has the figures of a run: {remedy}")
+    if path.exists():
+        if "splits" in files.read_json(path, {}, remedy):
+            raise ValueError(f"{path} has the figures of a run: {remedy}")
+        files.read_json(path, {"schema": int, "task": str, "environment": dict, "metrics": dict}, remedy)  # else somebody else's
     results = {"schema": SCHEMA, "task": task, "environment": environment.code()}
     results["metrics"] = metrics.report(true_labels, labels[order], classes)
     if tasks.of(task).membership:

@@ -116,6 +116,13 @@ def named_state(run: Run) -> Any:
     return {"state": state(run), "config": config_hash(run.config), "data": run.provenance["fingerprints"]}
 
 
+def same_state(a: Any, b: Any) -> bool:
+    """Whether two states are of the same weights and members; where the runs lie is not asked, they can be moved."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return len(a) == len(b) and all(same_state(*pair) for pair in zip(a.values(), b.values(), strict=True))
+    return a == b
+
+
 def checkpoints(workdir: str | Path, state: Any) -> dict[str, str]:
     """{work directory: which weights} of every network in a state: one that was trained anew in its place is another."""
     if isinstance(state, dict):

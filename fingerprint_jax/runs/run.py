@@ -397,8 +397,13 @@ class Run(View):
 
     @property
     def _copied(self) -> bool:
-        """Whether it lies where --watch keeps its copy of a training, and was never trained there."""
-        return self.workdir.name.startswith("watch-") and not (self.workdir / "lock").exists()
+        """Whether it lies where --watch keeps its copy of a training, and says that it is one; older ones say nothing."""
+        if not self.workdir.name.startswith("watch-"):
+            return False
+        with contextlib.suppress(ValueError):  # not begun
+            if "watched" in self.provenance:
+                return True
+        return not (self.workdir / "lock").exists()  # of a training
 
     @property
     def outermost(self) -> Path:

@@ -519,6 +519,19 @@ def test_twins_of_many_small_cells_are_those_of_all_pairs(few, monkeypatch):
     assert found > count
 
 
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("equal", [True, False])
+def test_of_an_image_twins_in_few_cells_are_named_whatever_their_number(equal, size):
+    """So that what is kept grows with the images, not with images times cells."""
+    rng, count = np.random.default_rng(10), 40 * size
+    thumbnails = _lookalikes(rng, 1 if equal else count, 0.05, 1)[[0] * count if equal else range(count)]
+    cells = np.arange(count) // size
+    found = list(images.twins(thumbnails, ["x" if equal else str(i) for i in range(count)], cells, np.arange(count)))
+    assert len(found) == len({(i, cells[j]) for i, j, _ in found}) == count * (images.MOST + (size > 1))
+    own = {i for i, j, _ in found if cells[i] == cells[j]}
+    assert all(i != j for i, j, _ in found) and own == (set(range(count)) if size > 1 else set())
+
+
 def test_small_cells_are_searched_together(monkeypatch):
     rng, count, searches = np.random.default_rng(9), 500, []
     thumbnails, real = _lookalikes(rng, count, 0.1, 250), images._closest

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from configs import base
 from fingerprint_jax import methods
-from fingerprint_jax.data import phantom, tables
+from fingerprint_jax.data import packing, phantom, tables
 from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.leaks import generators, pool
 from fingerprint_jax.runs.run import Run
@@ -163,6 +163,17 @@ def test_a_network_says_how_like_the_used_images_the_generated_ones_are(made, tm
     assert "KID, generated" in (root / "out" / "table.md").read_text()
     monkeypatch.setattr(generators, "likeness", None)
     _main(root, network=network.workdir)
+    _main(root, seeds="0,1")  # the other one has no such figure
+    header, _, *lines = (root / "out" / "table.md").read_text().splitlines()
+    assert header == "| images | steps | seed | oracle | gan_leaks_pixels |" and {line.count("|") for line in lines} == {6}
+    (tmp_path / "classes").mkdir()
+    shutil.copytree(root / "real", tmp_path / "classes" / "all")
+    packing.pack("images", tmp_path / "small", tmp_path / "classes", image_size=16)
+    config.data_dir = str(tmp_path / "small")
+    methods.fit(small := Run(config, tmp_path / "of_small"))
+    with pytest.raises(ValueError, match=f"--network={small.workdir} takes images of 16x16 pixels, these have 32x32"):
+        _main(root, network=small.workdir, seeds=2)
+    assert not list((root / "out").glob("*seed-2*"))
     with pytest.raises(ValueError, match="--network=.* is no finished run of one network: give that of one, or efficientnet_lite0"):
         _main(root, network=fit("configs/subtask1/gan_leaks.py", str(folder / "data"), tmp_path / "other").workdir)
 
@@ -515,6 +526,16 @@ def test_weights_of_shadows_are_those_of_the_scores_that_tell_members():
     assert alone["auc"] == [None] * 3 and "shadow" not in alone["mean"]
     constant = shadow.shadow(["a", "b"], [(np.zeros((8, 2)), np.arange(8) % 2)], [0])
     assert list(constant["weights"].values()) == [0, 0] and constant["mean"]["a"] == 0.5
+
+
+def test_labels_that_were_exchanged_since_are_no_truth(of_sets, tmp_path):
+    root, folder = tmp_path / "copy", of_sets[1]
+    shutil.copytree(of_sets[0], root)
+    path = root / "sets" / folder.name / "b" / "images" / "truth.csv"
+    path.write_text(path.read_text().replace(",0", ",1"))
+    (root / "rows.py").write_text(ROWS.replace('"svm", *svm', '"anew", *svm'))
+    with pytest.raises(ValueError, match="the labels in truth.csv are others than those that were made: give another --output"):
+        _sets(root, rows="anew")
 
 
 def test_the_curves_have_every_figure_against_the_oracle():

@@ -221,7 +221,10 @@ def test_a_folder_of_runs_has_a_family_wise_p_of_their_own_data(data_dir, packs,
     score.evaluate(methods.load(tmp_path / gan_leaks, data_dir=packs["other"]), "train_real")
     (elsewhere,) = collect.collect(tmp_path, "train_real", "auc", with_family=True)
     assert elsewhere["group"] == gan_leaks and elsewhere["seeds"] == "0/1" and elsewhere["mean"] is elsewhere["p"] is None
-    assert elsewhere["note"] == "was scored on other data than its own, or before its config changed: evaluate train_real anew"
+    assert (
+        elsewhere["note"]
+        == "was scored on other data, by another config, checkpoint or members than it now has: evaluate train_real anew"
+    )
     path = tmp_path / domias / "results.json"
     document = json.loads(path.read_text())
     reasons = {"transductive": ["it looks"], "in_sample": ["it was trained on them", "twice"]}

@@ -3,15 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 
 import pytest
 
+from fingerprint_jax import methods
+from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime.preemption import Preempted
-from launch import local, sweep
-from tests.conftest import ROOT, finish
+from launch import compare, local, sweep
+from tests.conftest import ROOT, finish, fit, load_config
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
@@ -19,8 +23,8 @@ CONFIG = "configs/quickstart.py:smoke"
 # In place of Python: a training that takes --workdir and waits for SIGTERM, or ends at once where `go` lies beside the sweep.
 CHILD = """#!/bin/sh
 for argument; do case "$argument" in --workdir=*) workdir="${argument#--workdir=}";; esac; done
-echo "$*" >> "$workdir/calls"
-stop() { echo TERM >> "$workdir/told"; [ -e "$workdir/slow" ] && sleep 0.5; exit 75; }
+echo "$*" >> "$workdir/calls.out"
+stop() { echo TERM >> "$workdir/told.out"; [ -e "$workdir/slow.out" ] && sleep 0.5; exit 75; }
 trap stop TERM
 case "$2" in
   fingerprint_jax.main)
@@ -63,10 +67,10 @@ def test_a_second_run_starts_nothing(stand_in, capsys):
     (stand_in / "go").touch()
     run_binary(local, f"--sweep={stand_in}")
     assert "2 rows are finished" in capsys.readouterr().out
-    calls = {path: path.read_text() for path in stand_in.glob("*/calls")}
+    calls = {path: path.read_text() for path in stand_in.glob("*/calls.out")}
     assert len(calls) == 2
     for row in sweep.read(stand_in)[1]:
-        main, evaluation = (stand_in / row.name / "calls").read_text().splitlines()
+        main, evaluation = (stand_in / row.name / "calls.out").read_text().splitlines()
         assert main == f"-m fingerprint_jax.main {' '.join(row.flags)} --config.data_dir=D --workdir={stand_in / row.name}"
         assert evaluation == f"-m fingerprint_jax.evaluate --workdir={stand_in / row.name} --split=heldout"
     finish(stand_in / row.name, estimator={"name": "mypkg.scores:mine"})
@@ -83,7 +87,7 @@ def test_a_signal_reaches_the_child_and_the_same_command_goes_on(stand_in, numbe
     first, second = (stand_in / row.name for row in sweep.read(stand_in)[1])
 
     def stop():
-        while not (first / "calls").exists():
+        while not (first / "calls.out").exists():
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
@@ -102,10 +106,10 @@ def test_a_signal_reaches_the_child_and_the_same_command_goes_on(stand_in, numbe
 def test_a_row_that_is_still_saving_is_not_told_again_when_another_has_saved(stand_in):
     folders = [stand_in / row.name for row in sweep.read(stand_in)[1]]
     folders[1].mkdir()
-    (folders[1] / "slow").touch()
+    (folders[1] / "slow.out").touch()
 
     def stop():
-        while not all((folder / "calls").exists() for folder in folders):
+        while not all((folder / "calls.out").exists() for folder in folders):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -114,7 +118,7 @@ def test_a_row_that_is_still_saving_is_not_told_again_when_another_has_saved(sta
     with pytest.raises(Preempted):
         run_binary(local, f"--sweep={stand_in}", "--jobs=2")
     thread.join()
-    assert [(folder / "told").read_text() for folder in folders] == ["TERM\n"] * 2
+    assert [(folder / "told.out").read_text() for folder in folders] == ["TERM\n"] * 2
 
 
 def test_what_failed_is_tried_again_and_another_split_too(stand_in):
@@ -148,6 +152,41 @@ def test_what_was_scored_on_other_data_or_with_another_config_is_not_finished(tm
     path.write_text(json.dumps(content))
     (tmp_path / "provenance.json").unlink()
     assert not local.finished(tmp_path, "heldout")
+
+
+def test_files_of_somebody_else_in_the_folder_of_a_row_stop_all_before_anything_runs(stand_in, monkeypatch):
+    monkeypatch.setattr(local.Launcher, "call", None)
+    folder = stand_in / sweep.read(stand_in)[1][1].name
+    folder.mkdir()
+    for name, text, said in (
+        ("thesis.tex", "mine", "is no run, and 'thesis.tex' is in it: name an empty folder"),
+        ("failed.json", '{"mine": 1}', "failed.json cannot be used .field 'command' is missing.: move it away"),
+    ):
+        (folder / name).write_text(text)
+        with pytest.raises(ValueError, match=said):
+            local.run_sweep(stand_in, "heldout", 1)
+        assert (folder / name).read_text() == text
+        (folder / name).unlink()
+
+
+def test_a_row_whose_member_was_exchanged_since_it_was_scored_is_not_finished(data_dir, tmp_path):
+    """Else the p and the notes of the old members stood beside the figure of the new ones."""
+    for name in ("gan_leaks", "domias"):
+        fit(f"configs/subtask1/{name}.py", data_dir, tmp_path / name)
+    workdir = tmp_path / "sweep" / "row"
+    config = load_config("configs/subtask1/combined.py")
+    config.data_dir, config.ensemble.runs = data_dir, (str(tmp_path / "gan_leaks"), str(tmp_path / "domias"))
+    methods.fit(run := Run(config, workdir))
+    score.evaluate(run, "heldout")
+    assert local.finished(workdir, "heldout") and compare.finished(workdir, "heldout")
+    shutil.copytree(tmp_path / "sweep", tmp_path / "moved")
+    assert local.finished(tmp_path / "moved" / "row", "heldout") and compare.finished(tmp_path / "moved" / "row", "heldout")
+    shutil.rmtree(tmp_path / "domias")
+    assert local.finished(workdir, "heldout")  # nothing says otherwise
+    fit("configs/subtask1/monte_carlo.py", data_dir, tmp_path / "domias")
+    assert not local.finished(workdir, "heldout") and not compare.finished(workdir, "heldout")
+    score.evaluate(methods.load(workdir), "heldout")
+    assert local.finished(workdir, "heldout") and compare.finished(workdir, "heldout")
 
 
 def test_the_run_of_another_row_stops_all_before_anything_runs(tmp_path, monkeypatch):
@@ -209,7 +248,7 @@ def test_what_another_command_starts_is_told_by_a_usr1_alone(stand_in, tmp_path,
     (row, _) = (row.name for row in sweep.read(stand_in)[1])
 
     def stop():
-        while not (stand_in / row / "calls").exists():
+        while not (stand_in / row / "calls.out").exists():
             time.sleep(0.05)
         os.kill(os.getpid(), number)
         while number == signal.SIGUSR1 and not told.exists():

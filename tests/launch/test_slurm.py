@@ -370,8 +370,9 @@ def disturb(kind, output, name):
         slurm.call("scancel", job)  # the process goes on by a SIGCONT, and then has its SIGTERM
     else:
         # Once, as Slurm does near the limit: see slurm.sh on what scancel does where tasks are pending.
-        process = subprocess.Popen(["scancel", "--signal=USR1", "--batch", job])
+        process, begun = subprocess.Popen(["scancel", "--signal=USR1", "--batch", job]), time.monotonic()
         while not has_pending(pid, signal.SIGUSR1):
+            assert time.monotonic() < begun + 120, "the signal did not come through"
             yield
         process.kill()
         process.wait()

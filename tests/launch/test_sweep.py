@@ -52,9 +52,13 @@ def test_a_row_resolves_to_its_config_with_the_overrides_and_nothing_else():
     assert found == {k: v for k, v in plain.items() if k != "optimizer.rates"} | {"seed": 3, "data.balanced": False}
 
 
-def test_commas_in_brackets_and_quotes_do_not_part_values():
+def test_commas_in_brackets_and_quotes_do_not_part_values(tmp_path):
     text = "optimizer.rates=(('a',0.1),('b',0)),()"
     assert sweep.parse(text) == values("optimizer.rates", "(('a',0.1),('b',0))", "()")
+    sweep.write(tmp_path, "D", sweep.rows(CONFIG, sweep.parse(text)))
+    first, second = sweep.read(tmp_path)[1]
+    assert first.overrides == {"optimizer.rates": [["a", 0.1], ["b", 0.0]]} and second.overrides == {"optimizer.rates": []}
+    assert sweep.changed(first) == sweep.changed(second) == ""
     assert sweep.parse("backbone.weights='',\"a,b\"") == values("backbone.weights", "", "a,b")
     for wrong in ("seed", "seed=", "=1"):
         with pytest.raises(ValueError, match="expected field=value"):

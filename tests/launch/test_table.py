@@ -427,10 +427,17 @@ def test_a_table_of_somebody_else_is_not_overwritten_and_a_reason_cannot_obey(tm
     with pytest.raises(ValueError, match="settings.json cannot be used .field 'minutes' is missing"):
         comparison.run(["d"], [row], lambda: None)
     assert (tmp_path / "settings.json").read_text() == '{"mine": 1}'
+    (tmp_path / "settings.json").write_text('{"minutes": 1, "theme": "dark"}')
+    with pytest.raises(ValueError, match="settings.json has 'theme' and is none of ours: give another --output"):
+        comparison.run(["d"], [row], lambda: None)
     (tmp_path / "settings.json").unlink()
     (tmp_path / "table.csv").unlink()
     assert comparison.run(["d"], [row], lambda: None) == ["d/r"]
     assert capsys.readouterr().out == "failed    d/r: bad\\x1b[2J\n"
+    (tmp_path / "d/r/failed.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="failed.json cannot be used .field 'error' is missing"):
+        comparison.run(["d"], [row], lambda: None)
+    assert (tmp_path / "d/r/failed.json").read_text() == '{"mine": 1}'
 
 
 def test_what_lies_beside_the_runs_and_is_none_is_named(tmp_path):
@@ -443,6 +450,11 @@ def test_what_lies_beside_the_runs_and_is_none_is_named(tmp_path):
 def test_two_commands_make_no_table_at_once(tmp_path):
     file = tmp_path / "rows.py"
     file.write_text("from launch.systems import Row\n\n\ndef rows():\n    return [Row('q', 'quickstart:smoke')]\n")
+    (tmp_path / "table.md").write_text("mine")
+    with pytest.raises(ValueError, match="table.md is no table of ours"):
+        run_binary(table, f"--file={file}", f"--data=d={tmp_path}", f"--output={tmp_path}")
+    assert not (tmp_path / "lock").exists()
+    (tmp_path / "table.md").unlink()
     with files.locked(tmp_path / "lock"), pytest.raises(ValueError, match=f"--output={tmp_path}: process .* makes the table there"):
         run_binary(table, f"--file={file}", f"--data=d={tmp_path}", f"--output={tmp_path}")
     assert not (tmp_path / "calibration.json").exists()

@@ -16,7 +16,7 @@ from fingerprint_jax.backbones import vit
 from fingerprint_jax.backbones.vit import resample_positions
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.data.source import open_source
-from fingerprint_jax.evaluation import lineage
+from fingerprint_jax.evaluation import lineage, watch
 from fingerprint_jax.methods import gradient
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.config import network_config
@@ -318,15 +318,29 @@ def test_labels_that_the_first_network_read_are_counted(source, data_dir, tmp_pa
     shutil.rmtree(tmp_path / "first")
     found = lineage.unavailable(run, run.rows("heldout"))
     assert found and f"began with {tmp_path / 'first'}, which is gone and may have read the labels of" in found
-    watched = _autoencoder(data_dir)
-    watched.pretrain = _classifier("")
-    (tmp_path / "run").mkdir()
-    for name in ("config.json", "provenance.json"):  # what makes it a run
-        (tmp_path / "run" / name).touch()
-    found = [gradient.origin(Run(watched, tmp_path / "run" / name)).workdir for name in ("", "watch-valid", "children/fold0-seed0")]
-    assert found[0] == found[1] == found[2]  # the copy that --watch keeps, and a child
     _, found = reason(_autoencoder(data_dir, init_from=str(source.workdir)), "images")
     assert found == f"{source.workdir} was trained on images of images: whether these are among them is not known"
+
+
+def test_copies_that_are_watched_and_children_begin_where_their_run_does(data_dir, tmp_path):
+    config = _classifier(data_dir, "subtask1", "real")
+    config.data.valid, config.pretrain = 0.25, _classifier("")
+    run = _fit(config, tmp_path / "run")
+    begun = gradient.origin(run).workdir
+    assert begun.parent == run.workdir / "children" and begun.is_dir()
+
+    def evaluate(copy, split):
+        assert gradient.origin(copy).workdir == begun and copy.followed == split
+        return {"metrics": {"auc": 0.5}}
+
+    copy = watch.watch(run.workdir, "valid", 1, evaluate)
+    assert (copy.workdir / "lock").exists() and gradient.origin(
+        Run(config, run.workdir / "children" / "fold0-seed0")
+    ).workdir == begun
+    (copy.workdir / "lock").unlink()
+    path = copy.workdir / "provenance.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "watched"}))  # as they once were
+    assert gradient.origin(older := methods.load(copy.workdir)).workdir == begun and older.followed == "valid"
 
 
 def test_only_a_finished_network_can_be_begun_with(data_dir, tmp_path):
