@@ -111,7 +111,7 @@ def make(
         if entry.get("config") != code_hash(config) or not entry.keys() >= {*kind.KEEPS}:
             for data_dir in kind.data(folder):
                 pool.verified(open_source(str(data_dir), kind.TASK), path)
-            if known.get("truth") != _truth(kind, folder):
+            if "truth" in known and known["truth"] != _truth(kind, folder):  # those of before do not say it
                 raise ValueError(f"{folder}: the labels in truth.csv are others than those that were made: {pool.OTHER}")
             with tables.anew():
                 found = kind.attacked(config, folder / "attacks" / f"{name}-{code_hash(config)}", folder)

@@ -158,7 +158,7 @@ def finished(workdir: Path, split: str, data_dir: str = "") -> bool:
         return False
     run = methods.load(workdir, data_dir=data_dir)
     same = found["fingerprints"] == run.fingerprints and found["config_hash"] == config_hash(run.config)
-    return same and plugins.same(run.config, found["code"]) and methods.same_state(found["state"], methods.state(run))
+    return same and plugins.same(run.config, found["code"]) and methods.stands_as(run, found)
 
 
 def unlike(runs: Sequence[Scored], swept: Collection[str], data_alone: bool = False) -> str:

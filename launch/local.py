@@ -163,20 +163,22 @@ def evaluated(workdir: Path, split: str) -> dict | None:
 def finished(workdir: Path, split: str) -> bool:
     """Whether a run is trained to its end and the split evaluated, with its config and of the data that it was started with.
 
-    And with its weights and members, as far as these can be read: `evaluate` says what cannot.
+    And with the finished runs that its config names, as far as these can be read: `evaluate` says what cannot.
     """
     if (found := evaluated(workdir, split)) is None:
         return False
     try:
-        config: Config = ConfigDict(from_json(files.read_json(workdir / "config.json", {}, "")))
+        content = files.read_json(workdir / "config.json", {}, "")
+        config: Config = ConfigDict(from_json(content))
         started = files.read_json(workdir / "provenance.json", {"fingerprints": dict}, "")["fingerprints"]
     except (OSError, ValueError, RecursionError):
         return False
     same = found["fingerprints"] == started and found["config_hash"] == config_hash(config)
     if not same or not plugins.same(config, found["code"]):
         return False
-    with contextlib.suppress(OSError, ValueError):
-        return methods.same_state(found["state"], methods.state(methods.load(workdir)))
+    if any(value for field, value in walk(content) if f".{field}".endswith((".features.run", ".ensemble.runs"))):
+        with contextlib.suppress(OSError, ValueError):
+            return methods.stands_as(methods.load(workdir), found)
     return True
 
 

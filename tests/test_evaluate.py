@@ -138,6 +138,7 @@ def test_another_data_set_is_scored_with_an_old_run(quickstart, tmp_path):
     assert document["fingerprints"] == seen[1]["fingerprints"] != seen[0]["fingerprints"]
     for split, of in zip(("train_real", "heldout"), seen, strict=True):  # each says what its own figures are of
         own = {"config_hash": document["config_hash"], "state": methods.state(quickstart), "code": {}}
+        own["checkpoints"] = list(methods.checkpoints(quickstart.workdir, own["state"]).values())
         assert scored_on(document, split) == of | own
     # The table of the other data is stale for the run's own.
     own = Run.load(quickstart.workdir)

@@ -126,6 +126,8 @@ def _known(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {"schema": 1, "plan": plan, "checkpoints": []}
     known = files.read_json(path, {"plan": dict, "checkpoints": list}, pool.OTHER)
+    if not all(isinstance(line, dict) for line in known["checkpoints"]):
+        raise ValueError(f"{path} cannot be used (a line of checkpoints is no object): {pool.OTHER}")
     if changed := [name for name in plan if known["plan"].get(name) != plan[name]]:
         what = {"config": "recipe", "pool": "--real"}.get(changed[0], f"--{changed[0]}")
         raise ValueError(f"{path.parent} is of another {what}: give that, or another --output")

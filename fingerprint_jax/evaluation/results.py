@@ -30,7 +30,7 @@ def figures(workdir: Path) -> dict:
 
 
 def scored_on(document: dict, split: str) -> dict:
-    """{data_dir, fingerprints, config_hash, state} that the figures of a split are of, None for what is unsaid, and `code`.
+    """{data_dir, fingerprints, config_hash, state, checkpoints, code} that the figures of a split are of, None for what is unsaid.
 
     Of a file of the schema BEFORE that is what its last evaluation had, whichever split that was of.
 
@@ -40,6 +40,5 @@ def scored_on(document: dict, split: str) -> dict:
     if document["schema"] == BEFORE:
         config = document.get("config")
         found = document | {"data_dir": config.get("data_dir") if isinstance(config, dict) else None, "state": found.get("state")}
-    return {name: found.get(name) for name in ("data_dir", "fingerprints", "config_hash", "state")} | {
-        "code": found.get("code", {})
-    }
+    names = ("data_dir", "fingerprints", "config_hash", "state", "checkpoints")
+    return {name: found.get(name) for name in names} | {"code": found.get("code", {})}

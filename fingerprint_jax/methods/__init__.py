@@ -116,11 +116,20 @@ def named_state(run: Run) -> Any:
     return {"state": state(run), "config": config_hash(run.config), "data": run.provenance["fingerprints"]}
 
 
-def same_state(a: Any, b: Any) -> bool:
-    """Whether two states are of the same weights and members; where the runs lie is not asked, they can be moved."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return len(a) == len(b) and all(same_state(*pair) for pair in zip(a.values(), b.values(), strict=True))
-    return a == b
+def stands_as(run: Run, known: dict[str, Any]) -> bool:
+    """Whether `predict` would use the weights and members that figures of a run are of: their `state` and `checkpoints`.
+
+    Where these lie is not asked, runs can be moved; nor is code of other packages, see `plugins.same`, nor what is unsaid.
+    """
+    found = state(run)
+    weights = list(checkpoints(run.workdir, found).values())
+    return _bare(found) == _bare(known["state"]) and known["checkpoints"] in (None, weights)
+
+
+def _bare(state: Any) -> Any:
+    if isinstance(state, dict):
+        return _bare(state["state"]) if state.keys() == {"state", "code"} else [_bare(value) for value in state.values()]
+    return state
 
 
 def checkpoints(workdir: str | Path, state: Any) -> dict[str, str]:

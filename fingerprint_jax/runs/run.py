@@ -29,7 +29,7 @@ MOVING = ("data", *(f"data.{name}" for name in ("folds", "fold", "valid", "seque
 _ANEW = "train this run anew in another folder"
 # What can lie in a work directory before its config does: what the launcher writes, logs, and what a kill has left.
 _BEGUN = re.compile(
-    r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance)\.json\.[0-9]+\.tmp"
+    r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance|failed|cost)\.json\.[0-9]+\.tmp"
 )
 # What a start writes before there is anything to go on with. Whatever else lies there came from somebody else meanwhile.
 _STARTED = (

@@ -189,6 +189,29 @@ def test_a_row_whose_member_was_exchanged_since_it_was_scored_is_not_finished(da
     assert local.finished(workdir, "heldout") and compare.finished(workdir, "heldout")
 
 
+def test_a_row_whose_network_was_trained_anew_in_its_place_is_not_finished(data_dir, tmp_path):
+    """Step, config and data of both are the same, and the code of other packages is asked elsewhere."""
+    fit("configs/subtask2/aimm_siamese.py", data_dir, tmp_path / "network")
+    config = load_config("configs/subtask2/siamese_vote.py")
+    config.data.folds = load_config("configs/subtask2/aimm_siamese.py").data.folds
+    config.data_dir, config.ensemble.runs, config.ensemble.combine = data_dir, (str(tmp_path / "network"),), "mean"
+    methods.fit(run := Run(config, tmp_path / "row"))
+    score.evaluate(run, "heldout")
+    document = json.loads((run.workdir / "results.json").read_text())
+    of = document["splits"]["heldout"]
+    assert len(of["checkpoints"]) == 1
+    coded = {name: {"state": state, "code": {"mypkg": "1"}} for name, state in of["state"].items()}
+    for change, same in (
+        ({}, True),
+        ({"state": coded}, True),
+        ({"checkpoints": None}, True),  # as those of before
+        ({"checkpoints": ["another"]}, False),
+    ):
+        document["splits"]["heldout"] = of | change
+        (run.workdir / "results.json").write_text(json.dumps(document))
+        assert local.finished(run.workdir, "heldout") == compare.finished(run.workdir, "heldout") == same, change
+
+
 def test_the_run_of_another_row_stops_all_before_anything_runs(tmp_path, monkeypatch):
     rates = ("a", 0.5), ("b", 2.0)
     rows = sweep.rows(CONFIG, sweep.product(sweep.values("optimizer.rates", *rates), sweep.values("seed", 0, 1)))
