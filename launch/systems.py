@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,8 +132,10 @@ class Comparison:
                 raise ValueError(f"row {row.name!r} uses {row.uses[1]!r}, which is no row before it")
         if reserved := set(self.data) & {*controls.ATTRIBUTION, *controls.MEMBERSHIP, "other_run"}:
             raise ValueError(f"--data: {min(reserved)!r} is the name of a control, use another")
-        if self.minutes <= 0:
+        if not 0 < self.minutes < math.inf:
             raise ValueError(f"--minutes={self.minutes:g}: more than 0 are needed")
+        if wrong := [name for name in self.data if not re.fullmatch(r"\w[\w.+-]*", name) or name in TABLES]:
+            raise ValueError(f"--data={wrong[0]}=...: the name becomes that of a folder: use letters, digits and ._+-")
 
     @property
     def first(self) -> str:
@@ -361,22 +364,27 @@ class Comparison:
     def _make_controls(self) -> None:
         """Makes the controls that are missing; raises ValueError where one is not known to be made from the first data set."""
         source = self.data[self.first]
-        made_from = {"fingerprints": open_source(source, self.task.name).fingerprints}
+        made_from = open_source(source, self.task.name).fingerprints
         for kind in self.kinds:
             last = self.data_dir("other_run" if kind == "phantom_runs" else kind)
             folder = Path(self.controls) / kind
             path, phantoms = folder / "source.json", kind == "phantom_runs"  # which are of no data set
+            of: dict[str, Any] = {"fingerprints": {} if phantoms else made_from}
             if not (builder.dataset_dir(last, self.task.name) / "summary.json").exists():
                 if path.exists():
                     read(path)  # of somebody else it is refused
                 elif folder.is_dir() and (theirs := [each.name for each in folder.iterdir() if not files.litter(each.name)]):
                     raise ValueError(f"{folder} has {theirs[0]!r} and is no control of ours: give another --controls")
-                of = {"fingerprints": {}} if phantoms else made_from
                 files.write_text(path, json.dumps(of))  # first, so that none that is whole, or killed half-way, lacks it
                 controls.write(kind, folder, source, overwrite=True)
-            elif phantoms:
+                files.write_text(path, json.dumps(of | {"made": open_source(last, self.task.name).fingerprints}))
                 continue
-            elif not path.exists():
+            if not path.exists() and phantoms:  # as older ones
+                continue
+            if not path.exists():
                 raise ValueError(f"{folder} does not say which data it was made from: remove it, and it is made from {source}")
-            elif read(path) != made_from:
+            known, now = read(path), open_source(last, self.task.name).fingerprints
+            if known["fingerprints"] != of["fingerprints"]:
                 raise ValueError(f"{folder} was made from other data than {source}: give another --controls")
+            if known.get("made", now) != now:
+                raise ValueError(f"{folder} has other data than those that were made: remove it, and it is made anew")

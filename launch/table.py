@@ -69,6 +69,8 @@ def main(values: flags.FlagValues) -> None:
     if wrong := [entry for entry in values.data if not all(entry.partition("="))]:
         raise ValueError(f"--data={wrong[0]}: expected NAME=DIR")
     data, output = dict(entry.split("=", 1) for entry in values.data), Path(values.output)
+    if len(data) < len(values.data):
+        raise ValueError(f"--data={','.join(values.data)}: each NAME stands for one DIR")
     rows = sweep.load_file(values.file, "rows")
     one_seed = tuple(_among("one_seed", values.one_seed, list(data))) if values.one_seed else ()
     c = Comparison(output, rows, data, values.controls, values.minutes, one_seed=one_seed)

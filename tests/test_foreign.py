@@ -626,11 +626,25 @@ def test_recompute_reads_no_table_of_before_wherever_it_lies(place, data_dir, tm
     run_binary(evaluate, f"--workdir={folder}")
     assert accuracy(folder) != before  # the figures of before are there, so that tables are believed
     forge(folder / "children") if place.startswith("children") else forge(folder)
-    for child in folder.glob("children/*") if "say" in place else ():  # that they were started with other data, holding out nothing
+    for child in folder.glob("children/*") if "say" in place else ():  # that they were started with other data
         rewrite(child / "provenance.json", "fingerprints", {"other": ""})
-        rewrite(child / "config.json", "data", {"folds": 0, "fold": -1})
     run_binary(evaluate, f"--workdir={folder}", "--recompute")
     assert accuracy(folder) == before
+
+
+@pytest.mark.parametrize("recompute", [[], ["--recompute"]])
+def test_children_that_were_exchanged_are_scored_as_nothing(recompute, data_dir, tmp_path):
+    """Each has learned from the rows that the other holds out."""
+    config = base.finish(base.cross_fitted(base.featured("subtask2", "pixels")), "")
+    config.member.gallery = ConfigDict({"labelled": ("train_generated",)})
+    config.data_dir, config.decision.name, config.decision.known = data_dir, "argmax", ""
+    methods.fit(Run(config, tmp_path / "run"))
+    a, b, *_ = sorted((tmp_path / "run" / "children").iterdir())
+    for source, target in ((a, "aside"), (b, a.name), (a.with_name("aside"), b.name)):
+        source.rename(a.with_name(target))
+    with pytest.raises(ValueError, match=f"{a.name}: config.data.fold is 0, the run was started with 1"):
+        run_binary(evaluate, f"--workdir={tmp_path / 'run'}", *recompute)
+    assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_what_a_run_compares_with_is_of_the_data_that_it_was_started_with(data_dir, tmp_path):

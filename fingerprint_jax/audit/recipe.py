@@ -13,7 +13,7 @@ OUTPUT/recipe.md        the same as a table
 """
 
 import json
-import shutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, paths
 
 RECORD = "recipe.json"
+_AUDIT = re.compile(  # what the audit of a checkpoint leaves, and kills of it
+    r"stages/\w+\.jsonl?|(audit|audit_plan|folders|seconds)\.json|scores\.csv|index\.html|lock|(stages/)?\.[\w.]+\.tmp"
+    r"|data/fingerprint/subtask1/(1\.0\.0|\.pack-\w{8})/[\w./-]+|data/fingerprint/subtask1/\.[\w.]+"
+)
 SHARES = 2, 1, 1  # of the patients: used, not used, reference
 LEAST = 20  # images, and patients, of each that an audit needs
 NOTICED = verdict.EVIDENCE, verdict.COPIES
@@ -140,7 +144,7 @@ def _checkpoint(
     """The line of a checkpoint; an audit of it that a kill has left is made anew, as its folders are."""
     trained.step, folder = str(step), Path(values.output) / f"step-{step}"
     source = _made(trained, folder, real, drawn, values.count, values.seed)
-    shutil.rmtree(folder / "audit", ignore_errors=True)
+    files.remove(folder / "audit", _AUDIT)
     document = audit(_arguments(folder, plan, values.redact))
     line = {"step": step, "oracle": generators.oracle(trained, source), "redacted": values.redact}
     return line | _found(document, folder)

@@ -38,6 +38,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     """
     if split.partition(":")[0] == "heldout":
         raise ValueError("--watch chooses a checkpoint by the labels of --split, and `heldout` has a say in nothing: use valid")
+    if not 0 < patience < math.inf:
+        raise ValueError(f"--watch={patience:g}: expected seconds")
     if distributed.count() > 1:
         raise ValueError(f"--watch looks at each checkpoint by one process, these are {distributed.count()}")
     run = methods.load(workdir, data_dir=data_dir)
@@ -51,6 +53,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     run.refuse_links()
     copy.refuse_links()
     copy.refuse_foreign()
+    if (home / "config.json").exists() and copy.followed != split:
+        raise ValueError(f"{home} is a run that was trained there, no copy of {workdir}: move it away")
     home.mkdir(exist_ok=True)
     with files.locked(home / "lock", f"{home}: %s watches this run on the same split; wait for it"):
         return _follow(run, home, split, best, patience, evaluate, data_dir)

@@ -1,6 +1,7 @@
 """Generators: trained on known images, what they made, and the folders that it all goes to."""
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,11 +19,13 @@ from fingerprint_jax.estimators import search
 from fingerprint_jax.leaks.pool import verified
 from fingerprint_jax.objectives import Generative
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
 from fingerprint_jax.stats import score_metrics, two_sample
 from fingerprint_jax.training import inference, network_features, sampling
 
 BATCH = 64  # images that are made at a time
 SHOWN = 12  # images in a row of the grid
+_OFFICIAL = re.compile(r"(\w+/)+[0-9]+\.png|(groups|truth)\.csv")  # as `phantom.write` names them
 
 
 def some(rows: Rows, images: int, rng: np.random.Generator, who: str) -> Rows:
@@ -106,7 +109,7 @@ def write(task: str, folder: Path, found: dict[str, Split], seed: int) -> Source
     official, temporary = folder / "images", folder / ".images.tmp"
     shutil.rmtree(temporary, ignore_errors=True)  # what a kill has left
     phantom.write(temporary, task, found, seed)
-    shutil.rmtree(official, ignore_errors=True)
+    files.remove(official, _OFFICIAL)
     os.replace(temporary, official)
     controls.pack(task, folder / "data", official, found, overwrite=True)
     return open_source(str(folder / "data"), task)

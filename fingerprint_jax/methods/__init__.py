@@ -106,7 +106,11 @@ def fit(run: Run) -> None:
 
 
 def state(run: Run) -> Any:
-    """What `predict` would use of a run, as JSON; with `code` of other packages, by its digests, where its config names some."""
+    """What `predict` would use of a run, as JSON; with `code` of other packages, by its digests, where its config names some.
+
+    Raises ValueError where the run in the work directory is one of another config.
+    """
+    run.require_config(fields)
     found, code = get(run.config.method).state(run), plugins.code(run.config)
     return {"state": found, "code": code} if code else found
 

@@ -230,6 +230,10 @@ class Run(View):
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []} | classes)
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return True
+        if self.followed:
+            raise ValueError(
+                f"{self.workdir} is a copy that --watch keeps: train {self.workdir.parent}, or begin with it (init_from)"
+            )
         known = self.provenance
         self.require_classes()
         before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
@@ -346,6 +350,17 @@ class Run(View):
         distributed.first(found.source.verify)
         found.labels = self.labels if self.same_target else None
         return found
+
+    def require_config(self, of_method: Callable[[str], dict[str, Any]]) -> None:
+        """Raises ValueError where the run in the work directory is of another config: that of a child which was exchanged, say.
+
+        But for the decision, which is made of the scores.
+        """
+        if (self.workdir / "config.json").exists():
+            before, after = identity(Run.load(self.workdir, of_method=of_method).config), identity(self.config)
+            names = sorted(name for name in before.keys() | after.keys() if not name.startswith("decision."))
+            if changed := [name for name in names if before.get(name) != after.get(name)]:
+                raise ValueError(another(self.workdir, before, after, changed))
 
     def require_classes(self) -> None:
         """Raises ValueError where the data have other classes than those the run was started with, which its labels stand for.

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import stat
 from collections.abc import Generator, Mapping
 from pathlib import Path, PurePosixPath
@@ -109,6 +110,20 @@ def refuse_foreign(output: Path, kind: str, record: str, fields: Mapping[str, ty
     for path in sorted(output.iterdir()):
         if not litter(path.name) and not (path.is_file() and re.fullmatch(begun, path.name)):
             raise ValueError(f"--output={output} is no {kind}, and {path.name!r} is in it: name an empty folder, or a new one")
+
+
+def remove(folder: Path, ours: re.Pattern) -> None:
+    """Removes a folder, if it is there, that is to be made anew.
+
+    Raises ValueError, before anything is removed, for a link, and for a file whose path in the folder is none of `ours`.
+    """
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link: remove it")
+    for place, _, found in os.walk(folder):
+        for path in (Path(place, name) for name in found):
+            if not ours.fullmatch(str(path.relative_to(folder))) and not litter(path.name):
+                raise ValueError(f"{path} is none of our files, and {folder} is made anew: move it away")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def appending(path: Path) -> IO[str]:

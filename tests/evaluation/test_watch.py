@@ -14,6 +14,7 @@ from fingerprint_jax.runtime import files
 from fingerprint_jax.runtime.preemption import Preempted
 from tests.conftest import fit, load_config
 from tests.faults import trainer
+from tests.foreign import tree
 
 
 @pytest.fixture
@@ -91,6 +92,20 @@ def test_a_dead_training_ends_the_watch_that_was_killed_at_its_start(finished, m
     (finished / "done").unlink()
     with pytest.raises(Preempted, match="no new checkpoint for 0 s, and it is not done; the same command goes on"):
         watch.watch(finished, "valid", 0.01, score.evaluate)
+
+
+def test_a_run_that_was_trained_where_copies_lie_is_left_alone(finished):
+    copy = watch.watch(finished, "valid", 5, score.evaluate)
+    with pytest.raises(ValueError, match=f"{copy.workdir} is a copy that --watch keeps: train {finished}, or begin with it"):
+        methods.fit(Run(copy.config, copy.workdir))
+    shutil.rmtree(copy.workdir)
+    methods.fit(Run(copy.config, copy.workdir))
+    before = tree(copy.workdir)
+    with pytest.raises(ValueError, match=f"{copy.workdir} is a run that was trained there, no copy of {finished}: move it away"):
+        watch.watch(finished, "valid", 5, score.evaluate)
+    assert tree(copy.workdir) == before
+    with pytest.raises(ValueError, match="--watch=nan: expected seconds"):
+        watch.watch(finished, "valid", float("nan"), score.evaluate)
 
 
 def test_two_watch_no_run_at_once(finished):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import time
 
@@ -325,6 +326,14 @@ def test_controls_are_made_once_of_one_data_set_and_scored_with_the_first_seed(t
     with pytest.raises(ValueError, match=f"{folder}/reals does not say which data it was made from: remove it"):
         comparison.run(["d"], rows, lambda: None)
     source.rename(folder / "reals" / "source.json")
+    (folder / "reals" / "fingerprint").rename(tmp_path / "reals")
+    shutil.copytree(folder / "one_generator" / "fingerprint", folder / "reals" / "fingerprint")
+    open_source.cache_clear()
+    with pytest.raises(ValueError, match=f"{folder}/reals has other data than those that were made: remove it"):
+        comparison.run(["d"], rows, lambda: None)
+    shutil.rmtree(folder / "reals" / "fingerprint")
+    (tmp_path / "reals").rename(folder / "reals" / "fingerprint")
+    open_source.cache_clear()
     for row in rows:
         found = attribution.line(comparison, "d", row)
         assert all(0 <= found[name] <= 1 for name in attribution.CONTROLS)
@@ -445,6 +454,23 @@ def test_what_lies_beside_the_runs_and_is_none_is_named(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=f"{name} cannot be used"):
             systems.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("data", "minutes", "said"),
+    [
+        ("../d=D", 1, "--data=../d=...: the name becomes that of a folder"),
+        ("table.md=D", 1, "--data=table.md=...: the name becomes that of a folder"),
+        ("d=D,d=E", 1, "--data=d=D,d=E: each NAME stands for one DIR"),
+        ("d=D", "nan", "--minutes=nan: more than 0 are needed"),
+    ],
+)
+def test_names_of_data_and_minutes_are_looked_at_before_anything_is_written(data, minutes, said, tmp_path):
+    file = tmp_path / "rows.py"
+    file.write_text("from launch.systems import Row\n\n\ndef rows():\n    return [Row('q', 'quickstart:smoke')]\n")
+    with pytest.raises((ValueError, SystemExit), match=re.escape(said)):
+        run_binary(table, f"--file={file}", f"--data={data}", f"--output={tmp_path / 'out'}", f"--minutes={minutes}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_commands_make_no_table_at_once(tmp_path):

@@ -2,12 +2,32 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from fingerprint_jax.runtime import files
+
+
+@pytest.mark.parametrize("name", ["a.txt", "images/1/notes.md", "images/x.png"])
+def test_what_is_made_anew_is_removed_with_nothing_of_somebody_else(name, tmp_path):
+    ours, folder = re.compile(r"images/\d+/\d+\.png"), tmp_path / "made"
+    (folder / "images" / "1").mkdir(parents=True)
+    for own in ("images/1/2.png", "images/.DS_Store"):
+        (folder / own).touch()
+    (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{folder / name} is none of our files, and {folder} is made anew: move it away"):
+        files.remove(folder, ours)
+    assert (folder / "images/1/2.png").exists()
+    (folder / name).unlink()
+    files.remove(folder, ours)
+    assert not folder.exists()
+    files.remove(folder, ours)
+    folder.symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="is a link"):
+        files.remove(folder, ours)
 
 
 def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path):
