@@ -642,7 +642,10 @@ def test_children_that_were_exchanged_are_scored_as_nothing(recompute, data_dir,
     a, b, *_ = sorted((tmp_path / "run" / "children").iterdir())
     for source, target in ((a, "aside"), (b, a.name), (a.with_name("aside"), b.name)):
         source.rename(a.with_name(target))
-    with pytest.raises(ValueError, match=f"{a.name}: config.data.fold is 0, the run was started with 1"):
+    with pytest.raises(
+        ValueError,
+        match=f"{a.name} is not the run that was trained for this: config.data.fold is 1 there, 0 in the run that uses it",
+    ):
         run_binary(evaluate, f"--workdir={tmp_path / 'run'}", *recompute)
     assert not (tmp_path / "run" / "results.json").exists()
 

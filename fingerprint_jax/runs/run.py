@@ -360,7 +360,11 @@ class Run(View):
             before, after = identity(Run.load(self.workdir, of_method=of_method).config), identity(self.config)
             names = sorted(name for name in before.keys() | after.keys() if not name.startswith("decision."))
             if changed := [name for name in names if before.get(name) != after.get(name)]:
-                raise ValueError(another(self.workdir, before, after, changed))
+                there, here = (repr(config.get(changed[0]))[:100] for config in (before, after))
+                raise ValueError(
+                    f"{self.workdir} is not the run that was trained for this: config.{changed[0]} is {there} there, {here} in the"
+                    " run that uses it; put the right one in its place, or train anew"
+                )
 
     def require_classes(self) -> None:
         """Raises ValueError where the data have other classes than those the run was started with, which its labels stand for.
