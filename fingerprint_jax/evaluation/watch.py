@@ -65,15 +65,21 @@ def _follow(
 ) -> Run:
     """`watch`, by the one process that does."""
     workdir = run.workdir
-    files.write_text(home / "provenance.json", json.dumps(run.provenance | {"watched": split}, indent=1))
-    files.write_text(home / "config.json", (workdir / "config.json").read_text(encoding="utf-8"))
+
+    def identify() -> None:
+        """Says what the run is now: a training that goes on can have another config since the last checkpoint."""
+        files.write_text(home / "provenance.json", json.dumps(run.provenance | {"watched": split}, indent=1))
+        files.write_text(home / "config.json", (workdir / "config.json").read_text(encoding="utf-8"))
+
+    identify()
     theirs, mine = Checkpoints(workdir), Checkpoints(home, best)
     lines = home / "metrics.jsonl"
     seen = keep_lines(lines)
     since = time.monotonic()
     while True:
         done = (workdir / "done").exists()  # asked before the list, so that the last checkpoint is on it
-        new = [step for step in theirs.manifests() if step > seen]
+        if new := [step for step in theirs.manifests() if step > seen]:
+            identify()  # after the list: of when they were made, or later
         for seen in new:
             if mine.adopt(theirs, seen):
                 report = evaluate(methods.load(home, str(seen), data_dir), split)["metrics"]

@@ -108,8 +108,8 @@ def write(task: str, folder: Path, found: dict[str, Split], seed: int) -> Source
     """The official folders and the packed data, each whole or not there, in the place of any that were there."""
     official, temporary = folder / "images", folder / ".images.tmp"
     shutil.rmtree(temporary, ignore_errors=True)  # what a kill has left
-    phantom.write(temporary, task, found, seed)
     files.remove(official, _OFFICIAL)
+    phantom.write(temporary, task, found, seed)
     os.replace(temporary, official)
     controls.pack(task, folder / "data", official, found, overwrite=True)
     return open_source(str(folder / "data"), task)

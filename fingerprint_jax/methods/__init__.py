@@ -243,11 +243,12 @@ def _fits(run: Run, scores: np.ndarray) -> bool:
 
 
 def check(run: Run) -> None:
-    """Raises ValueError where a run, or a child of it, cannot be fitted or decided; nothing is written.
+    """Raises ValueError where a run, or a child of it, cannot be fitted or go on, or be decided; nothing is written.
 
     The decision is that of the outermost run: nobody asks a child for its labels.
     """
     method = get(run.config.method)
+    run.require_change(fields)
     _check_parts(run)
     method.check(run)
     if run.outermost == run.workdir:

@@ -230,21 +230,9 @@ class Run(View):
             self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []} | classes)
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return True
-        if self.followed:
-            raise ValueError(
-                f"{self.workdir} is a copy that --watch keeps: train {self.workdir.parent}, or begin with it (init_from)"
-            )
-        known = self.provenance
-        self.require_classes()
-        before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
-        after = identity(self.config) | {"data": fingerprints}
-        changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-        if refused := [name for name in changed if name not in self.allow_change]:
-            raise ValueError(another(self.workdir, before, after, refused))
-        finished = (self.workdir / "done").exists()
+        before, after, changed = self._compared(fingerprints, of_method)
+        known, finished = self.provenance, (self.workdir / "done").exists()
         if changed:
-            if finished and not any(name.endswith("num_steps") for name in changed):
-                raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
             check(self)
         last = known["starts"][-1]
         rounding = "batches are the same, sums may be rounded otherwise"
@@ -267,6 +255,27 @@ class Run(View):
             (self.workdir / "done").unlink(missing_ok=True)
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
         return False
+
+    def _compared(
+        self, fingerprints: dict[str, str], of_method: Callable[[str], dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+        """The config that lies there and this one, with their data, and what they differ in; ValueError where that may not be."""
+        if self.followed:
+            raise ValueError(f"{self.workdir} is a copy that --watch keeps, it is not trained: use another --workdir")
+        self.require_classes()
+        before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": self.provenance["fingerprints"]}
+        after = identity(self.config) | {"data": fingerprints}
+        changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+        if refused := [name for name in changed if name not in self.allow_change]:
+            raise ValueError(another(self.workdir, before, after, refused))
+        if changed and (self.workdir / "done").exists() and not any(name.endswith("num_steps") for name in changed):
+            raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
+        return before, after, changed
+
+    def require_change(self, of_method: Callable[[str], dict[str, Any]]) -> None:
+        """Raises ValueError where a run was begun in the work directory that may not go on with this config; nothing is written."""
+        if (self.workdir / "config.json").exists():
+            self._compared(self.fingerprints, of_method)
 
     @property
     def name(self) -> str:
@@ -392,7 +401,7 @@ class Run(View):
         for field in ("folds", "valid", "sequester", "split_seed", "max_damaged", "extra_labels"):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
-        allow_change = tuple(name.removeprefix("member.") for name in self.allow_change)
+        allow_change = tuple(re.sub(r"^(member|ensemble\.variants\.[^.]+)\.", "", name) for name in self.allow_change)
         return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost, self.profile)
 
     def shared(self, name: str, config: Config, seed: int) -> "Run":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fingerprint_jax import methods
-from fingerprint_jax.evaluation import score, watch
+from fingerprint_jax.evaluation import lineage, score, watch
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files
@@ -96,7 +96,7 @@ def test_a_dead_training_ends_the_watch_that_was_killed_at_its_start(finished, m
 
 def test_a_run_that_was_trained_where_copies_lie_is_left_alone(finished):
     copy = watch.watch(finished, "valid", 5, score.evaluate)
-    with pytest.raises(ValueError, match=f"{copy.workdir} is a copy that --watch keeps: train {finished}, or begin with it"):
+    with pytest.raises(ValueError, match=f"{copy.workdir} is a copy that --watch keeps, it is not trained: use another --workdir"):
         methods.fit(Run(copy.config, copy.workdir))
     shutil.rmtree(copy.workdir)
     methods.fit(Run(copy.config, copy.workdir))
@@ -106,6 +106,25 @@ def test_a_run_that_was_trained_where_copies_lie_is_left_alone(finished):
     assert tree(copy.workdir) == before
     with pytest.raises(ValueError, match="--watch=nan: expected seconds"):
         watch.watch(finished, "valid", float("nan"), score.evaluate)
+
+
+def test_a_training_that_goes_on_with_another_fold_is_followed_with_its_notice(data_dir, tmp_path, monkeypatch):
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps, config.best, config.data.valid, config.data.folds = data_dir, 2, "", 0.2, 3
+    config.data.fold = 0
+    methods.fit(Run(config, tmp_path / "run"))
+    (tmp_path / "run" / "done").unlink()
+
+    def goes_on(_):
+        config.num_steps, config.data.fold = 4, 1
+        methods.fit(Run(config, tmp_path / "run", allow_change=("num_steps", "data.fold")))
+
+    monkeypatch.setattr(watch.time, "sleep", goes_on)
+    monkeypatch.setattr(score, "evaluate", lambda run, split: {"metrics": {"accuracy": int(run.step) / 10}})
+    copy = watch.watch(tmp_path / "run", "valid", 60, score.evaluate)
+    assert trainer.saved(copy.workdir) == [4] and copy.config.data.fold == 1
+    assert [change["field"] for change in copy.provenance["changes"]] == ["data.fold", "num_steps"]
+    assert any(note.startswith("data.fold changed in mid-training") for note in lineage.in_sample(copy, "heldout"))
 
 
 def test_two_watch_no_run_at_once(finished):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import base
 from fingerprint_jax import methods
 from fingerprint_jax.methods import classical
 from fingerprint_jax.runs.config import another
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference, loop
 from tests.conftest import fit, load_config
+from tests.foreign import tree
 
 SIAMESE, LEAKS, DEMO = "configs/subtask1/aimm_siamese.py", "configs/subtask1/gan_leaks.py", "configs/quickstart.py"
 FEATURES, ROUNDS, PAIRS = (
@@ -246,6 +248,28 @@ def test_a_changed_config_is_checked_before_it_is_written(data_dir, tmp_path):
     with pytest.raises(ValueError, match="optimizer.schedule='cosin' is unknown"):
         _start(config, tmp_path / "run", allow_change=("num_steps", "eval_every", "optimizer.schedule"))
     assert (tmp_path / "run" / "config.json").read_bytes() == before and Run.load(tmp_path / "run").done
+
+
+def test_a_change_that_a_member_refuses_is_refused_before_anything_is_written(data_dir, tmp_path):
+    config = base.finish(base.cross_fitted(base.featured("subtask2", "pixels")), "")
+    config.member.gallery = ConfigDict({"labelled": ("train_generated",)})
+    config.data_dir, config.ensemble.variants = data_dir, ConfigDict({"a": {"pca": 2}, "b": {"pca": 3}})
+    config.decision.name, config.decision.known = "argmax", ""
+    fit_of = lambda **options: methods.fit(Run(config, tmp_path / "run", **options))  # noqa: E731
+    fit_of()
+    before = tree(tmp_path / "run")
+    config.ensemble.variants.a.pca = 4
+    with pytest.raises(
+        ValueError, match="fold0-a-seed0 is finished, pca would change nothing|is finished, ensemble.variants.a.pca"
+    ):
+        fit_of(allow_change=("ensemble.variants.a.pca",))
+    (tmp_path / "run" / "done").unlink()  # as of one that was killed before its last member
+    with pytest.raises(ValueError, match="fold0-a-seed0 is finished, pca would change nothing: use another --workdir"):
+        fit_of(allow_change=("ensemble.variants.a.pca",))
+    config.ensemble.variants.a.pca = 2
+    fit_of()
+    changed = {name for name, content in tree(tmp_path / "run").items() if before.get(name) != content}
+    assert changed <= {"lock", "provenance.json"} and not Run.load(tmp_path / "run").provenance["changes"]
 
 
 def test_a_part_of_one_class_is_refused(data_dir, tmp_path, monkeypatch):
