@@ -15,16 +15,19 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from configs import base
 from fingerprint_jax import evaluate, methods
-from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.data import packing, phantom, tables
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import decide, lineage, score, terminal
 from fingerprint_jax.evaluation.results import scored_on
 from fingerprint_jax.report import words
+from fingerprint_jax.runs import views
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import decisions, metrics
 from fingerprint_jax.stats.permutation import CONDITIONAL
+from fingerprint_jax.training import inference
 from tests import published
 from tests.conftest import ROOT, fit, load_config
+from tests.foreign import tree
 
 
 def run_binary(module, *arguments):
@@ -497,6 +500,54 @@ def test_unknown_labels_have_no_figure_but_say_what_was_looked_at(quickstart, ca
     run_binary(evaluate, f"--workdir={quickstart.workdir}", "--split=test_generated")
     printed = capsys.readouterr().out
     assert "nothing to score" in printed and "transductive: it looks" in printed
+
+
+def test_figures_of_a_training_that_goes_on_are_of_one_checkpoint(data_dir, tmp_path, monkeypatch):
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps, config.checkpoint_every, config.best = data_dir, 4, 2, ""
+    methods.fit(run := Run(config, tmp_path / "run"))
+    (run.workdir / "done").unlink()
+    newer = [run.workdir / place for place in ("checkpoints/4", "digests/4.json")]
+    for path in newer:
+        path.rename(tmp_path / path.name)
+    restore = inference.restore
+
+    def saved_meanwhile(*given, **options):
+        found = restore(*given, **options)
+        for path in newer:
+            if not path.exists():
+                (tmp_path / path.name).rename(path)
+        return found
+
+    monkeypatch.setattr(inference, "restore", saved_meanwhile)
+    results = score.evaluate(methods.load(run.workdir), "heldout")
+    assert all(path.exists() for path in newer) and results["state"] == 2
+    assert tables.read_predictions(run.workdir / "predictions" / "heldout.csv")[2]["state"] == 2
+    monkeypatch.undo()
+    assert score.evaluate(methods.load(run.workdir), "heldout")["state"] == 4
+    plain = methods.predict(methods.load(run.workdir), "heldout").scores
+    with tables.anew():
+        np.testing.assert_array_equal(methods.predict(methods.load(run.workdir), "heldout").scores, plain)
+
+
+def test_folds_that_a_library_draws_otherwise_are_not_those_that_were_held_out(data_dir, tmp_path, monkeypatch):
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps, config.data.folds, config.data.fold = data_dir, 0, 3, 0
+    methods.fit(run := Run(config, tmp_path / "run"))
+    score.evaluate(run, "heldout")
+    before = tree(run.workdir)
+    fold_of = views.fold_of
+    monkeypatch.setattr(views, "fold_of", lambda rows, folds, seed: (fold_of(rows, folds, seed) + 1) % folds)
+    scored, goes_on = lambda: score.evaluate(methods.load(run.workdir), "heldout"), lambda: methods.fit(Run(config, run.workdir))
+    for command in (scored, goes_on):
+        with pytest.raises(
+            ValueError, match="run holds out other images than scikit-learn .* draws: it was started by .*, install"
+        ):
+            command()
+    changed = {name for name, content in tree(run.workdir).items() if before.get(name) != content}
+    assert changed <= {"lock", "results.lock"}
+    config.data.fold = 1  # another run
+    methods.fit(Run(config, tmp_path / "other"))
 
 
 def test_results_of_another_schema_are_not_mixed_in(quickstart):

@@ -248,9 +248,9 @@ def check(run: Run) -> None:
     The decision is that of the outermost run: nobody asks a child for its labels.
     """
     method = get(run.config.method)
-    run.require_change(fields)
     _check_parts(run)
     method.check(run)
+    run.require_change(fields)
     if run.outermost == run.workdir:
         check_decision(run)
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -227,11 +229,13 @@ class Run(View):
         start["versions"], start["settings"] = environment.libraries(), environment.settings()
         if not path.exists():
             classes = {} if self.task.classes else {"classes": self.source.summary["classes"]}
-            self._write_provenance({"fingerprints": fingerprints, "starts": [start], "changes": []} | classes)
+            about = {"fingerprints": fingerprints, "starts": [start], "changes": []}
+            self._write_provenance(about | classes | {"parts": self._drawn(self.parts)})
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
             return True
         before, after, changed = self._compared(fingerprints, of_method)
         known, finished = self.provenance, (self.workdir / "done").exists()
+        _ = self.parts  # those that it was started with, else it does not go on
         if changed:
             check(self)
         last = known["starts"][-1]
@@ -250,7 +254,8 @@ class Run(View):
         if changed or not finished:  # else nothing is started
             known["starts"].append(start)
         known["changes"] += changes
-        self._write_provenance(known | {"fingerprints": fingerprints})
+        parts = known.get("parts", {}) | self._drawn(self.parts)
+        self._write_provenance(known | {"fingerprints": fingerprints, "parts": parts})
         if changed:
             (self.workdir / "done").unlink(missing_ok=True)
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
@@ -262,8 +267,9 @@ class Run(View):
         """The config that lies there and this one, with their data, and what they differ in; ValueError where that may not be."""
         if self.followed:
             raise ValueError(f"{self.workdir} is a copy that --watch keeps, it is not trained: use another --workdir")
+        known = self.provenance
         self.require_classes()
-        before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": self.provenance["fingerprints"]}
+        before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
         after = identity(self.config) | {"data": fingerprints}
         changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
         if refused := [name for name in changed if name not in self.allow_change]:
@@ -303,7 +309,7 @@ class Run(View):
         starts = all(whole(start, (), "topology", ("versions", "settings")) for start in found["starts"])
         changes = all(whole(change, ("step", "from", "to"), "field") for change in found["changes"])
         digests = all(isinstance(digest, str) for digest in found["fingerprints"].values())
-        if not (found["starts"] and starts and changes and digests):
+        if not (found["starts"] and starts and changes and digests and isinstance(found.get("parts", {}), dict)):
             raise ValueError(f"{path} cannot be used (a start, a change or a fingerprint is not whole): {_ANEW}")
         return found
 
@@ -326,6 +332,30 @@ class Run(View):
         if "data" in self.allow_change or not (self.workdir / "provenance.json").exists():
             return True
         return self.provenance["fingerprints"].get(self.target) == self.source.fingerprints.get(self.target)
+
+    @functools.cached_property
+    def parts(self) -> np.ndarray:
+        """As those of a view, and those that the run was started with.
+
+        A library draws folds: raises ValueError where the installed version draws others than the one that the run was started by.
+        """
+        found = View.parts.func(self)
+        if self.labels is None and (self.workdir / "provenance.json").exists():
+            known, first = self.provenance.get("parts", {}), self.provenance["starts"][0].get("versions", {})
+            if any(known.get(of, digest) != digest for of, digest in self._drawn(found).items()):
+                self.source.verify({self.target})  # other records under the same name
+                before, now = (libraries.get("scikit-learn") for libraries in (first, environment.libraries()))
+                raise ValueError(
+                    f"{self.workdir} holds out other images than scikit-learn {now} draws: it was started by {before}, install that"
+                )
+        return found
+
+    def _drawn(self, parts: np.ndarray) -> dict[str, str]:
+        """{what parts are of: their digest}, nothing where all rows are in one."""
+        data = self.config.data
+        fields = ("folds", "fold", "valid", "sequester", "split_seed")
+        of = [self.source.fingerprints[self.target], *(data[name] for name in fields)]
+        return {json.dumps(of): hashlib.sha256(parts.tobytes()).hexdigest()[:16]} if parts.any() and not self.cross_fits else {}
 
     @property
     def own_fingerprints(self) -> dict[str, str]:

@@ -53,7 +53,7 @@ def watch_steps(seconds: float) -> None:
 def step_begins() -> None:
     """The step before is not stalled; called within `deferred`."""
     if _stall:
-        faulthandler.dump_traceback_later(_stall)
+        faulthandler.dump_traceback_later(_stall, file=2)  # of the process: what stands for sys.stderr may be no file
 
 
 @contextlib.contextmanager

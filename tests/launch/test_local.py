@@ -160,7 +160,7 @@ def test_files_of_somebody_else_in_the_folder_of_a_row_stop_all_before_anything_
     folder.mkdir()
     for name, text, said in (
         ("thesis.tex", "mine", "is no run, and 'thesis.tex' is in it: name an empty folder"),
-        ("failed.json", '{"mine": 1}', "failed.json cannot be used .field 'command' is missing.: move it away"),
+        ("failed.json", '{"mine": 1}', "failed.json cannot be used .field 'error' is missing.: move it away"),
     ):
         (folder / name).write_text(text)
         with pytest.raises(ValueError, match=said):

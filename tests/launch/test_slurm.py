@@ -101,7 +101,7 @@ def test_the_end_of_a_wait_says_what_there_is(stand_ins, tmp_path, capsys):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", "--wait=0.01")
     finish(tmp_path / "s" / names[0])
     finish(tmp_path / "s" / names[1])
-    (tmp_path / "s" / names[1] / "failed.json").write_text("{}")
+    (tmp_path / "s" / names[1] / "failed.json").write_text('{"error": "x"}')
     with pytest.raises(ValueError, match=f"1 of 2 rows failed: {names[1]}; each has a log.txt"):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", "--wait=0.01")
     (tmp_path / "s" / names[1] / "failed.json").unlink()
