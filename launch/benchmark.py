@@ -19,7 +19,6 @@ command goes on where it was stopped, and adds what further flags ask for. `pool
 folder is one.
 """
 
-import hashlib
 import json
 import types
 from pathlib import Path
@@ -122,8 +121,7 @@ def make(
 
 def _truth(kind: types.ModuleType, folder: Path) -> list[str]:
     """The digest of each `truth.csv` of a benchmark."""
-    paths = [data_dir.with_name("images") / "truth.csv" for data_dir in kind.data(folder)]
-    return [hashlib.sha256(files.read_bytes(path)).hexdigest() for path in paths]
+    return [files.digest(data_dir.with_name("images") / "truth.csv") for data_dir in kind.data(folder)]
 
 
 def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config], likeness: bool) -> dict[str, str]:

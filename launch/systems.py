@@ -27,7 +27,7 @@ from fingerprint_jax.data import builder, controls, tasks
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.evaluation import score
-from fingerprint_jax.runs.config import identity, network_config
+from fingerprint_jax.runs.config import differing, identity, network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, plugins, sharding
 from fingerprint_jax.runtime.names import printable
@@ -285,7 +285,7 @@ class Comparison:
             return ""
         run, wanted = methods.load(workdir), identity(self.config(data, row, rate, seed))
         known = identity(run.config)
-        if changed := sorted(name for name in known.keys() | wanted.keys() if known.get(name) != wanted.get(name)):
+        if changed := differing(known, wanted):
             return f"config.{changed[0]}"
         try:
             there = open_source(self.data_dir(data), self.task.name).fingerprints

@@ -12,7 +12,6 @@ OUTPUT/audit.json        everything, docs/audit.md
 import contextlib
 import csv
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -114,7 +113,7 @@ class Audit(Sides):
 
     @property
     def _plan_hash(self) -> str:
-        return hashlib.sha256(files.read_bytes(self.output / "audit_plan.json")).hexdigest()
+        return files.digest(self.output / "audit_plan.json")
 
     def stage(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of a part: read where it is done by this plan, with the seal that it was written with, else computed anew."""

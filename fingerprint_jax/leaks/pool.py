@@ -39,12 +39,8 @@ def given(real: Path, groups: str, size: int, output: Path, flag: str = "real_di
         raise ValueError(f"--{flag}={real}: no image in it, which is named {', '.join(images.FORMATS)}")
     content = hashlib.sha256()
     for path in found:
-        content.update(json.dumps([str(path.relative_to(real)), _digest(path)]).encode())
-    return {"image_size": size, "real_dir": content.hexdigest(), "groups": _digest(Path(groups)) if groups else ""}
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(files.read_bytes(path)).hexdigest()
+        content.update(json.dumps([str(path.relative_to(real)), files.digest(path)]).encode())
+    return {"image_size": size, "real_dir": content.hexdigest(), "groups": files.digest(Path(groups)) if groups else ""}
 
 
 def pack(real: Path, groups: str, output: Path, now: dict[str, int | str], flag: str = "real_dir") -> Source:

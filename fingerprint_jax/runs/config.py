@@ -102,6 +102,11 @@ LISTED = 3  # fields named where a config is another one altogether
 LONGEST = 60  # characters of a value
 
 
+def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The names, sorted, of what is not the same in both; what is not there is None."""
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
 def another(workdir: Path, before: dict[str, Any], after: dict[str, Any], refused: list[str]) -> str:
     """Why a run that was begun cannot go on with a config: the fields that differ, in one line.
 
@@ -123,7 +128,7 @@ def another(workdir: Path, before: dict[str, Any], after: dict[str, Any], refuse
 
 def _difference(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
     if name == "data":
-        splits = sorted(s for s in before[name].keys() | after[name].keys() if before[name].get(s) != after[name].get(s))
+        splits = differing(before[name], after[name])
         values = [", ".join(f"{s} {known.get(s, 'missing')[:12]}" for s in splits) for known in (after[name], before[name])]
         what = "the content of the data"
     else:

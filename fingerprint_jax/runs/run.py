@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs import checkpoint, ranges
-from fingerprint_jax.runs.config import another, config_hash, from_json, identity, network_config, wrong_field
+from fingerprint_jax.runs.config import another, config_hash, differing, from_json, identity, network_config, wrong_field
 from fingerprint_jax.runs.views import View
 from fingerprint_jax.runtime import distributed, environment, files, names, paths
 
@@ -235,7 +235,7 @@ class Run(View):
             return True
         before, after, changed = self._compared(fingerprints, of_method)
         known, finished = self.provenance, (self.workdir / "done").exists()
-        _ = self.parts  # those that it was started with, else it does not go on
+        drawn = self._drawn(self.parts)  # of parts that it was started with, else it does not go on
         if changed:
             check(self)
         last = known["starts"][-1]
@@ -245,7 +245,7 @@ class Run(View):
             log.warning("%s: topology changed: %s; %s", self.workdir, change, rounding)
         for what in ("versions", "settings"):
             before_it, now = last.get(what, {}), start[what]
-            if other := [name for name in sorted(before_it.keys() | now.keys()) if before_it.get(name) != now.get(name)]:
+            if other := differing(before_it, now):
                 change = ", ".join(f"{name} {now.get(name)} (before: {before_it.get(name)})" for name in other)
                 log.warning("%s goes on with other %s: %s; %s", self.workdir, what, change, rounding)
         changes = [{"step": start["step"], "field": n, "from": before.get(n), "to": after.get(n)} for n in changed]
@@ -254,8 +254,7 @@ class Run(View):
         if changed or not finished:  # else nothing is started
             known["starts"].append(start)
         known["changes"] += changes
-        parts = known.get("parts", {}) | self._drawn(self.parts)
-        self._write_provenance(known | {"fingerprints": fingerprints, "parts": parts})
+        self._write_provenance(known | {"fingerprints": fingerprints, "parts": known.get("parts", {}) | drawn})
         if changed:
             (self.workdir / "done").unlink(missing_ok=True)
             files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
@@ -271,7 +270,7 @@ class Run(View):
         self.require_classes()
         before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
         after = identity(self.config) | {"data": fingerprints}
-        changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+        changed = differing(before, after)
         if refused := [name for name in changed if name not in self.allow_change]:
             raise ValueError(another(self.workdir, before, after, refused))
         if changed and (self.workdir / "done").exists() and not any(name.endswith("num_steps") for name in changed):
@@ -381,7 +380,7 @@ class Run(View):
         # Where extra labels lie is no part of what a run is, that there are some is.
         before, after = (identity(c) | {"data.extra_labels": bool(c.data.extra_labels)} for c in (found.config, self.config))
         if before != after:
-            raise ValueError(another(self.workdir, before, after, [n for n in before | after if before.get(n) != after.get(n)]))
+            raise ValueError(another(self.workdir, before, after, differing(before, after)))
         compared = {self.packed(split) for splits in self.config.get("gallery", {}).values() for split in splits} - {self.target}
         for split in sorted(compared & known.keys()):
             if known[split] != found.fingerprints.get(split):
@@ -397,8 +396,7 @@ class Run(View):
         """
         if (self.workdir / "config.json").exists():
             before, after = identity(Run.load(self.workdir, of_method=of_method).config), identity(self.config)
-            names = sorted(name for name in before.keys() | after.keys() if not name.startswith("decision."))
-            if changed := [name for name in names if before.get(name) != after.get(name)]:
+            if changed := [name for name in differing(before, after) if not name.startswith("decision.")]:
                 there, here = (repr(config.get(changed[0]))[:100] for config in (before, after))
                 raise ValueError(
                     f"{self.workdir} is not the run that was trained for this: config.{changed[0]} is {there} there, {here} in the"

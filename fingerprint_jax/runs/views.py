@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 
 import numpy as np
 
@@ -258,7 +257,7 @@ class View:
     def fingerprints(self) -> dict[str, str]:
         """Digest of the content of every split, and of the file `data.extra_labels` where there is one."""
         path = self.config.data.extra_labels
-        return self.source.fingerprints | ({"extra_labels": hashlib.sha256(files.read_bytes(path)).hexdigest()} if path else {})
+        return self.source.fingerprints | ({"extra_labels": files.digest(path)} if path else {})
 
 
 def fold_of(rows: Rows, folds: int, seed: int) -> np.ndarray:

@@ -215,6 +215,11 @@ def read_json(path: str | Path, fields: Mapping[str, type | tuple[type, ...]], r
     return found
 
 
+def digest(path: str | Path) -> str:
+    """SHA-256 of the content of a regular file; raises as `read_bytes` does."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
 def seal(content: dict[str, Any]) -> str:
     """SHA-256 of a JSON object without its fields `seal` and `sha256`: it shows damage, and anybody can make it anew."""
     bare = {name: value for name, value in content.items() if name not in ("seal", "sha256")}
