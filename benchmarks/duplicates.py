@@ -11,7 +11,7 @@ import time
 import numpy as np
 from absl import flags
 
-from fingerprint_jax.data import images, phantom
+from fingerprint_jax.data import duplicates, phantom
 from fingerprint_jax.runtime import cli
 
 CELLS = 11
@@ -23,10 +23,10 @@ def thumbnails(kind: str, count: int) -> np.ndarray:
     if kind == "phantoms":
         z, _ = phantom.anatomies(rng, count, 2)
         parts = (phantom.acquire(rng, phantom.render(part, 64)) for part in np.array_split(z, count // 1000 + 1))
-        return np.stack([images.thumbnail(pixels) for part in parts for pixels in part])
+        return np.stack([duplicates.thumbnail(pixels) for part in parts for pixels in part])
     found = rng.standard_normal((count, 1024), np.float32) * (0.002 if kind == "all alike" else 1)
     if kind == "all alike":
-        found += images.thumbnail(rng.integers(0, 256, (64, 64), np.uint8))
+        found += duplicates.thumbnail(rng.integers(0, 256, (64, 64), np.uint8))
     found -= found.mean(axis=1, keepdims=True)
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
@@ -39,7 +39,7 @@ def all_pairs(found: np.ndarray, cells: np.ndarray, groups: np.ndarray) -> int:
         for rows in np.array_split(np.arange(len(found)), len(found) // 1024 + 1):
             similarity = found[rows] @ found[others].T
             similarity[(cells[rows] == cell)[:, None] & (groups[rows, None] == groups[others])] = -1
-            count += int(np.count_nonzero(similarity.max(axis=1) > images.NEAR))
+            count += int(np.count_nonzero(similarity.max(axis=1) > duplicates.NEAR))
     return count
 
 
@@ -57,7 +57,7 @@ def main(values: flags.FlagValues) -> None:
             found, groups = thumbnails(kind, count), np.arange(count) // 2
             cells = np.random.default_rng(1).integers(0, CELLS, count)
             begin = time.process_time()
-            twins = sum(1 for _ in images.twins(found, [str(i) for i in range(count)], cells, groups))
+            twins = sum(1 for _ in duplicates.twins(found, [str(i) for i in range(count)], cells, groups))
             taken, line = time.process_time() - begin, ""
             if values.all_pairs:
                 begin = time.process_time()

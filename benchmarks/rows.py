@@ -299,7 +299,7 @@ class Loop:
         config.num_steps = config.eval_every = config.checkpoint_every = steps
         config.log_every = steps - config.steps_per_dispatch
         run = Run(config, tempfile.mkdtemp(dir=self.bench.folder))
-        with run.fitting(methods.check):
+        with methods.fitting(run):
             loop.train(run, lambda state: {})
         speed, wait = _speed(run.workdir)
         self.waits.append(wait)

@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods
 from fingerprint_jax.evaluation.results import figures, scored_on
+from fingerprint_jax.runs import start
 from fingerprint_jax.runs.config import config_hash, from_json, walk
-from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, files, paths, plugins
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, SIGNALS, Preempted
@@ -198,7 +198,7 @@ def of_another(row: sweep.Row, workdir: Path) -> str:
 def check_folders(output: Path, rows: Iterable[sweep.Row]) -> None:
     """Raises ValueError where the folder of a row has the run of another one, or something else than a run."""
     for row in rows:
-        Run(ConfigDict(), output / row.name).refuse_foreign()
+        start.refuse_foreign(output / row.name)
         if (path := output / row.name / "failed.json").exists():
             files.read_json(path, {"error": str}, "move it away")
         if found := of_another(row, output / row.name):

@@ -206,7 +206,7 @@ def drawn(config, data_dir: str, workdir, steps=(4,)) -> Run:
     """A run that was never trained: it has checkpoints of weights, and of others as their average, that numpy has drawn."""
     config.data_dir = data_dir
     run = Run(config, workdir)
-    with run.fitting(methods.check, methods.fields):
+    with methods.fitting(run):
         model, saved = model_of(run), checkpoint.Checkpoints(run.workdir)
         for step in steps:
             rng = np.random.default_rng(step)

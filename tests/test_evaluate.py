@@ -463,7 +463,7 @@ def test_what_looks_at_the_images_asked_about_says_so(quickstart, membership, ca
     assert lineage.transductive(base.ensemble(ranks)) == lineage.transductive(ranks) != []
     pseudo = base.pseudo_label(quickstart.config)
     pseudo.data_dir, pseudo.data.valid = quickstart.config.data_dir, 0.1
-    with Run(pseudo, tmp_path / "pseudo").fitting(methods.check):
+    with methods.fitting(Run(pseudo, tmp_path / "pseudo")):
         pass
     combined = base.ensemble(quickstart.config)
     combined.ensemble.runs = (str(tmp_path / "pseudo"), str(tmp_path / "pseudo"))
@@ -602,7 +602,7 @@ def test_every_field_of_results_json_is_documented(quickstart, membership):
 def test_a_run_that_is_not_finished_has_nothing_to_score(path, data_dir, tmp_path):
     config = load_config(path)
     config.data_dir = data_dir
-    with Run(config, tmp_path / "run").fitting(methods.check):  # as far as a training that was killed at once
+    with methods.fitting(Run(config, tmp_path / "run")):  # as far as a training that was killed at once
         pass
     with pytest.raises(ValueError, match="run is not finished, there is nothing to score yet: the command that trains it goes on"):
         run_binary(evaluate, f"--workdir={tmp_path / 'run'}")

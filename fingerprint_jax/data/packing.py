@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax.data import builder, images, pack_report, tasks
+from fingerprint_jax.data import builder, duplicates, images, pack_report, tasks
 from fingerprint_jax.data.folders import File, Rejected, attach, class_names, layout, quoted, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
@@ -45,7 +45,7 @@ def inspect(file: File, image_size: int, max_pixels: int, bits: int) -> str:
         pixels, file.info = images.decode(file.path, image_size, max_pixels, bits)
     except ValueError as error:
         return str(error)
-    file.shape, file.digest, file.thumbnail = pixels.shape, images.digest(pixels), images.thumbnail(pixels)
+    file.shape, file.digest, file.thumbnail = pixels.shape, images.digest(pixels), duplicates.thumbnail(pixels)
     file.constant = bool((pixels == pixels.flat[0]).all())
     return ""
 
@@ -196,7 +196,7 @@ def _twins(files: list[File]) -> Iterable[tuple[int, int, float]]:
         np.unique(names, return_inverse=True)[1]
         for names in ([f"{file.split}/{file.label}" for file in files], [file.group for file in files])
     )
-    return images.twins(np.stack([file.thumbnail for file in files]), [file.digest for file in files], cells, groups)
+    return duplicates.twins(np.stack([file.thumbnail for file in files]), [file.digest for file in files], cells, groups)
 
 
 def _write(work: Path, task: str, kept: list[File], classes: list[str], image_size: int, max_pixels: int, bits: int) -> dict:

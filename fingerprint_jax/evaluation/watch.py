@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fingerprint_jax import methods
+from fingerprint_jax.runs import start
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, files
@@ -52,23 +53,23 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     copy = Run(run.config, home)
     run.refuse_links()
     copy.refuse_links()
-    copy.refuse_foreign()
+    start.refuse_foreign(home)
     if (home / "config.json").exists() and copy.followed != split:
         raise ValueError(f"{home} is a run that was trained there, no copy of {workdir}: move it away")
     home.mkdir(exist_ok=True)
     with files.locked(home / "lock", f"{home}: %s watches this run on the same split; wait for it"):
-        return _follow(run, home, split, best, patience, evaluate, data_dir)
+        return _follow(run, copy, split, best, patience, evaluate, data_dir)
 
 
 def _follow(
-    run: Run, home: Path, split: str, best: str, patience: float, evaluate: Callable[[Run, str], dict], data_dir: str
+    run: Run, copy: Run, split: str, best: str, patience: float, evaluate: Callable[[Run, str], dict], data_dir: str
 ) -> Run:
     """`watch`, by the one process that does."""
-    workdir = run.workdir
+    workdir, home = run.workdir, copy.workdir
 
     def identify() -> None:
         """Says what the run is now: a training that goes on can have another config since the last checkpoint."""
-        files.write_text(home / "provenance.json", json.dumps(run.provenance | {"watched": split}, indent=1))
+        copy.write_provenance(run.provenance | {"watched": split})
         files.write_text(home / "config.json", (workdir / "config.json").read_text(encoding="utf-8"))
 
     identify()

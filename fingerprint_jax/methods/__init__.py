@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from fingerprint_jax import Config
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
-from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs import checkpoint, start
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS, check_folds
@@ -47,7 +47,7 @@ class Method(Protocol):
         ...
 
     def fit(self, run: Run) -> None:
-        """Called again it continues, or returns when done. It works inside `run.fitting`, and the file `done` is its last."""
+        """Called again it continues, or returns when done. It works inside `methods.fitting`, and the file `done` is its last."""
         ...
 
     def predict(self, run: Run, split: str) -> Predictions:
@@ -103,6 +103,11 @@ def fields(method: str) -> dict[str, Any]:
 def fit(run: Run) -> None:
     """Fits a run; called again it continues, or returns when done."""
     get(run.config.method).fit(run)
+
+
+def fitting(run: Run) -> contextlib.AbstractContextManager[None]:
+    """The block in which `fit` may change a run, see `start.fitting`."""
+    return start.fitting(run, check, fields)
 
 
 def state(run: Run) -> Any:
@@ -250,7 +255,7 @@ def check(run: Run) -> None:
     method = get(run.config.method)
     _check_parts(run)
     method.check(run)
-    run.require_change(fields)
+    start.require_change(run, fields)
     if run.outermost == run.workdir:
         check_decision(run)
 

@@ -123,7 +123,7 @@ def _shape(run: Run, source: Run | None) -> tuple[int, ...]:
 
 def fit(run: Run) -> None:
     """Trains the encoder where it is a child, and fills the cache with the features of the gallery."""
-    with run.fitting(methods.check, methods.fields):
+    with methods.fitting(run):
         source = encoder(run)
         if source is not None:
             if not run.config.features.run:

@@ -138,7 +138,7 @@ def _check_variants(config: Config) -> None:
 
 def fit(run: Run) -> None:
     """Trains every child that is not done."""
-    with run.fitting(methods.check, methods.fields):
+    with methods.fitting(run):
         for _, member in members(run) if not run.config.ensemble.runs else ():
             methods.fit(member)
         # Before it is called done, so that a lower threshold can still be allowed.

@@ -60,7 +60,7 @@ def fit(run: Run) -> None:
 
         return score_metrics.quick(rows.labels, scores, run.task.watched)
 
-    with run.fitting(methods.check, methods.fields):
+    with methods.fitting(run):
         _check_same_origin(run)
         if not run.done:
             source = None

@@ -50,7 +50,7 @@ def check(run: Run) -> None:
 def fit(run: Run) -> None:
     """Writes the table, after the network of the embeddings; returns at once where that is done."""
     c = run.config
-    with run.fitting(methods.check, methods.fields):
+    with methods.fitting(run):
         if run.done and distributed.first(lambda: tables.read_arrays(pair_table.path(run)) is not None):
             return
         source = encoder(run)

@@ -56,7 +56,7 @@ def fit(run: Run) -> None:
     class that joined its training, and its accuracy on `sequestered`, null where the run has no such rows.
     """
     source, least, last = run.config.pseudo.source, run.config.pseudo.least, run.config.pseudo.rounds
-    with run.fitting(methods.check, methods.fields):
+    with methods.fitting(run):
         rounds, accuracies, best, stopped = [], [], 0, ""
         joined = np.zeros(run.source.num_classes, np.int64)
         for number in range(last + 1):

@@ -8,18 +8,16 @@ import json
 import logging
 import os
 import re
-import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
-from fingerprint_jax.runs import checkpoint, ranges
-from fingerprint_jax.runs.config import another, config_hash, differing, from_json, identity, network_config, wrong_field
+from fingerprint_jax.runs import ranges
+from fingerprint_jax.runs.config import another, config_hash, differing, from_json, identity, wrong_field
 from fingerprint_jax.runs.views import View
 from fingerprint_jax.runtime import distributed, environment, files, names, paths
 
@@ -29,15 +27,6 @@ log = logging.getLogger(__name__)
 MOVING = ("data", *(f"data.{name}" for name in ("folds", "fold", "valid", "sequester", "split_seed", "max_damaged")))
 
 _ANEW = "train this run anew in another folder"
-# What can lie in a work directory before its config does: what the launcher writes, logs, and what a kill has left.
-_BEGUN = re.compile(
-    r"lock|provenance\.json|(failed|cost)\.json|log(-[0-9]+)?\.txt|.+\.(log|out|err)|\.(config|provenance|failed|cost)\.json\.[0-9]+\.tmp"
-)
-# What a start writes before there is anything to go on with. Whatever else lies there came from somebody else meanwhile.
-_STARTED = (
-    *("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "labels", "children", "checkpoints", "digests"),
-    *("damaged", "outputs", "features", "predictions", "tensorboard", "profile"),
-)
 
 
 def _no_fields(method: str) -> dict[str, Any]:
@@ -132,50 +121,6 @@ class Run(View):
         found.refuse_links()  # whoever scores a run writes to it, also where the config of another run names it
         return found
 
-    @contextlib.contextmanager
-    def fitting(self, check: Callable[["Run"], None], of_method: Callable[[str], dict[str, Any]] = _no_fields) -> Generator[None]:
-        """The block in which this process, or it and those beside it, may change the run; its config is written or compared first.
-
-        A config that `check` refuses, or records that are not those of their fingerprints, leave nothing behind: no folder, and
-        no change of an older config. Nor does a first start that ends with a ValueError before a checkpoint or a finished child
-        stands.
-
-        The lock goes with the process, however it ends. `provenance.json` holds the data's fingerprints, every start (step,
-        devices, library versions) and every change of the config that was allowed.
-
-        Raises ValueError where another process holds the run, or where config or data differ from those it was started with
-        in more than where the data lie and the fields of `allow_change`; names the fields and both values. Also where checkpoints
-        cannot lie in the work directory, see `checkpoint.check_place`.
-        """
-        refusal = f"{self.workdir}: %s is fitting this run; wait for it, or use another --workdir"
-        with contextlib.ExitStack() as held:
-
-            def begin() -> list[bool]:
-                if self.workdir.exists() and not self.workdir.is_dir():
-                    raise ValueError(f"--workdir={self.workdir}: a file is there, name a folder")
-                self.refuse_links()
-                self.refuse_foreign()
-                if network_config(self.config).method == "gradient":
-                    checkpoint.check_place(self.workdir)
-                if not (self.workdir / "config.json").exists():
-                    check(self)
-                if self.config.data.extra_labels:
-                    _ = self.extra
-                self.source.verify(())  # what is kept of other records would count once the right ones are there
-                fingerprints = self.fingerprints
-                made = not self.workdir.exists()
-                self.workdir.mkdir(parents=True, exist_ok=True)
-                held.enter_context(files.locked(self.workdir / "lock", refusal))
-                return [self._write_or_check(fingerprints, check, of_method), made]
-
-            first, made = distributed.first(begin)
-            try:
-                yield
-            except ValueError:
-                if first:
-                    self._withdraw(made)
-                raise
-
     def refuse_links(self) -> None:
         """Raises ValueError where a name in the work directory, or in one of a child, is a link: it would be written through.
 
@@ -185,102 +130,6 @@ class Run(View):
         for folder in above[::-1]:
             files.refuse_links(folder)
         _refuse_links(self.workdir)
-
-    def refuse_foreign(self) -> None:
-        """Raises ValueError where the work directory is no run and has files that are none of a run that was just begun.
-
-        What makes it a run is that it has both files that `_write_or_check` writes: what lies beside them is then ours to remove.
-        """
-        if not self.workdir.is_dir() or _is_run(self.workdir):
-            return
-        for path in sorted(self.workdir.iterdir()):
-            if not (path.is_file() and _BEGUN.fullmatch(path.name)) and not files.litter(path.name):
-                raise ValueError(
-                    f"--workdir={self.workdir} is no run, and {path.name!r} is in it: name an empty folder, or a new one"
-                )
-        if (path := self.workdir / "provenance.json").exists():  # all that a kill has left: it has to be ours
-            files.read_json(path, {"fingerprints": dict, "starts": list, "changes": list}, "name another --workdir")
-
-    @distributed.by_first
-    def _withdraw(self, made: bool) -> None:
-        """Takes back what a first start has written, and the folder that it `made`, unless there is something to go on with."""
-        if any(path for pattern in ("digests/*.json", "done") for path in self.workdir.rglob(pattern)):
-            return
-        for path in (self.workdir / name for name in _STARTED):  # none of them was there before, see `refuse_foreign`
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # where a log lies there
-            if made:
-                self.workdir.rmdir()
-
-    def _write_or_check(
-        self, fingerprints: dict[str, str], check: Callable[["Run"], None], of_method: Callable[[str], dict[str, Any]]
-    ) -> bool:
-        """Writes the config of a first start, which is True, or compares that of a later one."""
-        path = self.workdir / "config.json"
-        start: dict[str, Any] = {"step": max(checkpoint.steps(self.workdir), default=0)}
-        start["topology"] = f"{jax.process_count()}x{jax.local_device_count()} {jax.default_backend()}"
-        if (count := self.config.get("steps_per_dispatch", 1)) > 1:
-            start["topology"] += f", {count} steps a dispatch"
-        if self.config.get("optimizer", {}).get("shard_state", False):
-            start["topology"] += ", sharded optimizer state"
-        start["versions"], start["settings"] = environment.libraries(), environment.settings()
-        if not path.exists():
-            classes = {} if self.task.classes else {"classes": self.source.summary["classes"]}
-            about = {"fingerprints": fingerprints, "starts": [start], "changes": []}
-            self._write_provenance(about | classes | {"parts": self._drawn(self.parts)})
-            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
-            return True
-        before, after, changed = self._compared(fingerprints, of_method)
-        known, finished = self.provenance, (self.workdir / "done").exists()
-        drawn = self._drawn(self.parts)  # of parts that it was started with, else it does not go on
-        if changed:
-            check(self)
-        last = known["starts"][-1]
-        rounding = "batches are the same, sums may be rounded otherwise"
-        if last["topology"] != start["topology"]:
-            change = f"{last['topology']} -> {start['topology']} processes x devices"
-            log.warning("%s: topology changed: %s; %s", self.workdir, change, rounding)
-        for what in ("versions", "settings"):
-            before_it, now = last.get(what, {}), start[what]
-            if other := differing(before_it, now):
-                change = ", ".join(f"{name} {now.get(name)} (before: {before_it.get(name)})" for name in other)
-                log.warning("%s goes on with other %s: %s; %s", self.workdir, what, change, rounding)
-        changes = [{"step": start["step"], "field": n, "from": before.get(n), "to": after.get(n)} for n in changed]
-        for change in changes:
-            log.warning("%s: %s changes at step %d, as allowed", self.workdir, change["field"], change["step"])
-        if changed or not finished:  # else nothing is started
-            known["starts"].append(start)
-        known["changes"] += changes
-        self._write_provenance(known | {"fingerprints": fingerprints, "parts": known.get("parts", {}) | drawn})
-        if changed:
-            (self.workdir / "done").unlink(missing_ok=True)
-            files.write_text(path, json.dumps(self.config.to_dict(), indent=1))
-        return False
-
-    def _compared(
-        self, fingerprints: dict[str, str], of_method: Callable[[str], dict[str, Any]]
-    ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-        """The config that lies there and this one, with their data, and what they differ in; ValueError where that may not be."""
-        if self.followed:
-            raise ValueError(f"{self.workdir} is a copy that --watch keeps, it is not trained: use another --workdir")
-        known = self.provenance
-        self.require_classes()
-        before = identity(Run.load(self.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
-        after = identity(self.config) | {"data": fingerprints}
-        changed = differing(before, after)
-        if refused := [name for name in changed if name not in self.allow_change]:
-            raise ValueError(another(self.workdir, before, after, refused))
-        if changed and (self.workdir / "done").exists() and not any(name.endswith("num_steps") for name in changed):
-            raise ValueError(f"{self.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
-        return before, after, changed
-
-    def require_change(self, of_method: Callable[[str], dict[str, Any]]) -> None:
-        """Raises ValueError where a run was begun in the work directory that may not go on with this config; nothing is written."""
-        if (self.workdir / "config.json").exists():
-            self._compared(self.fingerprints, of_method)
 
     @property
     def name(self) -> str:
@@ -315,9 +164,10 @@ class Run(View):
     @distributed.by_first
     def note(self, **facts: str) -> None:
         """Adds facts to the provenance."""
-        self._write_provenance(self.provenance | facts)
+        self.write_provenance(self.provenance | facts)
 
-    def _write_provenance(self, content: dict[str, Any]) -> None:
+    def write_provenance(self, content: dict[str, Any]) -> None:
+        """Writes the whole of it anew."""
         files.write_text(self.workdir / "provenance.json", json.dumps(content, indent=1))
 
     @property
@@ -341,7 +191,7 @@ class Run(View):
         found = View.parts.func(self)
         if self.labels is None and (self.workdir / "provenance.json").exists():
             known, first = self.provenance.get("parts", {}), self.provenance["starts"][0].get("versions", {})
-            if any(known.get(of, digest) != digest for of, digest in self._drawn(found).items()):
+            if any(known.get(of, digest) != digest for of, digest in self.drawn(found).items()):
                 self.source.verify({self.target})  # other records under the same name
                 before, now = (libraries.get("scikit-learn") for libraries in (first, environment.libraries()))
                 raise ValueError(
@@ -349,7 +199,7 @@ class Run(View):
                 )
         return found
 
-    def _drawn(self, parts: np.ndarray) -> dict[str, str]:
+    def drawn(self, parts: np.ndarray) -> dict[str, str]:
         """{what parts are of: their digest}, nothing where all rows are in one."""
         data = self.config.data
         fields = ("folds", "fold", "valid", "sequester", "split_seed")
@@ -470,9 +320,9 @@ class Run(View):
         if self._outermost is not None:
             return self._outermost
         path = self.workdir
-        if self._copied and _is_run(path.parent):
+        if self._copied and is_run(path.parent):
             path = path.parent
-        while path.parent.name == "children" and _is_run(path.parent.parent):
+        while path.parent.name == "children" and is_run(path.parent.parent):
             path = path.parent.parent
         return path
 
@@ -486,6 +336,6 @@ def _refuse_links(workdir: Path) -> None:
             _refuse_links(path)
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether a folder has both files that make it a run."""
     return all((folder / name).exists() for name in ("config.json", "provenance.json"))

@@ -15,6 +15,7 @@ from fingerprint_jax import estimators, methods
 from fingerprint_jax.data import packing
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import lineage, score, terminal, watch
+from fingerprint_jax.runs import start
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import permutation, score_metrics
 from tests.conftest import load_config
@@ -229,7 +230,7 @@ def test_labels_of_a_test_set_that_were_read_are_named(phantoms, tmp_path):
     trained.data.streams = ConfigDict({"train": 8, "test": 8})
     network = Run(trained, tmp_path / "network")
     for run in (clean, cheats, network):
-        with run.fitting(methods.check):
+        with methods.fitting(run):
             pass
     count = len(clean.rows("test"))
     assert lineage.in_sample(clean, "test") == []
@@ -276,7 +277,7 @@ def test_on_other_data_a_run_has_read_what_it_was_started_with(phantoms, tmp_pat
     config.data.folds, config.data.fold = 2, 0
     config.decision.name, config.decision.known = "learned_threshold", "heldout"
     run = Run(config, tmp_path / "run")
-    with run.fitting(lambda _: None):
+    with start.fitting(run, lambda _: None, methods.fields):
         pass
     seen, held = len(run.training_rows("train")), len(run.rows("heldout"))
 

@@ -207,7 +207,7 @@ def test_a_run_that_has_no_checkpoint_yet_looks_again_at_what_it_begins_with(dat
     _fit(config, tmp_path / "source")
     begins = config.copy_and_resolve_references()
     begins.init_from = str(tmp_path / "source")
-    with Run(begins, tmp_path / "run").fitting(methods.check, methods.fields):  # stopped before its first checkpoint
+    with methods.fitting(Run(begins, tmp_path / "run")):  # stopped before its first checkpoint
         pass
     shutil.rmtree(tmp_path / "source")
     config.data.folds, config.data.fold = 0, -1

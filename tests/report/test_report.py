@@ -56,7 +56,7 @@ def test_it_says_what_was_asked_found_and_done(page, membership):
 def test_other_test_images_are_no_other_training(membership, data_dir, packs, tmp_path):
     runs = []
     for data in (data_dir, packs["moved"], packs["other"]):
-        with Run(Run.load(membership.workdir, data_dir=data).config, tmp_path / str(len(runs))).fitting(methods.check):
+        with methods.fitting(Run(Run.load(membership.workdir, data_dir=data).config, tmp_path / str(len(runs)))):
             runs.append(Run.load(tmp_path / str(len(runs))))
     assert len({json.dumps(run.provenance["fingerprints"]) for run in runs}) == 3
     first, moved, other = map(report._trained_on, runs)

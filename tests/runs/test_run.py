@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 from fingerprint_jax import methods
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.data.source import open_source
+from fingerprint_jax.runs import start
 from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
 from tests.conftest import CONFIGS, fit, load_config
@@ -83,7 +84,7 @@ def test_a_config_survives_its_file(path, data_dir, tmp_path, monkeypatch):
     if network_config(config).method == "gradient":
         network_config(config).optimizer.rates = (("^backbone/", 0.5),)
     for _ in range(2):
-        with Run(config, tmp_path).fitting(methods.check):
+        with methods.fitting(Run(config, tmp_path)):
             assert Run.load(tmp_path).config.to_dict() == config.to_dict()
 
 
@@ -274,7 +275,7 @@ def test_other_extra_labels_are_refused_and_a_file_that_moved_is_not(data_dir, t
 
 
 def _start(config, workdir, **options):
-    with Run(config, workdir, **options).fitting(methods.check):
+    with methods.fitting(Run(config, workdir, **options)):
         pass
     return json.loads((workdir / "provenance.json").read_text())
 
@@ -336,7 +337,7 @@ def test_what_is_held_out_is_no_stream(name, data_dir, tmp_path):
     with pytest.raises(ValueError, match=f"data.streams.{name}: {part} is held out of the training, use splits of the data set"):
         _start(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with Run(config, tmp_path / "run").fitting(lambda _: None):  # whoever has trained it so
+    with start.fitting(Run(config, tmp_path / "run"), lambda _: None, methods.fields):  # whoever has trained it so
         pass
     with pytest.raises(ValueError, match=f"data.streams.{name}: {part} is held out"):
         list(methods.sources(Run.load(tmp_path / "run")))
