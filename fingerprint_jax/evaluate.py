@@ -73,7 +73,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def write_report(run: Run, values: flags.FlagValues) -> Path:
     """The page of a split that was evaluated, beside the runs of --compare on the same data."""
     scored = []
-    for each in [run, *(methods.load(path, data_dir=run.config.data_dir) for path in values.compare)]:
+    for each in [run, *(methods.pinned(methods.load(path, data_dir=run.config.data_dir)) for path in values.compare)]:
         if each.config.task != run.config.task:
             raise ValueError(f"--compare={each.workdir}: a run of {each.config.task}, {run.workdir} is one of {run.config.task}")
         with score.renewed(each, values.split):
@@ -113,12 +113,15 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
     if values.workdir:
         environment.self_test()
         run = methods.load(values.workdir, values.step, values.data_dir)
+        if values.step != "best" and run.config.method != "gradient":
+            raise ValueError(f"--step={values.step}: {run.workdir} is no single network: its members are read at their best")
         if values.verify or values.recompute:
             score.verify(run, values.split)
         if values.watch:
             run = watch.watch(run.workdir, values.split, values.watch, score.evaluate, values.data_dir)
         if not run.done and not Checkpoints(run.workdir).begun():
             raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
+        run = methods.pinned(run)
         submission = None
         if values.submission:
             submission = {

@@ -183,15 +183,18 @@ def finished(workdir: Path, split: str) -> bool:
 
 
 def of_another(row: sweep.Row, workdir: Path) -> str:
-    """The first field in which the run in the folder of a row is not that row, with both values; '' where there is none."""
+    """What the run in the folder of a row has otherwise than that row; '' where it is that run, or none is there."""
     try:
-        config = dict(walk(files.read_json(workdir / "config.json", {}, "")))
+        content = files.read_json(workdir / "config.json", {}, "")
+        config, known_hash = dict(walk(content)), config_hash(ConfigDict(from_json(content)))
     except (OSError, ValueError, RecursionError):
         return ""  # `finished` says it
     for field, value in row.overrides.items():
         known, value = config.get(field, value), paths.expanded_field(field, value)
         if known != value and json.dumps(known) != json.dumps(value):  # NaN is not NaN
             return f"config.{field} is {known!r} in its folder, {value!r} in the sweep"
+    if row.hash not in ("", known_hash):
+        return f"the run in its folder is of another config than {row.config}"
     return ""
 
 

@@ -1,5 +1,6 @@
 """One phantom of each subtask, packed once, and a private compilation cache for the whole suite."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -42,6 +43,7 @@ from fingerprint_jax.runs.run import Run  # noqa: E402
 from fingerprint_jax.runtime import cli, preemption, sharding  # noqa: E402
 from fingerprint_jax.training import inference  # noqa: E402
 from fingerprint_jax.training.model import _model, forget_many_programs, forget_programs, model_of  # noqa: E402
+from launch import sweep  # noqa: E402
 
 environment.settle()
 cli.collect_rarely()
@@ -234,6 +236,12 @@ def tiny_config(data_dir: str, backbone: str = "resnet_tiny", **fields):
     config.backbone = ConfigDict({"name": backbone, "weights": ""} | ({"stem": "native"} if backbone == "resnet_tiny" else {}))
     config.update(fields)
     return config
+
+
+def write_sweep(output, found, data_dir="D") -> list[str]:
+    """A sweep as older versions wrote it, whose rows do not say what their whole config is: a run of `finish` has few fields."""
+    sweep.write(output, data_dir, [dataclasses.replace(row, hash="") for row in found])
+    return [row.name for row in found]
 
 
 class Interrupted(Exception):

@@ -22,6 +22,7 @@ from fingerprint_jax.evaluation.results import scored_on
 from fingerprint_jax.report import words
 from fingerprint_jax.runs import views
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import environment
 from fingerprint_jax.stats import decisions, metrics
 from fingerprint_jax.stats.permutation import CONDITIONAL
 from fingerprint_jax.training import inference
@@ -520,7 +521,8 @@ def test_figures_of_a_training_that_goes_on_are_of_one_checkpoint(data_dir, tmp_
         return found
 
     monkeypatch.setattr(inference, "restore", saved_meanwhile)
-    results = score.evaluate(methods.load(run.workdir), "heldout")
+    run_binary(evaluate, f"--workdir={run.workdir}", "--report")
+    results = json.loads((run.workdir / "results.json").read_text())["splits"]["heldout"]
     assert all(path.exists() for path in newer) and results["state"] == 2
     assert tables.read_predictions(run.workdir / "predictions" / "heldout.csv")[2]["state"] == 2
     monkeypatch.undo()
@@ -528,6 +530,47 @@ def test_figures_of_a_training_that_goes_on_are_of_one_checkpoint(data_dir, tmp_
     plain = methods.predict(methods.load(run.workdir), "heldout").scores
     with tables.anew():
         np.testing.assert_array_equal(methods.predict(methods.load(run.workdir), "heldout").scores, plain)
+
+
+def test_a_run_whose_named_run_trains_again_is_not_scored(data_dir, tmp_path):
+    """One figure would be of several checkpoints of it."""
+    network = fit("configs/quickstart.py", data_dir, tmp_path / "network")
+    features = load_config("configs/subtask2/siamese_svm.py")
+    features.data_dir, features.data, features.features.run = data_dir, network.config.data, str(network.workdir)
+    ensemble = load_config("configs/subtask2/siamese_vote.py")
+    ensemble.data_dir, ensemble.data, ensemble.ensemble.runs = data_dir, network.config.data, (str(network.workdir),)
+    ensemble.ensemble.combine = "mean"
+    for name, config in (("features", features), ("ensemble", ensemble)):
+        methods.fit(Run(config, tmp_path / name))
+        with pytest.raises(
+            ValueError, match=f"--step=latest: {tmp_path / name} is no single network: its members are read at their"
+        ):
+            run_binary(evaluate, f"--workdir={tmp_path / name}", "--step=latest")
+    (network.workdir / "done").unlink()
+    for name, config in (("features", features), ("ensemble", ensemble)):
+        refused = pytest.raises(ValueError, match=f"{network.workdir}.* is not finished")
+        with refused:
+            run_binary(evaluate, f"--workdir={tmp_path / name}")
+        with refused:
+            methods.fit(Run(config, tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_without_its_children_is_not_scored(data_dir, packs, tmp_path):
+    """What they were started with would be whatever data are there."""
+    run = fit("configs/subtask1/both_directions.py", data_dir, tmp_path / "run")
+    (tmp_path / "copy").mkdir()
+    for path in run.workdir.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path / "copy")
+    for split, data in (("test_real", packs["moved"]), ("heldout", "")):
+        with pytest.raises(ValueError, match=f"{tmp_path}/copy/children/.* is missing: copy the whole folder {tmp_path}/copy, or"):
+            score.evaluate(methods.load(tmp_path / "copy", data_dir=data), split)
+    shutil.copytree(run.workdir / "children", tmp_path / "copy" / "children")
+    child = next((tmp_path / "copy" / "children").glob("*/provenance.json"))
+    child.unlink()
+    with pytest.raises(ValueError, match=f"{child} is missing: copy the whole folder"):
+        score.evaluate(methods.load(tmp_path / "copy"), "heldout")
 
 
 def test_folds_that_a_library_draws_otherwise_are_not_those_that_were_held_out(data_dir, tmp_path, monkeypatch):
@@ -550,12 +593,34 @@ def test_folds_that_a_library_draws_otherwise_are_not_those_that_were_held_out(d
     methods.fit(Run(config, tmp_path / "other"))
 
 
+def test_scores_of_another_version_are_said_to_be(quickstart, caplog, monkeypatch):
+    table = quickstart.workdir / "predictions" / "heldout.csv.json"
+    now = {name: environment.code()[name] for name in ("fingerprint_jax", "commit")}
+    assert score.evaluate(quickstart, "heldout")["computed_by"] == now
+    caplog.clear()
+    assert score.evaluate(quickstart, "heldout")["computed_by"] == now and "computed by" not in caplog.text
+    meta = json.loads(table.read_text())
+    for by, said in (({"fingerprint_jax": "0.0.1", "commit": "abc"}, "0.0.1 of abc"), (None, "an older version")):
+        table.write_text(json.dumps(meta | {"by": by}))
+        assert score.evaluate(quickstart, "heldout")["computed_by"] == by
+        assert f"{table.with_suffix('')} was computed by {said}, which is not this one: --recompute makes it anew" in caplog.text
+    run_binary(evaluate, f"--workdir={quickstart.workdir}", "--recompute")
+    assert json.loads(table.read_text())["by"] == now
+
+
 def test_results_of_another_schema_are_not_mixed_in(quickstart):
     path = quickstart.workdir / "results.json"
     path.write_text(json.dumps({"schema": 1, "splits": {"valid": {"n": 3}}}))
     score.evaluate(quickstart, "heldout")
     document = json.loads(path.read_text())
     assert document["schema"] == score.SCHEMA and set(document["splits"]) == {"heldout"}
+    for theirs in ({"kappa": 0.61, "by": "my own script"}, {"schema": 1, "my": "own"}, {"schema": "x", "splits": {}}):
+        path.write_text(text := json.dumps(theirs))
+        with pytest.raises(
+            ValueError, match="results.json has not the figures of a run: move it away, and evaluate writes it anew"
+        ):
+            score.evaluate(quickstart, "heldout")
+        assert path.read_text() == text
     path.write_text(json.dumps(document | {"schema": 2, "splits": {"valid": {"n": 3}}}))  # the one before, which is kept
     score.evaluate(quickstart, "heldout")
     document = json.loads(path.read_text())

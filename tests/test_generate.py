@@ -198,6 +198,19 @@ def test_other_images_in_the_same_folder_are_refused(run, command, tmp_path, fie
     assert _files(tmp_path / "out") == before
 
 
+def test_other_data_where_those_of_the_run_lay_are_refused(run, command, phantoms, tmp_path):
+    """A U-Net takes images of any size, and what lies there says which."""
+    command(run, tmp_path / "out", count=1)
+    before = _files(tmp_path / "out")
+    packing.pack("images", tmp_path / "other", phantoms["subtask2"] / "train" / "generated")
+    shutil.copytree(run.workdir, copied := tmp_path / "run")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"data_dir": str(tmp_path / "other")}))
+    with pytest.raises(ValueError, match=f"{copied} was started with another data set than that of {tmp_path / 'other'}"):
+        command(Run.load(copied), tmp_path / "out", count=2)
+    assert _files(tmp_path / "out") == before
+
+
 def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(run, command, tmp_path):
     for name in ("000000.png", "notes.txt", "sub"):
         (tmp_path / name).mkdir()

@@ -125,7 +125,8 @@ def in_sample(run: Run, split: str) -> list[str]:
     base = split.partition(":")[0]
     if base not in (run.target, *PARTS):
         rows = run.rows(split)
-        return _of_another_split(run, rows) + (_of_other_data(run, rows, False) if (rows.labels >= 0).all() else [])
+        notes = _of_another_split(run, rows) + (_of_other_data(run, rows, False) if (rows.labels >= 0).all() else [])
+        return notes + _chosen_by(run, rows)
     here, elsewhere, out = [], [], []
     for reader in readers(run):
         same = reader.same_target and reader.source.fingerprints[run.target] == run.source.fingerprints[run.target]
@@ -152,11 +153,19 @@ def in_sample(run: Run, split: str) -> list[str]:
             out.append(
                 f"Whether {others} images {'are' if found else 'is'} among those that the run was trained on is not known: {why}."
             )
-    out += _of_other_data(run, run.rows(split))
+    out += _of_other_data(run, run.rows(split)) + _chosen_by(run, run.rows(split))
     moved = list(dict.fromkeys(field for reader in here for field in reader.moved))
     if base in PARTS and moved:
         out.append(f"{', '.join(moved)} changed in mid-training: the split {base} may hold images that were trained on before.")
     return out
+
+
+def _chosen_by(run: Run, rows: Rows) -> list[str]:
+    """Why figures of other data than a run was started with are too good: --watch has chosen its checkpoint by them."""
+    if not (split := run.followed) or run.fingerprints == run.own_fingerprints or run.chosen_on != run.source.fingerprints:
+        return []
+    count = int(np.isin(rows.index, run.rows(split).index).sum())
+    return [f"{count} of these {len(rows)} images have chosen the checkpoint: the figures are too good."] if count else []
 
 
 def _of_other_data(run: Run, rows: Rows, alike: bool = True) -> list[str]:

@@ -11,7 +11,7 @@ BEFORE = 2  # in which no split says itself what it was scored on
 def figures(workdir: Path) -> dict:
     """The content of results.json; empty where there is none, or that of an older version, whose splits would be read wrongly.
 
-    Raises ValueError where it is none, or of a newer version.
+    Raises ValueError where it is somebody else's, or of a newer version.
     """
     path, remedy = workdir / "results.json", "move it away, and evaluate writes it anew"
     try:
@@ -21,9 +21,11 @@ def figures(workdir: Path) -> dict:
     schema = document.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ValueError(f"{path} is of schema {schema}, which a newer version wrote: use that, or {remedy}")
+    splits = document.get("splits")
+    if not isinstance(schema, int) or splits is None:
+        raise ValueError(f"{path} has not the figures of a run: {remedy}")
     if schema not in (BEFORE, SCHEMA):
         return {}
-    splits = document.get("splits")
     if not isinstance(splits, dict) or any(not isinstance(found, dict) for found in splits.values()):
         raise ValueError(f"{path} cannot be used (a split is no object): {remedy}")
     return document

@@ -1,7 +1,6 @@
 """Scores a split of a run, or a prediction file; results.json."""
 
 import contextlib
-import copy
 import json
 from collections.abc import Generator
 from pathlib import Path
@@ -57,9 +56,7 @@ def evaluate(
     Returns:
         The results of the split, as in results.json.
     """
-    if run.config.method == "gradient" and not run.done:  # it may train meanwhile: all of the figures are of one checkpoint
-        run = copy.copy(run)
-        run.step = str(methods.get("gradient").state(run))
+    run = methods.pinned(run)
     if submission:
         tables.check_style(run.config.task, submission["style"])
     rows = run.rows(split)
@@ -78,6 +75,7 @@ def evaluate(
         "transductive": transductive(run.config),
         "in_sample": in_sample(run, split),
         "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
+        "computed_by": predictions.by,
     }
     if (rows.labels >= 0).all():
         results["metrics"] = metrics.report(rows.labels, labels, run.source.num_classes, groups=rows.groups)

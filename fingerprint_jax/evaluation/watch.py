@@ -56,6 +56,8 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     start.refuse_foreign(home)
     if (home / "config.json").exists() and copy.followed != split:
         raise ValueError(f"{home} is a run that was trained there, no copy of {workdir}: move it away")
+    if (home / "config.json").exists() and copy.chosen_on not in ({}, run.source.fingerprints):
+        raise ValueError(f"{home} was chosen on other data than {run.config.data_dir}: give those as --data_dir, or move it away")
     home.mkdir(exist_ok=True)
     with files.locked(home / "lock", f"{home}: %s watches this run on the same split; wait for it"):
         return _follow(run, copy, split, best, patience, evaluate, data_dir)
@@ -69,7 +71,7 @@ def _follow(
 
     def identify() -> None:
         """Says what the run is now: a training that goes on can have another config since the last checkpoint."""
-        copy.write_provenance(run.provenance | {"watched": split})
+        copy.write_provenance(run.provenance | {"watched": split, "watched_on": run.source.fingerprints})
         files.write_text(home / "config.json", (workdir / "config.json").read_text(encoding="utf-8"))
 
     identify()

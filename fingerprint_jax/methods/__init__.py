@@ -4,6 +4,7 @@ Everything outside asks the functions here, which ask the method of the run.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import importlib
@@ -24,7 +25,7 @@ from fingerprint_jax.runs import checkpoint, start
 from fingerprint_jax.runs.config import config_hash
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS, check_folds
-from fingerprint_jax.runtime import distributed, names, plugins
+from fingerprint_jax.runtime import distributed, environment, names, plugins
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import decisions
 
@@ -121,8 +122,21 @@ def state(run: Run) -> Any:
 
 
 def named_state(run: Run) -> Any:
-    """`state` of a finished run that a config names, with what it is: another one may have been made in its place since."""
+    """`state` of a finished run that a config names, with what it is: another one may have been made in its place since.
+
+    Raises ValueError where it is not finished, or not any more: its checkpoint would be another one each time it is asked for.
+    """
+    if not run.done:
+        raise ValueError(f"{run.workdir}, which another run names, is not finished: train it to its end before")
     return {"state": state(run), "config": config_hash(run.config), "data": run.provenance["fingerprints"]}
+
+
+def pinned(run: Run) -> Run:
+    """A run all of whose figures are of one checkpoint: of a network that trains meanwhile that which is now the one asked for."""
+    if run.config.method == "gradient" and not run.done:
+        run = copy.copy(run)
+        run.step = str(get("gradient").state(run))
+    return run
 
 
 def stands_as(run: Run, known: dict[str, Any]) -> bool:
@@ -185,7 +199,7 @@ def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
 
 def sources(run: Run) -> Iterator[Read]:
     """The rows whose labels had a part in the scores of a run."""
-    if followed := run.followed:
+    if (followed := run.followed) and run.chosen_on in ({}, run.source.fingerprints):
         yield run, "chose its checkpoint by", functools.partial(run.rows, followed)
     yield from get(run.config.method).sources(run)
 
@@ -209,6 +223,8 @@ def predict(run: Run, split: str) -> Predictions:
     if damaged := run.source.damaged_ids(run.rows(split)):
         raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
 
+    now = {name: environment.code()[name] for name in ("fingerprint_jax", "commit")}
+
     def read() -> dict | None:
         if tables.counts(path) and path.exists() and path.with_name(path.name + ".json").exists():
             try:
@@ -219,7 +235,11 @@ def predict(run: Run, split: str) -> Predictions:
                     whole = np.isfinite(scores).all() and _fits(run, scores)
                     if not whole or not isinstance(known.get("probabilities"), bool):
                         raise ValueError(f"{path}: not scores")
-                    return {"ids": run.rows(split).ids, "scores": scores, "probabilities": known["probabilities"]}
+                    by = known["by"] if isinstance(known.get("by"), dict) else None
+                    if by != now:
+                        before = " of ".join(str(value)[:40] for value in by.values() if value) if by else "an older version"
+                        log.warning("%s was computed by %s, which is not this one: --recompute makes it anew", path, before)
+                    return {"ids": run.rows(split).ids, "scores": scores, "probabilities": known["probabilities"], "by": by}
             except ValueError as error:
                 log.warning("%s; it is computed again", error)
         return None
@@ -233,11 +253,12 @@ def predict(run: Run, split: str) -> Predictions:
     scores = distributed.first(lambda: np.asarray(predictions.scores, np.float32))
     if not _fits(run, scores):
         raise ValueError(f"split {split}: {scores.shape[1]} scores an image, the task has {run.source.num_classes} classes")
-    predictions = dataclasses.replace(predictions, scores=scores)
+    predictions = dataclasses.replace(predictions, scores=scores, by=now)
     if not np.isfinite(predictions.scores).all():
         bad = predictions.ids[~np.isfinite(predictions.scores).all(axis=1)]
         raise ValueError(f"split {split}: the scores of {len(bad)} images are not finite, the first is {bad[0]!r}")
-    tables.write_predictions(path, predictions.ids, predictions.scores, meta | {"probabilities": predictions.probabilities})
+    meta |= {"probabilities": predictions.probabilities, "by": now}
+    tables.write_predictions(path, predictions.ids, predictions.scores, meta)
     return predictions
 
 

@@ -47,6 +47,8 @@ def encoder(run: Run) -> Run | None:
             source.config.data_dir = run.config.data_dir
         if source.config.method != "gradient":
             raise ValueError(f"features.run={options.run!r} is a run of method {source.config.method}: give that of one network")
+        if not source.done:  # its checkpoint would be another one each time it is asked for
+            raise ValueError(f"features.run={options.run!r} is not finished: train it to its end before")
         return source
     if "member" not in run.config:
         raise ValueError("features.name='network' needs the run of a network here: give features.run")

@@ -296,7 +296,7 @@ class Checkpoints:
                 )
 
     def adopt(self, other: "Checkpoints", step: int) -> bool:
-        """Copies a checkpoint of another workdir; False where it is damaged, or was removed while it was read."""
+        """Copies a checkpoint of another workdir, without its figures; False where it is damaged, or was removed meanwhile."""
         self._digests.mkdir(parents=True, exist_ok=True)
         self._remove(step)
         if damage := other.damage(step):  # what is no part of it may be without end, or elsewhere
@@ -307,11 +307,11 @@ class Checkpoints:
         if os.path.lexists(place):
             raise ValueError(f"{place} cannot be removed, and nothing is written through a link: remove it")
         try:
-            for name in _read_manifest(other._path(step))["files"] or ():  # and nothing else that lies there
+            manifest = _read_manifest(other._path(step))
+            for name in manifest["files"] or ():  # and nothing else that lies there
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(other._directory / str(step) / name, place / name, follow_symlinks=False)
-            with files.replacing(self._path(step)) as temporary:
-                shutil.copyfile(other._path(step), temporary)
+            _write_manifest(self._path(step), manifest | {"metrics": {}})
         except (FileNotFoundError, shutil.Error):
             self._remove(step)
             return False

@@ -40,6 +40,7 @@ class Predictions:
     ids: np.ndarray  # [N] str
     scores: np.ndarray  # [N, K] float
     probabilities: bool  # scores are probabilities
+    by: dict[str, Any] | None = None  # version and commit of this package that computed them; None where a table does not say it
 
 
 @dataclasses.dataclass
@@ -157,7 +158,8 @@ class Run(View):
         starts = all(whole(start, (), "topology", ("versions", "settings")) for start in found["starts"])
         changes = all(whole(change, ("step", "from", "to"), "field") for change in found["changes"])
         digests = all(isinstance(digest, str) for digest in found["fingerprints"].values())
-        if not (found["starts"] and starts and changes and digests and isinstance(found.get("parts", {}), dict)):
+        objects = all(isinstance(found.get(name, {}), dict) for name in ("parts", "watched_on"))
+        if not (found["starts"] and starts and changes and digests and objects):
             raise ValueError(f"{path} cannot be used (a start, a change or a fingerprint is not whole): {_ANEW}")
         return found
 
@@ -242,8 +244,12 @@ class Run(View):
     def require_config(self, of_method: Callable[[str], dict[str, Any]]) -> None:
         """Raises ValueError where the run in the work directory is of another config: that of a child which was exchanged, say.
 
-        But for the decision, which is made of the scores.
+        But for the decision, which is made of the scores. Also where a child of a finished run is missing: what it was started with
+        would not be known, and it would be taken for one of whatever data are there.
         """
+        gone = [name for name in ("config.json", "provenance.json") if not (self.workdir / name).exists()]
+        if gone and self.outermost != self.workdir and (self.outermost / "done").exists():
+            raise ValueError(f"{self.workdir / gone[0]} is missing: copy the whole folder {self.outermost}, or train it anew")
         if (self.workdir / "config.json").exists():
             before, after = identity(Run.load(self.workdir, of_method=of_method).config), identity(self.config)
             if changed := [name for name in differing(before, after) if not name.startswith("decision.")]:
@@ -300,6 +306,16 @@ class Run(View):
             if split := self.provenance.get("watched"):
                 return str(split)
         return self.workdir.name.removeprefix("watch-").replace("-", ":") if self._copied else ""  # as older ones have it
+
+    @property
+    def chosen_on(self) -> dict[str, str]:
+        """Of the copy of a training that --watch keeps, the fingerprints of the data whose labels have chosen its checkpoint.
+
+        Nothing of older ones: they are taken for those of the run.
+        """
+        with contextlib.suppress(ValueError):  # not begun
+            return self.provenance.get("watched_on", {})
+        return {}
 
     @property
     def _copied(self) -> bool:

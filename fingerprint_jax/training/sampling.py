@@ -76,6 +76,8 @@ class Sampler:
 
     def __init__(self, run: Run, seed: int, steps: int = 0, solver: str = "") -> None:
         objective, model = generative(run), model_of(run)
+        if run.fingerprints != run.own_fingerprints:  # whose images are of another size, perhaps
+            run.refuse_data("data set")
         self.steps, self.solver = objective.way(steps, solver)
         self.step, state = restore(run)
         self._weights = model.weights(state)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fingerprint_jax import methods
+from fingerprint_jax.data import packing
+from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import lineage, score, watch
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
@@ -54,6 +56,43 @@ def test_it_keeps_its_own_best_while_the_training_removes(finished, monkeypatch)
         file.write('{"step": 9, "accu')  # a kill cut it
     watch.watch(finished, "valid", 5, scored)  # nothing is scored twice
     assert len((best.workdir / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_a_killed_watch_had_not_scored_is_never_its_best(finished, data_dir):
+    """A copy without a figure of the watched split has none: that of the training is of another split, or other data."""
+    for step in Checkpoints(finished).manifests():
+        manifest = json.loads((path := finished / "digests" / f"{step}.json").read_text())
+        manifest.pop("sha256")
+        manifest["metrics"] = {"accuracy": 1.0}
+        path.write_text(json.dumps(manifest | {"sha256": files.seal(manifest)}))
+
+    def killed(run, split):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(finished, "valid", 5, killed)
+    (first,) = trainer.saved(finished / "watch-valid")
+    for name in (f"digests/{first}.json", f"checkpoints/{first}"):  # retention
+        path = finished / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    best = watch.watch(finished, "valid", 5, lambda run, split: {"metrics": {"accuracy": 0.5}})
+    assert trainer.saved(best.workdir) == [8] and first == 6
+
+
+def test_figures_of_the_other_data_that_have_chosen_a_checkpoint_say_so(finished, data_dir, phantoms, tmp_path):
+    images = phantoms["subtask2"]
+    packing.pack("subtask2", tmp_path / "other", images / "train", images / "test")
+    other = str(tmp_path / "other")
+    assert open_source(other, "subtask2").fingerprints != open_source(data_dir, "subtask2").fingerprints
+    copy = watch.watch(finished, "valid", 5, score.evaluate, other)
+    chosen = f"{len(copy.rows('valid'))} of these"
+    assert any(note.startswith(chosen) and "have chosen the checkpoint" in note for note in lineage.in_sample(copy, "valid"))
+    assert not any("chosen" in note for note in lineage.in_sample(copy, "train_generated"))
+    own = methods.load(copy.workdir)
+    assert not any(what.startswith("chose") for _, what, _ in methods.sources(own))
+    with pytest.raises(ValueError, match=f"{copy.workdir} was chosen on other data than {data_dir}: give those as --data_dir"):
+        watch.watch(finished, "valid", 5, score.evaluate)
+    watch.watch(finished, "valid", 5, score.evaluate, other)
 
 
 def test_the_first_steps_are_scored_though_the_training_removes_them(data_dir, tmp_path):

@@ -9,7 +9,7 @@ from fingerprint_jax.runtime import targets
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
 from launch import collect, kubernetes, local, sweep
 from tests.conftest import finish
-from tests.launch.test_slurm import ODD, write_sweep
+from tests.launch.test_slurm import ODD, write_seeds
 from tests.test_evaluate import run_binary
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1035, as Kubernetes wants a service's name
@@ -18,7 +18,7 @@ GIVEN = ("--image=registry.example/fingerprint:1", "--claim=fingerprint", "--mou
 
 @pytest.fixture
 def output(tmp_path):
-    write_sweep(tmp_path / "s", data_dir="/mnt/data")
+    write_seeds(tmp_path / "s", data_dir="/mnt/data")
     return tmp_path / "s"
 
 
@@ -199,7 +199,7 @@ def test_processes_are_as_many_as_hosts(output):
 
 
 def test_data_lie_on_the_claim(tmp_path):
-    write_sweep(tmp_path / "other", data_dir="/home/me/data")
+    write_seeds(tmp_path / "other", data_dir="/home/me/data")
     with pytest.raises(ValueError, match=r"other/sweep.json: data_dir=/home/me/data: expected a path below --mount=/mnt"):
         render(tmp_path / "other")
 

@@ -1,5 +1,6 @@
 """A sweep on this machine: a row that fails stops no other, what is finished is not run again, a stopped sweep goes on."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from fingerprint_jax.evaluation import score
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime.preemption import Preempted
 from launch import compare, local, sweep
-from tests.conftest import ROOT, finish, fit, load_config
+from tests.conftest import ROOT, finish, fit, load_config, write_sweep
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
@@ -46,7 +47,7 @@ def stand_in(tmp_path, monkeypatch):
     finish(tmp_path / "scored")
     monkeypatch.setattr(local.sys, "executable", str(script))
     output = tmp_path / "sweep"
-    sweep.write(output, "D", sweep.rows(CONFIG, sweep.values("seed", 0, 1)))
+    write_sweep(output, sweep.rows(CONFIG, sweep.values("seed", 0, 1)))
     return output
 
 
@@ -215,7 +216,7 @@ def test_a_row_whose_network_was_trained_anew_in_its_place_is_not_finished(data_
 def test_the_run_of_another_row_stops_all_before_anything_runs(tmp_path, monkeypatch):
     rates = ("a", 0.5), ("b", 2.0)
     rows = sweep.rows(CONFIG, sweep.product(sweep.values("optimizer.rates", *rates), sweep.values("seed", 0, 1)))
-    sweep.write(tmp_path, "D", rows)
+    write_sweep(tmp_path, rows)
     rows = sweep.read(tmp_path)[1]
     for row in rows:
         config = sweep.resolve(row.config, row.overrides)
@@ -230,6 +231,21 @@ def test_the_run_of_another_row_stops_all_before_anything_runs(tmp_path, monkeyp
             local.run_sweep(tmp_path, "heldout", 1)
         assert set(local.run_sweep(tmp_path, "heldout", 1, [rows[3].name]).values()) == {"finished"}
         swap(*folders)
+
+
+def test_a_run_of_another_config_in_the_folder_of_a_row_stops_all(tmp_path):
+    """Also where no field of the sweep tells it: the row has no other fields, or its file says something else now."""
+    (row,) = sweep.rows(CONFIG, sweep.values("seed", 0))
+    config = sweep.resolve(row.config, row.overrides)
+    sweep.write(tmp_path, "D", [row])
+    finish(tmp_path / row.name, **config.to_dict())
+    assert local.of_another(row, tmp_path / row.name) == ""
+    shutil.rmtree(tmp_path / row.name)
+    finish(tmp_path / row.name, **config.to_dict() | {"num_steps": 1})
+    assert local.of_another(dataclasses.replace(row, hash=""), tmp_path / row.name) == ""  # of an older sweep
+    text = f"row {row.name}: the run in its folder is of another config than {CONFIG}: put the runs in their own folders"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        local.run_sweep(tmp_path, "heldout", 1)
 
 
 def test_a_path_from_home_is_that_in_full(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, Preempted
 from launch import collect, local, slurm, sweep
-from tests.conftest import FULL_FAULTS, ROOT, finish
+from tests.conftest import FULL_FAULTS, ROOT, finish, write_sweep
 from tests.faults import trainer
 from tests.launch import slurm_cluster
 from tests.test_evaluate import run_binary
@@ -55,15 +55,13 @@ def calls(folder, name):
     return path.read_bytes().decode().split("\0")[:-1] if path.exists() else []
 
 
-def write_sweep(output, seeds=3, data_dir="D"):
-    rows = sweep.rows(CONFIG, sweep.values("seed", *range(seeds)))
-    sweep.write(output, data_dir, rows)
-    return [row.name for row in rows]
+def write_seeds(output, seeds=3, data_dir="D"):
+    return write_sweep(output, sweep.rows(CONFIG, sweep.values("seed", *range(seeds))), data_dir)
 
 
 def test_what_is_neither_finished_nor_queued_is_submitted_once(stand_ins, tmp_path, capsys):
     output = tmp_path / ODD
-    names = write_sweep(output)
+    names = write_seeds(output)
     finish(output / names[1])
     flags = ["--partition=a b", "--account=$x", "--time=1:00", "--gpus=a100:2", "--nodes=2", "--tasks_per_node=4", "--grace=60"]
     flags += ["--max_parallel=5", '--sbatch=--comment=it\'s; "$HOME"', "--sbatch=--mem=16G"]
@@ -96,7 +94,7 @@ def test_what_is_neither_finished_nor_queued_is_submitted_once(stand_ins, tmp_pa
 
 
 def test_the_end_of_a_wait_says_what_there_is(stand_ins, tmp_path, capsys):
-    names = write_sweep(tmp_path / "s", 2)
+    names = write_seeds(tmp_path / "s", 2)
     with pytest.raises(Preempted, match=rf"2 of 2 rows are not finished: {names[0]}, {names[1]}; the same command goes on"):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", "--wait=0.01")
     finish(tmp_path / "s" / names[0])
@@ -114,7 +112,7 @@ def test_the_end_of_a_wait_says_what_there_is(stand_ins, tmp_path, capsys):
 
 
 def test_a_controller_that_does_not_answer_is_asked_again(stand_ins, tmp_path):
-    write_sweep(tmp_path / "s")
+    write_seeds(tmp_path / "s")
     run_binary(slurm, f"--sweep={tmp_path / 's'}")
     for tries, answers in ((2, True), (99, False)):
         program(
@@ -140,7 +138,7 @@ def test_a_controller_that_does_not_answer_is_asked_again(stand_ins, tmp_path):
     ],
 )
 def test_bad_flags_are_refused(stand_ins, tmp_path, flag, message):
-    write_sweep(tmp_path / "s")
+    write_seeds(tmp_path / "s")
     with pytest.raises(ValueError, match=re.escape(message)):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", flag)
     assert not calls(stand_ins, "sbatch")
@@ -151,20 +149,20 @@ def test_bad_flags_are_refused(stand_ins, tmp_path, flag, message):
     [("h100:16", ["--nodes=2", "--gpus-per-node=h100:8"]), ("a100:2", ["--nodes=1", "--gpus-per-node=a100:2"])],
 )
 def test_nodes_and_gpus_come_from_the_table_of_targets(stand_ins, tmp_path, accelerator, expected):
-    write_sweep(tmp_path / "s")
+    write_seeds(tmp_path / "s")
     run_binary(slurm, f"--sweep={tmp_path / 's'}", f"--accelerator={accelerator}")
     assert [each for each in calls(stand_ins, "sbatch") if each.startswith(("--nodes", "--gpus"))] == expected
 
 
 @pytest.mark.parametrize("flag", ["--nodes=1", "--gpus=8"])
 def test_nodes_and_gpus_are_given_once(stand_ins, tmp_path, flag):
-    write_sweep(tmp_path / "s")
+    write_seeds(tmp_path / "s")
     with pytest.raises(ValueError, match="^--accelerator=h100:16 gives nodes and GPUs: leave out --nodes and --gpus$"):
         run_binary(slurm, f"--sweep={tmp_path / 's'}", "--accelerator=h100:16", flag)
 
 
 def test_what_slurm_refuses_is_one_line(stand_ins, tmp_path, monkeypatch):
-    write_sweep(tmp_path / "s")
+    write_seeds(tmp_path / "s")
     program(stand_ins / "sbatch", "#!/bin/sh\necho 'sbatch: error: first\nsbatch: error: invalid partition' >&2\nexit 1\n")
     with pytest.raises(ValueError, match="^sbatch: error: invalid partition$"):
         run_binary(slurm, f"--sweep={tmp_path / 's'}")
@@ -176,7 +174,7 @@ def test_what_slurm_refuses_is_one_line(stand_ins, tmp_path, monkeypatch):
 
 
 def test_more_rows_than_an_array_takes_are_several_arrays(stand_ins, tmp_path, capsys):
-    names = write_sweep(tmp_path / "s", 5)
+    names = write_seeds(tmp_path / "s", 5)
     (stand_ins / "scontrol.says").write_text("Configuration data\nMaxArraySize            = 2\nMaxJobCount = 3\n")
     run_binary(slurm, f"--sweep={tmp_path / 's'}", "--max_parallel=3")
     given = calls(stand_ins, "sbatch")
@@ -212,7 +210,7 @@ def test_how_many_rows_an_array_takes(says, size, stand_ins):
 
 
 def test_an_array_that_is_refused_leaves_those_before_it_known(stand_ins, tmp_path, capsys):
-    names = write_sweep(tmp_path / "s", 3)
+    names = write_seeds(tmp_path / "s", 3)
     (stand_ins / "scontrol.says").write_text("MaxArraySize = 2\n")
     program(
         stand_ins / "sbatch",
@@ -260,7 +258,7 @@ def test_every_command_of_slurm_is_called_without_it(stand_ins, tmp_path, monkey
         monkeypatch.setenv(name, value)
     for name in ("sbatch", "squeue", "scontrol"):
         program(stand_ins / name, f"#!/bin/sh\nenv >> {stand_ins}/{name}.env\n[ {name} = sbatch ] && echo 7\nexit 0\n")
-    write_sweep(tmp_path / "s")
+    write_seeds(tmp_path / "s")
     run_binary(slurm, f"--sweep={tmp_path / 's'}")
     slurm.queued(tmp_path / "s")
     for name in ("sbatch", "squeue", "scontrol"):
@@ -458,7 +456,7 @@ def test_arrays_on_a_real_cluster_follow_each_other_and_know_nothing_of_an_outer
     out.mkdir()
     lines = f"mkdir {out}/mark || touch {out}/together", f'env > "{out}/$SLURM_JOB_NAME.$SLURM_ARRAY_TASK_ID"', "sleep 0.3"
     python = program(tmp_path / "python", "\n".join(["#!/bin/sh", *lines, f"rmdir {out}/mark"]))
-    names = write_sweep(tmp_path / "s", 5)
+    names = write_seeds(tmp_path / "s", 5)
     monkeypatch.setattr(slurm.sys, "executable", str(python))
     with slurm_cluster.running(tmp_path, "MaxArraySize=2") as environment:
         for name, value in (OUTER | {"OMP_NUM_THREADS": "3"} | environment).items():
@@ -477,7 +475,7 @@ def test_arrays_on_a_real_cluster_follow_each_other_and_know_nothing_of_an_outer
 
 
 def test_collect_shows_rows_under_way_and_what_failed_of_any_launcher(tmp_path):
-    names = write_sweep(tmp_path / "s", 2)
+    names = write_seeds(tmp_path / "s", 2)
     (tmp_path / "s" / "slurm").mkdir()
     (tmp_path / "s" / names[0]).mkdir()
     (tmp_path / "s" / names[0] / "failed.json").write_text('{"error": "srun: error: vm: task 0: Killed"}')
