@@ -600,7 +600,7 @@ def accuracy(folder, split="heldout"):
     return score.figures(folder)["splits"][split]["metrics"]["accuracy"]
 
 
-PLACES = ["children", "children without a config", "children that say another of themselves", "watch-train_generated"]
+PLACES = ["children", "children that say another of themselves", "watch-train_generated"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -620,9 +620,6 @@ def test_recompute_reads_no_table_of_before_wherever_it_lies(place, data_dir, tm
     else:
         shutil.rmtree(folder / "predictions")
     forge(folder)
-    if place == "children without a config":
-        for path in folder.glob("children/*/config.json"):
-            path.unlink()
     run_binary(evaluate, f"--workdir={folder}")
     assert accuracy(folder) != before  # the figures of before are there, so that tables are believed
     forge(folder / "children") if place.startswith("children") else forge(folder)
