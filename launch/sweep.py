@@ -99,6 +99,8 @@ def resolve(config: str, overrides: Overrides) -> Config:
         if field not in known:
             text = config_file.missing_field(plain, field) or f"{field} is no field but a group of them"
             raise ValueError(f"--config={config}: {text}")
+        if text := config_file.of_outermost(field):
+            raise ValueError(f"{field}={value!r}: {text}")
         expected = f"{field}={value!r}: {config} has {known[field]!r} there, which is {type(known[field]).__name__}"
         try:
             typed = flat_config(_load([f"--config={config}", f"--config.{field}={value}"]))[field]

@@ -660,7 +660,8 @@ def test_every_field_of_results_json_is_documented(quickstart, membership):
         score.evaluate(Run.load(run.workdir), "heldout")
         found = keys(json.loads((run.workdir / "results.json").read_text()))
         assert {"auc", "permutation"} <= found or {"calibration", "ece"} <= found
-        assert not [key for key in found if f"`{key.rpartition('.')[2]}`" not in text]
+        missing = [key for key in found if f"`{key.rpartition('.')[2]}`" not in text]
+        assert not missing, f"{', '.join(missing)}: say in docs/results.md what it is"
 
 
 @pytest.mark.parametrize("path", ["configs/quickstart.py", "configs/subtask1/gan_leaks.py"])

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -27,14 +28,13 @@ def _files() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def home(data_dir, tmp_path_factory):
-    """A folder with the package, the configs of the repository, and the phantoms as `data`."""
+    """A folder with the package, and the phantoms as `data`."""
     home = tmp_path_factory.mktemp("extending")
     (home / "mypkg").mkdir()
     for name, text in _files().items():
         if name.startswith("mypkg/"):
             (home / name).write_text(text)
     (home / "data").symlink_to(data_dir)
-    (home / "configs").symlink_to(ROOT / "configs")
     return home
 
 
@@ -61,6 +61,17 @@ def test_every_command_runs(home):
     status, _, errors = _run(home, without)
     assert status == 1 and errors.splitlines()[-1].endswith("allow its import by --plugins=mypkg")
     shutil.rmtree(home / "runs")
+
+
+def test_what_belongs_into_the_repository_passes_its_lint(tmp_path):
+    written = {name: text for name, text in _files().items() if not name.startswith("mypkg/")}
+    assert written
+    for name, text in written.items():
+        given = ["--config", ROOT / "pyproject.toml", "--stdin-filename", ROOT / name, "-"]
+        for act in (["check"], ["format", "--check"]):
+            command = [sys.executable, "-m", "ruff", *act, *given]
+            done = subprocess.run(command, input=text, capture_output=True, text=True)
+            assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
 
 def test_the_method_describes_itself_fits_and_evaluates(data_dir, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from fingerprint_jax import Config
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.runs import checkpoint, start
-from fingerprint_jax.runs.config import config_hash
+from fingerprint_jax.runs.config import config_hash, without_effect
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS, check_folds
 from fingerprint_jax.runtime import distributed, environment, names, plugins
@@ -274,6 +274,8 @@ def check(run: Run) -> None:
     The decision is that of the outermost run: nobody asks a child for its labels.
     """
     method = get(run.config.method)
+    if run.outermost == run.workdir and (text := without_effect(run.config)):
+        raise ValueError(text)
     _check_parts(run)
     method.check(run)
     start.require_change(run, fields)
@@ -285,6 +287,11 @@ def _check_parts(run: Run) -> None:
     """The held-out fold, `valid` and `sequestered` can be drawn, are not empty and, of membership, hold both classes."""
     data = run.config.data
     if data.folds:
+        if data.fold < 0 and run.config.method != "ensemble":
+            raise ValueError(
+                f"data.folds={data.folds} and data.fold={data.fold}: nothing is held out, set data.fold to hold one fold out, or"
+                " data.folds=0; method='ensemble' cross-fits"
+            )
         classes = run.source.summary["classes"]
         check_folds(run.source.rows(run.target), data.folds, f"data.folds={data.folds}", classes)
     asked = {"heldout": run.cross_fits or (data.folds and data.fold >= 0)}

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from fingerprint_jax import Config, methods, objectives
 from fingerprint_jax.data import tasks
 from fingerprint_jax.runs import checkpoint
@@ -28,7 +30,8 @@ def check(run: Run) -> None:
     c = run.config
     if c.best:
         if not c.data.valid:
-            raise ValueError(f"config.best={c.best!r} needs a validation split: set data.valid")
+            of = "" if run.outermost == run.workdir else " of the ensemble"
+            raise ValueError(f"config.best={c.best!r} needs a validation split: set data.valid{of}")
         checkpoint.parse_best(c.best)
         names.check("config.best", c.best, (f"{mode}:{run.task.watched}" for mode in ("max", "min")))
     if c.data.valid and issubclass(objectives.of(c.objective.name), objectives.Generative) and not run.task.membership:
@@ -44,7 +47,12 @@ def check(run: Run) -> None:
     elif c.objective.get("latents") and not c.init_from:
         raise ValueError("objective.latents=True: the autoencoder has to be trained first, set pretrain.num_steps")
     _ = run.gallery
-    loop.check_fit(run)
+    try:
+        loop.check_fit(run)
+    except AttributeError as error:
+        if not isinstance(error.obj, ConfigDict) or error.obj != c.objective:
+            raise
+        raise ValueError(f"objective.{error.name} is missing: {c.objective.name} needs it") from error
 
 
 def fit(run: Run) -> None:

@@ -41,8 +41,6 @@ def check(run: Run) -> None:
         raise ValueError(f"method='pseudo_label' needs one score a class, {run.task.name} has one score in all")
     if data.extra_labels:
         raise ValueError(f"data.extra_labels={data.extra_labels!r}: method='pseudo_label' writes its own, leave it empty")
-    if data.folds and data.fold < 0:
-        raise ValueError("data.fold=-1: method='pseudo_label' is not cross-fitted, hold out one fold or set data.folds=0")
     if pseudo.source not in run.source.splits or pseudo.source == run.target:
         others = [split for split in run.source.splits if split != run.target]
         raise ValueError(f"pseudo.source={pseudo.source!r}: labelled rows take no pseudo-labels, use one of {', '.join(others)}")

@@ -19,6 +19,11 @@ FIELDS: dict[str, Any] = {
     **dict.fromkeys(("data.valid", "data.sequester"), (int, float)),
 }
 
+# What `Run.child` gives a member of its ensemble, and what stands there where nobody has said anything. Folds and `data.valid` are
+# given too: the configs of single networks have some.
+INHERITED = ("seed", "data.sequester", "data.split_seed", "data.max_damaged", "data.extra_labels")
+UNSET = ("", 0)
+
 
 def wrong_field(fields: dict[str, Any], of_method: Callable[[str], dict[str, Any]], prefix: str = "") -> str:
     """What of a config as JSON, or of one in it, is missing or of another kind; nothing where all is as its method wants it.
@@ -70,6 +75,21 @@ def local_name(name: str) -> str:
 # What changes no result: paths that may move, of data and extra labels, whose content has fingerprints, and of a cache; how steps
 # are dispatched, where their state lies, and which checkpoints are kept.
 MOVING = ("data_dir", "data.extra_labels", "features.cache_dir", "steps_per_dispatch", "optimizer.shard_state", "keep")
+
+
+def without_effect(config: Config | dict[str, Any], prefix: str = "") -> str:
+    """The first field of a member that has a value of its own, and that of the run around it in its place; '' for none."""
+    variants = (config.get("ensemble") or {}).get("variants") or {}
+    inner = {"member": config.get("member"), **{f"ensemble.variants.{name}": fields for name, fields in variants.items()}}
+    for name, member in inner.items():
+        found = dict(walk(member)) if member else {}
+        own = dict(walk(config))
+        for field in INHERITED:
+            if found.get(field, UNSET[0]) not in (*UNSET, own.get(field)):
+                return f"{prefix}{name}.{field}={found[field]!r}: a member has the value of the run around it: set {prefix}{field}"
+        if member and (deeper := without_effect(member, f"{prefix}{name}.")):
+            return deeper
+    return ""
 
 
 def identity(config: Config) -> dict[str, Any]:

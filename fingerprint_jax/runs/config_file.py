@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from fingerprint_jax import Config
-from fingerprint_jax.runs.config import walk
+from fingerprint_jax.runs.config import INHERITED, walk
 from fingerprint_jax.runtime import names, paths
 
 
@@ -45,7 +45,7 @@ class _Parser(flags.ArgumentParser):
             raise flags.IllegalFlagValueError(f"--{self.name}={argument}: {error}") from None
         for word in flags.FLAGS.read_flags_from_files(self._argv or sys.argv, force_gnu=False)[1:]:
             given = re.match(rf"-{{1,2}}(?:no)?{self.name}\.([^=]+)", word)
-            if given and (text := missing_field(config, given[1], f"--{self.name}.")):
+            if given and (text := missing_field(config, given[1], f"--{self.name}.") or of_outermost(given[1])):
                 raise flags.IllegalFlagValueError(f"--{self.name}.{given[1]}: {text}")
         config.lock()
         return config
@@ -132,6 +132,14 @@ def near(file: str) -> str:
         for key in (path, inside, path.with_suffix(""), inside.with_suffix(""), path.name, path.stem):
             known.setdefault(str(key), str(path))
     return known[found] if (found := file if file in known else names.nearest(file, known)) else ""
+
+
+def of_outermost(field: str) -> str:
+    """'' where a member may have a field of its own, else a line that names the field of the run around it, see `Run.child`."""
+    found = re.fullmatch(r"((?:member\.)*)member\.(.+)", field)
+    if not found or found[2] not in (*INHERITED, "data_dir", "data.folds", "data.fold", "data.valid"):
+        return ""
+    return f"a member has the value of the run around it: set {found[1]}{found[2]}"
 
 
 def missing_field(config: Config, field: str, prefix: str = "") -> str:

@@ -86,7 +86,7 @@ def find(field: str, name: str) -> Any:
         found = importlib.import_module(module)
     except Exception as error:  # whatever its own code raises
         reason = f"{type(error).__name__}: {error}"
-        remedy = f"install the package {package}, or put its folder on PYTHONPATH"
+        remedy = f"install the package {package}, or put the folder that holds it on PYTHONPATH"
         raise ValueError(f"{field}={name!r}: {module} cannot be imported ({reason}); {remedy}") from error
     if not hasattr(found, attribute):
         raise ValueError(f"{field}={name!r}: {module} has no {attribute!r}{names.hint(attribute, vars(found)).rstrip('; ')}")

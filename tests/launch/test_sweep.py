@@ -75,6 +75,10 @@ def test_commas_in_brackets_and_quotes_do_not_part_values(tmp_path):
         ({"optimizer": "adam"}, r"optimizer is no field but a group of them"),
         ({"config": "configs/quickstart.py:smok"}, r"variant='smok' is unknown: did you mean 'smoke'"),
         ({"config": ""}, "give --config"),
+        (
+            {"config": "configs/subtask1/domias.py", "member.seed": 1},
+            "member.seed=1: a member has the value of the run around it: set seed",
+        ),
     ],
 )
 def test_a_wrong_override_is_one_line_that_says_what_would_be_right(overrides, message):

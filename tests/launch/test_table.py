@@ -103,9 +103,9 @@ def test_a_step_takes_the_processor_time_that_is_used(data_dir, tmp_path, monkey
 
 
 def test_a_row_resolves_to_its_config_with_leaves_and_nodes(tmp_path):
-    row = Row("r", "configs/subtask2/sdva_vote.py:smoke", {"ensemble.variants": {}, "ensemble.seeds": 6, "member.seed": 3})
+    row = Row("r", "configs/subtask2/sdva_vote.py:smoke", {"ensemble.variants": {}, "ensemble.seeds": 6, "member.log_every": 3})
     config = systems.resolve(row)
-    assert not config.ensemble.variants and config.ensemble.seeds == 6 and config.member.seed == 3
+    assert not config.ensemble.variants and config.ensemble.seeds == 6 and config.member.log_every == 3
     assert systems.network_config(config) is config.member
     for field in ("ensemble.nothing", "nothing.variants"):
         with pytest.raises(ValueError, match=f"no field '{field}'"):

@@ -16,6 +16,7 @@ from tests.conftest import fit, load_config
 from tests.foreign import tree
 
 SIAMESE, LEAKS, DEMO = "configs/subtask1/aimm_siamese.py", "configs/subtask1/gan_leaks.py", "configs/quickstart.py"
+FEATURES_OF_MEMBER = "configs/subtask1/medhastra_similarity.py"
 FEATURES, ROUNDS, PAIRS = (
     "configs/subtask2/aimm_features.py",
     "configs/subtask2/sdva_pseudo_label.py",
@@ -68,6 +69,11 @@ def never_trained(monkeypatch):
         (SIAMESE, {"member.augment.flip": 2.0}, "member.augment.flip=2.0: use 0 to 1"),
         (SIAMESE, {"member.views.shift": -2}, "member.views.shift=-2: use 0 or more"),
         (SIAMESE, {"member.eval_batch": 0}, "eval_batch=0: use 1 or more"),
+        (SIAMESE, {"member.seed": 5}, "member.seed=5: a member has the value of the run around it: set seed"),
+        (SIAMESE, {"member.data.sequester": 0.25}, "member.data.sequester=0.25: .*: set data.sequester"),
+        (SIAMESE, {"member.best": "max:auc"}, "config.best='max:auc' needs a validation split: set data.valid of the ensemble"),
+        (FEATURES_OF_MEMBER, {"member.member.seed": 3}, "member.member.seed=3: .*: set member.seed"),
+        (SIAMESE, {"ensemble.variants": ConfigDict({"a": {"seed": 3}})}, "ensemble.variants.a.seed=3: .*: set seed"),
         (SIAMESE, {"member.data.streams": ConfigDict({"real": 8})}, "data.streams has real: .* learns from 'generated' too"),
         (
             SIAMESE,
@@ -89,6 +95,8 @@ def never_trained(monkeypatch):
         (DEMO, {"data.valid": 0.01}, "data.valid=0.01, one of 100 parts: class 't1' has 16 images, at most 16 folds"),
         (DEMO, {"data.sequester": 0.01}, "data.sequester=0.01, one of 100 parts: class 't[0-9]' has .* images, at most"),
         (DEMO, {"data.folds": 30}, "data.folds=30: class 't1' has 20 images, at most 20 folds"),
+        (DEMO, {"data.fold": -1}, "data.folds=5 and data.fold=-1: nothing is held out, set data.fold to hold one fold out"),
+        (DEMO, {"objective.name": "contrastive"}, "objective.pairs is missing: contrastive needs it"),
         (DEMO, {"best": "max:acuracy"}, "config.best='max:acuracy' is unknown: did you mean 'max:accuracy'"),
         (DEMO, {"best": "accuracy"}, "config.best='accuracy': use max:<metric> or min:<metric>"),
         (DEMO, {"init_from": "runs/x"}, "init_from='runs/x': no run there"),

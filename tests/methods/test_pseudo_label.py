@@ -213,7 +213,7 @@ def test_a_run_that_was_stopped_ends_the_same_and_trains_no_round_twice(fitted, 
     [
         ({"pseudo.source": "heldout"}, "pseudo.source='heldout': labelled rows take no .*, use one of test_generated, train_real"),
         ({"pseudo.source": "train_generated"}, "pseudo.source='train_generated'"),
-        ({"data.fold": -1}, "data.fold=-1: method='pseudo_label' is not cross-fitted"),
+        ({"data.fold": -1}, "data.folds=5 and data.fold=-1: nothing is held out"),
         ({"data.extra_labels": "x.csv"}, "data.extra_labels='x.csv': method='pseudo_label' writes its own"),
         ({"task": "subtask1"}, "needs one score a class"),
     ],

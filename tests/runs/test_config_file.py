@@ -1,5 +1,8 @@
 """What is wrong with a config file, or a field of it, is one line."""
 
+import pathlib
+import re
+
 import pytest
 from absl import flags
 
@@ -19,6 +22,12 @@ FILES = {
     "plain.py": "from configs import quickstart\ndef get_config():\n    return quickstart.get_config()\n",
     "text.txt": "seed: 3",
 }
+
+
+def test_the_readme_has_a_line_for_each_config():
+    text = (ROOT / "README.md").read_text().partition("## Configs")[2].partition("\n## ")[0]
+    missing = [path for path in CONFIGS if not re.search(rf"[`/]{pathlib.Path(path).stem}`", text)]
+    assert not missing, f"{', '.join(missing)}: say in the README, under Configs, what it is"
 
 
 @pytest.fixture
@@ -134,3 +143,14 @@ def test_a_file_comes_before_a_published_config_and_the_defaults_are_none(tmp_pa
         config_file.read("quickstart")
     with pytest.raises(ValueError, match="there is no such file"):
         config_file.read("base")
+
+
+@pytest.mark.parametrize("field", ["member.seed=1", "member.data.valid=0.2", "member.data.folds=3"])
+def test_a_field_that_a_member_has_from_the_run_around_it_is_refused(field, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    arguments = ["main", "--config=configs/subtask1/domias.py", f"--config.{field}"]
+    config_file.define_flag("config", "", values, arguments)
+    wanted = field.partition("=")[0].removeprefix("member.")
+    with pytest.raises(flags.Error, match=f"a member has the value of the run around it: set {wanted}"):
+        values(arguments)

@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -123,6 +125,13 @@ def test_every_decision_refuses_scores_that_are_not_finite(name, bad):
 def test_known_scores_must_be_finite(name):
     with pytest.raises(ValueError, match="scores of 1 of 2 rows are not finite"):
         decisions.get(name)(KNOWN[0], [[0.1], [np.nan]], KNOWN[1], **PARAMS.get(name, {}))
+
+
+@pytest.mark.parametrize("name", decisions.DECISIONS)
+def test_the_parameters_of_a_decision_are_known_here(name):
+    parameters = inspect.signature(decisions.get(name)).parameters.values()
+    needed = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty}
+    assert needed <= {*PARAMS.get(name, {})}, f"{name}: add a line with {', '.join(sorted(needed))} to PARAMS of this file"
 
 
 @pytest.mark.parametrize("name", decisions.DECISIONS)
