@@ -20,6 +20,7 @@ from fingerprint_jax.evaluation.decide import decide
 from fingerprint_jax.evaluation.lineage import in_sample
 from fingerprint_jax.evaluation.terminal import table
 from fingerprint_jax.report import words
+from fingerprint_jax.runs import start
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, distributed, environment, paths, plugins, preemption
@@ -70,17 +71,24 @@ def define_flags(values: flags.FlagValues) -> None:
     distributed.define_flags(values)
 
 
-def write_report(run: Run, values: flags.FlagValues) -> Path:
-    """The page of a split that was evaluated, beside the runs of --compare on the same data."""
+def _ready(run: Run) -> Run:
+    """A run that can be scored, all of whose figures are of one checkpoint; raises ValueError where it is not finished."""
+    if not run.done and not Checkpoints(run.workdir).begun():
+        raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
+    return methods.pinned(run)
+
+
+def write_report(run: Run, results: dict, values: flags.FlagValues) -> Path:
+    """The page of a split with these results, beside the runs of --compare on the same data."""
     scored = []
-    for each in [run, *(methods.pinned(methods.load(path, data_dir=run.config.data_dir)) for path in values.compare)]:
+    for each in [run, *(_ready(methods.load(path, data_dir=run.config.data_dir)) for path in values.compare)]:
         if each.config.task != run.config.task:
             raise ValueError(f"--compare={each.workdir}: a run of {each.config.task}, {run.workdir} is one of {run.config.task}")
         with score.renewed(each, values.split):
             predictions = methods.predict(each, values.split)
             decided, notes = decide(each, values.split, predictions), in_sample(each, values.split)
         scored.append(report.Scored(each, each.rows(values.split), predictions, decided, notes))
-    return report.write(scored[0], values.split, scored[1:], values.redact, values.published)
+    return report.write(scored[0], values.split, results, scored[1:], values.redact, values.published)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -115,13 +123,12 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
         run = methods.load(values.workdir, values.step, values.data_dir)
         if values.step != "best" and run.config.method != "gradient":
             raise ValueError(f"--step={values.step}: {run.workdir} is no single network: its members are read at their best")
+        start.require_same(run)
         if values.verify or values.recompute:
             score.verify(run, values.split)
         if values.watch:
             run = watch.watch(run.workdir, values.split, values.watch, score.evaluate, values.data_dir)
-        if not run.done and not Checkpoints(run.workdir).begun():
-            raise ValueError(f"{run.workdir} is not finished, there is nothing to score yet: the command that trains it goes on")
-        run = methods.pinned(run)
+        run = _ready(run)
         submission = None
         if values.submission:
             submission = {
@@ -150,7 +157,7 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
             say(f"transductive: {reason}")
     say(f"results: {place}")
     if values.report:
-        say(f"report: {write_report(run, values)}")
+        say(f"report: {write_report(run, results, values)}")
     if values.submission:
         say(f"submission: {values.submission}")
 

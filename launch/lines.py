@@ -16,18 +16,22 @@ def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, 
     out: dict = dict.fromkeys(BEFORE + AFTER) | {"data": data, "row": row.name, "networks": row.networks, "valid": []}
     out |= {"size": row.size, "published": row.published}
     notes = [f"network of {row.uses[1]}"] if row.uses else []
-    if calibration := read(c.folder(data, row) / "calibration.json"):
+    if calibration := c.kept(data, row, "calibration.json"):
         out |= {"network": calibration["network"], "parameters": calibration["parameters"]}
         out["steps"] = c.steps(data, row) if row.networks else None
-    if choice := read(c.folder(data, row) / "choice.json"):
+    if choice := c.kept(data, row, "choice.json"):
         tried = [f"{rate:g}" for rate in c.rates] if choice["valid"] else []
         out |= {"learning_rate": choice["learning_rate"], "valid": [choice["valid"].get(rate) for rate in tried]}
         notes += [f"not finite with learning rate {rate}" for rate in tried if rate not in choice["valid"]]
         costs = [read(c.workdir(data, row, choice["learning_rate"], seed) / "cost.json") for seed in seeds]
         if known := [cost["processor_s"] for cost in costs if cost]:
             out["processor_minutes"] = statistics.median(known) / 60
-        others = {seed: c.another(data, row, choice["learning_rate"], seed) for seed in c.seeds}
-        notes += [f"seed {seed} is of another {field}: run this row" for seed, field in others.items() if field]
+    if before := read(c.folder(data, row) / "choice.json"):
+        others = {seed: c.another(data, row, before["learning_rate"], seed) for seed in c.seeds}
+        other = [f"seed {seed} is of another {field}: run this row" for seed, field in others.items() if field]
+        notes += other or ["was begun with another config or on other data: run this row"] * (not choice)
+    if data == c.first:
+        notes += [reason for reason in map(c.of_others, c.kinds) if reason]
     places = [data, *(c.kinds if data == c.first else ())]
     for place in places:
         if failed := read(c.folder(place, row) / "failed.json"):

@@ -6,7 +6,7 @@ from fingerprint_jax.stats import metrics, score_metrics
 from launch import compare, lines
 from launch.compare import Scored
 from launch.formats import number
-from launch.systems import Comparison, Row, read
+from launch.systems import Comparison, Row
 
 FPR = 0.1
 COPIES = 0.9  # an AUC below it on verbatim copies does not tell them
@@ -86,7 +86,7 @@ def family(c: Comparison, data: str) -> dict:
 
 def _permutation(c: Comparison, data: str, row: Row, seed: int) -> dict:
     """What `evaluate` says of a run's p."""
-    choice = read(c.folder(data, row) / "choice.json")
+    choice = c.kept(data, row, "choice.json")
     return compare.kept_permutation(c.workdir(data, row, choice["learning_rate"], seed), "heldout")
 
 

@@ -8,6 +8,7 @@ runs of one architecture share their compiled steps.
 import collections
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -27,7 +28,7 @@ from fingerprint_jax.data import builder, controls, tasks
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.evaluation import score
-from fingerprint_jax.runs.config import differing, identity, network_config
+from fingerprint_jax.runs.config import code_hash, differing, identity, network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, plugins, sharding
 from fingerprint_jax.runtime.names import printable
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = (0, 1, 2)
 REFITS = 99  # permutations for which a system that trains no network, and reads labels, is fitted anew, with the first seed
+STEPS = ("num_steps", "eval_every", "checkpoint_every")  # the fields that the minutes give
 KEPT: dict[str, dict] = {  # what lies beside the runs, with its fields
     "calibration.json": {"network": str, "parameters": (int, NoneType), "processor_s": (int, float, NoneType)},
     "choice.json": {"learning_rate": (int, float, NoneType), "valid": dict},
@@ -189,7 +191,7 @@ class Comparison:
         A row without a network has the name of its features, and None for the rest.
         """
         path = self.folder(data, row) / "calibration.json"
-        if not path.exists():
+        if not self.kept(data, row, path.name):
             config: Config = ConfigDict(self.configs[row.name].to_dict())
             config.data_dir = self.data_dir(data)
             run = Run(config, path.parent).child("calibration", network_config(config), seed=0, fold=config.data.fold)
@@ -200,21 +202,37 @@ class Comparison:
                 found = {"network": run.config.backbone.name, "parameters": parameters, "processor_s": spent}
             else:
                 found = {"network": run.config.features.name, "parameters": None, "processor_s": None}
-            files.write_text(path, json.dumps(found))
+            files.write_text(path, json.dumps(found | {"of": self.made_of(data, row)}))
         return read(path)
+
+    def made_of(self, data: str, row: Row) -> str:
+        """A digest of what the steps and the learning rate of a row hang on: its config, the data, and the row that it uses."""
+        known = [code_hash(self.configs[row.name]), open_source(self.data_dir(data), self.task.name).fingerprints, self.rates]
+        used = self.made_of(data, self.row(row.uses[1])) if row.uses else ""
+        return hashlib.sha256(json.dumps([*known, self.seeds[0], used], sort_keys=True).encode()).hexdigest()[:16]
+
+    def kept(self, data: str, row: Row, name: str) -> dict:
+        """`read` of what lies in the folder of a row; {} where it was measured or chosen for another config, or on other data."""
+        if not (known := read(self.folder(data, row) / name)) or "of" not in known:  # as older ones
+            return known
+        try:
+            return known if known["of"] == self.made_of(data, row) else {}
+        except ValueError:  # the data are gone
+            return known
 
     def steps(self, data: str, row: Row) -> int:
         """Steps of each network of a row, so that together they take `minutes`."""
         return max(1, int(60 * self.minutes / (row.networks * self.calibration(data, row)["processor_s"])))
 
-    def config(self, data: str, row: Row, rate: float | None, seed: int) -> Config:
-        """The config of a run."""
+    def config(self, data: str, row: Row, rate: float | None, seed: int, steps: bool = True) -> Config:
+        """The config of a run, with the steps that the minutes allow, or with its own."""
         config: Config = ConfigDict(self.configs[row.name].to_dict())
         config.data_dir, config.seed = self.data_dir(data), seed
         if row.networks:
             inner = network_config(config)
-            inner.num_steps = self.steps(data if data in self.data else self.first, row)
-            inner.eval_every = inner.checkpoint_every = math.ceil(inner.num_steps / 4)
+            if steps:
+                inner.num_steps = self.steps(data if data in self.data else self.first, row)
+                inner.eval_every = inner.checkpoint_every = math.ceil(inner.num_steps / 4)
             if rate is not None:
                 inner.optimizer.learning_rate = rate
         if "features" in (inner := network_config(config)):  # of images: all runs look at the same
@@ -241,11 +259,11 @@ class Comparison:
         Raises FloatingPointError where no rate ends well, ValueError where the row that this one uses has not chosen.
         """
         path = self.folder(data, row) / "choice.json"
-        if path.exists():
-            return read(path)["learning_rate"]
+        if known := self.kept(data, row, path.name):
+            return known["learning_rate"]
         config, chosen, valid = self.configs[row.name], None, {}
         if row.uses:
-            used = read(self.folder(data, self.row(row.uses[1])) / "choice.json")
+            used = self.kept(data, self.row(row.uses[1]), path.name)
             if not used:
                 raise ValueError(f"row {row.name} uses {row.uses[1]}, which is not finished on {data}")
             chosen = used["learning_rate"]
@@ -261,7 +279,8 @@ class Comparison:
             if not valid:
                 raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")
             chosen = max(valid, key=lambda rate: valid[rate])
-        files.write_text(path, json.dumps({"learning_rate": chosen, "valid": {f"{r:g}": value for r, value in valid.items()}}))
+        content = {"learning_rate": chosen, "valid": {f"{r:g}": value for r, value in valid.items()}}
+        files.write_text(path, json.dumps(content | {"of": self.made_of(data, row)}))
         return chosen
 
     def scored(self, data: str, row: Row, split: str = "heldout", other: str = "") -> dict[int, Scored]:
@@ -269,7 +288,9 @@ class Comparison:
 
         What was trained by another config than that of the row now, or on other data, has no figure: see `another`.
         """
-        choice = read(self.folder(data if data in self.data else self.first, row) / "choice.json")
+        choice = self.kept(data if data in self.data else self.first, row, "choice.json")
+        if any(self.of_others(place) for place in (data, other) if place not in ("", *self.data)):
+            return {}
         where, found = self.data_dir(other) if other else "", {}
         for seed in self.seeds if choice else ():
             workdir = self.workdir(data, row, choice["learning_rate"], seed)
@@ -280,18 +301,32 @@ class Comparison:
     def another(self, data: str, row: Row, rate: float | None, seed: int) -> str:
         """What the run in the folder of a row is of in the place of the row's config and data; '' where of these, or not there."""
         workdir, first = self.workdir(data, row, rate, seed), data if data in self.data else self.first
-        calibrated = (self.folder(first, row) / "calibration.json").exists()
-        if not (workdir / "config.json").exists() or not calibrated:  # without which nobody knows the steps
+        if not (workdir / "config.json").exists():
             return ""
-        run, wanted = methods.load(workdir), identity(self.config(data, row, rate, seed))
-        known = identity(run.config)
-        if changed := differing(known, wanted):
+        steps = bool(self.kept(first, row, "calibration.json"))  # without which nobody knows them
+        run, wanted = methods.load(workdir), identity(self.config(data, row, rate, seed, steps))
+        changed = differing(identity(run.config), wanted)
+        if changed := [name for name in changed if steps or not name.endswith(STEPS)]:
             return f"config.{changed[0]}"
+        if run.other_code:
+            return f"code of {run.other_code[0]}"
         try:
             there = open_source(self.data_dir(data), self.task.name).fingerprints
         except ValueError:
             return "data"
         return "data" if run.provenance["fingerprints"] != there else ""
+
+    def of_others(self, control: str) -> str:
+        """Why the figures of a control are not those of the first data set; '' where they are, or where it is not there."""
+        kind = "phantom_runs" if control == "other_run" else control
+        path = Path(self.controls) / kind / "source.json"
+        if kind == "phantom_runs" or not path.exists():  # of no data set; `_make_controls` says what is missing
+            return ""
+        try:
+            same = read(path)["fingerprints"] == open_source(self.data[self.first], self.task.name).fingerprints
+        except ValueError as error:
+            return str(error)
+        return "" if same else f"{kind} was made from other data than {self.first}"
 
     def check(self) -> None:
         """Raises ValueError where what lies in the folder was trained for other minutes, or is somebody else's."""
@@ -370,6 +405,11 @@ class Comparison:
             folder = Path(self.controls) / kind
             path, phantoms = folder / "source.json", kind == "phantom_runs"  # which are of no data set
             of: dict[str, Any] = {"fingerprints": {} if phantoms else made_from}
+
+            def made(places: tuple[str, ...] = ("phantom_runs", "other_run") if phantoms else (kind,)) -> dict[str, str]:
+                found = {place: open_source(self.data_dir(place), self.task.name).fingerprints for place in places}
+                return {f"{place} {split}": digest for place in places for split, digest in found[place].items()}
+
             if not (builder.dataset_dir(last, self.task.name) / "summary.json").exists():
                 if path.exists():
                     read(path)  # of somebody else it is refused
@@ -377,14 +417,15 @@ class Comparison:
                     raise ValueError(f"{folder} has {theirs[0]!r} and is no control of ours: give another --controls")
                 files.write_text(path, json.dumps(of))  # first, so that none that is whole, or killed half-way, lacks it
                 controls.write(kind, folder, source, overwrite=True)
-                files.write_text(path, json.dumps(of | {"made": open_source(last, self.task.name).fingerprints}))
+                files.write_text(path, json.dumps(of | {"made": made()}))
                 continue
             if not path.exists() and phantoms:  # as older ones
                 continue
             if not path.exists():
                 raise ValueError(f"{folder} does not say which data it was made from: remove it, and it is made from {source}")
-            known, now = read(path), open_source(last, self.task.name).fingerprints
+            known, now = read(path), made()
+            older = open_source(last, self.task.name).fingerprints  # which had the last alone
             if known["fingerprints"] != of["fingerprints"]:
                 raise ValueError(f"{folder} was made from other data than {source}: give another --controls")
-            if known.get("made", now) != now:
+            if known.get("made", now) not in (now, older):
                 raise ValueError(f"{folder} has other data than those that were made: remove it, and it is made anew")

@@ -47,15 +47,18 @@ def by_kind(rejected: Rejected) -> list[str]:
 
 def require_share(folders: list[Folder], kept: list[File], rejected: Rejected, most: float) -> None:
     """Raises ValueError where more than the share `most` of the images of a folder were rejected; names all such folders."""
-    roots = sorted((folder.path for folder in folders), key=lambda path: -len(path.parts))
+    roots = {folder.path for folder in folders}
     lost: collections.Counter[Path] = collections.Counter()
     for path, reason in rejected:
-        if is_image(path, reason):
-            lost[next((root for root in roots if Path(path).is_relative_to(root)), Path(path).parent)] += 1
-    kept_in = collections.Counter(file.folder.path for file in kept)
+        if is_image(path, reason):  # of the innermost folder that it lies in
+            lost[next((above for above in (Path(path), *Path(path).parents) if above in roots), Path(path).parent)] += 1
+    kept_below: collections.Counter[Path] = collections.Counter()
+    for path, count in collections.Counter(file.folder.path for file in kept).items():
+        for above in (path, *path.parents):
+            kept_below[above] += count
     too_many = []
     for root, count in lost.items():
-        of = count + sum(kept for path, kept in kept_in.items() if path.is_relative_to(root))
+        of = count + kept_below[root]
         if count > most * of:
             too_many.append(f"{count} of {of} images in {root}")
     if too_many:

@@ -161,11 +161,17 @@ def in_sample(run: Run, split: str) -> list[str]:
 
 
 def _chosen_by(run: Run, rows: Rows) -> list[str]:
-    """Why figures of other data than a run was started with are too good: --watch has chosen its checkpoint by them."""
-    if not (split := run.followed) or run.fingerprints == run.own_fingerprints or run.chosen_on != run.source.fingerprints:
+    """Why figures are too good, or may be: --watch has chosen the checkpoint by other data than the run was started with."""
+    if not (split := run.followed) or not run.chosen_on or (rows.labels < 0).any():
+        return []
+    packed, of = run.packed(split), f"of these {len(rows)} images"
+    if not run.chosen_here:
+        there = run.own_fingerprints.get(packed) == run.chosen_on.get(packed)  # those are compared elsewhere
+        return [] if there else [f"Whether any {of} have chosen the checkpoint, by --watch on other data, is not known."]
+    if run.own_fingerprints.get(packed) == run.chosen_on.get(packed):
         return []
     count = int(np.isin(rows.index, run.rows(split).index).sum())
-    return [f"{count} of these {len(rows)} images have chosen the checkpoint: the figures are too good."] if count else []
+    return [f"{count} {of} have chosen the checkpoint: the figures are too good."] if count else []
 
 
 def _of_other_data(run: Run, rows: Rows, alike: bool = True) -> list[str]:

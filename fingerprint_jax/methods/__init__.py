@@ -117,8 +117,15 @@ def state(run: Run) -> Any:
     Raises ValueError where the run in the work directory is one of another config.
     """
     run.require_config(fields)
+    if packages := run.other_code:
+        _warn(f"{run.workdir} was trained by other code of {', '.join(packages)} than that which is there now")
     found, code = get(run.config.method).state(run), plugins.code(run.config)
     return {"state": found, "code": code} if code else found
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    log.warning(text)  # once a process: a state is asked for several times
 
 
 def named_state(run: Run) -> Any:
@@ -199,7 +206,7 @@ def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
 
 def sources(run: Run) -> Iterator[Read]:
     """The rows whose labels had a part in the scores of a run."""
-    if (followed := run.followed) and run.chosen_on in ({}, run.source.fingerprints):
+    if (followed := run.followed) and run.chosen_here:
         yield run, "chose its checkpoint by", functools.partial(run.rows, followed)
     yield from get(run.config.method).sources(run)
 

@@ -99,7 +99,9 @@ def origin(run: Run) -> Run | None:
         return None
     if c.pretrain.method != "gradient":
         raise ValueError(f"pretrain.method={c.pretrain.method!r} trains no network to begin with: use gradient")
-    return run.shared("pretrain", c.pretrain, c.pretrain.seed)
+    child = run.shared("pretrain", c.pretrain, c.pretrain.seed)
+    child.require_child()
+    return child
 
 
 def _check_same_origin(run: Run) -> None:

@@ -42,21 +42,24 @@ class Scored:
         return Scored(self.run, self.rows.take(selection), part, self.decided[selection])
 
 
-def write(scored: Scored, split: str, others: list[Scored], redact: bool = False, published: bool = False) -> Path:
+def write(scored: Scored, split: str, results: dict, others: list[Scored], redact: bool = False, published: bool = False) -> Path:
     """Writes `<workdir>/report/index.html`, whole or not at all, and returns its path.
 
     Args:
         scored: the run; its results.json has the split.
         split: that was scored.
+        results: of it, as `evaluate` has written them.
         others: runs of the same task, scored on the same data, that it is compared with.
         redact: no picture and no file name of any image. A synthetic image can be a copy of a real one, so it goes too.
         published: adds the place among the published runs of the task.
 
-    Raises ValueError for a run to compare that has no image in common, and where nothing was published for the task.
+    Raises ValueError for a run to compare that has no image in common, where nothing was published for the task, and where another
+    evaluation has written other results meanwhile.
     """
     run, rows, predictions = scored.run, scored.rows, scored.predictions
     document = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
-    results = document["splits"][split]
+    if document["splits"].get(split) != json.loads(json.dumps(results)):
+        raise ValueError(f"{run.workdir}: another evaluation has written results.json meanwhile, run this one again")
     task, found = run.task, results.get("metrics")
     classes = run.source.summary["classes"]
     names = [name.replace("_", " ") for name in classes]

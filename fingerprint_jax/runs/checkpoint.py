@@ -151,7 +151,8 @@ class Checkpoints:
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 manager.close()
         for leftover in self._directory.glob("*"):  # it may have filled the disk
-            if leftover.name.partition(".")[0] == str(step):
+            ours = leftover.name == str(step) or re.fullmatch(_UNCOMMITTED, leftover.name)
+            if ours and leftover.name.partition(".")[0] == str(step):
                 shutil.rmtree(leftover, ignore_errors=True)
         text = str(error).strip() or type(error).__name__
         full = os.strerror(errno.ENOSPC)

@@ -19,7 +19,7 @@ from fingerprint_jax import Config
 from fingerprint_jax.runs import ranges
 from fingerprint_jax.runs.config import another, config_hash, differing, from_json, identity, wrong_field
 from fingerprint_jax.runs.views import View
-from fingerprint_jax.runtime import distributed, environment, files, names, paths
+from fingerprint_jax.runtime import distributed, environment, files, names, paths, plugins
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Run(View):
             fits = isinstance(each, dict) and each.keys() >= {*names} and isinstance(each.get(text), str)
             return fits and all(isinstance(each.get(name, {}), dict) for name in objects)
 
-        starts = all(whole(start, (), "topology", ("versions", "settings")) for start in found["starts"])
+        starts = all(whole(start, (), "topology", ("versions", "settings", "code")) for start in found["starts"])
         changes = all(whole(change, ("step", "from", "to"), "field") for change in found["changes"])
         digests = all(isinstance(digest, str) for digest in found["fingerprints"].values())
         objects = all(isinstance(found.get(name, {}), dict) for name in ("parts", "watched_on"))
@@ -247,9 +247,7 @@ class Run(View):
         But for the decision, which is made of the scores. Also where a child of a finished run is missing: what it was started with
         would not be known, and it would be taken for one of whatever data are there.
         """
-        gone = [name for name in ("config.json", "provenance.json") if not (self.workdir / name).exists()]
-        if gone and self.outermost != self.workdir and (self.outermost / "done").exists():
-            raise ValueError(f"{self.workdir / gone[0]} is missing: copy the whole folder {self.outermost}, or train it anew")
+        self.require_child()
         if (self.workdir / "config.json").exists():
             before, after = identity(Run.load(self.workdir, of_method=of_method).config), identity(self.config)
             if changed := [name for name in differing(before, after) if not name.startswith("decision.")]:
@@ -258,6 +256,20 @@ class Run(View):
                     f"{self.workdir} is not the run that was trained for this: config.{changed[0]} is {there} there, {here} in the"
                     " run that uses it; put the right one in its place, or train anew"
                 )
+
+    def require_child(self) -> None:
+        """Raises ValueError where this is a child of a finished run, and is missing."""
+        gone = [name for name in ("config.json", "provenance.json") if not (self.workdir / name).exists()]
+        if gone and self.outermost != self.workdir and (self.outermost / "done").exists():
+            raise ValueError(f"{self.workdir / gone[0]} is missing: copy the whole folder {self.outermost}, or train it anew")
+
+    @property
+    def other_code(self) -> list[str]:
+        """The packages beside this one whose files are others than when the run was last started, as far as that is known."""
+        if not (self.workdir / "provenance.json").exists():
+            return []
+        known = self.provenance["starts"][-1].get("code", {})
+        return [package for package, digest in plugins.code(self.config).items() if known.get(package, digest) != digest]
 
     def require_classes(self) -> None:
         """Raises ValueError where the data have other classes than those the run was started with, which its labels stand for.
@@ -316,6 +328,12 @@ class Run(View):
         with contextlib.suppress(ValueError):  # not begun
             return self.provenance.get("watched_on", {})
         return {}
+
+    @property
+    def chosen_here(self) -> bool:
+        """Of the copy of a training that --watch keeps, whether the split that has chosen its checkpoint is that of these data."""
+        split = self.packed(self.followed)
+        return not self.chosen_on or self.chosen_on.get(split) == self.source.fingerprints.get(split)
 
     @property
     def _copied(self) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 from fingerprint_jax.runs import checkpoint
-from fingerprint_jax.runs.config import another, differing, identity, network_config
+from fingerprint_jax.runs.config import another, config_hash, differing, identity, network_config
 from fingerprint_jax.runs.run import Run, is_run
-from fingerprint_jax.runtime import distributed, environment, files
+from fingerprint_jax.runtime import distributed, environment, files, plugins
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def fitting(run: Run, check: Callable[[Run], None], of_method: Fields) -> Genera
     in more than where the data lie and the fields of `allow_change`; names the fields and both values. Also where checkpoints
     cannot lie in the work directory, see `checkpoint.check_place`.
     """
+    require_same(run)
     refusal = f"{run.workdir}: %s is fitting this run; wait for it, or use another --workdir"
     with contextlib.ExitStack() as held:
 
@@ -75,6 +76,16 @@ def fitting(run: Run, check: Callable[[Run], None], of_method: Fields) -> Genera
             if first:
                 _withdraw(run.workdir, made)
             raise
+
+
+def require_same(run: Run) -> None:
+    """Raises ValueError where one of several processes has another config, or sees other data, than process 0.
+
+    Each reads the data for itself, and a copy on another machine may be an older one.
+    """
+    if distributed.count() > 1:
+        seen = json.dumps([config_hash(run.config), run.fingerprints], sort_keys=True)
+        distributed.require_same(seen, "another config or other data")
 
 
 def require_change(run: Run, of_method: Fields) -> None:
@@ -121,7 +132,7 @@ def _write_or_check(run: Run, fingerprints: dict[str, str], check: Callable[[Run
         start["topology"] += f", {count} steps a dispatch"
     if run.config.get("optimizer", {}).get("shard_state", False):
         start["topology"] += ", sharded optimizer state"
-    start["versions"], start["settings"] = environment.libraries(), environment.settings()
+    start["versions"], start["settings"], start["code"] = environment.libraries(), environment.settings(), plugins.code(run.config)
     if not path.exists():
         classes = {} if run.task.classes else {"classes": run.source.summary["classes"]}
         about = {"fingerprints": fingerprints, "starts": [start], "changes": []}
@@ -138,7 +149,7 @@ def _write_or_check(run: Run, fingerprints: dict[str, str], check: Callable[[Run
     if last["topology"] != start["topology"]:
         change = f"{last['topology']} -> {start['topology']} processes x devices"
         log.warning("%s: topology changed: %s; %s", run.workdir, change, rounding)
-    for what in ("versions", "settings"):
+    for what in ("versions", "settings", "code"):
         before_it, now = last.get(what, {}), start[what]
         if other := differing(before_it, now):
             change = ", ".join(f"{name} {now.get(name)} (before: {before_it.get(name)})" for name in other)

@@ -14,6 +14,7 @@ all have to know before (docs/cluster.md has the figures, `benchmarks/processes.
 import atexit
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import logging
@@ -247,6 +248,17 @@ def by_first(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
 
     return call
+
+
+def require_same(value: str, what: str) -> None:
+    """Raises ValueError on all processes where one of them has another value than process 0; `what` says what that is."""
+    if _channel is None:
+        return
+    own = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint32)
+    found = _gathered(np.concatenate([np.array([_index], np.uint32), own]))
+    (first,) = np.unique(found[found[:, 0] == 0], axis=0)
+    if (other := (found[:, 1:] != first[1:]).any(axis=1)).any():
+        raise ValueError(f"process {found[other, 0].min()} has {what} than process 0: give all the same")
 
 
 def agreed(signalled: Callable[[], str], mesh: "Mesh") -> Callable[[], str]:

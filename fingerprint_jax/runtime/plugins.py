@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from fingerprint_jax.runtime import names
+from fingerprint_jax.runtime.files import digest, litter
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FIELDS = ("name", "beside")  # the last parts of the fields that name code
@@ -56,13 +57,13 @@ def same(config: ConfigDict, known: object) -> bool:
 def _digest(package: str) -> str:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
-    files = [(path, folder) for folder in folders for path in sorted(folder.rglob("*.py"))]
+    kept = (path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts and not litter(path.name))
+    files = sorted((path, folder) for path in kept for folder in folders if path.is_relative_to(folder) and not path.is_dir())
     if spec and spec.origin and not files:
         files = [(Path(spec.origin), Path(spec.origin).parent)]
     found = hashlib.sha256()
     for path, folder in files:
-        content = path.read_bytes() if path.is_file() else b""
-        found.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+        found.update(f"{path.relative_to(folder)} {digest(path) if path.is_file() else ''}\n".encode())
     return found.hexdigest()[:16]
 
 

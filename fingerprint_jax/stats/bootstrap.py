@@ -38,27 +38,32 @@ def weights(
 
 
 def sums(
-    labels: np.ndarray,
-    cells: np.ndarray,
-    num_cells: int,
-    groups: np.ndarray | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> np.ndarray:
-    """Rows per cell in each resample: cells int [N] in 0..num_cells-1 -> [resamples, num_cells], [0, num_cells] where `too_few`."""
+    labels: np.ndarray, cells: np.ndarray, groups: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cells int [C] that occur among those of rows [N], ascending, and rows per cell in each resample, [resamples,C].
+
+    [0,C] where `too_few`. There may be far more cells than rows.
+    """
     labels = np.asarray(labels)
+    found, column = np.unique(cells, return_inverse=True)
     if too_few(labels, groups):
-        return np.zeros((0, num_cells))
+        return found, np.zeros((0, len(found)))
     group, stratum = _strata(labels, groups)
-    counts = np.zeros((len(stratum), num_cells), np.int64)
-    np.add.at(counts, (group, cells), 1)
+    counts = np.zeros((len(stratum), len(found)), np.int64)
+    np.add.at(counts, (group, column), 1)
     rng = np.random.default_rng(seed)
-    draws = np.zeros((resamples, num_cells))
+    draws = np.zeros((resamples, len(found)))
     for s in range(stratum.max() + 1):
         # Groups with equal counts are interchangeable: drawing kinds of counts is the same, and kinds are far fewer.
         kinds, many = np.unique(counts[stratum == s], axis=0, return_counts=True)
         draws += rng.multinomial(many.sum(), many / many.sum(), size=resamples) @ kinds.astype(np.float64)
-    return draws
+    return found, draws
+
+
+def blocks(resamples: int, numbers: int) -> Iterator[slice]:
+    """Resamples of which each has so many numbers, a few at a time."""
+    size = max(1, BLOCK // numbers)
+    yield from (slice(first, min(first + size, resamples)) for first in range(0, resamples, size))
 
 
 def percentiles(values: np.ndarray, confidence: float = 0.95) -> Interval:

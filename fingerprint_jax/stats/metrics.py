@@ -4,7 +4,7 @@ Whatever takes groups [N] resamples whole groups, stratified by the true classes
 groups are too few for that, an interval is [None, None].
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,8 +152,8 @@ def bootstrap_confusion(
     confusion = np.asarray(confusion)
     sizes = confusion.sum(axis=1)
     shares = confusion / np.maximum(sizes, 1)[:, None]
-    draws = np.random.default_rng(seed).multinomial(sizes, shares, size=(resamples, len(sizes)))
-    return _intervals(draws, confidence)
+    rng, blocks = np.random.default_rng(seed), bootstrap.blocks(resamples, confusion.size)
+    return _intervals((rng.multinomial(sizes, shares, size=(b.stop - b.start, len(sizes))) for b in blocks), confidence)
 
 
 def bootstrap_groups(
@@ -170,9 +170,8 @@ def bootstrap_groups(
     Whole groups are drawn with replacement, stratified by the set of true classes that a group holds, sets that few groups hold
     together (`bootstrap`). With one image a group it is `bootstrap_confusion`.
     """
-    cells = np.asarray(labels) * num_classes + np.asarray(predicted)
-    draws = bootstrap.sums(labels, cells, num_classes**2, groups, resamples, seed)
-    return _intervals(draws.reshape(len(draws), num_classes, num_classes), confidence)
+    cells, draws = bootstrap.sums(labels, np.asarray(labels) * num_classes + np.asarray(predicted), groups, resamples, seed)
+    return _intervals(_tables(cells, draws, num_classes), confidence)
 
 
 def paired_difference(
@@ -200,11 +199,11 @@ def paired_difference(
     """
     labels, a = checked_labels(labels, predicted_a, num_classes)
     _, b = checked_labels(labels, predicted_b, num_classes)
-    cells = (labels * num_classes + a) * num_classes + b
-    cube = np.bincount(cells, minlength=num_classes**3)[None]
-    draws = bootstrap.sums(labels, cells, num_classes**3, groups, seed=seed)
-    cubes = np.concatenate([cube, draws]).reshape(-1, num_classes, num_classes, num_classes)
-    of_a, of_b = figures(cubes.sum(axis=3)), figures(cubes.sum(axis=2))
+    cells, draws = bootstrap.sums(labels, (labels * num_classes + a) * num_classes + b, groups, seed=seed)
+    _, once = np.unique((labels * num_classes + a) * num_classes + b, return_counts=True)
+    draws, (label, called) = np.concatenate([once[None], draws]), np.divmod(cells, num_classes**2)
+    sides = [label * num_classes + side for side in np.divmod(called, num_classes)]
+    of_a, of_b = (_over(_tables(side, draws, num_classes)) for side in sides)
     out = {}
     for name in ("cohen_kappa", "accuracy"):
         difference = of_a[name] - of_b[name]
@@ -226,7 +225,7 @@ def over_images(labels: np.ndarray, values: np.ndarray, groups: np.ndarray | Non
         {mean, interval: [low, high]}, from resamples of the images; the trained networks are held fixed.
     """
     levels, cells = np.unique(np.asarray(values, np.float64), return_inverse=True)
-    draws = bootstrap.sums(labels, cells, len(levels), groups, seed=seed)
+    _, draws = bootstrap.sums(labels, cells, groups, seed=seed)
     return {"mean": float(np.mean(values)), "interval": bootstrap.percentiles(draws @ levels / draws.sum(axis=1))}
 
 
@@ -253,8 +252,22 @@ def over_seeds(values: Sequence[float | None] | np.ndarray, bounds: tuple[float,
     return {"values": values.tolist(), "mean": float(values.mean()), "interval": interval}
 
 
-def _intervals(draws: np.ndarray, confidence: float) -> dict[str, Any]:
-    return {name: bootstrap.percentiles(values, confidence) for name, values in figures(draws).items()}
+def _tables(cells: np.ndarray, draws: np.ndarray, num_classes: int) -> Iterator[np.ndarray]:
+    """Confusion tables [block,K,K] of rows per cell [R,C]: a cell [C] is a true class by K and a called one."""
+    for block in [*bootstrap.blocks(len(draws), num_classes**2)] or [slice(0, 0)]:
+        tables = np.zeros((block.stop - block.start, num_classes**2))
+        np.add.at(tables, (np.arange(len(tables))[:, None], cells[None]), draws[block])
+        yield tables.reshape(-1, num_classes, num_classes)
+
+
+def _over(tables: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """`figures` of all tables, some of which are held at a time."""
+    parts = [figures(each) for each in tables]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _intervals(tables: Iterable[np.ndarray], confidence: float) -> dict[str, Any]:
+    return {name: bootstrap.percentiles(values, confidence) for name, values in _over(tables).items()}
 
 
 def checked_labels(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

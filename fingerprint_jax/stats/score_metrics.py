@@ -226,7 +226,7 @@ def over_runs(
     # What a row is called by all runs is one cell, so that the runs share the resamples.
     calls, cells = np.unique(np.vstack([labels, predicted]), axis=1, return_inverse=True)
     counts = np.bincount(cells, minlength=calls.shape[1])[None]
-    counts = np.concatenate([counts, bootstrap.sums(labels, cells, calls.shape[1], groups, seed=seed)])
+    counts = np.concatenate([counts, bootstrap.sums(labels, cells, groups, seed=seed)[1]])
     of_runs = [counts @ (2 * calls[0] + called == np.arange(4)[:, None]).T for called in calls[1:]]
     kappa = np.mean([figures(tables.reshape(-1, 2, 2))["cohen_kappa"] for tables in of_runs], axis=0)
     observed = float(kappa[0]) if np.isfinite(kappa[0]) else None

@@ -317,6 +317,14 @@ def test_controls_are_made_once_of_one_data_set_and_scored_with_the_first_seed(t
         assert comparison.run(["d"], rows, lambda: None) == []
     assert made == ["one_generator", "reals", "phantom_runs"]
     folder = tmp_path / "controls"
+    first = (folder / "phantom_runs" / "a").rename(tmp_path / "a")  # of two runs of the same generators
+    shutil.copytree(folder / "one_generator", folder / "phantom_runs" / "a")
+    open_source.cache_clear()
+    with pytest.raises(ValueError, match=f"{folder}/phantom_runs has other data than those that were made"):
+        comparison.run(["d"], rows, lambda: None)
+    shutil.rmtree(folder / "phantom_runs" / "a")
+    first.rename(folder / "phantom_runs" / "a")
+    open_source.cache_clear()
     other = Comparison(tmp_path / "other", rows, {"d": data_dir}, str(folder), 1 / 60)
     with pytest.raises(
         ValueError, match=f"{folder}/one_generator was made from other data than {data_dir}: give another --controls"
@@ -376,6 +384,56 @@ def test_figures_of_data_that_were_packed_anew_since_are_made_anew(tmp_path, qui
     pack(1)
     assert comparison.scored("d", row) == {}
     assert comparison.run(["d"], [row], lambda: None) == ["d/pixels"]  # it was started with others
+
+
+def test_what_a_row_has_chosen_for_another_config_or_other_data_is_chosen_anew(tmp_path, data_dir, quick, monkeypatch):
+    """Steps and learning rate are those of the row as it is; without them nobody is believed either."""
+    row = Row("net", CONFIG, {"backbone.name": "siamese_cnn_tiny", "data.valid": 0.2, "best": ""}, networks=1)
+    other = dataclasses.replace(row, overrides=row.overrides | {"backbone.name": "mlp_tiny"})
+    monkeypatch.setattr(systems, "processor_seconds", lambda run: 0.5)
+
+    def comparison(row):
+        return Comparison(tmp_path / "out", [row], {"d": data_dir}, "", 1 / 60)
+
+    before, after = comparison(row), comparison(other)
+    assert before.run(["d"], [row], lambda: None) == []
+    assert before.calibration("d", row)["network"] == "siamese_cnn_tiny" and before.kept("d", row, "choice.json")
+    assert after.kept("d", other, "choice.json") == {} == after.kept("d", other, "calibration.json")
+    line = attribution.line(after, "d", other)
+    assert line["network"] is None and line["accuracy"] is None
+    assert "seed 0 is of another config.backbone.name: run this row" in line["note"]
+    for path in (tmp_path / "out" / "d" / "net").glob("lr*"):
+        shutil.rmtree(path)
+    assert "was begun with another config or on other data: run this row" in attribution.line(after, "d", other)["note"]
+    (tmp_path / "out" / "d" / "net" / "calibration.json").unlink()  # as a refusal says
+    assert after.run(["d"], [other], lambda: None) == []
+    assert after.calibration("d", other)["network"] == "mlp_tiny" and after.scored("d", other).keys() == {0, 1}
+
+
+def test_a_row_without_its_calibration_has_no_figure_of_another_config(tmp_path, data_dir, quick):
+    row = Row("pixels", "configs/subtask1/gan_leaks.py", networks=0)
+    given = {"output": tmp_path / "out", "data": {"d": data_dir}, "controls": "", "minutes": 1 / 60}
+    assert Comparison(rows=[row], **given).run(["d"], [row], lambda: None) == []
+    (tmp_path / "out" / "d" / "pixels" / "calibration.json").unlink()
+    assert Comparison(rows=[row], **given).scored("d", row)
+    changed = dataclasses.replace(row, overrides={"member.estimator.calibrated": False})
+    assert Comparison(rows=[changed], **given).scored("d", changed) == {}
+
+
+def test_controls_of_other_data_stand_on_no_line(tmp_path, data_dir, phantoms, quick):
+    images = shutil.copytree(phantoms["subtask1"], tmp_path / "images")
+    min((images / "train" / "real_used").iterdir()).unlink()
+    packing.pack("subtask1", tmp_path / "b", images / "train", "", images / "reference", groups=images / "groups.csv")
+    row = Row("pixels", "configs/subtask1/gan_leaks.py", networks=0)
+    given = {"output": tmp_path / "out", "rows": [row], "controls": str(tmp_path / "controls"), "minutes": 1 / 60}
+    data = {"a": data_dir, "b": str(tmp_path / "b")}
+    both = Comparison(data=data, **given)
+    assert both.run(["a", "b"], [row], lambda: None) == []
+    assert membership.line(both, "a", row, membership.family(both, "a"))["copies"] is not None
+    turned = Comparison(data=dict(reversed(data.items())), **given)
+    line = membership.line(turned, "b", row, membership.family(turned, "b"))
+    assert line["auc"] is not None and line["copies"] is None and line["unrelated"] is None
+    assert "copies was made from other data than b" in line["note"]
 
 
 def test_on_other_data_a_classical_run_learns_from_its_own(tmp_path, data_dir, monkeypatch):

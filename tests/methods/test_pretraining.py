@@ -273,6 +273,18 @@ def test_a_pretraining_is_one_child_for_all_folds(data_dir, tmp_path, monkeypatc
     assert found and "fold0-seed0 was trained on the labels of" in found
 
 
+def test_a_pretraining_that_is_missing_is_not_taken_for_one_of_the_data_that_are_there(data_dir, tmp_path):
+    config = load_config("configs/subtask1/neural_nexus_vit_autoencoder.py").member
+    config.data_dir = config.pretrain.data_dir = data_dir
+    config.data.folds, config.data.fold = 2, 0
+    methods.fit(run := Run(config, tmp_path / "run"))
+    assert gradient.origin(run) is not None
+    shutil.rmtree(run.workdir / "children")
+    for act in (lambda: gradient.origin(run), lambda: list(methods.sources(run)), lambda: lineage.in_sample(run, "train_real")):
+        with pytest.raises(ValueError, match=f"{run.workdir}/children/pretrain-.* is missing: copy the whole folder"):
+            act()
+
+
 def test_positions_are_those_of_the_grid_of_other_images(data_dir, tmp_path):
     content = phantom.subtask2(seed=1, size=32, leak=0.5, real=4, generated=1, unknown=1)
     phantom.write(tmp_path / "small", "subtask2", content, seed=1)

@@ -150,6 +150,23 @@ def test_runs_that_cannot_be_paired_are_refused_and_the_page_stays(membership, a
     assert (membership.workdir / "report" / "index.html").read_text() == before
 
 
+def test_a_run_that_is_not_finished_is_not_compared_with(attribution, data_dir, tmp_path):
+    config = load_config("configs/subtask2/siamese_vote.py")
+    config.data_dir, config.data.folds = data_dir, attribution.config.data.folds
+    methods.fit(Run(config, tmp_path / "half"))
+    (tmp_path / "half" / "done").unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path}/half is not finished, there is nothing to score yet"):
+        write(attribution, "heldout", f"--compare={tmp_path / 'half'}")
+
+
+def test_results_of_another_evaluation_are_on_no_page(membership):
+    predictions = methods.predict(membership, "heldout")
+    scored = report.Scored(membership, membership.rows("heldout"), predictions, decide.decide(membership, "heldout", predictions))
+    results = json.loads((membership.workdir / "results.json").read_text())["splits"]["heldout"]
+    with pytest.raises(ValueError, match="another evaluation has written results.json meanwhile, run this one again"):
+        report.write(scored, "heldout", results | {"n": results["n"] + 1}, [])
+
+
 def test_only_images_that_both_have_are_paired(membership, other_membership):
     def scored(run: Run):
         predictions = methods.predict(run, "heldout")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fingerprint_jax import methods
-from fingerprint_jax.data import tables
+from fingerprint_jax.data import packing, tables
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, files, preemption
 from fingerprint_jax.runtime.preemption import RUN_AGAIN
@@ -61,12 +61,13 @@ def get_config(variant=""):
 class Processes:
     """Processes of one command, started together; `wait` -> [(exit status, standard error)]."""
 
-    def __init__(self, module, *flags, count=2, devices=2):
+    def __init__(self, module, *flags, count=2, devices=2, own=((), ())):
         self.each = []
         for i in range(count):
             several = [f"--coordinator=127.0.0.1:{_port(i)}", f"--processes={count}", f"--process={i}"] if count > 1 else []
             env = {"JAX_NUM_CPU_DEVICES": str(devices)}
-            self.each.append(processes.Process(f"fingerprint_jax.{module}", *map(str, flags), *several, env=env))
+            given = [*map(str, flags), *several, *own[i]] if i < len(own) else [*map(str, flags), *several]
+            self.each.append(processes.Process(f"fingerprint_jax.{module}", *given, env=env))
 
     def wait(self, timeout=300):
         try:
@@ -220,6 +221,23 @@ def test_what_process_0_refuses_ends_all_with_its_line(config, data_dir, tmp_pat
             assert status == 1 and "Traceback" not in text
             line = rf"main: (process \d: )?error: {tmp_path}: process {os.getpid()} on .* is fitting this run"
             assert re.match(line, text.splitlines()[-1]), text
+
+
+@pytest.mark.parametrize("module", ["main", "evaluate"])
+def test_a_process_that_sees_other_data_ends_all(module, config, data_dir, packs, phantoms, tmp_path):
+    """A copy on another machine may be an older one: it would hold other images out, or none."""
+    packing.pack("subtask2", tmp_path / "older", phantoms["subtask2"] / "train")
+    flags = [f"--workdir={tmp_path / 'run'}", *([f"--config={config}:one"] if module == "main" else ["--split=heldout"])]
+    if module == "evaluate":
+        Processes(
+            "main", f"--config={config}:one", f"--config.data_dir={data_dir}", "--config.num_steps=0", flags[0], count=1
+        ).wait()
+    name = "--config.data_dir" if module == "main" else "--data_dir"
+    both = Processes(module, *flags, count=2, own=[[f"{name}={data_dir}"], [f"{name}={tmp_path / 'older'}"]])
+    for status, text in both.wait():
+        assert status == 1 and "Traceback" not in text
+        assert "process 1 has another config or other data than process 0: give all the same" in text.splitlines()[-1], text
+    assert not (tmp_path / "run" / ("done" if module == "main" else "results.json")).exists()
 
 
 FLAGS = {"coordinator": None, "processes": None, "process": None}

@@ -1,12 +1,14 @@
 """Names of a user's own package: found where the command line says so, else one line."""
 
+import os
+
 import pytest
 from ml_collections import ConfigDict
 
 from fingerprint_jax import features, methods
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import plugins
-from tests.conftest import load_config
+from tests.conftest import load_config, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,56 @@ def test_the_packages_of_a_config_are_those_of_its_names():
         }
     )
     assert plugins.packages(config) == {"a", "b", "c"}
+
+
+def test_every_file_of_a_package_is_its_code(package, monkeypatch):
+    def digest():
+        monkeypatch.setattr(plugins, "_trusted", {})
+        plugins.trust(["some_pkg"])
+        return plugins._trusted["some_pkg"]
+
+    found = [digest()]
+    for name in ("weights.json", "lib.so", "data/table.csv"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text("1")
+        found.append(digest())
+        (package / name).write_text("2")
+        found.append(digest())
+    assert len(set(found)) == len(found)
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "scores.cpython-311.pyc").write_text("x")
+    (package / ".DS_Store").write_text("x")
+    os.mkfifo(package / "pipe")
+    assert digest() != found[-1]  # a name more; it is not read
+    (package / "pipe").unlink()
+    assert digest() == found[-1]
+
+
+def test_a_run_that_goes_on_with_other_code_says_so(package, data_dir, monkeypatch, caplog):
+    config = tiny_config(data_dir, num_steps=0)
+    config.objective.name = "some_pkg.loss:Objective"
+
+    def fit(factor):
+        text = f"from fingerprint_jax.objectives import softmax\nclass Objective(softmax.Objective):\n    factor = {factor}\n"
+        (package / "loss.py").write_text(text)
+        monkeypatch.setattr(plugins, "_trusted", {})
+        plugins.trust(["some_pkg"])
+        run = Run(config, package.parent / "run")
+        methods.fit(run)
+        return run
+
+    run = fit(1)
+    assert not run.other_code and run.provenance["starts"][-1]["code"].keys() == {"some_pkg"}
+    (run.workdir / "done").unlink()
+    caplog.clear()
+    run = fit(2)
+    assert "goes on with other code: some_pkg" in caplog.text and not run.other_code
+    (package / "more.txt").write_text("x")
+    monkeypatch.setattr(plugins, "_trusted", {})
+    plugins.trust(["some_pkg"])
+    assert run.other_code == ["some_pkg"]
+    methods.state(run)
+    assert f"{run.workdir} was trained by other code of some_pkg than that which is there now" in caplog.text
 
 
 def test_what_is_kept_of_a_run_goes_by_the_code_that_its_config_names(package, monkeypatch):

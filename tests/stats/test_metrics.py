@@ -1,5 +1,6 @@
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -384,3 +385,19 @@ def test_labels_that_are_all_the_same_have_no_interval(groups):
     assert found["cohen_kappa"] == 0 and set(map(tuple, found["intervals"].values())) == {(None, None)}
     assert found["interval_method"] == "none, since all images were given one class"
     assert metrics.labels_p(np.arange(40) % 2, np.ones(40, int)) == {"p": 1.0, "p_wrong_direction": 1.0}
+
+
+def test_intervals_of_many_classes_need_no_table_of_all_their_pairs_at_once():
+    """Tables of 100 classes, paired, are a million cells a resample: 16 GB of them at once."""
+    rng, k = np.random.default_rng(0), 100
+    labels = rng.integers(0, k, 400)
+    a, b = (np.where(rng.random(400) < right, labels, rng.integers(0, k, 400)) for right in (0.6, 0.4))
+    tracemalloc.start()
+    found = metrics.paired_difference(labels, a, b, k)
+    metrics.report(labels, a, k, groups=np.arange(400) // 2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3e8
+    assert found["accuracy"]["difference"] == pytest.approx(np.mean(a == labels) - np.mean(b == labels))
+    low, high = found["accuracy"]["interval"]
+    assert low < found["accuracy"]["difference"] < high
