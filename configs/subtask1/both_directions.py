@@ -1,7 +1,5 @@
 """Ours: from the real image to the synthetic ones, and back: the ranks of `local_match` and `mosaic` averaged, nothing fitted.
 
-Both compare images as they lie, not registered; see subtask1/mosaic.
-
 A rank is that among the images of the split asked about: the score of an image depends on the others (transductive). Reads no label
 but those of the threshold, as its parts; it needs a split `reference` as they do, and goes by `:official` as they do.
 

@@ -34,7 +34,7 @@ def local_match(
     The defaults did best, of a small grid, on phantoms with images registered to 64 px; no label of a real image chose them.
 
     Args:
-        query: values [M,S,S] in 0..1, registered.
+        query: values [M,S,S] in 0..1, of one frame.
         gallery: streams `generated` and `reference`, values [N,S,S].
         seed: draws the parts.
         patch: side in pixels.

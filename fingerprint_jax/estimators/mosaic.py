@@ -39,7 +39,7 @@ def mosaic(
     The images that are asked about compete for votes: a score depends on the others (transductive). No label is read.
 
     Args:
-        query: values [M,S,S] in 0..1, registered.
+        query: values [M,S,S] in 0..1, of one frame.
         gallery: streams `generated` and `reference`, and `rivals` where there are any, values [N,S,S].
         seed: draws the halves.
         patch: side in pixels.
@@ -81,7 +81,7 @@ def mosaic_sets(
     from synthetic images, so that nothing of a generator but what it shows has a part.
 
     Args:
-        query: values [M,S,S] in 0..1, registered.
+        query: values [M,S,S] in 0..1, of one frame.
         gallery: stream `labelled`, real images of each class, values [N,S,S].
         seed: of nothing.
         patch: side in pixels.

@@ -76,7 +76,7 @@ def rows() -> list[Row]:
     """Ours, the attacks of the literature on three kinds of features, then team by team."""
     return [
         _row("local_match"),
-        _row("local_match_unregistered", "local_match", {"member.features.name": "images"}),
+        _row("local_match_registered", "local_match", {"member.features.name": "registered"}),
         _row("mosaic"),
         _row("both_directions"),
         _row("shadow"),
