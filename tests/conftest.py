@@ -57,7 +57,7 @@ for _module, _name, _static in (
     (local_match, "_nearest", (3, 4, 5)),
     (local_match, "_pairs", (2, 3, 4)),
     (mosaic, "_logs", (3, 4, 5, 6)),
-    (mosaic, "_votes", (4, 5, 6, 7)),
+    (mosaic, "_weights", (3, 4, 5, 6)),
 ):
     _function = getattr(_module, _name).__wrapped__
     setattr(_module, _name, jax.jit(_function, static_argnums=_static, compiler_options=_OPTIMISED))

@@ -5,6 +5,8 @@ What a convolutional diffusion model makes is a mosaic of patches of its trainin
 """
 
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from fingerprint_jax.estimators import Features, Gallery, classes, columns, patc
 
 GAIN = 0.1  # added to votes, in shares of what an image has where all are alike: few votes then say little
 FEW = 64  # sets that are compared with are filled up to a multiple of it
+KEPT = 2**26  # distances of patches that wait for their sum
 
 
 def mosaic(
@@ -52,15 +55,12 @@ def mosaic(
             image, or fewer than 4 of the reference.
     """
     _check(gallery, patch, stride, radius, width, shape=query.values.shape[1:])
-    generated, reference = stream(gallery, "generated"), stream(gallery, "reference")
-    grid = patch, stride, radius
-    sides, found = np.array_split(np.random.default_rng(seed).permutation(len(reference.index)), 2), []
-    for half, asking in (sides, sides[::-1]):
-        among = _joined(query, *([gallery["rivals"]] if "rivals" in gallery else []), reference.take(half))
-        least = GAIN / len(among.index)
-        synthetic = votes(query, generated, among, *grid, width)
-        real = votes(query, reference.take(asking), among, *grid, width)
-        found.append(np.log(synthetic + least) - np.log(real + least))
+    generated, grid = stream(gallery, "generated"), (patch, stride, radius, width)
+    rivals, halves, sides = electorate(query, gallery, seed)
+    synthetic, found = mean_votes(query, generated, rivals, sides, *grid), []
+    for side, asking, voted in zip(sides, halves[::-1], synthetic, strict=True):
+        (real,) = mean_votes(query, asking, rivals, [side], *grid)
+        found.append(log_ratio(voted, real, len(query.index) + len(rivals.index) + len(side.index)))
     return np.mean(found, axis=0).astype(np.float32)[:, None]
 
 
@@ -103,44 +103,69 @@ def mosaic_sets(
     return columns(out)
 
 
-def votes(query: Features, asking: Features, among: Features, patch: int, stride: int, radius: int, width: float) -> np.ndarray:
-    """The mean vote for each image [M] of the patches of others [N,S,S], `among` which images it is one: float64 [M]."""
-    total, count = np.zeros(len(query.index)), np.zeros(len(query.index))
-    grid = patch, stride, radius, width
-    everyone = np.ones((1, len(among.index)), bool)
-    for rows, images in patches.blocks(asking.values, FEW):
-        there = np.arange(len(rows)) < len(np.unique(rows))  # the last block repeats its first images
-        logs = jax.device_put(_near(images, asking.index[rows], among, everyone, *grid)[..., 0])
-        for others, candidates in patches.blocks(query.values):
-            apart = (asking.index[rows][:, None] != query.index[others]) & there[:, None]
-            new = len(np.unique(others))
-            total[others[:new]] += jax.device_get(_votes(images, logs, candidates, jax.device_put(apart), *grid))[:new]
-            count[others[:new]] += apart.sum(axis=0)[:new]
+def electorate(query: Features, gallery: Gallery, seed: int) -> tuple[Features, list[Features], list[Features]]:
+    """The rivals, the halves of the reference, and of each half who gets votes beside the query and the rivals: each image once."""
+    reference = stream(gallery, "reference")
+    rivals = _new(gallery["rivals"], query.index) if "rivals" in gallery else reference.take(np.array([], int))
+    order, known = np.random.default_rng(seed).permutation(len(reference.index)), np.concatenate([query.index, rivals.index])
+    halves = [reference.take(half) for half in np.array_split(order, 2)]
+    return rivals, halves, [_new(half, known) for half in halves]
+
+
+def votes(
+    query: Features, asking: Features, rivals: Features, sides: list[Features], patch: int, stride: int, radius: int, width: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What images vote for each of the query, among it, the rivals and each of the sides: rows [B] of `asking`, means [S,B,M].
+
+    The distances of a block to all of the query are kept until it is known how they share: `KEPT` numbers at most, or 16 images.
+    """
     places = len(range(0, query.values.shape[1] - patch + 1, stride)) ** 2
-    return total / np.maximum(count * places, 1)
+    most = max(16, KEPT // (places * max(len(query.index), patches.BLOCK)) // 16 * 16)
+    grid = patch, stride, radius, width
+    for rows, images in patches.blocks(asking.values, FEW, most):
+        index, kept, own = asking.index[rows], [], -np.inf
+        for others, candidates in patches.blocks(query.values):
+            there = np.arange(len(others)) < len(np.unique(others))  # the last block repeats its first images
+            apart = (query.index[others][:, None] != index) & there[:, None]
+            weights, logs = _weights(images, candidates, jax.device_put(apart), *grid)
+            own = np.logaddexp(own, jax.device_get(logs))
+            kept.append(weights)
+        beside = [_near(images, index, side, np.ones((1, len(side.index)), bool), *grid)[..., 0] for side in (rivals, *sides)]
+        among = np.stack([np.logaddexp(np.logaddexp(own, beside[0]), side) for side in beside[1:]])
+        among = jax.device_put(among.astype(np.float32))
+        found = np.concatenate([jax.device_get(_shares(weights, among)) for weights in kept], axis=2)
+        new = len(np.unique(rows))
+        yield rows[:new], found[:, :new, : len(query.index)]
+
+
+def mean_votes(query: Features, asking: Features, rivals: Features, sides: list[Features], *grid: Any) -> np.ndarray:
+    """What images vote for each of the query in the mean, as `votes`: float64 [S,M]. An image has no vote for itself."""
+    total = sum(found.sum(axis=1, dtype=np.float64) for _, found in votes(query, asking, rivals, sides, *grid))
+    itself = (asking.index[:, None] == query.index).sum(axis=0)
+    return total / np.maximum(len(asking.index) - itself, 1)
+
+
+def log_ratio(synthetic: np.ndarray, real: np.ndarray, among: int) -> np.ndarray:
+    """The score of one side: of mean votes [M] of synthetic and of real images, among so many."""
+    return np.log(synthetic + GAIN / among) - np.log(real + GAIN / among)
 
 
 def _near(
     images: jax.Array, index: np.ndarray, others: Features, members: np.ndarray, patch: int, stride: int, radius: int, width: float
 ) -> np.ndarray:
     """log of the sum over the images of each class, `members` [C,N], of exp(-d²/2σ²), for each patch of a block: [B,K,C]."""
-    found = None
+    found = np.full((1, 1, len(members)), -np.inf, np.float32)
     for rows, block in patches.blocks(others.values, FEW):
         there = (np.arange(len(rows)) < len(np.unique(rows))) & members[:, rows]
         apart = (index[:, None] != others.index[rows])[None] & there[:, None]
         logs = _logs(images, block, jax.device_put(apart), patch, stride, radius, width)
-        found = logs if found is None else jnp.logaddexp(found, logs)
-    return jax.device_get(found)
+        found = np.logaddexp(found, jax.device_get(logs))
+    return found
 
 
-def _joined(first: Features, *others: Features) -> Features:
-    """All images, each once: those of another data set, whose numbers are -1, stand alone."""
-    parts = [first]
-    for other in others:
-        known = np.concatenate([part.index for part in parts])
-        parts.append(other.take(~np.isin(other.index, known)))
-    values, labels, index = zip(*((part.values, part.labels, part.index) for part in parts), strict=True)
-    return Features(np.concatenate(values), np.concatenate(labels), np.concatenate(index))
+def _new(other: Features, known: np.ndarray) -> Features:
+    """Those whose numbers are not known yet: images of another data set, whose numbers are -1, stand alone."""
+    return other.take(~np.isin(other.index, known))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
@@ -155,18 +180,24 @@ def _logs(query: jax.Array, others: jax.Array, members: jax.Array, patch: int, s
     return jnp.moveaxis(found, 2, 0).reshape(len(query), -1, len(members))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
-def _votes(
-    asking: jax.Array, among: jax.Array, query: jax.Array, apart: jax.Array, patch: int, stride: int, radius: int, width: float
-) -> jax.Array:
-    """Sum over the patches of a block [B,S,S] of their votes for each image [N,S,S]: [N].
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _weights(
+    asking: jax.Array, among: jax.Array, apart: jax.Array, patch: int, stride: int, radius: int, width: float
+) -> tuple[jax.Array, jax.Array]:
+    """-d²/2σ² of each patch of a block [B,S,S] and each image [N,S,S], -inf where these are not `apart` [N,B]: [N,B,K].
 
-    `among` [B,K] are the logs of the sums over all images that they vote among. Pairs that are not `apart` [B,N] have no vote.
+    And the log of the sum over the images of their exponentials: [B,K].
     """
-    squared = patches.each_row(asking, query, lambda pairs: pairs, patch, stride, radius)  # [rows,columns,B,N]
-    squared = jnp.moveaxis(squared.reshape(-1, *squared.shape[2:]), 1, 0)
-    share = jnp.exp(jnp.minimum(-squared / (2 * width**2) - among[..., None], 0))
-    return jnp.sum(jnp.where(apart[:, None], share, 0), axis=(0, 1))
+    pairs = patches.each_row(asking, among, lambda squared: -squared / (2 * width**2), patch, stride, radius)
+    pairs = jnp.transpose(pairs, (3, 2, 0, 1)).reshape(len(among), len(asking), -1)
+    weights = jnp.where(apart[:, :, None], pairs, -jnp.inf)
+    return weights, jax.nn.logsumexp(weights, axis=0)
+
+
+@jax.jit
+def _shares(weights: jax.Array, among: jax.Array) -> jax.Array:
+    """The mean vote of a block for each image: weights [N,B,K], the logs of the sums over all that share one [S,B,K] -> [S,B,N]."""
+    return jnp.stack([jnp.exp(jnp.minimum(weights - each[None], 0)).mean(axis=2).T for each in among])
 
 
 def _check(gallery: Gallery, patch: int, stride: int, radius: int, width: float, shape: tuple[int, ...] | None = None) -> None:

@@ -10,13 +10,14 @@ FLOOR = 0.04  # deviation of a patch, of grey levels in 0..1, below which it cou
 BLOCK = 256  # images of a side compared at once
 
 
-def blocks(images: np.ndarray, few: int = 0) -> Iterator[tuple[np.ndarray, jax.Array]]:
+def blocks(images: np.ndarray, few: int = 0, most: int = BLOCK) -> Iterator[tuple[np.ndarray, jax.Array]]:
     """Row numbers [BLOCK] and their images. The last block repeats some of its own.
 
     Always as many rows, so that one compilation does and a row's rounding does not depend on the others. Where it may, `few` has
-    the blocks of a small set end at a multiple of it.
+    the blocks of a small set end at a multiple of it. No block has more than `most`.
     """
-    size = min(BLOCK, -(-len(images) // few) * few) if few else BLOCK
+    size = min(BLOCK, most)
+    size = max(1, min(size, -(-len(images) // few) * few)) if few else size
     for start in range(0, len(images), size):
         rows = np.resize(np.arange(start, min(start + size, len(images))), size)
         yield rows, jax.device_put(images[rows])

@@ -131,10 +131,10 @@ def test_two_programs_serve_all_blocks(monkeypatch):
     monkeypatch.setattr(patches, "BLOCK", 3)
     values = _smooth(np.random.default_rng(0), 24, 12)
     gallery = {"generated": _features(values[8:12], 100), "reference": _features(values[12:], 200)}
-    before = mosaic._logs._cache_size(), mosaic._votes._cache_size()
+    before = mosaic._logs._cache_size(), mosaic._weights._cache_size()
     with jax.transfer_guard("disallow"):
         mosaic.mosaic(_features(values[:8], 0), gallery, seed=0, patch=5, stride=2, radius=1, width=0.1)
-    assert (mosaic._logs._cache_size(), mosaic._votes._cache_size()) == (before[0] + 1, before[1] + 1)
+    assert (mosaic._logs._cache_size(), mosaic._weights._cache_size()) == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.parametrize("leak, low, high", [(0.0, 0.3, 0.7), (0.3, 0.75, 1.0)])
