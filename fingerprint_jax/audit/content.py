@@ -157,12 +157,12 @@ def grain(images: np.ndarray) -> np.ndarray:
 def layout(images: np.ndarray, views: panel.Views) -> np.ndarray:
     """Where in the frame is what: uint8 [N,H,W], and their views -> float64 [N,32], fewer columns of fewer than 16 images.
 
-    The first 16 principal components of the images as the attacks see them, by pixels and registered (panel.views). All images have
-    a part in them and no label has, so that labels can be exchanged.
+    The first 16 principal components of the images as they lie, and registered by the body's box (panel.views). All images have a
+    part in them and no label has, so that labels can be exchanged.
     """
     rows = panel.canonical(images)  # the decomposition is randomised
     out = []
-    for view in views:
+    for view in (views[0], views[2]):
         centred = view[rows].reshape(len(images), -1).astype(np.float64)
         centred -= centred.mean(axis=0)
         left, deviations, _ = randomized_svd(centred, min(COMPONENTS, *centred.shape), random_state=0)

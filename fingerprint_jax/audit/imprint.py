@@ -10,13 +10,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.metrics.pairwise import euclidean_distances
 
 from fingerprint_jax.audit import panel
 from fingerprint_jax.audit.copies import SHIFT
-from fingerprint_jax.estimators import search, unlabelled
+from fingerprint_jax.estimators import mosaic, search, unlabelled
 from fingerprint_jax.estimators.local_match import log_ratio, pair_distances, part_distances, parts, weights
-from fingerprint_jax.estimators.membership import log_kernels, projection, subset_weights
+from fingerprint_jax.estimators.membership import subset_weights
 from fingerprint_jax.features.register import body_box
 from fingerprint_jax.runtime.progress import progress
 from fingerprint_jax.stats import bootstrap, metrics
@@ -37,7 +36,10 @@ NULL_REPEATS = 100  # without imprints
 PERMUTATIONS = 199  # a repeat
 LEAST = 20  # images in either role
 MOST = 1000  # images held out: all pairs of them are compared
-_GRID = tuple(panel.OPTIONS["local_match"][name] for name in ("patch", "stride", "radius"))
+_GRID, _VOTES = (
+    tuple(panel.OPTIONS[attack][name] for name in names)
+    for attack, names in (("local_match", ("patch", "stride", "radius")), ("mosaic", ("patch", "stride", "radius", "width")))
+)
 
 
 class TooFew(ValueError):
@@ -49,8 +51,8 @@ class Near:
     """How near each of M held-out images is to each of N imprints, as the three attacks see it."""
 
     pixels: np.ndarray  # [M,N] distances
-    components: np.ndarray  # [M,N] squared distances among the principal components of the synthetic set
     patches: np.ndarray  # [N,M,K] squared distances of each patch
+    votes: np.ndarray  # [2,N,M] votes, with either half of the reference
 
 
 class Background:
@@ -61,7 +63,7 @@ class Background:
 
         `seed` is that of the panel: without imprints the scores are its own, of these sets in this order.
         """
-        (pixels, registered), (pixels_g, registered_g), (pixels_r, registered_r) = map(panel.views, (pool, generated, reference))
+        (pixels, square, _), (pixels_g, square_g, _), (pixels_r, square_r, _) = map(panel.views, (pool, generated, reference))
         self._pixels, self.generated = pixels, len(generated)
         self._sizes = len(generated), len(reference)
         # The nearest ones as far as they have a weight: with fewer than `most` imprints, or as many.
@@ -70,43 +72,41 @@ class Background:
             search.nearest(pixels, x, min(len(x), count)) for x, count in zip((pixels_g, pixels_r), counts, strict=True)
         )
         self.nearest = positions[:, 0]  # of the synthetic images, to each of the pool
-        self._project, self._dimensions = projection(pixels_g, panel.OPTIONS["domias"]["components"], seed)
-        self._points = self._project(pixels)
-        self._squared = [euclidean_distances(self._points, self._project(x), squared=True) for x in (pixels_g, pixels_r)]
-        self._log_kernels: dict[int, list[np.ndarray]] = {}
         rng, size = np.random.default_rng(seed), min(self._sizes)
         of_reference, self._parts = parts(rng, len(reference), size), parts(rng, len(generated), size)
-        query = unlabelled(registered, 0)
+        self._query, self._patch_weights = unlabelled(square, 0), weights(square, *_GRID[:2])
+        known, far = unlabelled(square_g, len(pool)), unlabelled(square_r, len(pool) + len(generated))
         self._reference_patches, self._generated_patches = (
-            part_distances(query, unlabelled(x, len(pool)), found, *_GRID)
-            for x, found in ((registered_r, of_reference), (registered_g, self._parts))
+            part_distances(self._query, x, found, *_GRID) for x, found in ((far, of_reference), (known, self._parts))
         )
-        self._registered, self._patch_weights = registered, weights(registered, *_GRID[:2])
+        self._rivals, halves, self._sides = mosaic.electorate(self._query, {"reference": far}, seed)
+        self._voted = mosaic.mean_votes(self._query, known, self._rivals, self._sides, *_VOTES)
+        self._real_voted = [
+            mosaic.mean_votes(self._query, half, self._rivals, [side], *_VOTES)[0]
+            for half, side in zip(halves[::-1], self._sides, strict=True)
+        ]
 
     def near(self, images: np.ndarray) -> Near:
         """Distances to imprints, uint8 [N,H,W]."""
-        pixels, registered = panel.views(images)
+        pixels, square, _ = panel.views(images)
         found, positions = search.nearest(self._pixels, pixels, len(pixels))
         distances = np.empty_like(found)
         np.put_along_axis(distances, positions, found, axis=1)
-        return Near(
-            distances,
-            euclidean_distances(self._points, self._project(pixels), squared=True),
-            pair_distances(self._registered, registered, *_GRID),
-        )
+        asking = unlabelled(square, len(self._pixels) + sum(self._sizes))
+        found = mosaic.votes(self._query, asking, self._rivals, self._sides, *_VOTES)
+        votes = np.concatenate([part for _, part in found], axis=1)
+        return Near(distances, pair_distances(self._query.values, square, *_GRID), votes)
 
     def scores(self, near: Near | None, chosen: np.ndarray, places: np.ndarray) -> np.ndarray:
         """The panel's scores float64 [M,4] with some imprints among the synthetic images, which are not searched again.
-
-        Exact but for the principal components, which stay those of the synthetic set alone.
 
         Args:
             near: of all the imprints; None where none is chosen.
             chosen: positions [m] of those that are among the synthetic images.
             places: [m] in 0..G-1: an imprint is in the parts of `local_match` in which the synthetic image at this place is.
         """
-        columns = self._gan_leaks(near, chosen), self._domias(near, chosen), self._local_match(near, chosen, places)
-        return panel.with_average(np.column_stack(columns))
+        columns = self._gan_leaks(near, chosen), self._local_match(near, chosen, places), self._mosaic(near, chosen)
+        return panel.with_both(np.column_stack(columns))
 
     def relative(self, near: Near) -> float:
         """How far an imprint of a held-out image is from it, as a share of how far the nearest synthetic image is; the median."""
@@ -122,22 +122,23 @@ class Background:
         nearest, far = distances[:, : len(of_generated)] @ of_generated, self._far[:, : len(of_reference)] @ of_reference
         return far.astype(np.float32) - nearest.astype(np.float32)
 
-    def _domias(self, near: Near | None, chosen: np.ndarray) -> np.ndarray:
-        generated, reference = self._sizes[0] + len(chosen), self._sizes[1]
-        size = min(generated, reference)
-        if size not in self._log_kernels:
-            self._log_kernels[size] = [log_kernels(squared, size, self._dimensions) for squared in self._squared]
-        of_generated, of_reference = self._log_kernels[size]
-        if near is not None:
-            of_generated = np.logaddexp(of_generated, log_kernels(near.components[:, chosen], size, self._dimensions))
-        return ((of_generated - np.log(generated)) - (of_reference - np.log(reference))).astype(np.float32)
-
     def _local_match(self, near: Near | None, chosen: np.ndarray, places: np.ndarray) -> np.ndarray:
         found = self._generated_patches
         if near is not None:
             nearest = [near.patches[chosen[np.isin(places, part)]].min(axis=0, initial=np.inf) for part in self._parts]
             found = np.minimum(found, nearest)
         return log_ratio(self._patch_weights, self._reference_patches, found, panel.OPTIONS["local_match"]["top"])
+
+    def _mosaic(self, near: Near | None, chosen: np.ndarray) -> np.ndarray:
+        total = self._voted * self.generated
+        if near is not None:
+            total = total + near.votes[:, chosen].sum(axis=1, dtype=np.float64)
+        voted = total / (self.generated + len(chosen))
+        found = [
+            mosaic.log_ratio(synthetic, real, len(self._pixels) + len(side.index))
+            for synthetic, real, side in zip(voted, self._real_voted, self._sides, strict=True)
+        ]
+        return np.mean(found, axis=0).astype(np.float32)
 
 
 def imprints(kind: str, strength: float | None, pool: np.ndarray, nearest: np.ndarray, seed: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def scores(folder: Path, config: Config, real: np.ndarray, generated: np.ndarray
 
 
 def joined(found: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The panel's scores [N,4] with METHODS behind: the network's [N], and the mean of the ranks of all four, [N,6]."""
+    """The panel's scores [N,4] with METHODS behind: the network's [N], and the mean of the ranks of all four members, [N,6]."""
     four = np.column_stack([found[:, : len(panel.OPTIONS)], scores])
     return np.column_stack([found, scores, rankdata(four, axis=0).mean(axis=1)])
 

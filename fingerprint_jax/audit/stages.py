@@ -142,7 +142,7 @@ class Audit(Sides):
         rows = panel.canonical(asked.pixels)
         found = np.empty((len(asked), len(panel.METHODS)))
         found[rows] = panel.compare(asked.take(rows).views, generated.views, reference.views, self.seed)
-        parts = [panel.with_average(part[:, :-1]) for part in np.split(found, [len(real)]) if len(part)]
+        parts = [panel.with_both(part[:, :-1]) for part in np.split(found, [len(real)]) if len(part)]
         if self.joins is not None:
             of_network = np.split(self._network("panel", asked.pixels, generated.pixels, reference.pixels), [len(real)])
             parts = [network.joined(part, each) for part, each in zip(parts, of_network, strict=False)]
@@ -391,7 +391,7 @@ class Audit(Sides):
             for i in neighbours.extremes(scores)
         ]
         grid = {name: panel.OPTIONS["local_match"][name] for name in ("patch", "stride", "radius")}
-        return places.section(cases, f"Images are registered by the body's box. {places.OF_MEMBERSHIP}", self.seed, **grid)
+        return places.section(cases, places.OF_MEMBERSHIP, self.seed, **grid)
 
     def run(self) -> dict:
         """All parts: what stands in audit.json but for the verdict, and writes scores.csv."""

@@ -63,7 +63,7 @@ def audit(verdict: str = "no evidence") -> dict:
         "fingerprints": {"used": "5f2c9a", "not_used": "77ab01", "generated": "c0ffee"},
         "command": f"python -m fingerprint_jax.audit --generated='{HOSTILE}' --used=used --not_used=not_used --output=out",
         "plan": {
-            "methods": ["gan_leaks", "domias", "local_match", "rank_average"],
+            "methods": ["gan_leaks", "mosaic", "local_match", "both_directions"],
             "sign": "higher is likelier used",
             "statistic": "max AUC",
             "alpha": 0.05,
@@ -97,9 +97,9 @@ def audit(verdict: str = "no evidence") -> dict:
         "panel": {
             "methods": [
                 {"name": "gan_leaks", "auc": 0.625, "interval": [0.542, 0.7], "p": 0.005},
-                {"name": "domias", "auc": 0.59, "interval": [0.511, 0.667], "p": 0.022},
+                {"name": "mosaic", "auc": 0.59, "interval": [0.511, 0.667], "p": 0.022},
                 {"name": "local_match", "auc": 0.761, "interval": [0.695, 0.824], "p": 0.001},
-                {"name": "rank_average", "auc": 0.7, "interval": [0.63, 0.77], "p": 0.001},
+                {"name": "both_directions", "auc": 0.7, "interval": [0.63, 0.77], "p": 0.001},
             ],
             "p": 0.001 if verdict in told else 0.412,
             "p_wrong_direction": 0.002 if "wrong" in verdict else 0.99,
@@ -119,15 +119,15 @@ def audit(verdict: str = "no evidence") -> dict:
             ],
             "replaced": [
                 {"name": "gan_leaks", "auc": 0.485, "interval": [0.408, 0.567]},
-                {"name": "domias", "auc": 0.481, "interval": [0.401, 0.562]},
+                {"name": "mosaic", "auc": 0.481, "interval": [0.401, 0.562]},
                 {"name": "local_match", "auc": 0.558, "interval": [0.475, 0.636]},
-                {"name": "rank_average", "auc": 0.51, "interval": [0.43, 0.59]},
+                {"name": "both_directions", "auc": 0.51, "interval": [0.43, 0.59]},
             ],
             "alone": [
                 {"name": "gan_leaks", "auc": 0.53, "interval": [0.45, 0.61]},
-                {"name": "domias", "auc": 0.52, "interval": [0.44, 0.6]},
+                {"name": "mosaic", "auc": 0.52, "interval": [0.44, 0.6]},
                 {"name": "local_match", "auc": 0.47, "interval": [0.39, 0.55]},
-                {"name": "rank_average", "auc": 0.51, "interval": [0.43, 0.59]},
+                {"name": "both_directions", "auc": 0.51, "interval": [0.43, 0.59]},
             ],
             "replaced_by": "matched reference images",
         },

@@ -99,7 +99,7 @@ def test_local_anatomy_that_was_kept_is_evidence_and_everything_is_written(leaki
     assert json.loads((output / "audit.json").read_text()) == json.loads(json.dumps(document))
     assert {kind["kind"] for kind in document["limit"]["kinds"]} >= {"verbatim", "shifted", "blend", "patch"}
     lines = (output / "scores.csv").read_text().splitlines()
-    assert lines[0] == "id,gan_leaks,domias,local_match,rank_average" and len(lines) == 1 + 2 * SIZES["real"] + 6
+    assert lines[0] == "id,gan_leaks,local_match,mosaic,both_directions" and len(lines) == 1 + 2 * SIZES["real"] + 6
     text = (output / "index.html").read_text()
     assert "This audit cannot show the absence of leakage." in text
     # Where the images of the two highest and the two lowest scores are found, each with its best patches.

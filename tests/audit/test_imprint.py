@@ -5,12 +5,9 @@ import itertools
 import numpy as np
 import pytest
 from scipy.stats import beta
-from sklearn.decomposition import PCA
-from sklearn.neighbors import KernelDensity
-from sklearn.preprocessing import StandardScaler
 
 from fingerprint_jax.audit import imprint, panel
-from fingerprint_jax.estimators import local_match, unlabelled
+from fingerprint_jax.estimators import local_match, mosaic, unlabelled
 from tests.audit.test_panel import images
 
 GENERATED, REFERENCE = 70, 30  # more synthetic images than references, and in the swapped case fewer
@@ -34,19 +31,17 @@ def test_gan_leaks_is_that_of_the_imprinted_set(case):
     assert (found[chosen] > background.scores(None, np.array([], int), np.array([], int))[chosen, 0]).all()
 
 
-def test_domias_is_that_of_the_imprinted_set_with_the_components_of_the_synthetic_one(case):
+def test_mosaic_is_that_of_the_imprinted_set(case):
     pool, generated, reference, background, imprinted, chosen, places = case
-    flat = [
-        x.reshape(len(x), -1) / np.float32(255)
-        for x in (generated, np.concatenate([generated, imprinted[chosen]]), reference, pool)
-    ]
-    scaler = StandardScaler().fit(flat[0])
-    pca = PCA(16, whiten=True, random_state=3).fit(scaler.transform(flat[0]))
-    _, spiked, reference, query = (pca.transform(scaler.transform(x)) for x in flat)
-    bandwidth = min(len(spiked), len(reference)) ** (-1 / 20)
-    logs = [KernelDensity(bandwidth=bandwidth).fit(x).score_samples(query) for x in (spiked, reference)]
-    found = background.scores(background.near(imprinted), chosen, places)[:, 1]
-    np.testing.assert_allclose(found, logs[0] - logs[1], rtol=1e-3, atol=1e-3)
+    streams, first = [], 0
+    for x in (pool, np.concatenate([generated, imprinted[chosen]]), reference):
+        streams.append(unlabelled(panel.views(x)[1], first))
+        first += len(x)
+    gallery = {"generated": streams[1], "reference": streams[2]}
+    expected = mosaic.mosaic(streams[0], gallery, seed=3, **panel.OPTIONS["mosaic"])[:, 0]
+    found = background.scores(background.near(imprinted), chosen, places)[:, 2]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found[chosen] > background.scores(None, np.array([], int), np.array([], int))[chosen, 2]).all()
 
 
 def test_local_match_is_that_of_the_imprinted_set_in_the_same_parts(case, monkeypatch):
@@ -67,8 +62,8 @@ def test_local_match_is_that_of_the_imprinted_set_in_the_same_parts(case, monkey
     gallery = {"generated": streams[1], "reference": streams[2]}
     expected = local_match.local_match(streams[0], gallery, seed=3, **panel.OPTIONS["local_match"])[:, 0]
     found = background.scores(background.near(imprinted), chosen, places)
-    np.testing.assert_allclose(found[:, 2], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found, panel.with_average(found[:, :3]))
+    np.testing.assert_allclose(found[:, 1], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found, panel.with_both(found[:, :3]))
 
 
 def test_without_imprints_the_scores_are_the_panels(case):

@@ -335,12 +335,12 @@ def test_charts_tell_their_numbers():
     forest = page.beside(document["panel"], document["controls"])
     assert forest is not None
     assert forest.words == [
-        "attacks: gan leaks 0.625 (0.542 to 0.700), domias 0.590 (0.511 to 0.667), local match 0.761 (0.695 to 0.824), rank average"
-        " 0.700 (0.630 to 0.770).",
-        "controls: matched reference images: gan leaks 0.485 (0.408 to 0.567), domias 0.481 (0.401 to 0.562), local match 0.558"
-        " (0.475 to 0.636), rank average 0.510 (0.430 to 0.590).",
-        "controls: real images alone: gan leaks 0.530 (0.450 to 0.610), domias 0.520 (0.440 to 0.600), local match 0.470 (0.390"
-        " to 0.550), rank average 0.510 (0.430 to 0.590).",
+        "attacks: gan leaks 0.625 (0.542 to 0.700), mosaic 0.590 (0.511 to 0.667), local match 0.761 (0.695 to 0.824), both"
+        " directions 0.700 (0.630 to 0.770).",
+        "controls: matched reference images: gan leaks 0.485 (0.408 to 0.567), mosaic 0.481 (0.401 to 0.562), local match 0.558"
+        " (0.475 to 0.636), both directions 0.510 (0.430 to 0.590).",
+        "controls: real images alone: gan leaks 0.530 (0.450 to 0.610), mosaic 0.520 (0.440 to 0.600), local match 0.470 (0.390"
+        " to 0.550), both directions 0.510 (0.430 to 0.590).",
         "controls: content of the real images: files 0.500 (0.500 to 0.500), order 0.480 (0.400 to 0.560), intensity 0.600"
         " (0.520 to 0.680), texture 0.550 (0.470 to 0.630), layout 0.520 (0.440 to 0.600), coarse 0.540 (0.460 to"
         " 0.620), kernel 0.510 (0.430 to 0.590), likeness 0.530 (0.450 to 0.610).",
@@ -360,7 +360,7 @@ def test_charts_tell_their_numbers():
 
 
 def test_figures_lie_where_their_axis_says():
-    part = [("domias", 0.6, [0.5, 0.7]), ("gan_leaks", 0.8, None)]
+    part = [("mosaic", 0.6, [0.5, 0.7]), ("gan_leaks", 0.8, None)]
     drawn = charts.forest("t", "AUC", 0.5, [("attacks", part), ("controls", [("files", 0.4, [0.4, 0.4])])])
     position = {text: x for x, text in drawn.ticks}
     assert list(position) == ["0.4", "0.5", "0.6", "0.7", "0.8"]

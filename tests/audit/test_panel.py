@@ -9,7 +9,6 @@ from scipy.stats import rankdata
 from fingerprint_jax import estimators
 from fingerprint_jax.audit import panel
 from fingerprint_jax.estimators import Features
-from fingerprint_jax.features.register import registered
 
 
 def images(count: int, size: int = 24, seed: int = 0) -> np.ndarray:
@@ -41,26 +40,23 @@ def test_the_others_are_the_estimators_on_their_views(sets):
     rng = np.random.default_rng(0)
     small = rng.permutation(sets[1])[:20]  # of the reference's size: no parts are drawn
     found = panel.scores(sets[0], small, sets[2])
-    for column, name, view in (
-        (1, "domias", lambda x: x.reshape(len(x), -1) / 255),
-        (2, "local_match", lambda x: registered(x[..., None])),
-    ):
+    for column, name in ((1, "local_match"), (2, "mosaic")):
         query, generated, reference = (
-            Features(np.float32(view(x)), np.full(len(x), -1), 1000 * i + np.arange(len(x)))
-            for i, x in enumerate((sets[0], small, sets[2]))
+            Features(panel.views(x)[1], np.full(len(x), -1), 1000 * i + np.arange(len(x)))
+            for i, x in enumerate((sets[0], small, sets[2][panel.canonical(sets[2])]))
         )
         expected = estimators.get(name)(query, {"generated": generated, "reference": reference}, seed=0)
         np.testing.assert_allclose(found[:, column], expected[:, 0], atol=2e-4)
 
 
-def test_the_rank_average_is_over_the_images_asked_about():
+def test_both_directions_are_the_ranks_among_the_images_asked_about():
     found = np.array([[0.3, 1, 5], [0.1, 1, 6], [0.2, 0, 7]])
-    np.testing.assert_array_equal(panel.with_average(found), np.column_stack([found, [(3 + 2.5 + 1) / 3, (1 + 2.5 + 2) / 3, 2]]))
+    np.testing.assert_array_equal(panel.with_both(found), np.column_stack([found, [(2.5 + 1) / 2, (2.5 + 2) / 2, (1 + 3) / 2]]))
 
 
 def test_names_and_columns_go_together(sets, scores):
     assert len(panel.METHODS) == scores.shape[1] == 4 and panel.METHODS[:3] == tuple(panel.OPTIONS)
-    np.testing.assert_allclose(scores[:, 3], rankdata(scores[:, :3], axis=0).mean(axis=1))
+    np.testing.assert_allclose(scores[:, 3], rankdata(scores[:, 1:3], axis=0).mean(axis=1))
 
 
 def test_the_order_of_images_changes_nothing(sets, scores):
@@ -77,18 +73,27 @@ def test_the_seed_draws_the_parts(sets, scores):
     assert (other[:, 2] != scores[:, 2]).any()
 
 
-def test_a_copy_is_found_by_each_and_one_in_the_reference_speaks_against_use(sets):
+def test_a_copy_is_found_by_each_and_one_in_the_reference_speaks_against_use(sets, scores):
     real, generated, reference = sets
     found = panel.scores(real, np.concatenate([generated, real[7:8]]), np.concatenate([reference, real[3:4]]))
-    assert (found.argmax(axis=0) == 7).all()
-    assert (found[:, [0, 2]].argmin(axis=0) == 3).all()
+    assert (found[:, :2].argmax(axis=0) == 7).all() and (found[:, :2].argmin(axis=0) == 3).all()
+    assert found[7, 2] > scores[7, 2] and found[3, 2] < scores[3, 2]  # one vote of 46
 
 
 def test_larger_images_are_averaged():
-    pixels, box = panel.views(np.kron(images(2, 64), np.ones((1, 2, 2), np.uint8)))
-    assert pixels.shape == (2, 64 * 64) and box.shape == (2, 64, 64)
+    pixels, square, box = panel.views(np.kron(images(2, 64), np.ones((1, 2, 2), np.uint8)))
+    assert pixels.shape == (2, 64 * 64) and square.shape == box.shape == (2, 64, 64)
     np.testing.assert_allclose(pixels, images(2, 64).reshape(2, -1) / 255, atol=1e-6)
-    assert panel.views(images(2, 32))[0].shape == (2, 32 * 32)
+    np.testing.assert_array_equal(square.reshape(2, -1), pixels)
+    assert [view.shape for view in panel.views(images(2, 32))] == [(2, 32 * 32), (2, 32, 32), (2, 64, 64)]
+
+
+@pytest.mark.parametrize(("shape", "levels", "side"), [((40, 80), 3200, 40), ((20, 30), 600, 32), ((200, 120), 4096, 64)])
+def test_patches_are_those_of_square_images(shape, levels, side):
+    block = np.tile(np.uint8(np.linspace(0, 255, shape[1])), (3, shape[0], 1))
+    pixels, square, _ = panel.views(block)
+    assert pixels.shape == (3, levels) and square.shape == (3, side, side)
+    np.testing.assert_allclose(square[:, side // 2], np.tile((np.arange(side) + 0.5) / side, (3, 1)), atol=0.02)
 
 
 def test_blocks_change_nothing(monkeypatch, sets):

@@ -145,7 +145,7 @@ def test_without_steps_they_are_parts_of_the_training(made):
 
 
 def _line(step, value, low, name, p=0.5):
-    return {"step": step, "oracle": {"value": value, "interval": [low, 0.9]}, "verdict": name, "p": p, "auc": {"domias": 0.5}}
+    return {"step": step, "oracle": {"value": value, "interval": [low, 0.9]}, "verdict": name, "p": p, "auc": {"mosaic": 0.5}}
 
 
 NONE, SURE, UNSURE, COPIES, CONTENT = verdict.NONE, verdict.EVIDENCE, verdict.CANNOT_TELL, verdict.COPIES, verdict.CONTENT
@@ -177,4 +177,4 @@ def test_the_sentence_says_where_it_leaks_and_where_that_is_noticed(lines, said)
     assert found.startswith("Trained on 8 images of 4 patients, ") and found.endswith("says how much.")
     assert re.search(said, found)
     rows = recipe.table(lines).splitlines()
-    assert len(rows) == 2 + len(lines) and rows[0] == "| step | oracle | domias | family-wise p | verdict |"
+    assert len(rows) == 2 + len(lines) and rows[0] == "| step | oracle | mosaic | family-wise p | verdict |"
