@@ -46,16 +46,21 @@ def scores(real: np.ndarray, generated: np.ndarray, reference: np.ndarray, seed:
 
 
 def compare(real: Views, generated: Views, reference: Views, seed: int) -> np.ndarray:
-    """`scores` of images as `views` gives them, each set in its `canonical` order: float64 [N,4]."""
+    """`scores` of images as `views` gives them, each set in its `canonical` order: float64 [N,4].
+
+    Equal images are one candidate for the votes of `mosaic`, and have the same scores.
+    """
+    _, once, which = np.unique(real[0], axis=0, return_index=True, return_inverse=True)
+    kept = np.sort(once)
     streams, first = [], 0
-    for side in (real, generated, reference):
+    for side in (some(real, kept), generated, reference):
         streams.append([estimators.unlabelled(values, first) for values in side])
         first += len(side[0])
-    found = np.empty((len(real[0]), len(OPTIONS)))
+    found = np.empty((len(kept), len(OPTIONS)))
     for column, (name, options) in enumerate(OPTIONS.items()):
         query, generated, reference = (side[name != "gan_leaks"] for side in streams)
         found[:, column] = estimators.get(name, **options)(query, {"generated": generated, "reference": reference}, seed=seed)[:, 0]
-    return with_both(found)
+    return with_both(found[np.searchsorted(kept, once[which])])
 
 
 def some(views: Views, rows: np.ndarray) -> Views:

@@ -65,10 +65,10 @@ def test_mirrored_images_lie_otherwise_and_no_other_kind_sees_it(split):
     assert aucs["layout"] > 0.98 and aucs["intensity"] < 0.7 and aucs["texture"] < 0.7
 
 
-def test_the_layout_is_the_principal_components_of_what_the_attacks_see(split):
+def test_the_layout_is_the_principal_components_of_the_images_and_of_registered_ones(split):
     found = content.layout(split.images, panel.views(split.images))
     assert found.shape == (40, 32)
-    for columns, view in zip((found[:, :16], found[:, 16:]), panel.views(split.images), strict=True):
+    for columns, view in zip((found[:, :16], found[:, 16:]), panel.views(split.images)[::2], strict=True):
         expected = PCA(16, svd_solver="full").fit_transform(view.reshape(40, -1).astype(float))
         signs = np.sign((columns * expected).sum(axis=0))
         # The last ones are close to the next, which a randomised decomposition tells less well.

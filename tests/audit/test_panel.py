@@ -54,6 +54,12 @@ def test_both_directions_are_the_ranks_among_the_images_asked_about():
     np.testing.assert_array_equal(panel.with_both(found), np.column_stack([found, [(2.5 + 1) / 2, (2.5 + 2) / 2, (1 + 3) / 2]]))
 
 
+def test_equal_images_are_one_that_is_asked_about(sets, scores):
+    found = panel.scores(np.repeat(sets[0], 3, axis=0), *sets[1:])
+    np.testing.assert_allclose(found[::3, :3], scores[:, :3], rtol=0, atol=1e-5)
+    assert (found[::3] == found[1::3]).all()
+
+
 def test_names_and_columns_go_together(sets, scores):
     assert len(panel.METHODS) == scores.shape[1] == 4 and panel.METHODS[:3] == tuple(panel.OPTIONS)
     np.testing.assert_allclose(scores[:, 3], rankdata(scores[:, 1:3], axis=0).mean(axis=1))
