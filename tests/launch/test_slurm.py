@@ -375,7 +375,12 @@ def disturb(kind, output, name):
         process.kill()
         process.wait()
         os.kill(pid, signal.SIGCONT)
+    begun = told = time.monotonic()
     while slurm.queued(output).get(name) != ("pending" if kind == "limit" else None):
+        assert time.monotonic() < begun + 300, f"{kind} did not come through"
+        if kind == "cancel" and time.monotonic() > told + 30:  # Slurm can lose what it is told (seen twice); told again, it obeys
+            slurm.call("scancel", job)
+            told = time.monotonic()
         yield
     assert not local.finished(workdir, "heldout")
     if kind == "kill":
