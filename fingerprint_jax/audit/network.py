@@ -17,6 +17,10 @@ from fingerprint_jax.data import builder, packing, phantom
 from fingerprint_jax.runs.run import Run
 
 METHODS = ("likelihood_ratio", "combined")
+WORDS = {
+    "likelihood_ratio": "networks that were trained on the synthetic images and on the reference",
+    "combined": "the mean of the ranks by all but both directions",
+}
 
 
 def check(config: Config) -> None:

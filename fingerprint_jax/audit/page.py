@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fingerprint_jax import report
-from fingerprint_jax.audit import verdict
+from fingerprint_jax.audit import network, panel, verdict
 from fingerprint_jax.audit.imprint import POWER
 from fingerprint_jax.report import charts, neighbours, places, words
 from fingerprint_jax.report.charts import number
@@ -84,6 +84,7 @@ def write(
         refused=refused_words(document["rejected"]),
         reference=_reference(document["reference_from"]),
         panel=panel_words(document["panel"], alpha),
+        described=panel.WORDS | network.WORDS,
         beside=beside(document["panel"], document["controls"]),
         content=CONTENT,
         excess=excess_words(document["excess"]),

@@ -17,6 +17,12 @@ OPTIONS = {
     "mosaic": {"patch": 16, "stride": 8, "radius": 1, "width": 0.1},
 }
 METHODS = (*OPTIONS, "both_directions")
+WORDS = {  # what each compares, for the page
+    "gan_leaks": "whole images, how near the nearest synthetic and the nearest reference image is",
+    "local_match": "from the real image, how near its patches come to those of both sets",
+    "mosaic": "back, how often the patches of both sets name the real image among all that are asked about",
+    "both_directions": "the mean of the ranks by local match and mosaic",
+}
 SIDE = 64  # of the images that are compared, in pixels
 LEAST = 32  # of those whose patches are: smaller images are enlarged
 _BLOCK = 256  # images handled at once

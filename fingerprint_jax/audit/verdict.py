@@ -74,7 +74,8 @@ def decide(document: dict) -> tuple[str, list[str]]:
         return (CANNOT_TELL if doubt else NONE), [p, *doubt]  # not an exit status that a pipeline takes for no finding
     excess = document["excess"]
     low, high = excess["interval"]
-    told = f"the AUC of {excess['attack']} less that of the largest control, {excess['control']}, is {excess['value']:.3f}"
+    attack, control = (excess[name].replace("_", " ") for name in ("attack", "control"))
+    told = f"the AUC of {attack} less that of the largest control, {control}, is {excess['value']:.3f}"
     return (EVIDENCE if low > 0 else CONTENT), [p, f"{told} ({low:.3f} to {high:.3f})", *doubt]
 
 

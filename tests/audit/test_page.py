@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from fingerprint_jax.audit import page
+from fingerprint_jax.audit import network, page, panel
 from fingerprint_jax.report import charts
 from tests.audit.documents import HOSTILE, RATES, audit, pictures
 from tests.report.browser import Browser
@@ -96,6 +96,16 @@ def test_a_page_stands_alone_and_can_be_read_aloud(verdict, tmp_path):
     assert all(x.get("aria-label") for x in found.all("svg") if x.get("role") == "img")
     assert all(x["scope"] in ("row", "col") for x in found.all("th"))
     assert len(found.all("caption")) == len(found.all("table"))
+
+
+def test_it_says_what_each_attack_compares(tmp_path):
+    document = told("evidence of use")
+    found = Elements(written(tmp_path, document))
+    names = [row["name"] for row in document["panel"]["methods"]]
+    assert {*names} == {*panel.METHODS} and {*panel.WORDS} == {*panel.METHODS} and {*network.WORDS} == {*network.METHODS}
+    for name in names:
+        assert f"{name.replace('_', ' ')}: {panel.WORDS[name]}" in found.text
+    assert "likelihood ratio:" not in found.text
 
 
 def test_html_in_names_is_text(tmp_path):
