@@ -17,7 +17,7 @@ from fingerprint_jax.estimators import Features, local_match, mosaic
 from fingerprint_jax.estimators.patches import BLOCK, FLOOR
 from fingerprint_jax.runtime import cli
 
-PATCH, STRIDE, RADIUS, WIDTH = 16, 8, 1, 0.1  # the defaults
+PATCH, STRIDE, RADIUS = 16, 8, 1  # the defaults
 REAL, GENERATED = 3500, 7700  # images of the official size
 
 

@@ -191,7 +191,7 @@ class Comparison:
         A row without a network has the name of its features, and None for the rest.
         """
         path = self.folder(data, row) / "calibration.json"
-        if not self.kept(data, row, path.name):
+        if not (found := self.kept(data, row, path.name)):
             config: Config = ConfigDict(self.configs[row.name].to_dict())
             config.data_dir = self.data_dir(data)
             run = Run(config, path.parent).child("calibration", network_config(config), seed=0, fold=config.data.fold)
@@ -203,7 +203,7 @@ class Comparison:
             else:
                 found = {"network": run.config.features.name, "parameters": None, "processor_s": None}
             files.write_text(path, json.dumps(found | {"of": self.made_of(data, row)}))
-        return read(path)
+        return found
 
     def made_of(self, data: str, row: Row) -> str:
         """A digest of what the steps and the learning rate of a row hang on: its config, the data, and the row that it uses."""
@@ -396,6 +396,12 @@ class Comparison:
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
         return anew
 
+    def _made(self, kind: str) -> dict[str, str]:
+        """The fingerprints of a control, of all that it consists of."""
+        places = ("phantom_runs", "other_run") if kind == "phantom_runs" else (kind,)
+        found = {place: open_source(self.data_dir(place), self.task.name).fingerprints for place in places}
+        return {f"{place} {split}": digest for place in places for split, digest in found[place].items()}
+
     def _make_controls(self) -> None:
         """Makes the controls that are missing; raises ValueError where one is not known to be made from the first data set."""
         source = self.data[self.first]
@@ -405,11 +411,6 @@ class Comparison:
             folder = Path(self.controls) / kind
             path, phantoms = folder / "source.json", kind == "phantom_runs"  # which are of no data set
             of: dict[str, Any] = {"fingerprints": {} if phantoms else made_from}
-
-            def made(places: tuple[str, ...] = ("phantom_runs", "other_run") if phantoms else (kind,)) -> dict[str, str]:
-                found = {place: open_source(self.data_dir(place), self.task.name).fingerprints for place in places}
-                return {f"{place} {split}": digest for place in places for split, digest in found[place].items()}
-
             if not (builder.dataset_dir(last, self.task.name) / "summary.json").exists():
                 if path.exists():
                     read(path)  # of somebody else it is refused
@@ -417,13 +418,13 @@ class Comparison:
                     raise ValueError(f"{folder} has {theirs[0]!r} and is no control of ours: give another --controls")
                 files.write_text(path, json.dumps(of))  # first, so that none that is whole, or killed half-way, lacks it
                 controls.write(kind, folder, source, overwrite=True)
-                files.write_text(path, json.dumps(of | {"made": made()}))
+                files.write_text(path, json.dumps(of | {"made": self._made(kind)}))
                 continue
             if not path.exists() and phantoms:  # as older ones
                 continue
             if not path.exists():
                 raise ValueError(f"{folder} does not say which data it was made from: remove it, and it is made from {source}")
-            known, now = read(path), made()
+            known, now = read(path), self._made(kind)
             older = open_source(last, self.task.name).fingerprints  # which had the last alone
             if known["fingerprints"] != of["fingerprints"]:
                 raise ValueError(f"{folder} was made from other data than {source}: give another --controls")

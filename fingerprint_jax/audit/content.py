@@ -121,7 +121,7 @@ def turned(generated: np.ndarray, known: np.ndarray) -> dict | None:
         {change: its name, share: of the synthetic images that it brings nearer, images: how many were asked}.
     """
     frame = panel.frame(*generated.shape[1:])
-    asked, known = (panel.views(x[panel.canonical(x)][:most])[0] for x, most in ((generated, ASKED), (known, KNOWN)))
+    asked, known = (panel.views(x[panel.canonical(x)][:most]).pixels for x, most in ((generated, ASKED), (known, KNOWN)))
     pictures = asked.reshape(-1, *frame)
     changed = {name: change(pictures) for name, change in CHANGES.items()}
     changed = {name: x.reshape(asked.shape) for name, x in changed.items() if x.shape == pictures.shape}  # not turned if not square
@@ -162,7 +162,7 @@ def layout(images: np.ndarray, views: panel.Views) -> np.ndarray:
     """
     rows = panel.canonical(images)  # the decomposition is randomised
     out = []
-    for view in (views[0], views[2]):
+    for view in (views.pixels, views.registered):
         centred = view[rows].reshape(len(images), -1).astype(np.float64)
         centred -= centred.mean(axis=0)
         left, deviations, _ = randomized_svd(centred, min(COMPONENTS, *centred.shape), random_state=0)

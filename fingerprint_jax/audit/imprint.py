@@ -36,10 +36,8 @@ NULL_REPEATS = 100  # without imprints
 PERMUTATIONS = 199  # a repeat
 LEAST = 20  # images in either role
 MOST = 1000  # images held out: all pairs of them are compared
-_GRID, _VOTES = (
-    tuple(panel.OPTIONS[attack][name] for name in names)
-    for attack, names in (("local_match", ("patch", "stride", "radius")), ("mosaic", ("patch", "stride", "radius", "width")))
-)
+_GRID = tuple(panel.OPTIONS["local_match"][name] for name in ("patch", "stride", "radius"))
+_VOTES = tuple(panel.OPTIONS["mosaic"][name] for name in ("patch", "stride", "radius", "width"))
 
 
 class TooFew(ValueError):
@@ -63,19 +61,20 @@ class Background:
 
         `seed` is that of the panel: without imprints the scores are its own, of these sets in this order.
         """
-        (pixels, square, _), (pixels_g, square_g, _), (pixels_r, square_r, _) = map(panel.views, (pool, generated, reference))
-        self._pixels, self.generated = pixels, len(generated)
+        views, views_g, views_r = map(panel.views, (pool, generated, reference))
+        self._pixels, self.generated = views.pixels, len(generated)
         self._sizes = len(generated), len(reference)
         # The nearest ones as far as they have a weight: with fewer than `most` imprints, or as many.
         counts = [max(len(w) for w in both) for both in zip(*map(self._weights, (0, most)), strict=True)]
         (self._near, positions), (self._far, _) = (
-            search.nearest(pixels, x, min(len(x), count)) for x, count in zip((pixels_g, pixels_r), counts, strict=True)
+            search.nearest(views.pixels, x, min(len(x), count))
+            for x, count in zip((views_g.pixels, views_r.pixels), counts, strict=True)
         )
         self.nearest = positions[:, 0]  # of the synthetic images, to each of the pool
         rng, size = np.random.default_rng(seed), min(self._sizes)
         of_reference, self._parts = parts(rng, len(reference), size), parts(rng, len(generated), size)
-        self._query, self._patch_weights = unlabelled(square, 0), weights(square, *_GRID[:2])
-        known, far = unlabelled(square_g, len(pool)), unlabelled(square_r, len(pool) + len(generated))
+        self._query, self._patch_weights = unlabelled(views.square, 0), weights(views.square, *_GRID[:2])
+        known, far = unlabelled(views_g.square, len(pool)), unlabelled(views_r.square, len(pool) + len(generated))
         self._reference_patches, self._generated_patches = (
             part_distances(self._query, x, found, *_GRID) for x, found in ((far, of_reference), (known, self._parts))
         )

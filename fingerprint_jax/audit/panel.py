@@ -4,6 +4,7 @@ Nothing in it is chosen by the data. Images are compared with two sets of images
 """
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,13 @@ SIDE = 64  # of the images that are compared, in pixels
 LEAST = 32  # of those whose patches are: smaller images are enlarged
 _BLOCK = 256  # images handled at once
 
-Views = tuple[np.ndarray, np.ndarray, np.ndarray]  # of N images: grey levels [N,D], square ones [N,S,S], registered ones [N,64,64]
+
+class Views(NamedTuple):
+    """What is seen of N images, float32 in 0..1."""
+
+    pixels: np.ndarray  # [N,D] grey levels
+    square: np.ndarray  # [N,S,S]
+    registered: np.ndarray  # [N,64,64] by the body's box
 
 
 def scores(real: np.ndarray, generated: np.ndarray, reference: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -56,29 +63,27 @@ def compare(real: Views, generated: Views, reference: Views, seed: int) -> np.nd
 
     Equal images are one candidate for the votes of `mosaic`, and have the same scores.
     """
-    _, once, which = np.unique(real[0], axis=0, return_index=True, return_inverse=True)
+    _, once, which = np.unique(real.pixels, axis=0, return_index=True, return_inverse=True)
     kept = np.sort(once)
     streams, first = [], 0
     for side in (some(real, kept), generated, reference):
-        streams.append([estimators.unlabelled(values, first) for values in side])
-        first += len(side[0])
+        streams.append({"pixels": estimators.unlabelled(side.pixels, first), "square": estimators.unlabelled(side.square, first)})
+        first += len(side.pixels)
     found = np.empty((len(kept), len(OPTIONS)))
     for column, (name, options) in enumerate(OPTIONS.items()):
-        query, generated, reference = (side[name != "gan_leaks"] for side in streams)
-        found[:, column] = estimators.get(name, **options)(query, {"generated": generated, "reference": reference}, seed=seed)[:, 0]
+        query, near, far = (side["pixels" if name == "gan_leaks" else "square"] for side in streams)
+        found[:, column] = estimators.get(name, **options)(query, {"generated": near, "reference": far}, seed=seed)[:, 0]
     return with_both(found[np.searchsorted(kept, once[which])])
 
 
 def some(views: Views, rows: np.ndarray) -> Views:
     """The views of some of the images."""
-    pixels, square, registered = views
-    return pixels[rows], square[rows], registered[rows]
+    return Views(*(view[rows] for view in views))
 
 
 def joined(*parts: Views) -> Views:
     """The views of several sets of images as those of one."""
-    pixels, square, registered = zip(*parts, strict=True)
-    return np.concatenate(pixels), np.concatenate(square), np.concatenate(registered)
+    return Views(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def with_both(found: np.ndarray) -> np.ndarray:
@@ -115,5 +120,5 @@ def views(images: np.ndarray) -> Views:
         if (height, width) != (side, side):
             sized = (Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in square)
             square = np.stack([np.asarray(image) for image in sized])
-        parts.append((levels, square, registered(block)))
+        parts.append(Views(levels, square, registered(block)))
     return joined(*parts)

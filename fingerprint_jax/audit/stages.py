@@ -196,7 +196,7 @@ class Audit(Sides):
         """{set of facts: scores} of the labelled images by themselves, cross-fitted, and their likeness to the synthetic ones."""
         real = self.sides["real"]
         found = content.scores(content.facts(real.pixels, real.views, self.files()), real.labels, real.groups, self.seed)
-        found["coarse"] = stand_ins.coarse(*(self.sides[name].views[0] for name in ("real", "generated", "reference")))
+        found["coarse"] = stand_ins.coarse(*(self.sides[name].views.pixels for name in ("real", "generated", "reference")))
         found |= stand_ins.apart(real.views, self.sides["reference"].views)
         found["kernel"] = stand_ins.kernel(self._seen[0], real.labels, real.groups, self.seed)
         found["likeness"] = self.likeness[0]
@@ -376,14 +376,14 @@ class Audit(Sides):
         """Where the labelled images with the highest and the lowest scores of `local_match` are found, once there is a panel."""
         real, near, far = (self.sides[name] for name in ("real", "generated", "reference"))
         scores = np.array(self.stage("panel", self.scores)["local_match"])[: len(real)]
-        of_near, of_far = (unlabelled(side.views[1], 0) for side in (near, far))
+        of_near, of_far = (unlabelled(side.views.square, 0) for side in (near, far))
         cases = [
             places.Case(
                 f"{CLASSES[int(real.labels[i])].replace('_', ' ')}, score {scores[i]:.3g} of local match".replace(
                     "-", places.MINUS
                 ),
                 str(real.ids[i]),
-                real.views[1][i],
+                real.views.square[i],
                 of_near,
                 of_far,
                 near.ids.tolist(),

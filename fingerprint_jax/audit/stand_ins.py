@@ -56,16 +56,15 @@ def coarse(real: np.ndarray, generated: np.ndarray, reference: np.ndarray) -> np
 
 def apart(real: panel.Views, reference: panel.Views) -> dict[str, np.ndarray]:
     """How far real images are from the nearest of the reference, as attacks see it: {reference, reference_local: float64 [N]}."""
-    query, known = (
-        [estimators.unlabelled(values, first) for values in views] for views, first in ((real, 0), (reference, len(real[0])))
-    )
-    near = estimators.get("gan_leaks", k=1, calibrated=False)(query[0], {"generated": known[0]}, seed=0)[:, 0]
+    views = ((real.pixels, reference.pixels), (real.square, reference.square))
+    (pixels, known), (square, far) = ((estimators.unlabelled(a, 0), estimators.unlabelled(b, len(a))) for a, b in views)
+    near = estimators.get("gan_leaks", k=1, calibrated=False)(pixels, {"generated": known}, seed=0)[:, 0]
     options = panel.OPTIONS["local_match"]
     grid = options["patch"], options["stride"], options["radius"]
-    local = local_match.part_distances(query[1], known[1], [np.arange(len(reference[1]))], *grid)
-    weight = local_match.weights(real[1], *grid[:2])
-    far = local_match.log_ratio(weight, local, np.ones_like(local), options["top"])
-    return {"reference": -near.astype(np.float64), "reference_local": far.astype(np.float64)}
+    local = local_match.part_distances(square, far, [np.arange(len(reference.square))], *grid)
+    weight = local_match.weights(real.square, *grid[:2])
+    beyond = local_match.log_ratio(weight, local, np.ones_like(local), options["top"])
+    return {"reference": -near.astype(np.float64), "reference_local": beyond.astype(np.float64)}
 
 
 def kernel(seen: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -107,7 +106,7 @@ def alone(views: panel.Views, labels: np.ndarray, groups: np.ndarray, seed: int)
     """
 
     out = np.empty((len(labels), len(panel.METHODS)))
-    for train, held in content.folds(views[0], labels, groups, seed):
+    for train, held in content.folds(views.pixels, labels, groups, seed):
         train, held = np.sort(train), np.sort(held)
         used, others = train[labels[train] == 1], train[labels[train] == 0]
         of_held, of_used, of_others = (panel.some(views, rows) for rows in (held, used, others))

@@ -165,11 +165,10 @@ def _chosen_by(run: Run, rows: Rows) -> list[str]:
     if not (split := run.followed) or not run.chosen_on or (rows.labels < 0).any():
         return []
     packed, of = run.packed(split), f"of these {len(rows)} images"
-    if not run.chosen_here:
-        there = run.own_fingerprints.get(packed) == run.chosen_on.get(packed)  # those are compared elsewhere
-        return [] if there else [f"Whether any {of} have chosen the checkpoint, by --watch on other data, is not known."]
-    if run.own_fingerprints.get(packed) == run.chosen_on.get(packed):
+    if run.own_fingerprints.get(packed) == run.chosen_on.get(packed):  # its own, which are compared elsewhere
         return []
+    if not run.chosen_here:
+        return [f"Whether any {of} have chosen the checkpoint, by --watch on other data, is not known."]
     count = int(np.isin(rows.index, run.rows(split).index).sum())
     return [f"{count} {of} have chosen the checkpoint: the figures are too good."] if count else []
 

@@ -54,9 +54,10 @@ def watch(workdir: Path, split: str, patience: float, evaluate: Callable[[Run, s
     run.refuse_links()
     copy.refuse_links()
     start.refuse_foreign(home)
-    if (home / "config.json").exists() and copy.followed != split:
+    begun = (home / "config.json").exists()
+    if begun and copy.followed != split:
         raise ValueError(f"{home} is a run that was trained there, no copy of {workdir}: move it away")
-    if (home / "config.json").exists() and not methods.load(home, data_dir=data_dir).chosen_here:
+    if begun and not copy.chosen_here:
         raise ValueError(f"{home} was chosen on other data than {run.config.data_dir}: give those as --data_dir, or move it away")
     home.mkdir(exist_ok=True)
     with files.locked(home / "lock", f"{home}: %s watches this run on the same split; wait for it"):

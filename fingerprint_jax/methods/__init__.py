@@ -118,14 +118,9 @@ def state(run: Run) -> Any:
     """
     run.require_config(fields)
     if packages := run.other_code:
-        _warn(f"{run.workdir} was trained by other code of {', '.join(packages)} than that which is there now")
+        checkpoint.warn_once(f"{run.workdir} was trained by other code of {', '.join(packages)} than that which is there now")
     found, code = get(run.config.method).state(run), plugins.code(run.config)
     return {"state": found, "code": code} if code else found
-
-
-@functools.cache
-def _warn(text: str) -> None:
-    log.warning(text)  # once a process: a state is asked for several times
 
 
 def named_state(run: Run) -> Any:

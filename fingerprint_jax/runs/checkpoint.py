@@ -236,7 +236,7 @@ class Checkpoints:
         for step in sorted(self._committed() - manifests.keys()):
             if self._mark(step).exists():
                 continue
-            _warn(f"{self._path(step)} is missing: step {step} is being saved, or was not to its end; it is not used")
+            warn_once(f"{self._path(step)} is missing: step {step} is being saved, or was not to its end; it is not used")
         steps = sorted(manifests, reverse=True)
         if which == "best" and self.metric:
             steps.sort(key=lambda step: self._rank(manifests[step]["metrics"]), reverse=True)  # stable: ties to the latest
@@ -245,7 +245,7 @@ class Checkpoints:
             if not damage:
                 return step
             if self._path(step).exists():  # else retention has removed it since
-                _warn(f"{damage}; the checkpoint before it is used")
+                warn_once(f"{damage}; the checkpoint before it is used")
         raise ValueError(f"{self._workdir}: no usable checkpoint")
 
     def restore(self, which: str, abstract: dict[str, Any], without: str = "") -> tuple[int, dict[str, Any]]:
@@ -371,8 +371,9 @@ class Checkpoints:
 
 
 @functools.cache
-def _warn(text: str) -> None:
-    log.warning(text)  # once a process: an evaluation looks at a checkpoint several times
+def warn_once(text: str) -> None:
+    """Logs a warning, once a process: an evaluation looks at a checkpoint, and asks for a state, several times."""
+    log.warning(text)
 
 
 def shapes(tree: dict[str, Any]) -> dict[str, str]:

@@ -19,9 +19,9 @@ FIELDS: dict[str, Any] = {
     **dict.fromkeys(("data.valid", "data.sequester"), (int, float)),
 }
 
-# What `Run.child` gives a member of its ensemble, and what stands there where nobody has said anything. Folds and `data.valid` are
-# given too: the configs of single networks have some.
-INHERITED = ("seed", "data.sequester", "data.split_seed", "data.max_damaged", "data.extra_labels")
+# What `Run.child` gives a member of its ensemble, beside seed, data and fold, and what stands there where nobody has said anything.
+GIVEN = ("data.folds", "data.valid", "data.sequester", "data.split_seed", "data.max_damaged", "data.extra_labels")
+OF_ANY = ("data.folds", "data.valid")  # those that the configs of single networks have, so that they say nothing of a member
 UNSET = ("", 0)
 
 
@@ -81,10 +81,10 @@ def without_effect(config: Config | dict[str, Any], prefix: str = "") -> str:
     """The first field of a member that has a value of its own, and that of the run around it in its place; '' for none."""
     variants = (config.get("ensemble") or {}).get("variants") or {}
     inner = {"member": config.get("member"), **{f"ensemble.variants.{name}": fields for name, fields in variants.items()}}
+    own = dict(walk(config))
     for name, member in inner.items():
         found = dict(walk(member)) if member else {}
-        own = dict(walk(config))
-        for field in INHERITED:
+        for field in ("seed", *(each for each in GIVEN if each not in OF_ANY)):
             if found.get(field, UNSET[0]) not in (*UNSET, own.get(field)):
                 return f"{prefix}{name}.{field}={found[field]!r}: a member has the value of the run around it: set {prefix}{field}"
         if member and (deeper := without_effect(member, f"{prefix}{name}.")):

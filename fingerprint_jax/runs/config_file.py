@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from fingerprint_jax import Config
-from fingerprint_jax.runs.config import INHERITED, walk
+from fingerprint_jax.runs.config import GIVEN, walk
 from fingerprint_jax.runtime import names, paths
 
 
@@ -137,7 +137,7 @@ def near(file: str) -> str:
 def of_outermost(field: str) -> str:
     """'' where a member may have a field of its own, else a line that names the field of the run around it, see `Run.child`."""
     found = re.fullmatch(r"((?:member\.)*)member\.(.+)", field)
-    if not found or found[2] not in (*INHERITED, "data_dir", "data.folds", "data.fold", "data.valid"):
+    if not found or found[2] not in ("seed", "data_dir", "data.fold", *GIVEN):
         return ""
     return f"a member has the value of the run around it: set {found[1]}{found[2]}"
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs import ranges
-from fingerprint_jax.runs.config import another, config_hash, differing, from_json, identity, wrong_field
+from fingerprint_jax.runs.config import GIVEN, another, config_hash, differing, from_json, identity, wrong_field
 from fingerprint_jax.runs.views import View
 from fingerprint_jax.runtime import distributed, environment, files, names, paths, plugins
 
@@ -266,10 +266,11 @@ class Run(View):
     @property
     def other_code(self) -> list[str]:
         """The packages beside this one whose files are others than when the run was last started, as far as that is known."""
-        if not (self.workdir / "provenance.json").exists():
+        now = plugins.code(self.config)
+        if not now or not (self.workdir / "provenance.json").exists():
             return []
         known = self.provenance["starts"][-1].get("code", {})
-        return [package for package, digest in plugins.code(self.config).items() if known.get(package, digest) != digest]
+        return [package for package, digest in now.items() if known.get(package, digest) != digest]
 
     def require_classes(self) -> None:
         """Raises ValueError where the data have other classes than those the run was started with, which its labels stand for.
@@ -294,7 +295,7 @@ class Run(View):
         """A run at `workdir/children/name` from a member's config: on the data of this one, with its folds, holding out `fold`."""
         config = ConfigDict(config.to_dict())
         config.data_dir, config.seed = self.config.data_dir, seed
-        for field in ("folds", "valid", "sequester", "split_seed", "max_damaged", "extra_labels"):
+        for field in (each.removeprefix("data.") for each in GIVEN):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(re.sub(r"^(member|ensemble\.variants\.[^.]+)\.", "", name) for name in self.allow_change)

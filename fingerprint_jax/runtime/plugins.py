@@ -57,14 +57,14 @@ def same(config: ConfigDict, known: object) -> bool:
 def _digest(package: str) -> str:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
-    kept = (path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts and not litter(path.name))
-    files = sorted((path, folder) for path in kept for folder in folders if path.is_relative_to(folder) and not path.is_dir())
+    found = ((path, folder) for folder in folders for path in sorted(folder.rglob("*")) if not path.is_dir())
+    files = [(path, folder) for path, folder in found if "__pycache__" not in path.parts and not litter(path.name)]
     if spec and spec.origin and not files:
         files = [(Path(spec.origin), Path(spec.origin).parent)]
-    found = hashlib.sha256()
+    code = hashlib.sha256()
     for path, folder in files:
-        found.update(f"{path.relative_to(folder)} {digest(path) if path.is_file() else ''}\n".encode())
-    return found.hexdigest()[:16]
+        code.update(f"{path.relative_to(folder)} {digest(path) if path.is_file() else ''}\n".encode())
+    return code.hexdigest()[:16]
 
 
 def define_flag(values: flags.FlagValues) -> None:

@@ -199,8 +199,9 @@ def paired_difference(
     """
     labels, a = checked_labels(labels, predicted_a, num_classes)
     _, b = checked_labels(labels, predicted_b, num_classes)
-    cells, draws = bootstrap.sums(labels, (labels * num_classes + a) * num_classes + b, groups, seed=seed)
-    _, once = np.unique((labels * num_classes + a) * num_classes + b, return_counts=True)
+    of_row = (labels * num_classes + a) * num_classes + b
+    cells, draws = bootstrap.sums(labels, of_row, groups, seed=seed)
+    _, once = np.unique(of_row, return_counts=True)
     draws, (label, called) = np.concatenate([once[None], draws]), np.divmod(cells, num_classes**2)
     sides = [label * num_classes + side for side in np.divmod(called, num_classes)]
     of_a, of_b = (_over(_tables(side, draws, num_classes)) for side in sides)

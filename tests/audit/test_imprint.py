@@ -23,6 +23,13 @@ def case(request):
     return pool, generated, reference, background, imprinted, np.array([2, 5, 20]), np.array([0, 11, 7])
 
 
+def squares(*sets):
+    """What patches are compared of: of the pool, and of the synthetic images and the reference as a gallery."""
+    starts = np.cumsum([0, *map(len, sets)])
+    query, generated, reference = (unlabelled(panel.views(x).square, first) for x, first in zip(sets, starts, strict=False))
+    return query, {"generated": generated, "reference": reference}
+
+
 def test_gan_leaks_is_that_of_the_imprinted_set(case):
     pool, generated, reference, background, imprinted, chosen, places = case
     found = background.scores(background.near(imprinted), chosen, places)[:, 0]
@@ -33,12 +40,8 @@ def test_gan_leaks_is_that_of_the_imprinted_set(case):
 
 def test_mosaic_is_that_of_the_imprinted_set(case):
     pool, generated, reference, background, imprinted, chosen, places = case
-    streams, first = [], 0
-    for x in (pool, np.concatenate([generated, imprinted[chosen]]), reference):
-        streams.append(unlabelled(panel.views(x)[1], first))
-        first += len(x)
-    gallery = {"generated": streams[1], "reference": streams[2]}
-    expected = mosaic.mosaic(streams[0], gallery, seed=3, **panel.OPTIONS["mosaic"])[:, 0]
+    query, gallery = squares(pool, np.concatenate([generated, imprinted[chosen]]), reference)
+    expected = mosaic.mosaic(query, gallery, seed=3, **panel.OPTIONS["mosaic"])[:, 0]
     found = background.scores(background.near(imprinted), chosen, places)[:, 2]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert (found[chosen] > background.scores(None, np.array([], int), np.array([], int))[chosen, 2]).all()
@@ -55,12 +58,8 @@ def test_local_match_is_that_of_the_imprinted_set_in_the_same_parts(case, monkey
         return [np.concatenate([part, len(generated) + np.flatnonzero([place in part for place in places])]) for part in old]
 
     monkeypatch.setattr(local_match, "parts", parts)
-    streams, first = [], 0
-    for x in (pool, np.concatenate([generated, imprinted[chosen]]), reference):
-        streams.append(unlabelled(panel.views(x)[1], first))
-        first += len(x)
-    gallery = {"generated": streams[1], "reference": streams[2]}
-    expected = local_match.local_match(streams[0], gallery, seed=3, **panel.OPTIONS["local_match"])[:, 0]
+    query, gallery = squares(pool, np.concatenate([generated, imprinted[chosen]]), reference)
+    expected = local_match.local_match(query, gallery, seed=3, **panel.OPTIONS["local_match"])[:, 0]
     found = background.scores(background.near(imprinted), chosen, places)
     np.testing.assert_allclose(found[:, 1], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found, panel.with_both(found[:, :3]))
