@@ -187,7 +187,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text = (
         "Systems of it: of subtask 1 attacks that read no label and train no network (local_match unless given), of subtask 2 any"
     )
-    flags.DEFINE_list("rows", None, f"{text} (residual_svm).", flag_values=values)
+    flags.DEFINE_list("rows", None, f"{text} (residual_svm and mosaic unless given).", flag_values=values)
 
 
 def _network(name: str, output: Path, real: Source) -> Run | None:

@@ -21,7 +21,7 @@ from fingerprint_jax.stats import metrics
 from launch import attribution, systems
 from launch.leaks.cells import Cell, Figure
 
-TASK, KIND, ROWS = "subtask2", "sets", ("residual_svm",)
+TASK, KIND, ROWS = "subtask2", "sets", ("residual_svm", "mosaic")
 SETS, RUNS = 5, "ab"
 KEEPS = ("figures",)  # of a system, in benchmark.json
 

@@ -26,6 +26,7 @@ def rows() -> list[Row]:
     vote = members | {"member.backbone.name": "efficientnet_tiny"}
     return [
         _row("residual_svm", "residual_svm", {}, networks=0),
+        _row("mosaic", "mosaic", {}, networks=0),
         _row("fingerprint_net", "fingerprint_net", {"backbone.name": "fingerprint_net_tiny"}),
         Row("small_cnn", "quickstart", VIEW | siamese),
         _row("aimm_siamese_sampled_mean", "aimm_siamese", siamese, published="0.9904 (1396)"),
