@@ -1,13 +1,15 @@
 """Classifiers against those of scikit-learn on features standardised by hand, and distances that can be measured."""
 
 import numpy as np
+import pytest
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 
 from fingerprint_jax import estimators
+from fingerprint_jax.estimators import classify
 from tests.estimators.streams import rows
 from tests.estimators.test_estimators import clouds
 
@@ -24,6 +26,20 @@ def test_the_svm_is_that_of_scikit_learn_on_standardised_features():
         expected = LinearSVC(C=C, random_state=0).fit(standard, x.labels).decision_function(standard)
         np.testing.assert_allclose(estimators.get("linear_svm", C=C)(x, {"labelled": x}, seed=0), expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(estimators.get("linear_svm")(x, {"labelled": x}, seed=0), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("classes", (2, 3, 5))
+def test_the_kernel_svm_is_that_of_scikit_learn_on_standardised_features(classes, monkeypatch):
+    monkeypatch.setattr(classify, "_BLOCK", 7)
+    x, standard = _uneven(classes)
+    query = np.random.default_rng(5).normal(size=(30, 6)).astype(np.float32)
+    asked = rows(query * x.values.std(axis=0) + x.values.mean(axis=0))
+    for C in (0.1, 3.0):
+        expected = SVC(C=C).fit(standard, x.labels).decision_function(query).reshape(len(query), -1)
+        found = estimators.get("rbf_svm", C=C)(asked, {"labelled": x}, seed=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
+    named = rows(x.values, 10 * x.labels + 3)  # labels need not be 0, 1, ..
+    np.testing.assert_array_equal(estimators.get("rbf_svm")(asked, {"labelled": named}, seed=0), found)
 
 
 def test_the_logits_are_those_of_scikit_learn_on_standardised_features():
