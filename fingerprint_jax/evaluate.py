@@ -18,6 +18,7 @@ from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.evaluation import score, watch
 from fingerprint_jax.evaluation.decide import decide
 from fingerprint_jax.evaluation.lineage import in_sample
+from fingerprint_jax.evaluation.results import NOTES
 from fingerprint_jax.evaluation.terminal import table
 from fingerprint_jax.report import words
 from fingerprint_jax.runs import start
@@ -27,6 +28,10 @@ from fingerprint_jax.runtime import cli, distributed, environment, paths, plugin
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.stats import permutation
+
+ON_PAGE, OF_SUBMISSION = ("redact", "compare", "published"), ("header", "extension", "style")
+OF_RUN = ("step", "watch", "submission", "refits", "permutations", "verify", "recompute", "report")
+WITHOUT_RUN = ("task", "predictions", "truth", "validate", "output")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -86,7 +91,8 @@ def write_report(run: Run, results: dict, values: flags.FlagValues) -> Path:
             raise ValueError(f"--compare={each.workdir}: a run of {each.config.task}, {run.workdir} is one of {run.config.task}")
         with score.renewed(each, values.split):
             predictions = methods.predict(each, values.split)
-            decided, notes = decide(each, values.split, predictions), in_sample(each, values.split)
+            decided = decide(each, values.split, predictions)
+            notes = methods.unfinished(each) + in_sample(each, values.split)
         scored.append(report.Scored(each, each.rows(values.split), predictions, decided, notes))
     return report.write(scored[0], values.split, results, scored[1:], values.redact, values.published)
 
@@ -102,15 +108,29 @@ def main(values: flags.FlagValues) -> None:
         _evaluate(values, console)
 
 
+def _check_flags(values: flags.FlagValues) -> None:
+    """Raises ValueError for a flag that would have no effect beside the others."""
+    given = [name for name in values if values[name].present]
+    for names, needed, about in ((ON_PAGE, "report", "the page"), (OF_SUBMISSION, "submission", "the submission")):
+        for name in given:
+            if name in names and not values[needed].value:
+                raise ValueError(f"--{name} is about {about}: add --{needed}")
+    for name in given:
+        if values.workdir and name in WITHOUT_RUN:
+            raise ValueError(f"--{name} is for files, without a run: leave out --workdir, or --{name}")
+        if not values.workdir and name in (*OF_RUN, *ON_PAGE, *OF_SUBMISSION):
+            raise ValueError(f"--{name} is about a run: give --workdir")
+    if values.validate and (values.predictions or values.truth or values.output):
+        raise ValueError("--validate checks a submission against a packed split: leave out --predictions, --truth and --output")
+    if values.watch and values.step != "best":
+        raise ValueError(f"--step={values.step}: --watch scores each checkpoint that comes, leave out one of them")
+
+
 def _evaluate(values: flags.FlagValues, console: Console) -> None:
     def say(text: str) -> None:
         console.print(printable(text), soft_wrap=True)
 
-    needs_report = [name for name in ("redact", "compare", "published") if values[name].value]
-    if needs_report and not values.report:
-        raise ValueError(f"--{needs_report[0]} is about the page: add --report")
-    if values.report and not values.workdir:
-        raise ValueError("--report shows a run: give --workdir")
+    _check_flags(values)
     if values.validate:
         if not (values.task and values.data_dir):
             raise ValueError("--validate checks a submission against a packed split: give --task, --data_dir and --split")
@@ -144,17 +164,18 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
         title, place = f"{values.predictions} against {values.truth}", Path(values.output) / "results.json"
     else:
         raise ValueError("give --workdir, or --validate, or all of --task, --predictions, --truth and --output")
+    notes = {name: results.get(name, ()) for name in NOTES}
     if "metrics" in results:
-        reasons = results.get("transductive", ()), results.get("in_sample", ())
-        console.print(table(title, results["metrics"], results.get("decision"), *reasons))
+        console.print(table(title, results["metrics"], results.get("decision"), notes))
         if results.get("runs_beside"):
             say(words.several(results["runs_beside"], values.split))
         if not values.workdir:
             say(words.verdict(results["task"], results["metrics"], results["metrics"]["n"]))
     else:
         say(f"{title}: labels unknown, nothing to score")
-        for reason in results["transductive"]:
-            say(f"transductive: {reason}")
+        for name in ("transductive", "unfinished"):
+            for reason in notes[name]:
+                say(f"{name}: {reason}")
     say(f"results: {place}")
     if values.report:
         say(f"report: {write_report(run, results, values)}")

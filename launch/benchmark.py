@@ -15,8 +15,8 @@ Each combination of so many images, steps, seed and `--set` leaves in `<output>/
   systems of `--rows` find.
 
 `table.md` has those of the last command, `curves.png` each of their figures against the oracle where there are several. The same
-command goes on where it was stopped, and adds what further flags ask for. `pool.json` says what images a benchmark is of; by it a
-folder is one.
+command goes on where it was stopped, and adds what further flags ask for. Started several times at once, as an array of Slurm say,
+each takes the next benchmark that no other makes. `pool.json` says what images a benchmark is of; by it a folder is one.
 """
 
 import json
@@ -233,27 +233,43 @@ def main(values: flags.FlagValues) -> None:
     files.refuse_foreign(output, "benchmark", pool.RECORD, pool.FIELDS, pool.OTHER)
     now = pool.given(Path(values.real_dir), values.groups, values.image_size, output)
     output.mkdir(parents=True, exist_ok=True)
-    with files.locked(output / "lock", f"--output={output}: %s makes benchmarks there; wait for it, or give another --output"):
+    lock = output / "lock"
+    with files.locked(lock):
         real = pool.pack(Path(values.real_dir), values.groups, output, now)
         for cell in wanted:  # before any is trained
             kind.draw(real.rows("train"), cell.images, cell.config.seed)
         network = _network(values.network, output, real)
-        settings, found, lines = {"count": values.count, "solver_steps": values.solver_steps}, [], []
-        for cell in wanted:
-            name = cell.name(kind.KIND)
-            known = make(kind, cell, output / name, real, attacks, settings, network)
-            found.append((cell, known))
-            lines.append(line(cell, known, attacks, network is not None))
-            print(names.printable(f"{name}: " + ", ".join(f"{name} {text}" for name, text in lines[-1].items())), flush=True)
+    settings, found = {"count": values.count, "solver_steps": values.solver_steps}, {}
+    left = {cell.name(kind.KIND): cell for cell in wanted}
+    tried = 0
+    while left and tried != len(left):  # again, for another process can have finished one meanwhile
+        tried, taken = len(left), []
+        for name, cell in list(left.items()):
+            folder = output / name
+            folder.mkdir(exist_ok=True)
+            try:
+                with files.locked(folder / "lock", f"{folder}: %s makes this benchmark"):
+                    found[name] = make(kind, cell, folder, real, attacks, settings, network)
+            except files.Held as held:
+                taken.append(str(held))
+                continue
+            del left[name]
+            text = line(cell, found[name], attacks, network is not None)
+            print(names.printable(f"{name}: " + ", ".join(f"{column} {of}" for column, of in text.items())), flush=True)
+    if left:
+        print(names.printable("\n".join(taken)) + "\nThe last of them writes the table.")
+        return
+    each = [(cell, found[cell.name(kind.KIND)]) for cell in wanted]
+    text = markdown([line(cell, known, attacks, network is not None) for cell, known in each])
+    with files.locked(lock):
         (output / "shadow.json").unlink(missing_ok=True)
         if kind is members and len(attacks) > 1:
-            files.write_text(output / "shadow.json", json.dumps(_shadow(found, list(attacks)), indent=1))
-        text = markdown(lines)
+            files.write_text(output / "shadow.json", json.dumps(_shadow(each, list(attacks)), indent=1))
         files.write_text(output / "table.md", text)
         (output / "curves.png").unlink(missing_ok=True)
-        if len(found) > 1 and attacks:
+        if len(each) > 1 and attacks:
             with files.replacing(output / "curves.png") as temporary:
-                curves(found, list(attacks)).savefig(temporary, format="png", dpi=150)
+                curves(each, list(attacks)).savefig(temporary, format="png", dpi=150)
     print(text)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fingerprint_jax import methods
 from fingerprint_jax.evaluation import decide
-from fingerprint_jax.evaluation.results import figures
+from fingerprint_jax.evaluation.results import NOTES, figures
 from fingerprint_jax.runs.config import config_hash, identity
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, plugins
@@ -127,7 +127,7 @@ def kept_notes(workdir: Path, split: str) -> list[str]:
     """The reasons that `evaluate` gave for a split, in the words that it prints; raises ValueError for what it cannot have said."""
     found = figures(workdir).get("splits", {}).get(split, {})
     out = []
-    for name in ("transductive", "in_sample"):
+    for name in NOTES:
         reasons = found.get(name, [])
         if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
             raise ValueError(f"{workdir / 'results.json'}: {name} of {split} is no list of text: evaluate it anew")
@@ -144,6 +144,7 @@ def _begun(run: Run) -> dict[str, str]:
         others = {} if task == run.config.task and known["fingerprints"] == run.fingerprints else known["fingerprints"]
         digests = {f"{split} of {task} in training": digest for split, digest in others.items()}
         digests |= {"init_from": known["begins"]} if "begins" in known else {}
+        digests |= {f"the file {name}": digest for name, digest in dict(known.get("weights", {})).items()}
         for name, digest in digests.items():
             found.setdefault(name, set()).add(str(digest))
     return {name: " ".join(sorted(values)) for name, values in found.items()}

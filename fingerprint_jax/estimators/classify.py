@@ -34,7 +34,7 @@ def rbf_svm(query: Features, gallery: Gallery, *, seed: int, C: float = 3.0) -> 
     """
     labelled = stream(gallery, "labelled")
     scaler = StandardScaler().fit(flat(labelled))
-    known, asked = scaler.transform(flat(labelled)), scaler.transform(flat(query))
+    known, asked = (np.asarray(scaler.transform(flat(each))) for each in (labelled, query))
     width = 1 / (known.shape[1] * known.var())
     pairs = list(itertools.combinations(np.unique(labelled.labels), 2))
     weights, intercepts = np.zeros((len(known), len(pairs)), np.float32), np.zeros(len(pairs), np.float32)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from fingerprint_jax.runtime import files
 
+# Of a split: lists of reasons that a reader has to know before its figures.
+NOTES = ("transductive", "in_sample", "unfinished")
 SCHEMA = 3  # docs/results.md
 BEFORE = 2  # in which no split says itself what it was scored on
 

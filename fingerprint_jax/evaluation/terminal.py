@@ -1,6 +1,6 @@
 """Figures as a table for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -8,8 +8,8 @@ from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.stats import permutation
 
 
-def table(title: str, report: dict, decision: dict | None = None, reasons: Sequence[str] = (), notes: Sequence[str] = ()) -> Table:
-    """The figures of a report for the terminal, intervals beside them; `reasons` and `notes`: of `transductive`, `in_sample`."""
+def table(title: str, report: dict, decision: dict | None = None, notes: Mapping[str, Sequence[str]] | None = None) -> Table:
+    """The figures of a report for the terminal, intervals beside them; `notes` are lists of results.json by their names."""
     out = Table(title=printable(title), title_justify="left")
     for column in ("figure", "value", "95% interval"):
         out.add_column(column, justify="left" if column == "figure" else "right")
@@ -53,8 +53,7 @@ def table(title: str, report: dict, decision: dict | None = None, reasons: Seque
         lines.append(f"intervals: {report['interval_method']}")
     if decision:
         lines.append(f"decision: {decision['name']}" + (", uses the class balance" if decision["uses_class_balance"] else ""))
-    lines += [f"transductive: {reason}" for reason in reasons]
-    lines += [f"in-sample: {note}" for note in notes]
+    lines += [f"{name.replace('_', '-')}: {note}" for name, found in (notes or {}).items() for note in found]
     out.caption = "\n".join(map(printable, lines))
     out.caption_justify = "left"
     return out

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import hashlib
 import importlib
 import json
 import logging
@@ -123,14 +124,46 @@ def state(run: Run) -> Any:
     return {"state": found, "code": code} if code else found
 
 
-def named_state(run: Run) -> Any:
-    """`state` of a finished run that a config names, with what it is: another one may have been made in its place since.
+def named_state(run: Run, by: Run) -> Any:
+    """`state` of a finished run that the config of another one, `by`, names, with what it is.
 
-    Raises ValueError where it is not finished, or not any more: its checkpoint would be another one each time it is asked for.
+    Raises ValueError where it is not finished, or not any more: its checkpoint would be another one each time it is asked for. Also
+    where it is not the one that `by` was fitted with: another folder of that name, or one that was made anew since.
     """
     if not run.done:
         raise ValueError(f"{run.workdir}, which another run names, is not finished: train it to its end before")
-    return {"state": state(run), "config": config_hash(run.config), "data": run.provenance["fingerprints"]}
+    found, digest = _named(run)
+    if by.named.get(str(run.workdir), digest) != digest:
+        raise ValueError(
+            f"{run.workdir} is another run than that which {by.workdir} was fitted with: put that back, or fit this one anew"
+        )
+    return found
+
+
+def named(run: Run) -> dict[str, str]:
+    """{work directory: digest} of a finished run that the config of another one names, for the file `done` of that."""
+    return {str(run.workdir): _named(run)[1]}
+
+
+def _named(run: Run) -> tuple[dict[str, Any], str]:
+    """State of a finished run, with what it is, and the digest of that and of its weights, wherever it lies."""
+    found = {"state": state(run), "config": config_hash(run.config), "data": run.provenance["fingerprints"]}
+    known = [_bare(found), sorted(checkpoints(run.workdir, found).values())]
+    return found, hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def unfinished(run: Run) -> list[str]:
+    """That a network is scored before the end of its training, or without the last of its checkpoints; empty where it is whole."""
+    if run.config.method != "gradient" or run.followed:
+        return []
+    steps, last = run.config.num_steps, max(checkpoint.steps(run.workdir), default=0)
+    if run.done and last >= steps:
+        return []
+    return [
+        f"{run.workdir} is called finished, and its last checkpoint is of step {last:,} of {steps:,}: copy the whole folder"
+        if run.done
+        else f"the training is not finished: step {last:,} of {steps:,}"
+    ]
 
 
 def pinned(run: Run) -> Run:
@@ -212,6 +245,7 @@ def predict(run: Run, split: str) -> Predictions:
     Raises ValueError where it cannot be: damaged records, scores that are not finite, or labels of other classes.
     """
     run.require_classes()
+    run.require_gallery()
     if run.labels is not None:
         return get(run.config.method).predict(run, split)
     found = state(run)

@@ -133,14 +133,17 @@ def fit(run: Run) -> None:
             _check_views(run, source)
         for rows in run.gallery.values():
             _features(run, rows)
-        files.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None}))
+        known = methods.named(source) if source and run.config.features.run else {}
+        files.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None, "named": known}))
 
 
 def state(run: Run) -> dict:
     """The state of the encoder; nothing where there is none, since config and data then tell all."""
     source = encoder(run)
-    of = methods.named_state if run.config.features.run else methods.state
-    return {str(source.workdir): of(source)} if source else {}
+    if source is None:
+        return {}
+    named = bool(run.config.features.run)
+    return {str(source.workdir): methods.named_state(source, run) if named else methods.state(source)}
 
 
 def predict(run: Run, split: str) -> Predictions:

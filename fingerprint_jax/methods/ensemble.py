@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -142,13 +143,16 @@ def fit(run: Run) -> None:
         for _, member in members(run) if not run.config.ensemble.runs else ():
             methods.fit(member)
         # Before it is called done, so that a lower threshold can still be allowed.
-        files.write_text(run.workdir / "done", json.dumps({"members": len(admitted(run))}))
+        found: dict[str, Any] = {"members": len(admitted(run)), "named": {}}
+        for _, member in members(run) if run.config.ensemble.runs else ():
+            found["named"] |= methods.named(member)
+        files.write_text(run.workdir / "done", json.dumps(found))
 
 
 def state(run: Run) -> dict:
     """The states of the members that take part."""
-    of = methods.named_state if run.config.ensemble.runs else methods.state
-    return {str(m.workdir): of(m) for _, m in admitted(run)}
+    named = bool(run.config.ensemble.runs)
+    return {str(m.workdir): methods.named_state(m, run) if named else methods.state(m) for _, m in admitted(run)}
 
 
 def reads(config: Config, split: str) -> bool:

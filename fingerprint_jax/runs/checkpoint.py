@@ -99,6 +99,9 @@ class Checkpoints:
                 self._manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error)
+        except BaseException:  # a second signal: what Orbax has written of it nobody knows
+            self._pending = None
+            raise
         if reads:
             self._read_back(step, state)
             self._read_one = True
@@ -132,10 +135,13 @@ class Checkpoints:
                 self._pending = None
                 return
             digests = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
+            if not digests:
+                raise ValueError("nothing was written")
             _write_manifest(self._path(step), {"step": step, "metrics": metrics, "arrays": arrays, "files": digests})
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error)
-        self._pending = None
+        finally:
+            self._pending = None
         kept = self.manifests()
         keep = {*sorted(kept)[-2:], *self._keep & kept.keys()}
         if self.metric:
@@ -205,6 +211,8 @@ class Checkpoints:
         digests = _read_manifest(self._path(step))["files"]
         if digests is None:
             return f"{self._path(step)} is missing or damaged"
+        if not digests:  # older versions left such ones where a signal came within a save
+            return f"{self._path(step)} names no file"
         for name, digest in digests.items():
             path = self._directory / str(step) / name
             try:

@@ -143,6 +143,15 @@ class Run(View):
         return distributed.first((self.workdir / "done").exists)
 
     @property
+    def named(self) -> dict[str, str]:
+        """{work directory: digest} of the finished runs that the config names, which it was fitted with; older ones do not say."""
+        path = self.workdir / "done"
+        found = distributed.first(lambda: files.read_json(path, {}, _ANEW).get("named", {}) if path.exists() else {})
+        if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
+            raise ValueError(f"{path} cannot be used (named is not text): {_ANEW}")
+        return found
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """`fingerprints` of the data, `starts` and `changes` of this run."""
         path, fields = self.workdir / "provenance.json", {"fingerprints": dict, "starts": list, "changes": list}
@@ -158,7 +167,7 @@ class Run(View):
         starts = all(whole(start, (), "topology", ("versions", "settings", "code")) for start in found["starts"])
         changes = all(whole(change, ("step", "from", "to"), "field") for change in found["changes"])
         digests = all(isinstance(digest, str) for digest in found["fingerprints"].values())
-        objects = all(isinstance(found.get(name, {}), dict) for name in ("parts", "watched_on"))
+        objects = all(isinstance(found.get(name, {}), dict) for name in ("parts", "watched_on", "weights"))
         if not (found["starts"] and starts and changes and digests and objects):
             raise ValueError(f"{path} cannot be used (a start, a change or a fingerprint is not whole): {_ANEW}")
         return found
@@ -183,6 +192,20 @@ class Run(View):
         if "data" in self.allow_change or not (self.workdir / "provenance.json").exists():
             return True
         return self.provenance["fingerprints"].get(self.target) == self.source.fingerprints.get(self.target)
+
+    @distributed.by_first
+    def note_weights(self, weights: str, digest: str) -> None:
+        """Adds to the provenance of the outermost run what `backbone.weights` a network began with, by the digest of the file.
+
+        Raises ValueError where another child of it began with other ones of that name.
+        """
+        path = self.outermost / "provenance.json"
+        content = files.read_json(path, {"fingerprints": dict, "starts": list, "changes": list}, _ANEW)
+        if content.setdefault("weights", {}).setdefault(weights, digest) != digest:
+            raise ValueError(
+                f"backbone.weights={weights!r} are others than those that {self.outermost} began with: put them back, or start anew"
+            )
+        files.write_text(path, json.dumps(content, indent=1))
 
     @functools.cached_property
     def parts(self) -> np.ndarray:
@@ -258,10 +281,11 @@ class Run(View):
                 )
 
     def require_child(self) -> None:
-        """Raises ValueError where this is a child of a finished run, and is missing."""
-        gone = [name for name in ("config.json", "provenance.json") if not (self.workdir / name).exists()]
+        """Raises ValueError where this is a child of a finished run, and is missing or not finished: an older copy of it, say."""
+        needed = ("config.json", "provenance.json", "done")[: 2 if self.followed else 3]  # a copy that --watch keeps is never done
+        gone = [name for name in needed if not (self.workdir / name).exists()]
         if gone and self.outermost != self.workdir and (self.outermost / "done").exists():
-            raise ValueError(f"{self.workdir / gone[0]} is missing: copy the whole folder {self.outermost}, or train it anew")
+            raise ValueError(f"{self.workdir / gone[0]} is missing: copy the whole folder {self.outermost}, or train it to its end")
 
     @property
     def other_code(self) -> list[str]:
@@ -286,6 +310,23 @@ class Run(View):
                 f"{self.workdir} was started with the classes {before}, {self.config.data_dir} has {now}: give data of the same"
                 " classes, in the same order, or train a run on these"
             )
+
+    def require_gallery(self) -> None:
+        """Raises ValueError where the data that a run was started with were packed anew, and what it compares images with is other.
+
+        Other data are for `--data_dir`, in a folder of their own: there a run that learned from its gallery still has its own.
+        """
+        if "data" in self.allow_change or not (self.workdir / "provenance.json").exists():
+            return
+        if os.path.realpath(Run.load(self.workdir).config.data_dir) != os.path.realpath(self.config.data_dir):
+            return
+        known, compared = self.own_fingerprints, {split for splits in self.config.get("gallery", {}).values() for split in splits}
+        for split in sorted({self.packed(split) for split in compared} & known.keys()):
+            if known[split] != self.source.fingerprints.get(split):
+                raise ValueError(
+                    f"{self.workdir} compares images with {split}, and {self.config.data_dir} was packed anew with others: put back"
+                    " what it was started with, or start a run on these; to score other images pack them elsewhere, for --data_dir"
+                )
 
     def refuse_data(self, split: str) -> NoReturn:
         """Raises ValueError: what a run needs of the data that it was started with is no longer there."""

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ _STARTED = (
     *("damaged", "outputs", "features", "predictions", "tensorboard", "profile"),
 )
 
+
+SEEN_S = 60  # after which a file is on all machines that share a folder: NFS asks again by then
 
 Fields = Callable[[str], dict[str, Any]]  # of a method: the fields that a config of it has, beside those of every config
 
@@ -71,6 +74,7 @@ def fitting(run: Run, check: Callable[[Run], None], of_method: Fields) -> Genera
 
         first, made = distributed.first(begin)
         try:
+            _require_one_folder(run)
             yield
         except ValueError:
             if first:
@@ -86,6 +90,21 @@ def require_same(run: Run) -> None:
     if distributed.count() > 1:
         seen = json.dumps([config_hash(run.config), run.fingerprints], sort_keys=True)
         distributed.require_same(seen, "another config or other data")
+
+
+def _require_one_folder(run: Run) -> None:
+    """Raises ValueError where one of several processes has another folder as its work directory: a disk of its own machine, say.
+
+    All write a checkpoint together, and would wait for each other at the first.
+    """
+    if distributed.count() == 1 or run.outermost != run.workdir:
+        return
+    lock = run.workdir / "lock"
+    held = distributed.first(lambda: files.read_text(lock))
+    end = time.monotonic() + SEEN_S
+    while not (same := lock.is_file() and files.read_text(lock) == held) and time.monotonic() < end:
+        time.sleep(0.5)
+    distributed.require_same(held if same else "", f"another folder --workdir={run.workdir}")
 
 
 def require_change(run: Run, of_method: Fields) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Generator, Mapping
@@ -131,27 +132,30 @@ def appending(path: Path) -> IO[str]:
     return opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "a")
 
 
+class Held(ValueError):
+    """Another process has the lock."""
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str = "") -> Generator[None]:
     """The block that only this process is in; the lock goes with the process, however it ends.
 
-    Without a `refusal` it waits for others. Raises ValueError where another one is: `refusal`, in which %s stands for it; also
+    Without a `refusal` it waits for others. Raises Held where another one is: `refusal`, in which %s stands for it; ValueError
     where the lock is a link, whose target would be written.
     """
     with opened(path, os.O_RDWR | os.O_CREAT, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
         except BlockingIOError:
-            raise ValueError(refusal.replace("%s", file.read(1000) or "another process")) from None
-        if (
-            refusal and not os.fstat(file.fileno()).st_nlink
-        ):  # who held it has removed it: the next file of that name is another lock
-            raise ValueError(refusal.replace("%s", "another process"))
+            raise Held(refusal.replace("%s", file.read(1000).partition("\n")[0] or "another process")) from None
+        if refusal and not os.fstat(file.fileno()).st_nlink:
+            # Who held it has removed it: the next file of that name is another lock.
+            raise Held(refusal.replace("%s", "another process"))
         if (content := file.read(1000)) and not content.startswith("process "):
             raise ValueError(f"{path}: no lock of ours, it is not overwritten: move it away")
         file.seek(0)
         file.truncate()
-        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.write(f"process {os.getpid()} on {platform.node()}\n{secrets.token_hex(8)}")  # the last tells it from any other
         file.flush()
         yield
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from fingerprint_jax import Config
+from fingerprint_jax.backbones import pretrained
 from fingerprint_jax.data import loader
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.runs import checkpoint
@@ -98,6 +99,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         start, state = 0, model.init(sharding.key(c.seed, model.mesh))
         if c.backbone.weights:
             state = model.load(state, c.backbone.weights)
+            run.note_weights(c.backbone.weights, pretrained.digest(c.backbone.weights))
         if origin is not None:
             begun, known = inference.restore(origin)
             if c.init_from:  # a run that may be trained anew in its place; a child is of this run

@@ -29,7 +29,7 @@ def test_the_command_line_is_a_product_and_its_rows_are_typed(tmp_path, capsys):
     arguments = (f"--config={CONFIG}", f"--output={tmp_path}", "--data_dir=D", "--set=seed=0,1")
     run_binary(sweep, *arguments, "--zip=num_steps=2,3", "--zip=optimizer.learning_rate=1e-3,0.01")
     data_dir, rows = sweep.read(tmp_path)
-    assert data_dir == "D"
+    assert data_dir == os.path.abspath("D")  # wherever the rows are run from
     expected = [(2, 1e-3, 0), (2, 1e-3, 1), (3, 1e-2, 0), (3, 1e-2, 1)]
     assert [tuple(row.overrides.values()) for row in rows] == expected
     assert list(rows[0].overrides) == ["num_steps", "optimizer.learning_rate", "seed"]

@@ -1,6 +1,7 @@
 """A config that cannot run leaves nothing behind, and its line says what would be right."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -277,7 +278,8 @@ def test_a_change_that_a_member_refuses_is_refused_before_anything_is_written(da
     config.ensemble.variants.a.pca = 2
     fit_of()
     changed = {name for name, content in tree(tmp_path / "run").items() if before.get(name) != content}
-    assert changed <= {"lock", "provenance.json"} and not Run.load(tmp_path / "run").provenance["changes"]
+    assert {os.path.basename(name) for name in changed} <= {"lock", "provenance.json"}
+    assert not Run.load(tmp_path / "run").provenance["changes"]
 
 
 def test_a_part_of_one_class_is_refused(data_dir, tmp_path, monkeypatch):

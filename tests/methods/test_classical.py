@@ -14,7 +14,7 @@ from configs import base
 from fingerprint_jax import estimators, features, methods
 from fingerprint_jax.backbones import layers
 from fingerprint_jax.data import augment, packing, phantom
-from fingerprint_jax.data.source import Rows
+from fingerprint_jax.data.source import Rows, open_source
 from fingerprint_jax.evaluation import lineage, score
 from fingerprint_jax.methods import classical, ensemble, gradient
 from fingerprint_jax.report import neighbours
@@ -201,6 +201,11 @@ def test_a_network_that_was_trained_anew_in_its_place_is_another(data_dir, tmp_p
     methods.fit(Run(config, tmp_path / "run"))
     before = methods.predict(Run.load(tmp_path / "run"), "heldout").scores
     trained(seed=1)
+    with pytest.raises(
+        ValueError, match=f"network is another run than that which {tmp_path / 'run'} was fitted with: put that back"
+    ):
+        methods.predict(Run.load(tmp_path / "run"), "heldout")
+    (tmp_path / "run" / "done").write_text('{"encoder": null}')  # as an older version has it
     assert not np.array_equal(methods.predict(Run.load(tmp_path / "run"), "heldout").scores, before)
     trained(**{"data.folds": 0, "data.fold": -1})
     with pytest.raises(ValueError, match=r"was trained on \d+ images that this run holds out: give both the same data, data.folds"):
@@ -363,3 +368,33 @@ def test_on_data_without_its_reference_the_scores_have_the_same_p(data_dir, phan
     methods.get("ensemble").fit(Run(config, tmp_path / "labelled"))
     run = Run.load(tmp_path / "labelled", data_dir=str(tmp_path / "other"))
     assert lineage.cross_fitted(run, "heldout") and lineage.in_sample(run, "train_real")
+
+
+def test_what_a_finished_run_compares_with_was_packed_anew_in_its_place(phantoms, tmp_path):
+    root = phantoms["subtask2"]
+
+    def pack(data, train):
+        packing.pack("subtask2", data, train, root / "test", overwrite=True)
+        open_source.cache_clear()
+
+    fewer = tmp_path / "fewer"
+    shutil.copytree(root / "train", fewer)
+    for folder in (fewer / "generated").iterdir():
+        min(folder.iterdir()).unlink()
+    pack(tmp_path / "data", root / "train")
+    pack(tmp_path / "other", fewer)
+    config = load_config("configs/subtask2/residual_svm.py")
+    config.data_dir = str(tmp_path / "data")
+    methods.fit(Run(config, tmp_path / "run"))
+    before = methods.predict(methods.load(tmp_path / "run"), "test_generated").scores
+    found = methods.predict(methods.load(tmp_path / "run", data_dir=str(tmp_path / "other")), "test_generated")
+    np.testing.assert_array_equal(found.scores, before)  # it still learns from its own
+    pack(tmp_path / "data", fewer)
+    said = f"{tmp_path / 'run'} compares images with train_generated, and {tmp_path / 'data'} was packed anew with others: put back"
+    with pytest.raises(ValueError, match=said):
+        methods.predict(methods.load(tmp_path / "run"), "test_generated")
+    shutil.rmtree(fewer / "real" / "t1")
+    shutil.copytree(root / "train" / "real" / "t2", fewer / "real" / "t1")
+    shutil.copytree(root / "train" / "generated", fewer / "generated", dirs_exist_ok=True)
+    pack(tmp_path / "data", fewer)  # others which it does not look at
+    np.testing.assert_array_equal(methods.predict(methods.load(tmp_path / "run"), "test_generated").scores, before)

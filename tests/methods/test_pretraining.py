@@ -1,5 +1,6 @@
 """A network begins with the parameters of another run: `init_from`, or the child `pretrain`."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -9,21 +10,24 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
 from configs import base
 from fingerprint_jax import methods
-from fingerprint_jax.backbones import vit
+from fingerprint_jax.backbones import pretrained, vit
 from fingerprint_jax.backbones.vit import resample_positions
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import lineage, watch
-from fingerprint_jax.methods import gradient
+from fingerprint_jax.methods import ensemble, gradient
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference, loop
 from fingerprint_jax.training.model import Model, model_of
+from launch import compare
 from launch.compare import Scored
+from tests.backbones import test_pretrained
 from tests.conftest import last_state, load_config, same_bytes
 
 SMALL = {"name": "strided_resnet_tiny", "weights": ""}
@@ -389,3 +393,30 @@ def test_a_run_whose_arrays_are_not_finite_is_nothing_to_begin_with(source, data
     with pytest.raises(ValueError, match=f"^{path}: {name} is not finite, nothing can begin with it$"):
         _fit(_autoencoder(data_dir, num_steps=0, init_from=str(path)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_children_of_one_run_begin_with_the_same_file_of_weights(data_dir, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    tensors = test_pretrained.tensors("resnet_tiny", (48, 48))
+    save_file(tensors, path)
+    network = base.gradient("subtask1")
+    network.num_steps, network.data.streams, network.backbone.name = 0, ConfigDict({"real": 8}), "resnet_tiny"
+    network.backbone.update(weights=str(path), stem="imagenet")
+    config = base.ensemble(network)
+    config.data_dir, config.ensemble.variants = data_dir, ConfigDict({"a": {}, "b": {"backbone": {"norm_groups": 2}}})
+    run = Run(config, tmp_path / "run")
+    first, second = (member for _, member in ensemble.members(run))
+    with methods.fitting(run):
+        methods.fit(first)
+    content = path.read_bytes()
+    tensors["conv1.weight"] += 1
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=f"backbone.weights='{path}' are others than those that {run.workdir} began with: put"):
+        methods.fit(run)
+    assert not second.done
+    path.write_bytes(content)
+    methods.fit(run)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert run.provenance["weights"] == {str(path): digest} == {str(path): pretrained.digest(str(path))}
+    assert compare._begun(run)[f"the file {path}"] == digest  # so that a table says which seeds began with another
+    assert pretrained.digest(f"pip:efficientnet_lite0++{path}") == f"{pretrained.LITE0_SHA256}++{digest}"

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from fingerprint_jax.runs import checkpoint
-from fingerprint_jax.runtime import files, sharding
+from fingerprint_jax.runtime import files, preemption, sharding
 
 ABSTRACT = sharding.abstract({"w": jnp.zeros(3)}, SingleDeviceSharding(jax.devices()[0]))
 
@@ -91,6 +91,34 @@ def test_a_manifest_that_changed_is_no_manifest(tmp_path, caplog):
     assert checkpoints.resolve("best") == 3
     with pytest.raises(ValueError, match="2.json is missing or damaged"):
         checkpoints.resolve("2")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before anything is written", "when all is written"])
+def test_a_second_signal_within_a_save_leaves_no_manifest_of_nothing(after, tmp_path, monkeypatch):
+    """Seen: a manifest without files, which the same command could not go on from."""
+    _fill(tmp_path, [0.5])
+    checkpoints, save = checkpoint.Checkpoints(tmp_path), ocp.CheckpointManager.save
+
+    def stopped(self, *given, **options):
+        if after:
+            save(self, *given, **options)
+            self.wait_until_finished()
+        raise preemption.Preempted("SIGTERM")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", stopped)
+    with pytest.raises(preemption.Preempted):
+        checkpoints.save(2, {"w": jnp.full(3, 2.0)}, {})
+    checkpoints.close()
+    assert list(checkpoints.manifests()) == [1] and checkpoints.resolve("latest") == 1
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    (again := checkpoint.Checkpoints(tmp_path)).prune()
+    again.save(2, {"w": jnp.full(3, 2.0)}, {})
+    again.close()
+    assert again.restore("latest", ABSTRACT)[0] == 2
+    checkpoint._write_manifest(tmp_path / "digests" / "3.json", {"step": 3, "metrics": {}, "arrays": {}, "files": {}})
+    assert again.resolve("latest") == 2  # one that an older version left
+    again.prune()
+    assert list(again.manifests()) == [1, 2] and (tmp_path / "damaged" / "3" / "3.json").exists()
 
 
 def test_steps_that_are_to_be_kept_stay(tmp_path):
