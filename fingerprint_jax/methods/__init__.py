@@ -124,17 +124,21 @@ def state(run: Run) -> Any:
     return {"state": found, "code": code} if code else found
 
 
+class Exchanged(ValueError):
+    """A finished run that another one names is not the one that that was fitted with."""
+
+
 def named_state(run: Run, by: Run) -> Any:
     """`state` of a finished run that the config of another one, `by`, names, with what it is.
 
-    Raises ValueError where it is not finished, or not any more: its checkpoint would be another one each time it is asked for. Also
-    where it is not the one that `by` was fitted with: another folder of that name, or one that was made anew since.
+    Raises ValueError where it is not finished, or not any more: its checkpoint would be another one each time it is asked for.
+    Raises Exchanged where it is not the one that `by` was fitted with: another folder of that name, or one made anew since.
     """
     if not run.done:
         raise ValueError(f"{run.workdir}, which another run names, is not finished: train it to its end before")
     found, digest = _named(run)
     if by.named.get(str(run.workdir), digest) != digest:
-        raise ValueError(
+        raise Exchanged(
             f"{run.workdir} is another run than that which {by.workdir} was fitted with: put that back, or fit this one anew"
         )
     return found
@@ -179,7 +183,10 @@ def stands_as(run: Run, known: dict[str, Any]) -> bool:
 
     Where these lie is not asked, runs can be moved; nor is code of other packages, see `plugins.same`, nor what is unsaid.
     """
-    found = state(run)
+    try:
+        found = state(run)
+    except Exchanged:
+        return False
     weights = list(checkpoints(run.workdir, found).values())
     return _bare(found) == _bare(known["state"]) and known["checkpoints"] in (None, weights)
 

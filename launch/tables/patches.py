@@ -1,6 +1,6 @@
 """What the choices of our attacks by patches bring on phantoms, where no label of a real image chooses: for launch.power.
 
-    python -m launch.power --file=tables/patches --leaks=0,0.5,1 --draws=10 --output=power/patches
+python -m launch.power --file=tables/patches --leaks=0,0.5,1 --draws=10 --output=power/patches
 """
 
 from typing import Any

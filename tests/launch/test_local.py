@@ -186,6 +186,7 @@ def test_a_row_whose_member_was_exchanged_since_it_was_scored_is_not_finished(da
     assert local.finished(workdir, "heldout")  # nothing says otherwise
     fit("configs/subtask1/monte_carlo.py", data_dir, tmp_path / "domias")
     assert not local.finished(workdir, "heldout") and not compare.finished(workdir, "heldout")
+    methods.fit(run)
     score.evaluate(methods.load(workdir), "heldout")
     assert local.finished(workdir, "heldout") and compare.finished(workdir, "heldout")
 

@@ -196,7 +196,7 @@ def test_flags_of_the_page_need_the_page(flag, membership):
 
 
 def test_a_page_needs_a_run():
-    with pytest.raises(ValueError, match="--report shows a run: give --workdir"):
+    with pytest.raises(ValueError, match="--report is about a run: give --workdir"):
         run_binary(evaluate, "--task=subtask1", "--report")
 
 
