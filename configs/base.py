@@ -172,7 +172,7 @@ def featured(task: str, features: str, **options: Any) -> Config:
     c = common(task, "classical")
     c.features = ConfigDict({"name": features, **options})  # network | a function of fingerprint_jax/features and its options
     c.features.enhance = "none"  # a filter of features/enhance.py, before a feature of the images is taken
-    c.features.cache_dir = ""  # where features of the images are kept, for runs to share; empty: beside the outermost run
+    c.features.cache_dir = ""  # where trainings keep features of the images, to share them; empty: beside the outermost run
     c.features.run = ""  # network: the work directory of the run whose network is used
     # network: which of its outputs, embedding | logits | error | a layer of the backbone such as stages/1/0; several joined by +
     c.features.output = "embedding"

@@ -123,6 +123,11 @@ def kept_permutation(workdir: Path, split: str) -> dict:
     return known
 
 
+def lacks_refits(workdir: Path, split: str) -> bool:
+    """Whether a run has no p on a split, and would have one by refits, which nobody has asked for yet."""
+    return "--refits=" in (kept_permutation(workdir, split).get("reason") or "")
+
+
 def kept_notes(workdir: Path, split: str) -> list[str]:
     """The reasons that `evaluate` gave for a split, in the words that it prints; raises ValueError for what it cannot have said."""
     found = figures(workdir).get("splits", {}).get(split, {})

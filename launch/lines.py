@@ -28,8 +28,13 @@ def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, 
             out["processor_minutes"] = statistics.median(known) / 60
     if before := read(c.folder(data, row) / "choice.json"):
         others = {seed: c.another(data, row, before["learning_rate"], seed) for seed in c.seeds}
-        other = [f"seed {seed} is of another {field}: run this row" for seed, field in others.items() if field]
-        notes += other or ["was begun with another config or on other data: run this row"] * (not choice)
+        anew = "give that, or move its folder away and run this row"
+        other = [f"seed {seed} is of another {field}: {anew}" for seed, field in others.items() if field]
+        notes += other or [f"was begun with another config or on other data: {anew}"] * (not choice)
+        wanted = c.seeds[:1] if row.networks and data in c.one_seed else c.seeds
+        if seeds and (missing := [seed for seed in wanted if seed not in seeds and not others[seed]]):
+            which = ", ".join(map(str, missing))
+            notes.append(f"without seed {which}, not finished or not scored with its checkpoint and config of now: run this row")
     if data == c.first:
         notes += [reason for reason in map(c.of_others, c.kinds) if reason]
     places = [data, *(c.kinds if data == c.first else ())]

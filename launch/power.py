@@ -169,7 +169,7 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError(f"--rows={unknown[0]}: use of {', '.join(rows)}")
     attacks = {name: attack(name, resolve(row)) for name, row in rows.items() if name in (values.rows or rows)}
     try:
-        leaks = [float(leak) for leak in values.leaks]
+        leaks = [float(leak) + 0.0 for leak in values.leaks]  # -0 is 0
     except ValueError:
         leaks = []
     if not leaks or not all(0 <= leak <= 1 for leak in leaks):

@@ -235,11 +235,15 @@ class Comparison:
                 inner.eval_every = inner.checkpoint_every = math.ceil(inner.num_steps / 4)
             if rate is not None:
                 inner.optimizer.learning_rate = rate
-        if "features" in (inner := network_config(config)):  # of images: all runs look at the same
-            inner.features.cache_dir = str(self.output.absolute() / "features")
+        self._share_features(config)
         if row.uses:
             _assign(config, row.uses[0], str(self.workdir(data, self.row(row.uses[1]), rate, seed)))
         return config
+
+    def _share_features(self, config: Config) -> None:
+        """Features of images lie in one place: all runs look at the same."""
+        if "features" in (inner := network_config(config)):
+            inner.features.cache_dir = str(self.output.absolute() / "features")
 
     def fit(self, data: str, row: Row, rate: float | None, seed: int) -> Path:
         """Trains a run, or goes on with it. `cost.json` has what it took, without what a kill has cut off."""
@@ -350,7 +354,8 @@ class Comparison:
         Raises ValueError as `check` does, where a `failed.json` is somebody else's, and as `_make_controls` does.
         """
         self.check()
-        files.write_text(self.output / "settings.json", json.dumps({"minutes": self.minutes}))
+        if any(row.networks for row in self.rows) or not (self.output / "settings.json").exists():
+            files.write_text(self.output / "settings.json", json.dumps({"minutes": self.minutes}))
         todo = [(name, row) for name in data for row in rows]
         if self.kinds and self.first in data:
             self._make_controls()
@@ -375,6 +380,8 @@ class Comparison:
 
     def _run(self, data: str, row: Row, finished: Callable[[], None]) -> None:
         control = data not in self.data
+        if not control:
+            self._refuse_begun(data, row)
         rate = self.choose(self.first if control else data, row)
         if not row.networks:
             self.calibration(data, row)
@@ -388,10 +395,22 @@ class Comparison:
             if anew:
                 finished()
 
+    def _refuse_begun(self, data: str, row: Row) -> None:
+        """Raises ValueError where runs of a row were begun with another config or on other data: their steps would be lost."""
+        folder = self.folder(data, row)
+        for name in ("calibration.json", "choice.json"):
+            if read(folder / name) and not self.kept(data, row, name) and any(folder.glob("*/config.json")):
+                raise ValueError(
+                    f"{folder} was begun with another config or on other data: give these, or move it away and have it made anew"
+                )
+
     def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> bool:
         """Scores a run where that is not done; whether it was not."""
-        if anew := not compare.finished(workdir, split, data_dir):
-            found = score.evaluate(methods.load(workdir, data_dir=data_dir), split, refits=refits)
+        anew = not compare.finished(workdir, split, data_dir)
+        if anew := anew or bool(refits) and compare.lacks_refits(workdir, split):
+            run = methods.load(workdir, data_dir=data_dir)
+            self._share_features(run.config)
+            found = score.evaluate(run, split, refits=refits)
             figure = found["metrics"]["scores"]["auc"] if self.task.membership else found["metrics"]["accuracy"]
             print(f"{workdir}: {figure:.4f} on {split} {data_dir}".rstrip(), flush=True)
         return anew

@@ -116,6 +116,7 @@ class Run(View):
             config: Config = ConfigDict(fields)
             if data_dir:
                 config.data_dir = data_dir
+            _keep_at_home(config)
             found = Run(config, workdir, step)
         except (ValueError, AttributeError) as error:  # a field may have the name of what every object has
             raise ValueError(f"{path} cannot be used ({error}): {_ANEW}") from None
@@ -401,6 +402,15 @@ class Run(View):
         while path.parent.name == "children" and is_run(path.parent.parent):
             path = path.parent.parent
         return path
+
+
+def _keep_at_home(config: ConfigDict) -> None:
+    """Leaves out where features are kept for runs to share: a config that somebody else may have written leads nowhere."""
+    for name, value in config.items():
+        if name == "features" and isinstance(value, ConfigDict) and value.get("cache_dir"):
+            value.cache_dir = ""
+        elif isinstance(value, ConfigDict):
+            _keep_at_home(value)
 
 
 def _refuse_links(workdir: Path) -> None:

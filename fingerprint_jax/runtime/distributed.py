@@ -58,6 +58,17 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("process", None, "Several processes: the number of this one, from 0 on.", flag_values=values)
 
 
+def command(values: flags.FlagValues) -> str:
+    """What all processes are asked to do: the flags of the binary, but for those of its config and for where things lie.
+
+    Configs and data are compared with the run (`runs/start.py`); a copy of the data may lie elsewhere on each machine.
+    """
+    apart = ("coordinator", "processes", "process", "workdir", "data_dir", "config")
+    own = [name for name in values if name.partition(".")[0] not in apart]
+    own = [name for name in own if not str(values.find_module_defining_flag(name)).startswith("absl")]
+    return json.dumps({name: values[name].value for name in sorted(own)}, default=str)
+
+
 def settings(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, int, int] | None:
     """(host:port of process 0, number of processes, number of this one); None for a single process.
 
@@ -131,8 +142,8 @@ def initialize(name: str, values: flags.FlagValues) -> None:
         name: of the binary, for its last line.
         values: of `define_flags`.
 
-    Raises ValueError as `settings` and `start_devices` do, and for a port that is taken. Where the others are not there within
-    PATIENCE seconds the process ends with one line.
+    Raises ValueError as `settings` and `start_devices` do, for a port that is taken, and where a process has another `command` than
+    process 0. Where the others are not there within PATIENCE seconds the process ends with one line.
     """
     global _index, _count, _channel
     found = settings({flag: values[flag].value for flag in ("coordinator", "processes", "process")}, os.environ)
@@ -180,6 +191,7 @@ def initialize(name: str, values: flags.FlagValues) -> None:
         logging.getLogger("fingerprint_jax").setLevel(logging.ERROR)  # what all would say is said once
     _channel = _Channel(name, coordinator.rpartition(":")[0])
     atexit.register(_channel.close)  # before JAX's own, which waits for the others
+    require_same(command(values), "other flags")
 
 
 def start_devices() -> None:

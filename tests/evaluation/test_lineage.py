@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from configs import base
 from fingerprint_jax import estimators, methods
-from fingerprint_jax.data import packing
+from fingerprint_jax.data import packing, tables
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.evaluation import lineage, score, terminal, watch
 from fingerprint_jax.runs import start
@@ -173,6 +173,9 @@ def test_the_p_of_refits_is_of_the_run_as_it_stands(crossed):
     caption = str(terminal.table("", results).caption)
     assert found["note"] == permutation.NOTHING_SYNTHETIC and f"AUC and p: {found['note']}" in caption
     assert "p not available" not in caption
+    assert score.evaluate(crossed, "heldout")["metrics"]["permutation"] == found  # it took long, and the scores are the same
+    with tables.anew():
+        assert score.evaluate(crossed, "heldout")["metrics"]["permutation"]["p"] is None
 
 
 def test_folds_of_what_reads_labels_are_cross_fitted(crossed, half, data_dir, packs, tmp_path):

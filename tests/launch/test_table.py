@@ -13,6 +13,7 @@ import pytest
 from fingerprint_jax import methods
 from fingerprint_jax.data import controls, packing, phantom
 from fingerprint_jax.data.source import Source, open_source
+from fingerprint_jax.evaluation import score
 from fingerprint_jax.methods import classical
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files
@@ -169,6 +170,14 @@ def test_the_command_makes_the_table_and_goes_on_without_training_again(command,
     with pytest.raises(ValueError, match="1 rows failed: d/bad"):
         command("--baseline=net")
     assert {path: path.read_bytes() for path in before} == before
+    seed = out / f"d/net/lr{chosen:g}-seed1"
+    score.evaluate(methods.load(seed, "1"), "heldout")  # somebody looked at another checkpoint
+    with pytest.raises(ValueError, match="1 rows failed"):
+        command("--rows=bad")
+    net = json.loads((out / "table.json").read_text())[0]
+    assert len(net["values"]) == 1 and net["note"].startswith("without seed 1, not finished or not scored with its checkpoint")
+    command("--rows=net")
+    assert json.loads((out / "table.json").read_text())[0]["note"] == ""
     with pytest.raises(ValueError, match="--minutes=3: .*settings.json says 0.0166667"):
         command("--minutes=3")
     with pytest.raises(ValueError, match="--rows=nothing: use of net, svm, bad"):
@@ -381,7 +390,7 @@ def test_figures_of_data_that_were_packed_anew_since_are_made_anew(tmp_path, qui
     for other, data, what in ((changed, "data", "config.member.estimator.calibrated"), (row, "others", "data")):
         rewritten = Comparison(tmp_path / "out", [other], {"d": str(tmp_path / data)}, "", 1 / 60)
         line = membership.line(rewritten, "d", other, membership.family(rewritten, "d"))
-        assert line["auc"] is None and f"seed 0 is of another {what}: run this row" in line["note"]
+        assert line["auc"] is None and f"seed 0 is of another {what}: give that, or move its folder away" in line["note"]
     pack(1)
     assert comparison.scored("d", row) == {}
     assert comparison.run(["d"], [row], lambda: None) == ["d/pixels"]  # it was started with others
@@ -402,10 +411,18 @@ def test_what_a_row_has_chosen_for_another_config_or_other_data_is_chosen_anew(t
     assert after.kept("d", other, "choice.json") == {} == after.kept("d", other, "calibration.json")
     line = attribution.line(after, "d", other)
     assert line["network"] is None and line["accuracy"] is None
-    assert "seed 0 is of another config.backbone.name: run this row" in line["note"]
+    assert "seed 0 is of another config.backbone.name: give that, or move its folder away and run this row" in line["note"]
+    kept = (tmp_path / "out" / "d" / "net" / "calibration.json").read_bytes()
+    assert after.run(["d"], [other], lambda: None) == ["d/net"]
+    said = json.loads((tmp_path / "out" / "d" / "net" / "failed.json").read_text())["error"]
+    assert said.endswith("was begun with another config or on other data: give these, or move it away and have it made anew")
+    assert (tmp_path / "out" / "d" / "net" / "calibration.json").read_bytes() == kept  # else its own runs would have other steps
     for path in (tmp_path / "out" / "d" / "net").glob("lr*"):
         shutil.rmtree(path)
-    assert "was begun with another config or on other data: run this row" in attribution.line(after, "d", other)["note"]
+    assert (
+        "was begun with another config or on other data: give that, or move its folder"
+        in attribution.line(after, "d", other)["note"]
+    )
     (tmp_path / "out" / "d" / "net" / "calibration.json").unlink()  # as a refusal says
     assert after.run(["d"], [other], lambda: None) == []
     assert after.calibration("d", other)["network"] == "mlp_tiny" and after.scored("d", other).keys() == {0, 1}

@@ -9,11 +9,12 @@ import socket
 import subprocess
 import time
 
+import absl.flags
 import jax
 import numpy as np
 import pytest
 
-from fingerprint_jax import methods
+from fingerprint_jax import evaluate, methods
 from fingerprint_jax.data import packing, tables
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, files, preemption
@@ -269,6 +270,21 @@ SLURM = {
 )
 def test_flags_come_before_the_environment_and_that_before_slurm(flags, environ, expected):
     assert distributed.settings(FLAGS | flags, environ) == expected
+
+
+def test_processes_of_one_command_have_the_same_flags():
+    """With another split each would score its part of other images (seen: a table with 14 of 30 rows of another split)."""
+
+    def command(*given):
+        values = absl.flags.FlagValues()
+        evaluate.define_flags(values)
+        values(["evaluate", *given])
+        return distributed.command(values)
+
+    own = command("--workdir=a", "--data_dir=/mnt/d", "--coordinator=h:1", "--processes=2", "--process=0")
+    assert own == command("--workdir=/x/a", "--data_dir=/disk/d", "--coordinator=h:1", "--processes=2", "--process=1")
+    for other in ("--split=valid", "--compare=b", "--step=2", "--submission=x.csv", "--recompute"):
+        assert own != command("--workdir=a", other)
 
 
 def test_in_a_shell_that_srun_gave_a_terminal_there_is_one_process():
