@@ -21,6 +21,7 @@ from fingerprint_jax.evaluation import decide, lineage, score, terminal
 from fingerprint_jax.evaluation.results import scored_on
 from fingerprint_jax.report import words
 from fingerprint_jax.runs import views
+from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import environment
 from fingerprint_jax.stats import decisions, metrics
@@ -599,6 +600,30 @@ def test_a_training_that_has_not_ended_is_called_so_wherever_its_figures_stand(d
         run_binary(evaluate, of[0], "--split=test_generated")
         assert f"unfinished: {note}" in capsys.readouterr().out
         (run.workdir / "done").unlink(missing_ok=True)
+
+
+def test_networks_of_an_ensemble_lack_none_of_their_checkpoints_unsaid(data_dir, tmp_path):
+    network = load_config("configs/quickstart.py")
+    network.num_steps, network.checkpoint_every, network.eval_every, network.data.valid, network.best = (
+        3,
+        1,
+        1,
+        0.25,
+        "max:accuracy",
+    )
+    config = base.ensemble(network)
+    config.data_dir, config.data.folds, config.data.fold, config.data.valid = data_dir, 2, -1, 0.25
+    methods.fit(run := Run(config, tmp_path / "run"))
+    assert score.evaluate(run, "heldout")["unfinished"] == []
+    child = tmp_path / "run" / "children" / "fold1-seed0"
+    assert (best := json.loads((child / "done").read_text())["best"]) in (steps := Checkpoints(child).manifests())
+    for step in {best, max(steps)}:
+        content = (child / "digests" / f"{step}.json").read_bytes()
+        (child / "digests" / f"{step}.json").write_text("") if step != max(steps) else (child / "digests" / f"{step}.json").unlink()
+        (note,) = score.evaluate(methods.load(tmp_path / "run"), "heldout")["unfinished"]
+        assert note.startswith(f"{child}") and "checkpoint" in note
+        (child / "digests" / f"{step}.json").write_bytes(content)
+    assert score.evaluate(methods.load(tmp_path / "run"), "heldout")["unfinished"] == []
 
 
 def test_flags_that_would_have_no_effect_are_refused(quickstart, tmp_path):

@@ -549,6 +549,13 @@ def test_labels_from_a_table(tmp_path, capsys):
     assert "1 images are not in it, the first is 'train 3'" in capsys.readouterr().err
     labels.write_text("id,label\n0,10\n1,2\n2,0\n3,2\n")
     assert packing.pack("images", tmp_path / "d2", root, labels=labels)["classes"] == ["0", "2", "10"]
+    save(tmp_path / "test" / "0.png")  # another image of that name
+    with pytest.raises(ValueError, match="labels.csv: '0' is an image of train and one of test: give the CSV a column `split`"):
+        packing.pack("images", tmp_path / "d3", root, tmp_path / "test", labels=labels)
+    assert not (tmp_path / "d3").exists()
+    labels.write_text("split,id,label\ntrain,0,1\ntrain,1,2\ntrain,2,1\ntest,0,2\n")
+    summary = packing.pack("images", tmp_path / "d4", root, tmp_path / "test", labels=labels)
+    assert summary["splits"]["test"]["classes"]["2"] == 1
     labels.write_text("id,label\nx0,1\n")
     with pytest.raises(
         ValueError, match="labels.csv: none of its ids is that of an image: its first is 'x0', that of an image '0'"

@@ -314,6 +314,14 @@ def attach(files: list[File], path: str, names: tuple[str, ...]) -> tuple[list[s
     return [values[key] if key else None for key in keys], len(unused)
 
 
+def require_one_split(path: str, files: list[File]) -> None:
+    """Raises ValueError where a line without a split, of a CSV of labels, is that of images of several splits."""
+    values, seen = read_column(path, ("label", "class")), {}
+    for file, key in zip(files, _keys(files, values), strict=True):
+        if key and not key[0] and (other := seen.setdefault(key, file.split)) != file.split:
+            raise ValueError(f"{path}: {key[1]!r} is an image of {other} and one of {file.split}: give the CSV a column `split`")
+
+
 def _keys(files: list[File], values: dict[tuple[str, str], str]) -> list[tuple[str, str] | None]:
     """The key of every image among those of a CSV."""
     ids = [normal_form(file.id) for file in files]

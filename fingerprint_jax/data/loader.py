@@ -45,10 +45,11 @@ class _Read:
         shared_as: str,
         parts: int,
         devices: int,
+        max_damaged: int | None,
     ) -> None:
         self.sampler, self.source_key, self.with_images = sampler, source_key, with_images
         self.process_index, self.process_count, self.shared_as = process_index, process_count, shared_as
-        self.parts, self.devices = parts, devices
+        self.parts, self.devices, self.max_damaged = parts, devices, max_damaged
         self.fingerprints = open_source(*source_key).fingerprints
 
     def __call__(self, steps: int | range) -> dict[str, dict[str, np.ndarray]]:
@@ -68,7 +69,9 @@ class _Read:
             own = order(size, self.parts, self.devices)[block(size, self.process_index, self.process_count)]
             batch[name] = {key: value[own] for key, value in stream.items()}
             if self.with_images:
-                batch[name]["image"] = self._source().images(batch[name]["index"])
+                source = self._source()
+                batch[name]["image"] = source.images(batch[name]["index"])
+                source.require_whole(self.max_damaged)  # what was read at the start may be damaged by now
         return batch
 
     def _source(self) -> Source:
@@ -92,11 +95,12 @@ def host_batches(
     process_count: int = 1,
     parts: int = 1,
     devices: int = 1,
+    max_damaged: int | None = None,
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
     """Batches of steps start..stop-1 as numpy: `{stream: {image uint8 [b,H,W,1], label [b], index [b]}}`, b = B / process_count.
 
     Rows are in the `order` of so many parts of a batch, and devices of all processes. Where `per_dispatch` is more than one they
-    come stacked [K, b, ..], as `dispatches` says.
+    come stacked [K, b, ..], as `dispatches` says. Raises ValueError where more than `max_damaged` records are damaged, if given.
     """
     shared_as = ""
     if workers and with_images:
@@ -105,7 +109,7 @@ def host_batches(
         # Four batches a reader and those on their way to the device, as counted; the semaphores of a reader are 25 pages.
         held = (4 * workers + 4) * images * math.prod(open_source(*source_key).image_shape)
         shared.require(held + workers * 25 * mmap.PAGESIZE)
-    read = _Read(sampler, source_key, with_images, process_index, process_count, shared_as, parts, devices)
+    read = _Read(sampler, source_key, with_images, process_index, process_count, shared_as, parts, devices, max_damaged)
     # One thread reads ahead while the trainer waits for the device; what grain returns is in order. Indices alone need none.
     ahead = int(with_images and not workers)
     steps = grain.MapDataset.range(start, stop)

@@ -180,6 +180,15 @@ class Source:
                 )
             self._verified[split] = not damaged
 
+    def require_whole(self, max_damaged: int | None) -> None:
+        """Raises ValueError where more records than these were damaged when they were read; None: any number may be."""
+        if max_damaged is not None and len(self.damaged) > max_damaged:
+            rows = Rows.concatenate([self.rows(split) for split in self.splits])
+            raise ValueError(
+                f"{self.path}: {len(self.damaged)} damaged records, data.max_damaged={max_damaged} ({self.damaged_ids(rows)}): "
+                f"{builder.REMEDY}, copy it anew, or allow that neighbours replace them"
+            )
+
     def damaged_ids(self, rows: Rows) -> str:
         """Ids of the damaged among some rows, at most ten of them written out; '' for none."""
         ids = rows.ids[np.isin(rows.index, list(self.damaged))].tolist()

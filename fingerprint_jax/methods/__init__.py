@@ -157,12 +157,20 @@ def _named(run: Run) -> tuple[dict[str, Any], str]:
 
 
 def unfinished(run: Run) -> list[str]:
-    """That a network is scored before the end of its training, or without the last of its checkpoints; empty where it is whole."""
-    if run.config.method != "gradient" or run.followed:
+    """What networks of a run are scored before their end, or without the last or the best of their checkpoints; mostly empty."""
+    if run.config.method != "gradient":
+        networks = checkpoints(run.workdir, state(run))
+        found = {path: unfinished(load(path)) for path in networks if Path(path) != run.workdir}
+        return [reason if reason.startswith(path) else f"{path}: {reason}" for path, reasons in found.items() for reason in reasons]
+    if run.followed:
         return []
-    steps, last = run.config.num_steps, max(checkpoint.steps(run.workdir), default=0)
+    steps, there = run.config.num_steps, checkpoint.steps(run.workdir)
+    last, best = max(there, default=0), run.best_step
     if run.done and last >= steps:
-        return []
+        used = get("gradient").state(run)
+        if run.step != "best" or best in (None, used):
+            return []
+        return [f"{run.workdir}: its best checkpoint, of step {best:,}, is missing or damaged, and that of {used:,} is used"]
     return [
         f"{run.workdir} is called finished, and its last checkpoint is of step {last:,} of {steps:,}: copy the whole folder"
         if run.done
@@ -291,6 +299,8 @@ def predict(run: Run, split: str) -> Predictions:
         return Predictions(**table)
     distributed.first(run.refuse_links)
     predictions = get(run.config.method).predict(run, split)
+    if damaged := run.source.damaged_ids(run.rows(split)):  # since they were looked at
+        raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
     # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,
     # since what they do next may hang on it.
     scores = distributed.first(lambda: np.asarray(predictions.scores, np.float32))

@@ -79,7 +79,8 @@ def fit(run: Run) -> None:
             if first := pair_table.stage(run):
                 methods.fit(first)
             loop.train(run, evaluate, source)
-            files.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps}))
+            best = checkpoint.Checkpoints(run.workdir, run.config.best).resolve("best")
+            files.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps, "best": best}))
 
 
 def origin(run: Run) -> Run | None:

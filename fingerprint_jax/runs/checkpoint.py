@@ -245,6 +245,9 @@ class Checkpoints:
             if self._mark(step).exists():
                 continue
             warn_once(f"{self._path(step)} is missing: step {step} is being saved, or was not to its end; it is not used")
+        for step, manifest in manifests.items():
+            if manifest["files"] is None:  # it has no metrics either: whether it was the best nobody knows
+                warn_once(f"{self.damage(step)}; step {step} is not used")
         steps = sorted(manifests, reverse=True)
         if which == "best" and self.metric:
             steps.sort(key=lambda step: self._rank(manifests[step]["metrics"]), reverse=True)  # stable: ties to the latest

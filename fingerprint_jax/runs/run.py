@@ -144,6 +144,13 @@ class Run(View):
         return distributed.first((self.workdir / "done").exists)
 
     @property
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint of a finished network when it was finished; None where older versions do not say."""
+        path = self.workdir / "done"
+        found = distributed.first(lambda: files.read_json(path, {}, _ANEW).get("best") if path.exists() else None)
+        return found if isinstance(found, int) else None
+
+    @property
     def named(self) -> dict[str, str]:
         """{work directory: digest} of the finished runs that the config names, which it was fitted with; older ones do not say."""
         path = self.workdir / "done"
@@ -321,9 +328,12 @@ class Run(View):
             return
         if os.path.realpath(Run.load(self.workdir).config.data_dir) != os.path.realpath(self.config.data_dir):
             return
-        known, compared = self.own_fingerprints, {split for splits in self.config.get("gallery", {}).values() for split in splits}
-        for split in sorted({self.packed(split) for split in compared} & known.keys()):
-            if known[split] != self.source.fingerprints.get(split):
+        known, now = self.own_fingerprints, self.fingerprints
+        compared = {self.packed(split) for splits in self.config.get("gallery", {}).values() for split in splits}
+        if compared and self.config.data.extra_labels:  # by which it learns from images of other splits
+            compared |= {"extra_labels", *map(self.packed, self.extra_splits)}
+        for split in sorted(compared):
+            if known.get(split) != now.get(split):
                 raise ValueError(
                     f"{self.workdir} compares images with {split}, and {self.config.data_dir} was packed anew with others: put back"
                     " what it was started with, or start a run on these; to score other images pack them elsewhere, for --data_dir"

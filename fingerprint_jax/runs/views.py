@@ -223,6 +223,11 @@ class View:
             parts.append(dataclasses.replace(rows.take(found[order]), labels=np.array(list(labels.values()))[order]))
         return Rows.concatenate(parts)
 
+    @property
+    def extra_splits(self) -> list[str]:
+        """The splits that the file `data.extra_labels` names; raises ValueError as `tables.read_extra_labels`."""
+        return list(tables.read_extra_labels(self.config.data.extra_labels, self.source.num_classes, self.config.task))
+
     @functools.cached_property
     def parts(self) -> np.ndarray:
         """The part of every row of the target split, a number of PARTS or 0; all 0 for one that the run was not started with."""

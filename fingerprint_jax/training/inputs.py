@@ -48,6 +48,7 @@ def of_run(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> 
     cache = {}
     if c.data.cache == "device":
         cache = loader.device_cache(run.source, spans(run, sampler), sharding.replicated(mesh))
+        run.source.require_whole(c.data.max_damaged)
     batches = loader.host_batches(
         sampler,
         (str(c.data_dir), c.task),
@@ -58,6 +59,7 @@ def of_run(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> 
         workers=c.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        max_damaged=c.data.max_damaged,
         parts=c.optimizer.accumulate,
         devices=mesh.size,
     )

@@ -398,3 +398,40 @@ def test_what_a_finished_run_compares_with_was_packed_anew_in_its_place(phantoms
     shutil.copytree(root / "train" / "generated", fewer / "generated", dirs_exist_ok=True)
     pack(tmp_path / "data", fewer)  # others which it does not look at
     np.testing.assert_array_equal(methods.predict(methods.load(tmp_path / "run"), "test_generated").scores, before)
+
+
+def test_extra_labels_that_changed_are_not_learned_from_by_a_finished_run(data_dir, tmp_path):
+    config = load_config("configs/subtask2/residual_svm.py")
+    ids = open_source(data_dir, "subtask2").rows("test_generated").ids.tolist()
+    table = tmp_path / "extra.csv"
+
+    def write(shift):
+        lines = [f"test_generated,{id},{(i + shift) % 5}" for i, id in enumerate(ids)]
+        table.write_text("\n".join(["split,id,label", *lines]))
+
+    write(0)
+    config.data_dir, config.data.extra_labels = data_dir, str(table)
+    methods.fit(Run(config, tmp_path / "run"))
+    before = methods.predict(methods.load(tmp_path / "run"), "heldout").scores
+    shutil.rmtree(tmp_path / "run" / "predictions")
+    table.rename(tmp_path / "moved.csv")  # they may move
+    moved = methods.load(tmp_path / "run")
+    moved.config.data.extra_labels = str(tmp_path / "moved.csv")
+    np.testing.assert_array_equal(methods.predict(moved, "heldout").scores, before)
+    write(1)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'run'} compares images with extra_labels, and .* was packed anew"):
+        methods.predict(methods.load(tmp_path / "run"), "heldout")
+
+
+def test_a_test_set_that_arrives_later_is_no_gallery_of_a_finished_run(phantoms, tmp_path):
+    root = phantoms["subtask1"]
+    config = load_config("configs/subtask1/challengers_distance.py")
+    config.data_dir = str(tmp_path / "data")
+    for test in ("", root / "test"):
+        packing.pack("subtask1", tmp_path / "data", root / "train", test, root / "reference", overwrite=True)
+        open_source.cache_clear()
+        if not test:
+            methods.fit(Run(config, tmp_path / "run"))
+            methods.predict(methods.load(tmp_path / "run"), "heldout")
+    with pytest.raises(ValueError, match="compares images with test_generated, and .* was packed anew with others"):
+        methods.predict(methods.load(tmp_path / "run"), "heldout")

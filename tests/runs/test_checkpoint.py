@@ -121,6 +121,15 @@ def test_a_second_signal_within_a_save_leaves_no_manifest_of_nothing(after, tmp_
     assert list(again.manifests()) == [1, 2] and (tmp_path / "damaged" / "3" / "3.json").exists()
 
 
+def test_a_damaged_manifest_of_the_best_is_named(tmp_path, caplog):
+    """It has no metrics any more, so that it is none of the best."""
+    checkpoints = _fill(tmp_path, [0.5, 0.9, 0.4, 0.3])
+    assert checkpoints.resolve("best") == 2
+    (tmp_path / "digests" / "2.json").write_text("")
+    assert checkpoints.resolve("best") in (3, 4)
+    assert f"{tmp_path / 'digests' / '2.json'} is missing or damaged; step 2 is not used" in caplog.text
+
+
 def test_steps_that_are_to_be_kept_stay(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path, "max:accuracy", keep=(2, 3, 9))
     for step, accuracy in enumerate([0.9, 0.1, 0.2, 0.3, 0.4, 0.5], start=1):
