@@ -14,7 +14,7 @@ from absl import flags
 from PIL import Image
 
 from fingerprint_jax import generate
-from fingerprint_jax.data import packing
+from fingerprint_jax.data import images, packing
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import preemption
 from fingerprint_jax.training import inference, sampling
@@ -116,6 +116,32 @@ def test_an_image_is_the_same_whatever_the_batch_and_what_was_there(run, command
     assert len(_files(tmp_path / "one")) == 5 and np.abs(_pixels(tmp_path / "one") - _pixels(tmp_path / "two")).max() <= 1
     for name in ("000000.png", "000002.png"):
         assert (tmp_path / "one" / name).stat().st_mtime_ns == before[tmp_path / "one" / name]
+
+
+def test_images_of_an_older_folder_under_a_newer_record_are_made_anew(run, command, tmp_path, capsys, caplog):
+    """As after a copy over a folder of another generator that was cut off: what comes first of it vouches for nothing."""
+    command(run, tmp_path / "new")
+    shutil.copytree(tmp_path / "new", tmp_path / "mixed")
+    other = np.zeros((48, 48), np.uint8)
+    for name in ("000001.png", "000003.png"):
+        images.save(tmp_path / "mixed" / name, other)
+    capsys.readouterr()
+    command(run, tmp_path / "mixed")
+    assert capsys.readouterr().out.endswith("/mixed, 2 images made, 3 were there\n")
+    assert "mixed: 000001.png is not what is made here, nor are 1 others: made anew" in caplog.text
+    assert np.abs(_pixels(tmp_path / "mixed") - _pixels(tmp_path / "new")).max() <= 1
+    for content in (None, '{"of": "another"}\n["000000.png", "x"]\n'):  # of the older folder, or not copied yet
+        (tmp_path / "mixed" / sampling.DIGESTS).unlink()
+        if content:
+            (tmp_path / "mixed" / sampling.DIGESTS).write_text(content)
+        command(run, tmp_path / "mixed")
+        assert capsys.readouterr().out.endswith("/mixed, 5 images made, 0 were there\n")
+    command(run, tmp_path / "mixed")
+    assert capsys.readouterr().out.endswith("/mixed, 0 images made, 5 were there\n")
+    with (tmp_path / "mixed" / sampling.DIGESTS).open("a") as file:
+        file.write("3\n")
+    with pytest.raises(ValueError, match="digests: 3 is no image and digest: remove the line"):
+        command(run, tmp_path / "mixed")
 
 
 def test_two_devices_share_a_batch(run, command, tmp_path):
@@ -267,4 +293,4 @@ def test_a_full_disk_leaves_no_part_of_a_file(run, command, tmp_path, monkeypatc
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space left on device"):
         command(run, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {sampling.RECORD, sampling.LOCK}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {sampling.RECORD, sampling.DIGESTS, sampling.LOCK}

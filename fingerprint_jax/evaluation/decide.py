@@ -1,5 +1,7 @@
 """Scores to labels: a decision never learns from the rows that it decides about."""
 
+import dataclasses
+
 import numpy as np
 
 from fingerprint_jax import methods
@@ -15,7 +17,10 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     decision = run.config.decision
     function = decisions.get(decision.name)
     params = decision.params.to_dict()
-    decisions.check(decision)
+    decisions.check(decision, run.task.membership)
+    if function is decisions.argmax and predictions.scores.shape[1] == 1 and not run.task.membership:
+        # One column stands for two classes, the second where it is above 0.
+        predictions = dataclasses.replace(predictions, scores=np.concatenate([-predictions.scores, predictions.scores], axis=1))
     if not decision.known:
         return function(predictions.scores, None, None, **params)
     own = run.own  # scored on other data, a run still decides by what it learned on its own

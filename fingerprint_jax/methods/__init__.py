@@ -361,7 +361,7 @@ def _check_parts(run: Run) -> None:
 def check_decision(run: Run) -> None:
     """Raises ValueError where the decision of a run cannot be made; nothing is computed or written."""
     decision = run.config.decision
-    decisions.check(decision)
+    decisions.check(decision, run.task.membership)
     if not decision.known:
         return
     try:

@@ -154,12 +154,14 @@ def get(name: str) -> Decision:
     return DECISIONS[name]
 
 
-def check(decision: Config) -> None:
+def check(decision: Config, membership: bool) -> None:
     """Raises ValueError for a `config.decision` with an unknown name, other params than its own, or nothing to learn from.
 
-    Also for one of a package that cannot be called as a decision is.
+    Also for one of membership where the task asks for classes, and for one of a package that cannot be called as a decision is.
     """
     function, params = get(decision.name), decision.params.to_dict()
+    if not membership and function in DECISIONS.values() and function is not argmax:
+        raise ValueError(f"decision.name={decision.name!r} tells used images from others: use argmax for a task of classes")
     try:
         inspect.signature(function).bind_partial(None, None, None)
     except TypeError:

@@ -3,10 +3,12 @@
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import jax
 import numpy as np
@@ -20,9 +22,12 @@ from fingerprint_jax.runtime.progress import progress
 from fingerprint_jax.training.inference import restore
 from fingerprint_jax.training.model import Model, model_of
 
-RECORD, LOCK = ".generate.json", ".lock"  # hidden, so that `pack` passes them over
+log = logging.getLogger(__name__)
+
+# Hidden, so that `pack` passes them over: what made the images, a digest of the pixels of each, the lock.
+RECORD, DIGESTS, LOCK = ".generate.json", ".generate.digests", ".lock"
 _IMAGE = re.compile(r"\d{6}\.png")
-_LEFT = re.compile(r"\.(\d{6}\.png|generate\.json)\.\d+\.tmp")  # what a kill has left
+_LEFT = re.compile(r"\.(\d{6}\.png|generate\.(json|digests))\.\d+\.tmp")  # what a kill has left
 
 
 def noise(key: jax.Array, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -142,7 +147,9 @@ def check_folder(folder: Path, flag: str) -> None:
             for entry in entries:
                 if files.litter(entry.name) and not entry.is_symlink():
                     continue
-                file = (ours and _IMAGE.fullmatch(entry.name)) or entry.name in (RECORD, LOCK) or _LEFT.fullmatch(entry.name)
+                file = (
+                    (ours and _IMAGE.fullmatch(entry.name)) or entry.name in (RECORD, DIGESTS, LOCK) or _LEFT.fullmatch(entry.name)
+                )
                 if ours and not file and entry.is_dir(follow_symlinks=False):  # of a class
                     places.append(Path(entry))
                 elif not (file and entry.is_file(follow_symlinks=False)):
@@ -172,7 +179,9 @@ def _check_record(folder: Path, made_by: dict[str, str | int], flag: str) -> Non
 def make(
     sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int, label: str = "", flag: str = "output_dir"
 ) -> int:
-    """Makes the images whose file is missing, damaged or of another size; how many they were. A record says what made them.
+    """Makes the images whose file is missing, damaged or not what was made here; how many they were. A record says what made them.
+
+    A digest of the pixels of each is kept: a copy of another folder, cut off half-way, brings the record before the images.
 
     Args:
         sampler: of the images.
@@ -186,19 +195,44 @@ def make(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder / LOCK, f"--{flag}={folder}: %s makes images there; wait for it, or use another folder"):
-        _check_record(folder, sampler.made_by | {"label": label}, flag)
-        return _make(sampler, folder, wanted, batch)
+        made_by = sampler.made_by | {"label": label}
+        _check_record(folder, made_by, flag)
+        known = _digests(folder, made_by)
+        missing = [i for i, (name, _) in enumerate(wanted) if not known.get(name) or _digest(folder / name) != known[name]]
+        if strange := [wanted[i][0] for i in missing if (folder / wanted[i][0]).exists()]:
+            log.warning("%s: %s is not what is made here, nor are %d others: made anew", folder, strange[0], len(strange) - 1)
+        with files.appending(folder / DIGESTS) as journal:
+            _make(sampler, folder, wanted, missing, batch, journal)
+        return len(missing)
 
 
-def _make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: int) -> int:
-    missing = [i for i, (name, _) in enumerate(wanted) if not _whole(folder / name, sampler.image_size)]
+def _digests(folder: Path, made_by: dict[str, str | int]) -> dict[str, str]:
+    """{path of an image: digest of its pixels} of what was made here; begun anew where the list is that of other images."""
+    about = {name: value for name, value in made_by.items() if name != "run"}
+    head = {"of": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
+    path, found = folder / DIGESTS, {}
+    first, *lines = files.read_journal(path) or [None]
+    if first != head:
+        files.write_text(path, json.dumps(head))
+        return {}
+    for line in lines:
+        if not (isinstance(line, list) and len(line) == 2 and all(isinstance(text, str) for text in line)):
+            raise ValueError(f"{path}: {json.dumps(line)[:80]} is no image and digest: remove the line, the image is made anew")
+        found[line[0]] = line[1]
+    return found
+
+
+def _make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], missing: list[int], batch: int, journal: IO[str]) -> None:
     batches = [np.array(missing[first : first + batch]) for first in range(0, len(missing), batch)]
     with progress("making", len(missing)) as advance:
 
         def write(numbers: np.ndarray, found: np.ndarray) -> None:
             for number, pixels in zip(numbers, found, strict=False):  # the last batch is padded
-                images.save(folder / wanted[number][0], pixels)
+                name = wanted[number][0]
+                images.save(folder / name, pixels)
+                journal.write(json.dumps([name, images.digest(pixels)]) + "\n")
                 advance()
+            journal.flush()
 
         pending = None
         for numbers in batches:
@@ -209,12 +243,11 @@ def _make(sampler: Sampler, folder: Path, wanted: list[tuple[str, int]], batch: 
                 write(running[0], np.asarray(running[1]))
         if pending:
             write(pending[0], np.asarray(pending[1]))
-    return len(missing)
 
 
-def _whole(path: Path, size: tuple[int, ...]) -> bool:
-    """Whether an image is there, undamaged and of a size (H, W)."""
+def _digest(path: Path) -> str:
+    """That of the pixels of an image; '' where it is not there, or damaged."""
     try:
-        return images.decode(path)[0].shape == tuple(size)
+        return images.digest(images.decode(path)[0])
     except ValueError:
-        return False
+        return ""

@@ -160,9 +160,21 @@ def test_only_the_top_fraction_uses_the_class_balance():
     assert [name for name in decisions.DECISIONS if decisions.uses_class_balance(name)] == ["top_fraction"]
 
 
+@pytest.mark.parametrize("name", decisions.DECISIONS)
+def test_decisions_of_membership_are_refused_for_classes(name):
+    """They read one column, and answer 0 or 1: all classes but two would never be named."""
+    config = ConfigDict({"name": name, "params": PARAMS.get(name, {}), "known": "valid"})
+    decisions.check(config, True)
+    if name == "argmax":
+        decisions.check(config, False)
+    else:
+        with pytest.raises(ValueError, match=f"decision.name='{name}' tells used images from others: use argmax for a task of"):
+            decisions.check(config, False)
+
+
 def test_a_decision_of_somebody_that_cannot_be_called_as_one_is_named_before_a_training(monkeypatch):
     config = ConfigDict({"name": "argmax", "params": {}, "known": ""})
-    decisions.check(config)
+    decisions.check(config, True)
     monkeypatch.setitem(decisions.DECISIONS, "argmax", lambda scores: scores.argmax(axis=1))
     with pytest.raises(ValueError, match="decision.name='argmax' cannot be called as a decision is: write it def NAME"):
-        decisions.check(config)
+        decisions.check(config, True)
