@@ -121,8 +121,8 @@ def quickstart(data_dir, tmp_path_factory):
     return fit("configs/quickstart.py", data_dir, tmp_path_factory.mktemp("quickstart") / "run")
 
 
-def test_a_decision_never_learns_from_the_rows_it_decides(quickstart):
-    run = Run.load(quickstart.workdir)
+def test_a_decision_never_learns_from_the_rows_it_decides(membership):
+    run = Run.load(membership[1].workdir)
     run.config.decision.name, run.config.decision.known = "learned_threshold", "heldout"
     for split in ("heldout", "heldout:1"):
         with pytest.raises(ValueError, match=f"cannot learn from {split} itself"):

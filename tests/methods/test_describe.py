@@ -36,11 +36,15 @@ def test_the_figures_are_those_of_the_network(data_dir, tmp_path):
 
 
 def test_a_dry_run_refuses_the_decision_that_a_training_would(data_dir, tmp_path, monkeypatch):
-    flags = ["--config=configs/quickstart.py:smoke", f"--config.data_dir={data_dir}", "--config.decision.name=threshold"]
-    flags += ["--dry_run", f"--workdir={tmp_path / 'run'}"]
-    monkeypatch.setattr(sys, "argv", ["main", *flags])  # where the flags of a config are looked for
-    with pytest.raises(ValueError, match="^decision.params: threshold needs value$"):
-        run_binary(main, *flags)
+    common = [f"--config.data_dir={data_dir}", "--config.decision.name=threshold", "--dry_run", f"--workdir={tmp_path / 'run'}"]
+    for config, said in (
+        ("subtask1/aimm_siamese", "^decision.params: threshold needs value$"),
+        ("quickstart", "^decision.name='threshold' tells used images from others: use argmax for a task of classes$"),
+    ):
+        flags = [f"--config=configs/{config}.py:smoke", *common]
+        monkeypatch.setattr(sys, "argv", ["main", *flags])  # where the flags of a config are looked for
+        with pytest.raises(ValueError, match=said):
+            run_binary(main, *flags)
     assert not (tmp_path / "run").exists()
 
 
