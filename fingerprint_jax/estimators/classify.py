@@ -29,8 +29,8 @@ def rbf_svm(query: Features, gallery: Gallery, *, seed: int, C: float = 3.0) -> 
 
     The width is scikit-learn's `scale`: rows of D independent features of unit variance lie at exp(-2). Of two classes the score is
     the distance to the boundary, of more the votes of all pairs of classes, ties ordered by their distances. Scores are those of
-    scikit-learn's SVC. Its libsvm compares rows one by one, which takes half an hour for 25,000 rows of 3,500 features; here the
-    kernel of a pair of classes is a matrix product: 8 bytes for each pair of rows of two classes.
+    scikit-learn's SVC. Its libsvm compares rows one by one; here the kernel of a pair of classes is a matrix product, 8 bytes for
+    each pair of their rows (docs/performance.md, "Kernel SVM").
     """
     labelled = stream(gallery, "labelled")
     scaler = StandardScaler().fit(flat(labelled))
