@@ -92,7 +92,7 @@ def write_report(run: Run, results: dict, values: flags.FlagValues) -> Path:
         with score.renewed(each, values.split):
             predictions = methods.predict(each, values.split)
             decided = decide(each, values.split, predictions)
-            notes = methods.unfinished(each) + in_sample(each, values.split)
+            notes = methods.unfinished(each, methods.state(each)) + in_sample(each, values.split)
         scored.append(report.Scored(each, each.rows(values.split), predictions, decided, notes))
     return report.write(scored[0], values.split, results, scored[1:], values.redact, values.published)
 

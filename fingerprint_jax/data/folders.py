@@ -285,16 +285,20 @@ def _lines(path: str) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from None
 
 
-def attach(files: list[File], path: str, names: tuple[str, ...]) -> tuple[list[str | None], int]:
+def attach(files: list[File], path: str, names: tuple[str, ...], one_split: bool = False) -> tuple[list[str | None], int]:
     """The column of a CSV for every image, None where it has none; and how many ids of the CSV are none of an image.
 
     An image is found by (split, id) or else by id, compared in their normal form, and where neither is there by its path: its id
     with the extension of an image, or with backslashes. Warns of both gaps.
 
-    Raises ValueError as `read_column`, and where not one id is that of an image.
+    Raises ValueError as `read_column`, where not one id is that of an image, and with `one_split` where a line without a split is
+    that of images of several.
     """
     values = read_column(path, names)
-    keys = _keys(files, values)
+    keys, seen = _keys(files, values), {}
+    for file, key in zip(files, keys, strict=True) if one_split else ():
+        if key and not key[0] and (other := seen.setdefault(key, file.split)) != file.split:
+            raise ValueError(f"{path}: {key[1]!r} is an image of {other} and one of {file.split}: give the CSV a column `split`")
     used = set(keys)
     if not values:
         raise ValueError(f"{path}: no ids in it, expected lines of id,{names[0]}")
@@ -312,14 +316,6 @@ def attach(files: list[File], path: str, names: tuple[str, ...]) -> tuple[list[s
     if labelled.keys() == {None}:  # ids without their folder may be those of synthetic or reference images
         print(f"warning: {path}: no image of train_real is in it, one is {labelled[None].id!r}", file=sys.stderr)
     return [values[key] if key else None for key in keys], len(unused)
-
-
-def require_one_split(path: str, files: list[File]) -> None:
-    """Raises ValueError where a line without a split, of a CSV of labels, is that of images of several splits."""
-    values, seen = read_column(path, ("label", "class")), {}
-    for file, key in zip(files, _keys(files, values), strict=True):
-        if key and not key[0] and (other := seen.setdefault(key, file.split)) != file.split:
-            raise ValueError(f"{path}: {key[1]!r} is an image of {other} and one of {file.split}: give the CSV a column `split`")
 
 
 def _keys(files: list[File], values: dict[tuple[str, str], str]) -> list[tuple[str, str] | None]:

@@ -21,17 +21,7 @@ import numpy as np
 from absl import flags
 
 from fingerprint_jax.data import builder, duplicates, images, pack_report, tasks
-from fingerprint_jax.data.folders import (
-    File,
-    Rejected,
-    attach,
-    class_names,
-    layout,
-    quoted,
-    require_images,
-    require_one_split,
-    scan,
-)
+from fingerprint_jax.data.folders import File, Rejected, attach, class_names, layout, quoted, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
 from fingerprint_jax.runtime.files import litter, opened, seal
@@ -143,8 +133,7 @@ def pack(
     require_images(folders, files, rejected)
     classes = list(tasks.of(task).classes) or class_names(Path(train_dir))
     if labels:
-        require_one_split(str(labels), files)
-        names, _ = attach(files, str(labels), ("label", "class"))
+        names, _ = attach(files, str(labels), ("label", "class"), one_split=True)
         classes = sorted({n for n in names if n}, key=lambda n: (int(n), "") if n.isdecimal() else (sys.maxsize, n))
         for file, name in zip(files, names, strict=True):
             file.label = classes.index(name) if name else -1

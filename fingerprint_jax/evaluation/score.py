@@ -74,7 +74,7 @@ def evaluate(
         "checkpoints": list(methods.checkpoints(run.workdir, state).values()),
         "transductive": transductive(run.config),
         "in_sample": in_sample(run, split),
-        "unfinished": methods.unfinished(run),
+        "unfinished": methods.unfinished(run, state),
         "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
         "computed_by": predictions.by,
     }

@@ -156,26 +156,31 @@ def _named(run: Run) -> tuple[dict[str, Any], str]:
     return found, hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
-def unfinished(run: Run) -> list[str]:
-    """What networks of a run are scored before their end, or without the last or the best of their checkpoints; mostly empty."""
-    if run.config.method != "gradient":
-        networks = checkpoints(run.workdir, state(run))
-        found = {path: unfinished(load(path)) for path in networks if Path(path) != run.workdir}
-        return [reason if reason.startswith(path) else f"{path}: {reason}" for path, reasons in found.items() for reason in reasons]
-    if run.followed:
-        return []
-    steps, there = run.config.num_steps, checkpoint.steps(run.workdir)
-    last, best = max(there, default=0), run.best_step
-    if run.done and last >= steps:
-        used = get("gradient").state(run)
-        if run.step != "best" or best in (None, used):
-            return []
-        return [f"{run.workdir}: its best checkpoint, of step {best:,}, is missing or damaged, and that of {used:,} is used"]
-    return [
-        f"{run.workdir} is called finished, and its last checkpoint is of step {last:,} of {steps:,}: copy the whole folder"
-        if run.done
-        else f"the training is not finished: step {last:,} of {steps:,}"
-    ]
+def unfinished(run: Run, state: Any) -> list[str]:
+    """What networks of a run are scored before their end, or without the last or the best of their checkpoints; mostly empty.
+
+    The `state` is that of the run.
+    """
+    found = []
+    for path, used in _steps(run.workdir, state).items():
+        if reason := _unfinished(run if Path(path) == run.workdir else load(path), used):
+            found.append(reason)
+    return found
+
+
+def _unfinished(network: Run, used: int) -> str:
+    """Why the checkpoint `used` of a network is not that of a whole training; '' where it is."""
+    if network.followed:
+        return ""
+    place, steps, best = network.workdir, network.config.num_steps, network.best_step
+    last = max(checkpoint.steps(place), default=0)
+    if not network.done:
+        return f"{place}: the training is not finished: step {last:,} of {steps:,}"
+    if last < steps:
+        return f"{place} is called finished, and its last checkpoint is of step {last:,} of {steps:,}: copy the whole folder"
+    if network.step == "best" and best not in (None, used):
+        return f"{place}: its best checkpoint, of step {best:,}, is missing or damaged, and that of {used:,} is used"
+    return ""
 
 
 def pinned(run: Run) -> Run:
@@ -207,11 +212,16 @@ def _bare(state: Any) -> Any:
 
 def checkpoints(workdir: str | Path, state: Any) -> dict[str, str]:
     """{work directory: which weights} of every network in a state: one that was trained anew in its place is another."""
+    return {path: checkpoint.Checkpoints(Path(path)).identity(step) for path, step in _steps(workdir, state).items()}
+
+
+def _steps(workdir: str | Path, state: Any) -> dict[str, int]:
+    """{work directory: step} of every network in a state."""
     if isinstance(state, dict):
         nested = state["state"] if state.keys() in ({"state", "code"}, {"state", "config", "data"}) else state
-        parts = [checkpoints(workdir, nested)] if nested is not state else [checkpoints(*item) for item in nested.items()]
-        return {name: identity for part in parts for name, identity in part.items()}
-    return {str(workdir): checkpoint.Checkpoints(Path(workdir)).identity(state)}
+        parts = [_steps(workdir, nested)] if nested is not state else [_steps(*item) for item in nested.items()]
+        return {path: step for part in parts for path, step in part.items()}
+    return {str(workdir): state}
 
 
 def reads(config: Config, split: str) -> bool:
@@ -271,8 +281,7 @@ def predict(run: Run, split: str) -> Predictions:
         "fingerprints": run.fingerprints,
     }
     path = run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"
-    if damaged := run.source.damaged_ids(run.rows(split)):
-        raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
+    _require_undamaged(run, split)
 
     now = {name: environment.code()[name] for name in ("fingerprint_jax", "commit")}
 
@@ -299,8 +308,7 @@ def predict(run: Run, split: str) -> Predictions:
         return Predictions(**table)
     distributed.first(run.refuse_links)
     predictions = get(run.config.method).predict(run, split)
-    if damaged := run.source.damaged_ids(run.rows(split)):  # since they were looked at
-        raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
+    _require_undamaged(run, split)  # since they were looked at
     # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,
     # since what they do next may hang on it.
     scores = distributed.first(lambda: np.asarray(predictions.scores, np.float32))
@@ -313,6 +321,11 @@ def predict(run: Run, split: str) -> Predictions:
     meta |= {"probabilities": predictions.probabilities, "by": now}
     tables.write_predictions(path, predictions.ids, predictions.scores, meta)
     return predictions
+
+
+def _require_undamaged(run: Run, split: str) -> None:
+    if damaged := run.source.damaged_ids(run.rows(split)):
+        raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
 
 
 def _fits(run: Run, scores: np.ndarray) -> bool:

@@ -129,7 +129,7 @@ def care(results: dict, document: dict, target: str, trained_on: dict[str, str])
     config, base = document["config"], results["split"].partition(":")[0]
     decision = config["decision"]
     notes = ["Intervals hold the trained networks fixed: another seed gives another result, and that spread comes on top."]
-    notes += [f"{note[0].upper()}{note[1:]}." for note in results.get("unfinished", ())] + results["in_sample"]
+    notes += [f"{note}." for note in results.get("unfinished", ())] + results["in_sample"]  # they begin with a path
     if ":" in results["split"]:
         notes.append(f"{results['split']} is the part of {base} with one label: nothing here compares it with the rest.")
     for reason in results["transductive"]:

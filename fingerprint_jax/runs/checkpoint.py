@@ -132,7 +132,6 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             if distributed.index():
-                self._pending = None
                 return
             digests = {name: _digest(self._directory / str(step) / name) for name in self._files(step)}
             if not digests:

@@ -146,18 +146,22 @@ class Run(View):
     @property
     def best_step(self) -> int | None:
         """The step of the best checkpoint of a finished network when it was finished; None where older versions do not say."""
-        path = self.workdir / "done"
-        found = distributed.first(lambda: files.read_json(path, {}, _ANEW).get("best") if path.exists() else None)
+        found = self._outcome.get("best")
         return found if isinstance(found, int) else None
 
     @property
     def named(self) -> dict[str, str]:
         """{work directory: digest} of the finished runs that the config names, which it was fitted with; older ones do not say."""
-        path = self.workdir / "done"
-        found = distributed.first(lambda: files.read_json(path, {}, _ANEW).get("named", {}) if path.exists() else {})
+        found = self._outcome.get("named", {})
         if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
-            raise ValueError(f"{path} cannot be used (named is not text): {_ANEW}")
+            raise ValueError(f"{self.workdir / 'done'} cannot be used (named is not text): {_ANEW}")
         return found
+
+    @property
+    def _outcome(self) -> dict[str, Any]:
+        """What the file `done` of a finished run says; nothing of one that is not."""
+        path = self.workdir / "done"
+        return distributed.first(lambda: files.read_json(path, {}, _ANEW) if path.exists() else {})
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -48,16 +48,21 @@ def test_readers_start_only_where_what_they_hold_has_room(data_dir, tmp_path, mo
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_data_that_were_packed_anew_are_not_read_under_the_old_fingerprints(workers, data_dir, packs, tmp_path):
+def _copied(data_dir, tmp_path):
+    """Where a copy of the data lies, and a sampler that sees it."""
     shutil.copytree(data_dir, tmp_path / "data")
     config = load_config("configs/subtask1/aimm_siamese.py").member
     config.data_dir = str(tmp_path / "data")
-    sampler = inputs.sampler_of(Run(config, tmp_path / "run"))
-    folder = builder.dataset_dir(config.data_dir, "subtask1")
+    return config.data_dir, inputs.sampler_of(Run(config, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_were_packed_anew_are_not_read_under_the_old_fingerprints(workers, data_dir, packs, tmp_path):
+    copy, sampler = _copied(data_dir, tmp_path)
+    folder = builder.dataset_dir(copy, "subtask1")
     shutil.rmtree(folder)
     shutil.copytree(builder.dataset_dir(packs["moved"], "subtask1"), folder)
-    batches = loader.host_batches(sampler, (config.data_dir, "subtask1"), 0, 4, workers=workers)
+    batches = loader.host_batches(sampler, (copy, "subtask1"), 0, 4, workers=workers)
     if workers:
         with pytest.raises(Exception, match="was packed anew while a run reads it"):
             list(batches)
@@ -69,16 +74,12 @@ def test_data_that_were_packed_anew_are_not_read_under_the_old_fingerprints(work
 @pytest.mark.parametrize("allowed", [0, 1000])
 def test_records_that_are_damaged_since_a_run_began_are_counted_too(allowed, workers, data_dir, tmp_path):
     """Seen: 127 images replaced by neighbours where none may be, while a copy was written over the data set."""
-    shutil.copytree(data_dir, tmp_path / "data")
-    config = load_config("configs/subtask1/aimm_siamese.py").member
-    config.data_dir = str(tmp_path / "data")
-    sampler = inputs.sampler_of(Run(config, tmp_path / "run"))
-    (path,) = builder.dataset_dir(config.data_dir, "subtask1").glob("*-train_generated.array_record*")
+    copy, sampler = _copied(data_dir, tmp_path)
+    (path,) = builder.dataset_dir(copy, "subtask1").glob("*-train_generated.array_record*")
     content = bytearray(path.read_bytes())
     content[len(content) // 4 : len(content) // 4 + 200] = bytes(200)
     path.write_bytes(content)
-    source = (config.data_dir, "subtask1")
-    batches = loader.host_batches(sampler, source, 0, 20, workers=workers, max_damaged=allowed)
+    batches = loader.host_batches(sampler, (copy, "subtask1"), 0, 20, workers=workers, max_damaged=allowed)
     if allowed:
         assert len(list(batches)) == 20
     else:
