@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fingerprint_jax import methods
-from fingerprint_jax.evaluation import decide
+from fingerprint_jax.evaluation import decide, lineage
 from fingerprint_jax.evaluation.results import NOTES, figures
 from fingerprint_jax.runs.config import config_hash, identity
 from fingerprint_jax.runs.run import Run
@@ -123,9 +123,9 @@ def kept_permutation(workdir: Path, split: str) -> dict:
     return known
 
 
-def lacks_refits(workdir: Path, split: str) -> bool:
+def lacks_refits(run: Run, split: str) -> bool:
     """Whether a run has no p on a split, and would have one by refits, which nobody has asked for yet."""
-    return "--refits=" in (kept_permutation(workdir, split).get("reason") or "")
+    return kept_permutation(run.workdir, split)["p"] is None and not lineage.unavailable(run, run.rows(split), refitted=True)
 
 
 def kept_notes(workdir: Path, split: str) -> list[str]:

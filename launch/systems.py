@@ -406,9 +406,9 @@ class Comparison:
 
     def _score(self, workdir: Path, split: str, data_dir: str = "", refits: int = 0) -> bool:
         """Scores a run where that is not done; whether it was not."""
+        run = methods.load(workdir, data_dir=data_dir)
         anew = not compare.finished(workdir, split, data_dir)
-        if anew := anew or bool(refits) and compare.lacks_refits(workdir, split):
-            run = methods.load(workdir, data_dir=data_dir)
+        if anew := anew or bool(refits) and compare.lacks_refits(run, split):
             self._share_features(run.config)
             found = score.evaluate(run, split, refits=refits)
             figure = found["metrics"]["scores"]["auc"] if self.task.membership else found["metrics"]["accuracy"]

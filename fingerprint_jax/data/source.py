@@ -183,10 +183,11 @@ class Source:
     def require_whole(self, max_damaged: int | None) -> None:
         """Raises ValueError where more records than these were damaged when they were read; None: any number may be."""
         if max_damaged is not None and len(self.damaged) > max_damaged:
-            rows = Rows.concatenate([self.rows(split) for split in self.splits])
+            ids = {split: self.damaged_ids(self.rows(split)) for split in self.splits}
+            where = "; ".join(f"in {split}: {some}" for split, some in ids.items() if some)
             raise ValueError(
-                f"{self.path}: {len(self.damaged)} damaged records, data.max_damaged={max_damaged} ({self.damaged_ids(rows)}): "
-                f"{builder.REMEDY}, copy it anew, or allow that neighbours replace them"
+                f"{self.path}: {len(self.damaged)} damaged records, data.max_damaged={max_damaged} ({where});"
+                " pack the data again, or allow that neighbours replace them"
             )
 
     def damaged_ids(self, rows: Rows) -> str:

@@ -96,12 +96,7 @@ class View:
                 raise ValueError("split sequestered is empty: set data.sequester to a share of the labelled rows")
         else:
             rows = self.source.rows(split)
-        found, allowed = len(self.source.damaged), self.config.data.max_damaged
-        if found > allowed:
-            raise ValueError(
-                f"{self.config.data_dir}: {found} damaged records, data.max_damaged={allowed} (in {split}:"
-                f" {self.source.damaged_ids(rows)}); pack the data again, or allow that neighbours replace them"
-            )
+        self.source.require_whole(self.config.data.max_damaged)
         return rows.take(rows.labels == int(label)) if label else rows
 
     @property
