@@ -21,6 +21,7 @@ each takes the next benchmark that no other makes. `pool.json` says what images 
 
 import json
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,24 @@ def cells(values: flags.FlagValues) -> list[Cell]:
     ]
 
 
+def in_turns(named: dict[str, Cell], made: Callable[[str, Cell], dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What is made of benchmarks by their names, and what is said of those that other processes are making.
+
+    These are tried again as long as another one was made here: they may be finished by then.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        before, taken = len(found), []
+        for name, cell in named.items():
+            if name not in found:
+                try:
+                    found[name] = made(name, cell)
+                except files.Held as held:
+                    taken.append(str(held))
+        if not taken or len(found) == before:
+            return found, taken
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this binary."""
     paths.define("real_dir", None, "The real images.", required=True, flag_values=values)
@@ -239,28 +258,23 @@ def main(values: flags.FlagValues) -> None:
         for cell in wanted:  # before any is trained
             kind.draw(real.rows("train"), cell.images, cell.config.seed)
         network = _network(values.network, output, real)
-    settings, found = {"count": values.count, "solver_steps": values.solver_steps}, {}
-    left = {cell.name(kind.KIND): cell for cell in wanted}
-    tried = 0
-    while left and tried != len(left):  # again, for another process can have finished one meanwhile
-        tried, taken = len(left), []
-        for name, cell in list(left.items()):
-            folder = output / name
-            folder.mkdir(exist_ok=True)
-            try:
-                with files.locked(folder / "lock", f"{folder}: %s makes this benchmark"):
-                    found[name] = make(kind, cell, folder, real, attacks, settings, network)
-            except files.Held as held:
-                taken.append(str(held))
-                continue
-            del left[name]
-            text = line(cell, found[name], attacks, network is not None)
-            print(names.printable(f"{name}: " + ", ".join(f"{column} {of}" for column, of in text.items())), flush=True)
-    if left:
+    settings, lines = {"count": values.count, "solver_steps": values.solver_steps}, {}
+
+    def made(name: str, cell: Cell) -> dict[str, Any]:
+        folder = output / name
+        folder.mkdir(exist_ok=True)
+        with files.locked(folder / "lock", f"{folder}: %s makes this benchmark"):
+            known = make(kind, cell, folder, real, attacks, settings, network)
+        lines[name] = line(cell, known, attacks, network is not None)
+        print(names.printable(f"{name}: " + ", ".join(f"{column} {of}" for column, of in lines[name].items())), flush=True)
+        return known
+
+    named = {cell.name(kind.KIND): cell for cell in wanted}
+    found, taken = in_turns(named, made)
+    if taken:
         print(names.printable("\n".join(taken)) + "\nThe last of them writes the table.")
         return
-    each = [(cell, found[cell.name(kind.KIND)]) for cell in wanted]
-    text = markdown([line(cell, known, attacks, network is not None) for cell, known in each])
+    each, text = [(cell, found[name]) for name, cell in named.items()], markdown([lines[name] for name in named])
     with files.locked(lock):
         (output / "shadow.json").unlink(missing_ok=True)
         if kind is members and len(attacks) > 1:
