@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.objectives import Step
 from benchmarks.timing import Peer, PeerError, ratios, rounds, spread, turns
 from configs import base, quickstart
+from configs.generators import flow
 from configs.subtask1 import aimm_siamese
 from fingerprint_jax import Config, backbones, methods
 from fingerprint_jax.data import loader, packing, phantom
@@ -34,7 +36,8 @@ from fingerprint_jax.data.sampler import Sampler
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import targets
-from fingerprint_jax.training import loop
+from fingerprint_jax.training import loop, sampling
+from fingerprint_jax.training.model import Model
 
 ROOT = Path(__file__).parents[1]
 NETS = ("siamese_cnn", "resnet18", "efficientnet_b0", "vit_small_patch16")
@@ -214,6 +217,51 @@ def training_row(bench: Bench, name: str, size: int, dtype: str) -> dict:
     for side, compiled in (("PyTorch, eager", False), ("PyTorch, torch.compile", True)):
         makers[side] = bench.theirs(batch, compiled=compiled, **request)
     return {"about": f"{pixels} px, batch {batch}, {dtype}", "lines": bench.compare("images/s", makers)}
+
+
+def _flow(bench: Bench) -> tuple[Config, int, dict]:
+    """The config of a generator, the pixels of its images, and the peer's request for the same network on as many images."""
+    name, size, batch = ("unet_base", 64, 64) if bench.gpu else ("unet_small", 32, 32)
+    config = flow.get_config("members")
+    config.backbone.name = name = "unet_tiny" if bench.quick else name
+    size, batch = (16, 4) if bench.quick else (size, batch)
+    config.data.streams = ConfigDict({"real:1": batch})
+    config.num_steps = config.eval_every = config.checkpoint_every = 1
+    net = Model(config, 2, (size, size, 1)).init(jax.random.key(0))
+    parameters = sum(array.size for array in jax.tree.leaves(net["params"]))
+    return config, size, {"kind": "flow", "size": size, "batch": batch, "parameters": parameters, **backbones.variants()[name][1]}
+
+
+def flow_row(bench: Bench) -> dict:
+    """(b) Training images a second of a generator by rectified flow, with clipping and averaged weights."""
+    config, size, request = _flow(bench)
+    makers = {"ours": ours(config, size), "PyTorch, eager": bench.theirs(request["batch"], **request)}
+    about = f"{config.backbone.name}, {size} px, batch {request['batch']}, float32"
+    return {"about": about, "lines": bench.compare("images/s", makers)}
+
+
+def sampling_row(bench: Bench) -> dict:
+    """(b) Images a second that a generator makes, by 25 steps of Heun's method, on the host in the end."""
+    config, size, request = _flow(bench)
+    config.data_dir = bench.data(size, 100, "subtask1")[1]
+    batch = request["batch"]
+
+    def make() -> Side:
+        run = Run(config, tempfile.mkdtemp(dir=bench.folder))
+        with methods.fitting(run):
+            loop.train(run, lambda state: {})
+        sampler, labels = sampling.Sampler(run, 0), np.full(batch, -1)
+
+        def seconds(count: int) -> float:
+            begin = time.perf_counter()
+            for i in range(count):
+                np.asarray(sampler(np.arange(i * batch, (i + 1) * batch), labels))
+            return time.perf_counter() - begin
+
+        return Side(seconds, batch)
+
+    makers = {"ours": make, "PyTorch, eager": bench.theirs(batch, steps=25, **request)}
+    return {"about": f"{config.backbone.name}, {size} px, {batch} at a time, float32", "lines": bench.compare("images/s", makers)}
 
 
 def pairs_row(bench: Bench) -> dict:
@@ -425,6 +473,8 @@ ROWS = {
     **_training(64, "float32"),
     **_training(64, "bfloat16"),
     **_training(256, "bfloat16", "gpu"),
+    "generator/training": Row(flow_row),
+    "generator/sampling": Row(sampling_row),
     "loop": Row(loop_row),
     "dispatch": Row(dispatch_row),
     "pairs": Row(pairs_row),

@@ -12,6 +12,7 @@ cores. Needs torch, timm and Pillow, not JAX.
 
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -121,6 +122,150 @@ def siamese(size: int, pairs: int, compiled: bool = False, dtype: str = "float32
     return step
 
 
+class Block(nn.Module):
+    """A residual block of backbones/unet.py, scaled and shifted by the embedding."""
+
+    def __init__(self, channels: int, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = groups(channels), conv(channels, width, 3)
+        self.condition = nn.Linear(embedding, 2 * width)
+        self.norm2, self.conv2 = groups(width), conv(width, width, 3)
+        self.shortcut = conv(channels, width, 1) if channels != width else nn.Identity()
+
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """The map after the block."""
+        scale, shift = self.condition(nn.functional.silu(embedding))[..., None, None].chunk(2, 1)
+        y = self.norm2(self.conv1(nn.functional.silu(self.norm1(x))))
+        return self.shortcut(x) + self.conv2(nn.functional.silu(y * (1 + scale) + shift))
+
+
+class Attend(nn.Module):
+    """Self-attention of all places of a map."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm, self.qkv, self.proj = heads, groups(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The map after attention."""
+        n, width, h, w = x.shape
+        tokens = self.qkv(self.norm(x).flatten(2).transpose(1, 2)).reshape(n, h * w, 3, self.heads, width // self.heads)
+        found = nn.functional.scaled_dot_product_attention(*tokens.permute(2, 0, 3, 1, 4))
+        return x + self.proj(found.transpose(1, 2).reshape(n, h * w, width)).transpose(1, 2).reshape(x.shape)
+
+
+def groups(width: int) -> nn.GroupNorm:
+    """Group normalisation as backbones/unet.py has it."""
+    return nn.GroupNorm(math.gcd(width // 4, 32), width)
+
+
+def conv(channels: int, width: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias, padded as ours."""
+    return nn.Conv2d(channels, width, size, stride, size // 2, bias=False)
+
+
+class UNet(nn.Module):
+    """The network of backbones/unet.py with the last convolution of a generator: images [N,1,H,W], times [N] -> [N,1,H,W]."""
+
+    def __init__(self, widths: list[int], blocks: int, attended: int, heads: int) -> None:
+        super().__init__()
+        first, last, count = widths[0], widths[-1], len(widths)
+        embedding = 4 * first
+        self.time1, self.time2 = nn.Linear(first, embedding), nn.Linear(embedding, embedding)
+        self.register_buffer("frequencies", 1000 * torch.exp(-math.log(10_000) * torch.arange(first // 2) / (first // 2)))
+
+        def level(channels: list[int], i: int) -> nn.ModuleList:
+            attends = i >= count - attended
+            pairs = [[Block(each, widths[i], embedding), *([Attend(widths[i], heads)] if attends else [])] for each in channels]
+            return nn.ModuleList(nn.ModuleList(pair) for pair in pairs)
+
+        self.stem, skips, wide = conv(1, first, 3), [first], first
+        self.downs, self.halves = nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(widths):
+            if i:
+                self.halves.append(conv(wide, wide, 3, 2))
+                skips.append(wide)
+            self.downs.append(level([wide] + [width] * (blocks - 1), i))
+            skips += [width] * blocks
+            wide = width
+        self.middle = nn.ModuleList([Block(last, last, embedding), Attend(last, heads), Block(last, last, embedding)])
+        self.ups, self.doubles = nn.ModuleList(), nn.ModuleList()
+        for i in reversed(range(count)):
+            joined = []
+            for _ in range(blocks + 1):
+                joined.append(wide + skips.pop())
+                wide = widths[i]
+            self.ups.append(level(joined, i))
+            if i:
+                self.doubles.append(conv(wide, wide, 3))
+        self.norm, self.last = groups(first), nn.Conv2d(first, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """The velocity."""
+        angles = time[:, None] * self.frequencies
+        embedding = self.time2(nn.functional.silu(self.time1(torch.cat([angles.cos(), angles.sin()], 1))))
+
+        def through(pair: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+            x = pair[0](x, embedding)
+            return pair[1](x) if len(pair) > 1 else x
+
+        x = self.stem(x)
+        skips = [x]
+        for i, level in enumerate(self.downs):
+            if i:
+                x = self.halves[i - 1](x)
+                skips.append(x)
+            for pair in level:
+                x = through(pair, x)
+                skips.append(x)
+        x = self.middle[2](self.middle[1](self.middle[0](x, embedding)), embedding)
+        for i, level in enumerate(self.ups):
+            if i:
+                x = self.doubles[i - 1](nn.functional.interpolate(x, scale_factor=2))
+            for pair in level:
+                x = through(pair, torch.cat([x, skips.pop()], 1))
+        return self.last(nn.functional.silu(self.norm(x)))
+
+
+def flow(
+    size: int, batch: int, widths: list[int], blocks: int, attended: int, heads: int, parameters: int, steps: int = 0
+) -> Callable[[], None]:
+    """One step of rectified flow with Adam and averaged weights; `steps`: the batch is made by so many of Heun's method instead.
+
+    `parameters` is how many ours has: another network is an error.
+    """
+    net = UNet(widths, blocks, attended, heads).to(DEVICE).to(memory_format=torch.channels_last)
+    if (count := sum(p.numel() for p in net.parameters())) != parameters:
+        raise ValueError(f"the peer has {count} parameters, ours {parameters}: another network")
+    images = (torch.rand(batch, 1, size, size, device=DEVICE) * 2 - 1).contiguous(memory_format=torch.channels_last)
+
+    def made() -> None:
+        with torch.inference_mode():
+            x = torch.randn_like(images)
+            for i in range(steps):
+                here, ahead = (torch.full((batch,), k / steps, device=DEVICE) for k in (i, i + 1))
+                first = net(x, here)
+                x = x + (first + net(x + first / steps, ahead)) / (2 * steps)
+
+    if steps:
+        net.eval()
+        return made
+    optimizer = torch.optim.Adam(net.parameters(), 1e-4, fused=True)
+    averaged = [p.detach().clone() for p in net.parameters()]
+
+    def step() -> None:
+        z, time = torch.randn_like(images), torch.randn(batch, device=DEVICE).sigmoid()
+        t = time[:, None, None, None]
+        loss = nn.functional.mse_loss(net((1 - t) * z + t * images, time), images - z)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(averaged, [p.detach() for p in net.parameters()], 1e-3)
+
+    return step
+
+
 class Folder(Dataset):
     """The PNG files below a folder as uint8 [1,H,W], and the number of the class folder."""
 
@@ -149,7 +294,7 @@ def loader(folder: str, batch: int, workers: int) -> Callable[[], None]:
     return epoch
 
 
-KINDS = {"classifier": classifier, "siamese": siamese, "loader": loader}
+KINDS = {"classifier": classifier, "siamese": siamese, "flow": flow, "loader": loader}
 
 
 def answer(request: dict, made: dict) -> dict:
