@@ -20,6 +20,7 @@ import jax
 from absl import app, flags
 from ml_collections.config_dict import config_dict
 
+import fingerprint_jax
 from fingerprint_jax.runtime import distributed, environment, names
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, Preempted
 
@@ -83,9 +84,12 @@ def run(
     With `devices` JAX's devices are asked for before `main`; a binary that can be one of several processes leaves that to
     `distributed.initialize`.
 
-    Exit status 1 for a ValueError, OSError, FloatingPointError or MemoryError, RUN_AGAIN for a Preempted. One process of several
-    ends all.
+    `--version` alone prints the version. Exit status 1 for a ValueError, OSError, FloatingPointError or MemoryError, RUN_AGAIN for
+    a Preempted. One process of several ends all.
     """
+    if sys.argv[1:] == ["--version"]:
+        print(f"fingerprint_jax {fingerprint_jax.__version__}")
+        return
     others = set(flags.FLAGS)
     define_flags(flags.FLAGS)
     for flag in set(flags.FLAGS) - others:  # --help shows those of the main module, wherever they are defined

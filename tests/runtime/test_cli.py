@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from unittest import mock
 
 import pytest
@@ -192,6 +193,12 @@ def test_help_and_lists_need_no_device(tmp_path):
     for binary, given in (("fingerprint_jax.main", ["--help"]), ("launch.sweep", [QUICKSTART, f"--output={tmp_path}"])):
         done = subprocess.run([sys.executable, "-m", binary, *given], cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.stdout and "error" not in done.stderr
+
+
+def test_the_version_is_that_of_the_package(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["main", "--version"])
+    cli.run("main", main.define_flags, main.main)
+    assert capsys.readouterr().out == f"fingerprint_jax {metadata.version('fingerprint_jax')}\n"
 
 
 def test_a_missing_flag_is_named_with_what_it_is():
