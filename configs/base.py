@@ -1,5 +1,6 @@
 """Every default, one comment a line. An experiment changes what it needs and calls `finish`."""
 
+import copy
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -39,6 +40,7 @@ def gradient(task: str) -> Config:
     c.log_every = 20  # steps between lines of metrics
     c.steps_per_dispatch = 1  # steps in one compiled program; it divides num_steps and both intervals above
     c.best = ""  # what `--step=best` means, `max:accuracy`, `max:auc` ...; empty: the latest
+    c.patience = 0  # evaluations in a row without a better `best` after which the training ends before num_steps; 0: it never does
     c.eval_batch = 128  # images a step of prediction
     c.data.streams = ConfigDict({"generated": 32})  # images a step from train_<name> (images: the split itself) or <name>:<label>
     c.data.balanced = True  # each label of a stream equally often
@@ -207,10 +209,21 @@ def finish(c: Config, variant: str, own: tuple[str, ...] = ()) -> Config:
     The config has applied those that are its `own`.
     """
     names.check("variant", variant, ("", "smoke", *own))
+    _separate(c, set())
     plugins.trust(plugins.packages(c))  # a config file is what a command line names
     if variant == "smoke":
         _smoke(c)
     return c
+
+
+def _separate(c: Config, seen: set[int]) -> None:
+    """Gives each section its own fields, where a config has one object in two places: a flag for one would change the other."""
+    for name, value in list(c.items()):
+        if isinstance(value, ConfigDict):
+            if id(value) in seen:
+                value = c[name] = copy.deepcopy(value)
+            seen.add(id(value))
+            _separate(value, seen)
 
 
 def _smoke(c: Config) -> None:

@@ -48,6 +48,9 @@ def main(values: flags.FlagValues) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("pack: error: terminated, nothing was written"))
     if wrong := [entry for entry in values.map if not all(entry.partition("="))]:
         raise ValueError(f"--map={wrong[0]}: expected NAME=DIR")
+    named = [entry.partition("=")[0] for entry in values.map]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise ValueError(f"--map names {twice[0]} twice: give one folder of each name")
     try:
         packing.pack(
             values.task,

@@ -96,7 +96,7 @@ def make(
         files.write_text(path, json.dumps(known, indent=1))
         with tables.anew():  # whoever had the folder can have put anything there
             known |= kind.build(cell, folder, real, **settings)
-        known["truth"] = _truth(kind, folder)
+        known |= {"truth": _truth(kind, folder), "data": _contents(kind, folder)}
         files.write_text(path, json.dumps(known, indent=1))
     if network is not None:
         (identity,) = methods.checkpoints(network.workdir, methods.state(network)).values()
@@ -113,6 +113,8 @@ def make(
                 pool.verified(open_source(str(data_dir), kind.TASK), path)
             if "truth" in known and known["truth"] != _truth(kind, folder):  # those of before do not say it
                 raise ValueError(f"{folder}: the labels in truth.csv are others than those that were made: {pool.OTHER}")
+            if "data" in known and known["data"] != _contents(kind, folder):
+                raise ValueError(f"{folder}: its data are others than those that were made: put them back, or {pool.OTHER}")
             with tables.anew():
                 found = kind.attacked(config, folder / "attacks" / f"{name}-{code_hash(config)}", folder)
             known["attacks"][name] = {"config": code_hash(config), **found}
@@ -123,6 +125,11 @@ def make(
 def _truth(kind: types.ModuleType, folder: Path) -> list[str]:
     """The digest of each `truth.csv` of a benchmark."""
     return [files.digest(data_dir.with_name("images") / "truth.csv") for data_dir in kind.data(folder)]
+
+
+def _contents(kind: types.ModuleType, folder: Path) -> list[dict[str, str]]:
+    """The fingerprints of each packed data set of a benchmark."""
+    return [open_source(str(data_dir), kind.TASK).fingerprints for data_dir in kind.data(folder)]
 
 
 def line(cell: Cell, found: dict[str, Any], attacks: dict[str, Config], likeness: bool) -> dict[str, str]:

@@ -33,6 +33,12 @@ class Scored:
     notes: Sequence[str] = ()  # what `evaluate` says of the split: why its figures may be too good, or need the images beforehand
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)  # of what it was scored on, and of what it began with
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # its identity
+    membership: bool = True  # column 0 of the scores is that of class 1; else there is a column a class
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Of two classes the score of the second: [N]."""
+        return self.scores[:, 0 if self.membership else 1]
 
     @staticmethod
     def load(workdir: Path, split: str, data_dir: str = "") -> "Scored":
@@ -44,6 +50,7 @@ class Scored:
         groups = rows.groups if len(np.unique(rows.groups)) < len(rows) else None
         decided = decide.decide(run, split, predictions)
         of = {"notes": kept_notes(workdir, split), "fingerprints": run.fingerprints | _begun(run), "config": identity(run.config)}
+        of["membership"] = run.task.membership
         return Scored(rows.ids, rows.labels, decided, predictions.scores, groups, run.source.num_classes, **of)
 
     def figure(self, name: str) -> tuple[float | None, list]:
@@ -53,13 +60,13 @@ class Scored:
             return found[name], found["intervals"][name]
         if self.num_classes != 2:
             raise ValueError(f"--figure=auc is of two classes, this task has {self.num_classes}: use accuracy or cohen_kappa")
-        value = score_metrics.auc(self.labels, self.scores[:, 0])
-        return value, [None, None] if value is None else score_metrics.auc_interval(self.labels, self.scores[:, 0], self.groups)
+        value = score_metrics.auc(self.labels, self.positive)
+        return value, [None, None] if value is None else score_metrics.auc_interval(self.labels, self.positive, self.groups)
 
     def difference(self, other: "Scored", name: str) -> dict:
         """{difference: self - other, interval} from resamples of the images that both sides share."""
         if name == "auc":
-            return score_metrics.paired_auc(self.labels, self.scores[:, 0], other.scores[:, 0], self.groups)
+            return score_metrics.paired_auc(self.labels, self.positive, other.positive, self.groups)
         return metrics.paired_difference(self.labels, self.predicted, other.predicted, self.num_classes, self.groups)[name]
 
     def same_images(self, other: "Scored") -> bool:

@@ -26,6 +26,8 @@ def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, 
         costs = [read(c.workdir(data, row, choice["learning_rate"], seed) / "cost.json") for seed in seeds]
         if known := [cost["processor_s"] for cost in costs if cost]:
             out["processor_minutes"] = statistics.median(known) / 60
+            if not all(cost.get("whole", True) for cost in costs if cost):  # older ones do not say it
+                notes.append("its processor minutes are more: what was spent before a kill is not among them")
     if before := read(c.folder(data, row) / "choice.json"):
         others = {seed: c.another(data, row, before["learning_rate"], seed) for seed in c.seeds}
         anew = "give that, or move its folder away and run this row"

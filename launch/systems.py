@@ -202,11 +202,11 @@ class Comparison:
                 found = {"network": run.config.backbone.name, "parameters": parameters, "processor_s": spent}
             else:
                 found = {"network": run.config.features.name, "parameters": None, "processor_s": None}
-            files.write_text(path, json.dumps(found | {"of": self.made_of(data, row)}))
+            files.write_text(path, json.dumps(found | {"of": self._of(data, row, path.name)}))
         return found
 
     def made_of(self, data: str, row: Row) -> str:
-        """A digest of what the steps and the learning rate of a row hang on: its config, the data, and the row that it uses."""
+        """A digest of what the steps and the learning rate of a row hang on, without the minutes: config, data, what it uses."""
         known = [code_hash(self.configs[row.name]), open_source(self.data_dir(data), self.task.name).fingerprints, self.rates]
         used = self.made_of(data, self.row(row.uses[1])) if row.uses else ""
         return hashlib.sha256(json.dumps([*known, self.seeds[0], used], sort_keys=True).encode()).hexdigest()[:16]
@@ -216,9 +216,13 @@ class Comparison:
         if not (known := read(self.folder(data, row) / name)) or "of" not in known:  # as older ones
             return known
         try:
-            return known if known["of"] == self.made_of(data, row) else {}
+            return known if known["of"] == self._of(data, row, name) else {}
         except ValueError:  # the data are gone
             return known
+
+    def _of(self, data: str, row: Row, name: str) -> str:
+        """What `calibration.json` or `choice.json` of a row is of: a learning rate is chosen among trainings of so many minutes."""
+        return self.made_of(data, row) + (f", {self.minutes:g} minutes" if name == "choice.json" and row.networks else "")
 
     def steps(self, data: str, row: Row) -> int:
         """Steps of each network of a row, so that together they take `minutes`."""
@@ -246,15 +250,21 @@ class Comparison:
             inner.features.cache_dir = str(self.output.absolute() / "features")
 
     def fit(self, data: str, row: Row, rate: float | None, seed: int) -> Path:
-        """Trains a run, or goes on with it. `cost.json` has what it took, without what a kill has cut off."""
+        """Trains a run, or goes on with it. `cost.json` has what it took, `whole` unless a kill has cut off some of that."""
         workdir, config = self.workdir(data, row, rate, seed), self.config(data, row, rate, seed)
         finished, begin = (workdir / "done").exists(), time.process_time()
+        known = read(workdir / "cost.json")
+        # Not for the first start, which makes the folder: a kill before its first checkpoint leaves a run without a cost.
+        whole = known.get("whole", not (workdir / "provenance.json").exists() or bool(known))
+        run = Run(config, workdir)
         try:
-            methods.fit(Run(config, workdir))
+            if known and not finished:
+                files.write_text(workdir / "cost.json", json.dumps(known | {"whole": False}))
+            methods.fit(run)
         finally:
             if not finished:
-                spent = read(workdir / "cost.json").get("processor_s", 0.0) + time.process_time() - begin
-                files.write_text(workdir / "cost.json", json.dumps({"processor_s": spent}))
+                spent = known.get("processor_s", 0.0) + time.process_time() - begin
+                files.write_text(workdir / "cost.json", json.dumps({"processor_s": spent, "whole": whole}))
         return workdir
 
     def choose(self, data: str, row: Row) -> float | None:
@@ -284,7 +294,7 @@ class Comparison:
                 raise FloatingPointError(f"row {row.name}: no learning rate of {', '.join(map(str, self.rates))} ends well")
             chosen = max(valid, key=lambda rate: valid[rate])
         content = {"learning_rate": chosen, "valid": {f"{r:g}": value for r, value in valid.items()}}
-        files.write_text(path, json.dumps(content | {"of": self.made_of(data, row)}))
+        files.write_text(path, json.dumps(content | {"of": self._of(data, row, path.name)}))
         return chosen
 
     def scored(self, data: str, row: Row, split: str = "heldout", other: str = "") -> dict[int, Scored]:
@@ -428,6 +438,8 @@ class Comparison:
         for kind in self.kinds:
             last = self.data_dir("other_run" if kind == "phantom_runs" else kind)
             folder = Path(self.controls) / kind
+            if folder.is_symlink():
+                raise ValueError(f"{folder} is a link, and nothing is written through one: give another --controls")
             path, phantoms = folder / "source.json", kind == "phantom_runs"  # which are of no data set
             of: dict[str, Any] = {"fingerprints": {} if phantoms else made_from}
             if not (builder.dataset_dir(last, self.task.name) / "summary.json").exists():

@@ -251,6 +251,13 @@ WITHOUT_PRIVILEGES = """if True:
 """
 
 
+def packed(data_dir, *arguments):
+    values = flags.FlagValues()
+    pack.define_flags(values)
+    values(["pack", f"--data_dir={data_dir}", *arguments])
+    pack.main(values)
+
+
 def binary(*arguments):
     """The binary in a process of its own, which file modes bind even for root."""
     command = [sys.executable, "-c", WITHOUT_PRIVILEGES, *arguments]
@@ -857,3 +864,43 @@ def test_real_images(tmp_path):
         buffer = io.BytesIO()
         image.save(buffer, "PPM")
     assert buffer.getvalue().endswith(records["slice_0001"][2].tobytes())
+
+
+def test_a_folder_that_is_a_link_is_not_followed(tmp_path):
+    """Whoever handed over the folders may have put one there; what the command line names may be one."""
+    subtask1(tmp_path)
+    mine = tmp_path / "train" / "real_used"
+    mine.rename(tmp_path / "mine")
+    mine.symlink_to(tmp_path / "mine")
+    place = ["--task=subtask1", f"--train_dir={tmp_path}/train"]
+    with pytest.raises(ValueError, match=r"train/real_used is a link that leaves \S+/train, .*give --map real_used=DIR$"):
+        packed(tmp_path / "data", *place)
+    packed(tmp_path / "data", *place, "--map", f"real_used={tmp_path}/train/real_used")
+    (tmp_path / "classes").mkdir()
+    (classes(tmp_path / "others") / "b").rename(tmp_path / "b")
+    for name in "ab":
+        (tmp_path / "classes" / name).symlink_to(tmp_path / name if name == "b" else tmp_path / "others" / "a")
+    with pytest.raises(ValueError, match=r"classes/a is a link that leaves \S+/classes, and is not followed$"):
+        packed(tmp_path / "data", "--task=images", f"--train_dir={tmp_path}/classes")
+    packed(tmp_path / "data", "--task=images", f"--train_dir={tmp_path}/others", f"--test_dir={tmp_path}/others")
+
+
+@pytest.mark.parametrize("name", ["fingerprint", "fingerprint/images"])
+def test_nothing_is_packed_through_a_link(name, tmp_path):
+    root = classes(tmp_path / "i")
+    packed(tmp_path / "keep", "--task=images", f"--train_dir={root}")
+    before = {path: path.read_bytes() for path in (tmp_path / "keep").rglob("*") if path.is_file()}
+    (tmp_path / "data" / name).parent.mkdir(parents=True)
+    (tmp_path / "data" / name).symlink_to(tmp_path / "keep" / name)
+    for given in ([], ["--overwrite"]):
+        with pytest.raises(ValueError, match=f"data/{name} is a link, and nothing is written through one: give another --data_dir"):
+            packed(tmp_path / "data", "--task=images", f"--train_dir={root}", *given)
+    assert {path: path.read_bytes() for path in (tmp_path / "keep").rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_is_named_twice_is_refused(tmp_path):
+    subtask1(tmp_path)
+    place = ["--task=subtask1", f"--train_dir={tmp_path}/train"]
+    twice = [flag for name in ("train", "test") for flag in ("--map", f"generated={tmp_path}/{name}/generated")]
+    with pytest.raises(ValueError, match="--map names generated twice: give one folder of each name"):
+        packed(tmp_path / "data", *place, *twice)

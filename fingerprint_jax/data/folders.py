@@ -94,6 +94,9 @@ def _official(task: Task, train: Path, test_dir: str | Path, mapped: dict[str, s
             continue
         places = [(Path(test_dir) if each.in_test else train) / place for place in each.places]
         default = next((path for path in places if path.is_dir()), places[0])
+        if each.name not in mapped:
+            root = Path(test_dir) if each.in_test else train
+            _refuse_link(default, root, f"; to read it all the same give --map {each.name}=DIR")
         folders.append(Folder(each.name, Path(mapped.get(each.name, default)), each.split, each.label, each.prefix))
     return folders
 
@@ -116,8 +119,16 @@ def _class_folders(train: Path, test_dir: str | Path, flat: bool) -> list[Folder
             raise ValueError(f"{root}: class folders {found}, of which two have one name but for blanks or the Unicode form")
         if {normal_form(name) for name in found} - label.keys():
             raise ValueError(f"{root}: class folders {found}, expected {names}")
+        for name in found:
+            _refuse_link(root / name, root)
         folders += [Folder(n, root / n, split, label[normal_form(n)], f"{n}/") for n in found]
     return folders
+
+
+def _refuse_link(path: Path, root: Path, instead: str = "") -> None:
+    """Raises ValueError where a folder below one that the user names is, or lies behind, a link that leaves that."""
+    if path.is_dir() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"{path} is a link that leaves {root}, and is not followed{instead}")
 
 
 def _instead(task: Task, train_dir: str, test_dir: str, mapped: dict[str, str]) -> str:

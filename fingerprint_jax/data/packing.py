@@ -78,6 +78,9 @@ def _require_place(target: Path, overwrite: bool) -> None:
     path = str(target.absolute())  # the writer of records takes text
     if path.encode(errors="ignore").decode() != path:
         raise ValueError(f"{target} has bytes that are no UTF-8: give another --data_dir, or a symbolic link to it")
+    for path in (target.parent, target.parent.parent):  # a folder of data can be somebody else's
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and nothing is written through one: give another --data_dir")
     if target.exists() and not overwrite:
         raise ValueError(f"{target} is there already: give --overwrite to replace it, or another --data_dir")
     if target.is_symlink() or target.exists() and not target.is_dir():

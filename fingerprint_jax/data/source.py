@@ -224,16 +224,18 @@ class Source:
     def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]], rows: Rows, name: str = "") -> dict[str, np.ndarray]:
         """The arrays of an npz file, made from images of these rows, the array `name` among them where one is needed.
 
-        Where it is missing or damaged they are computed, and written. The splits of the rows are compared with their fingerprints
-        before: the file goes by these, and others may find it. Raises ValueError as `verify`.
+        Where it is missing, damaged or another one under its name they are computed, and written. The splits of the rows are
+        compared with their fingerprints before: the file goes by these, and others may find it. Raises ValueError as `verify`.
         """
-        found = distributed.first(lambda: tables.read_arrays(path))
+        found, of = distributed.first(lambda: tables.read_arrays(path)), np.frombuffer(path.name.encode(), np.uint8)
+        if found is not None and not np.array_equal(found.pop("of", of[:0]), of):
+            found = None
         if found is None or (name and name not in found) or any(x.shape[:1] != (len(rows),) for x in found.values()):
             owners = np.unique(np.searchsorted(self._offsets, rows.index, side="right") - 1)
             distributed.first(lambda: self.verify((), [self.splits[position] for position in owners]))
             found = compute()
             if not self.damaged:  # what stands in for a damaged record may be there again tomorrow
-                tables.write_arrays(path, found)
+                tables.write_arrays(path, found | {"of": of})
         return found
 
     def _replacement(self, damaged: int) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Scores to labels: a decision never learns from the rows that it decides about."""
 
-import dataclasses
-
 import numpy as np
 
 from fingerprint_jax import methods
@@ -18,9 +16,6 @@ def decide(run: Run, split: str, predictions: Predictions) -> np.ndarray:
     function = decisions.get(decision.name)
     params = decision.params.to_dict()
     decisions.check(decision, run.task.membership)
-    if function is decisions.argmax and predictions.scores.shape[1] == 1 and not run.task.membership:
-        # One column stands for two classes, the second where it is above 0.
-        predictions = dataclasses.replace(predictions, scores=np.concatenate([-predictions.scores, predictions.scores], axis=1))
     if not decision.known:
         return function(predictions.scores, None, None, **params)
     own = run.own  # scored on other data, a run still decides by what it learned on its own

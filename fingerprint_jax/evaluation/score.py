@@ -75,7 +75,7 @@ def evaluate(
         "transductive": transductive(run.config),
         "in_sample": in_sample(run, split),
         "unfinished": methods.unfinished(run, state),
-        "predictions": str(run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"),
+        "predictions": str(run.place / "predictions" / f"{split.replace(':', '-')}.csv"),
         "computed_by": predictions.by,
     }
     if (rows.labels >= 0).all():

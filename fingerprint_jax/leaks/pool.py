@@ -55,7 +55,10 @@ def pack(real: Path, groups: str, output: Path, now: dict[str, int | str], flag:
         if changed := [name for name in FIELDS if known[name] != now[name]]:
             name, value = {"image_size": ("image_size", size), "real_dir": (flag, real), "groups": ("groups", groups)}[changed[0]]
             raise ValueError(f"--{name}={value}: {output} is of {was[changed[0]]}: give those, or another --output")
-        return open_source(str(output / "pool"), "images")
+        source = open_source(str(output / "pool"), "images")
+        if known.get("packed", source.fingerprints["train"]) != source.fingerprints["train"]:  # older ones do not say it
+            raise ValueError(f"{output / 'pool'} has other images than were packed there: put those back, or {OTHER}")
+        return source
     files.write_text(record, json.dumps(now, indent=1))  # before there is anything that it could be wrong about
     with tempfile.TemporaryDirectory() as temporary:
         labels = "" if folders.class_names(real) else Path(temporary) / "labels.csv"
@@ -64,7 +67,9 @@ def pack(real: Path, groups: str, output: Path, now: dict[str, int | str], flag:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerows([["id", "label"], *([each.id, "real"] for each in found_in(real, groups))])
         packing.pack("images", output / "pool", real, groups=groups, labels=labels, image_size=size)
-    return open_source(str(output / "pool"), "images")
+    source = open_source(str(output / "pool"), "images")
+    files.write_text(record, json.dumps(now | {"packed": source.fingerprints["train"]}, indent=1))
+    return source
 
 
 def verified(source: Source, made: Path) -> Source:

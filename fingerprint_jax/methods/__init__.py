@@ -172,7 +172,7 @@ def _unfinished(network: Run, used: int) -> str:
     """Why the checkpoint `used` of a network is not that of a whole training; '' where it is."""
     if network.followed:
         return ""
-    place, steps, best = network.workdir, network.config.num_steps, network.best_step
+    place, steps, best = network.workdir, network.steps, network.best_step
     last = max(checkpoint.steps(place), default=0)
     if not network.done:
         return f"{place}: the training is not finished: step {last:,} of {steps:,}"
@@ -272,7 +272,7 @@ def predict(run: Run, split: str) -> Predictions:
     run.require_classes()
     run.require_gallery()
     if run.labels is not None:
-        return get(run.config.method).predict(run, split)
+        return _predicted(run, split)
     found = state(run)
     meta = {
         "state": found,
@@ -280,7 +280,7 @@ def predict(run: Run, split: str) -> Predictions:
         "config": config_hash(run.config),
         "fingerprints": run.fingerprints,
     }
-    path = run.workdir / "predictions" / f"{split.replace(':', '-')}.csv"
+    path = run.place / "predictions" / f"{split.replace(':', '-')}.csv"
     _require_undamaged(run, split)
 
     now = {name: environment.code()[name] for name in ("fingerprint_jax", "commit")}
@@ -307,7 +307,7 @@ def predict(run: Run, split: str) -> Predictions:
     if table := distributed.first(read):
         return Predictions(**table)
     distributed.first(run.refuse_links)
-    predictions = get(run.config.method).predict(run, split)
+    predictions = _predicted(run, split)
     _require_undamaged(run, split)  # since they were looked at
     # float32, as in the table, so that the first reading and every later one are equal; to the last bit on all processes too,
     # since what they do next may hang on it.
@@ -323,15 +323,26 @@ def predict(run: Run, split: str) -> Predictions:
     return predictions
 
 
+def _predicted(run: Run, split: str) -> Predictions:
+    predictions = get(run.config.method).predict(run, split)
+    return dataclasses.replace(predictions, scores=by_class(run, predictions.scores))
+
+
+def by_class(run: Run, scores: np.ndarray) -> np.ndarray:
+    """A score a class: one column that stands for two classes, the second where it is above 0, becomes two; not of membership."""
+    if run.task.membership or scores.shape[1] != 1 or run.source.num_classes != 2:
+        return scores
+    return np.concatenate([-scores, scores], axis=1)
+
+
 def _require_undamaged(run: Run, split: str) -> None:
     if damaged := run.source.damaged_ids(run.rows(split)):
         raise ValueError(f"split {split}: damaged records are not scored: {damaged}; pack the data again")
 
 
 def _fits(run: Run, scores: np.ndarray) -> bool:
-    """Whether there is a score a class, of two classes also one alone; of membership there may be more."""
-    width, classes = scores.shape[1], run.source.num_classes
-    return width > 0 if run.task.membership else width == classes or (width, classes) == (1, 2)
+    """Whether there is a score a class; of membership there is one or more."""
+    return scores.shape[1] > 0 if run.task.membership else scores.shape[1] == run.source.num_classes
 
 
 def check(run: Run) -> None:

@@ -42,7 +42,7 @@ def encoder(run: Run) -> Run | None:
         return None
     features.get("pixels", enhance=options.enhance)  # an unknown filter is named before anything is trained
     if options.run:
-        source = methods.load(options.run, field="features.run")
+        source = methods.load(options.run, field="features.run").kept_by(run)
         if source.config.task == run.config.task:  # a network of another task was trained on data of its own
             source.config.data_dir = run.config.data_dir
         if source.config.method != "gradient":
@@ -209,11 +209,11 @@ def _features(run: Run, rows: Rows) -> np.ndarray:
     c, source, options = run.config.features, encoder(run), of_images(run.config)
     name = options.pop("name")
     # Whoever wants nothing that is kept does not write where a config leads, either.
-    cache = Path(c.cache_dir) if c.cache_dir and not tables.all_anew() else run.outermost / "features"
+    cache = Path(c.cache_dir) if c.cache_dir and not tables.all_anew() else run.shared_place / "features"
     if source and methods.reads(source.config, run.target):
-        found = network_features.features(source, rows, c.output, run.workdir / "features", run.source, c.enhance)
+        found = network_features.features(source, rows, c.output, run.place / "features", run.source, c.enhance)
     elif source:
-        folder = run.outermost / "features"
+        folder = run.shared_place / "features"
         found = _of_splits(
             run, rows, lambda whole: network_features.features(source, whole, c.output, folder, run.source, c.enhance)
         )

@@ -30,7 +30,7 @@ def members(run: Run) -> list[tuple[int, Run]]:
     """(fold, member) of each member; fold -1 where a member holds out what the ensemble holds out, or nothing."""
     e, data = run.config.ensemble, run.config.data
     if e.runs:
-        return [(-1, methods.load(path, data_dir=run.config.data_dir, field="ensemble.runs")) for path in e.runs]
+        return [(-1, methods.load(path, data_dir=run.config.data_dir, field="ensemble.runs").kept_by(run)) for path in e.runs]
     most = ranges.MOST_SEED // max(e.seeds, 1) - 1
     if run.config.seed > most and e.seeds > 1:
         raise ValueError(f"seed={run.config.seed}: with ensemble.seeds={e.seeds} use 0 to {most}")

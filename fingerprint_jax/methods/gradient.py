@@ -34,6 +34,8 @@ def check(run: Run) -> None:
             raise ValueError(f"config.best={c.best!r} needs a validation split: set data.valid{of}")
         checkpoint.parse_best(c.best)
         names.check("config.best", c.best, (f"{mode}:{run.task.watched}" for mode in ("max", "min")))
+    elif c.get("patience"):
+        raise ValueError(f"patience={c.patience}: name the figure of `valid` that is to get better, best='max:{run.task.watched}'")
     if c.data.valid and issubclass(objectives.of(c.objective.name), objectives.Generative) and not run.task.membership:
         raise ValueError(
             f"data.valid={c.data.valid}: a generator answers no question of the task {c.task}, and `valid` asks one: use 0"
@@ -66,7 +68,7 @@ def fit(run: Run) -> None:
         scores = inference.scores(run, state, rows, functools.partial(inference.encode, run, state))
         from fingerprint_jax.stats import score_metrics  # here, as it is a quarter of a start that ends with one line
 
-        return score_metrics.quick(rows.labels, scores, run.task.watched)
+        return score_metrics.quick(rows.labels, methods.by_class(run, scores), run.task.watched)
 
     with methods.fitting(run):
         _check_same_origin(run)
@@ -80,7 +82,8 @@ def fit(run: Run) -> None:
                 methods.fit(first)
             loop.train(run, evaluate, source)
             best = checkpoint.Checkpoints(run.workdir, run.config.best).resolve("best")
-            files.write_text(run.workdir / "done", json.dumps({"steps": run.config.num_steps, "best": best}))
+            last = checkpoint.steps(run.workdir)[-1]  # before num_steps where `patience` ended the training
+            files.write_text(run.workdir / "done", json.dumps({"steps": last, "best": best}))
 
 
 def origin(run: Run) -> Run | None:
@@ -223,5 +226,5 @@ def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),
         *(cost.on_target(run, target) if target else cost.here(run)),
-        ("steps", f"{c.num_steps:,}, {c.num_steps * images:,} images"),
+        ("steps", f"{'at most ' if c.get('patience') else ''}{c.num_steps:,}, {c.num_steps * images:,} images"),
     ]

@@ -74,7 +74,7 @@ def fit(run: Run) -> None:
 
 def _embedding(run: Run, source: Run, rows: Rows) -> np.ndarray:
     # Of whole splits, and beside the outermost run: the stages of all folds look at the same images.
-    folder, found = run.outermost / "features", {}
+    folder, found = run.shared_place / "features", {}
     for split in run.source.splits:
         whole = run.source.rows(split)
         if np.isin(rows.index, whole.index).any():

@@ -75,6 +75,7 @@ def local_name(name: str) -> str:
 # What changes no result: paths that may move, of data and extra labels, whose content has fingerprints, and of a cache; how steps
 # are dispatched, where their state lies, and which checkpoints are kept.
 MOVING = ("data_dir", "data.extra_labels", "features.cache_dir", "steps_per_dispatch", "optimizer.shard_state", "keep")
+NEWER = ("patience",)  # fields that configs from before do not have; where they are 0 nothing is other than it was
 
 
 def without_effect(config: Config | dict[str, Any], prefix: str = "") -> str:
@@ -94,7 +95,8 @@ def without_effect(config: Config | dict[str, Any], prefix: str = "") -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     """The flat config without what changes no result."""
-    return {name: value for name, value in flat_config(config).items() if local_name(name) not in MOVING}
+    flat = ((name, local_name(name), value) for name, value in flat_config(config).items())
+    return {name: value for name, local, value in flat if local not in MOVING and (value or local not in NEWER)}
 
 
 def config_hash(config: Config) -> str:

@@ -20,7 +20,7 @@ RANGES = {
     "(-inf, inf)": "ensemble.coefficients decision.params.k decision.params.value decision.params.confidence objective.time_mean",
     "[-1, inf)": "data.fold",
     "[0, inf)": """
-        num_steps data.max_damaged data.workers
+        num_steps patience data.max_damaged data.workers
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
         backbone.project backbone.attended
         objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden

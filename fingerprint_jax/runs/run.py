@@ -87,6 +87,7 @@ class Run(View):
         self.allow_change = allow_change
         self._outermost = outermost
         self.profile = profile
+        self._guest: Path | None = None
 
     @staticmethod
     def load(
@@ -132,6 +133,29 @@ class Run(View):
         for folder in above[::-1]:
             files.refuse_links(folder)
         _refuse_links(self.workdir)
+        if self._guest:
+            for folder in [path for path in self.place.parents if path.is_relative_to(self._guest.parents[1])][::-1]:
+                files.refuse_links(folder)
+            files.refuse_links(self.place)
+
+    def kept_by(self, other: "Run") -> "Run":
+        """This run, which the config of another one names: what is computed of it is kept in that one, and nothing written here.
+
+        Whoever wrote that config may name any run of the user's.
+        """
+        name = hashlib.sha256(os.path.abspath(self.outermost).encode()).hexdigest()[:16]
+        self._guest = other.shared_place / "named" / name
+        return self
+
+    @property
+    def place(self) -> Path:
+        """Where what is computed of it is kept: its own folder; of a run that another one names, a folder in that one."""
+        return self._guest / self.workdir.relative_to(self.outermost) if self._guest else self.workdir
+
+    @property
+    def shared_place(self) -> Path:
+        """`place` of the outermost run: what all children look at."""
+        return self._guest or self.outermost
 
     @property
     def name(self) -> str:
@@ -148,6 +172,12 @@ class Run(View):
         """The step of the best checkpoint of a finished network when it was finished; None where older versions do not say."""
         found = self._outcome.get("best")
         return found if isinstance(found, int) else None
+
+    @property
+    def steps(self) -> int:
+        """How many the training of a network has, or had where `patience` ended it."""
+        found, most = self._outcome.get("steps"), self.config.num_steps
+        return min(found, most) if isinstance(found, int) else most
 
     @property
     def named(self) -> dict[str, str]:
@@ -227,8 +257,14 @@ class Run(View):
         """
         found = View.parts.func(self)
         if self.labels is None and (self.workdir / "provenance.json").exists():
-            known, first = self.provenance.get("parts", {}), self.provenance["starts"][0].get("versions", {})
-            if any(known.get(of, digest) != digest for of, digest in self.drawn(found).items()):
+            known, first = self.provenance.get("parts"), self.provenance["starts"][0].get("versions", {})
+            drawn, may_move = self.drawn(found), self.moved or {*MOVING} & {*self.allow_change} or not self.same_target
+            if known is not None and drawn.keys() - known.keys() and not may_move:  # older runs do not say it
+                raise ValueError(
+                    f"{self.workdir / 'config.json'} holds out other images than the run was started with: it is that of another"
+                    " run, or was edited; put the run's own back"
+                )
+            if any((known or {}).get(of, digest) != digest for of, digest in drawn.items()):
                 self.source.verify({self.target})  # other records under the same name
                 before, now = (libraries.get("scikit-learn") for libraries in (first, environment.libraries()))
                 raise ValueError(
@@ -273,7 +309,7 @@ class Run(View):
             if known[split] != found.fingerprints.get(split):
                 found.refuse_data(split)
         distributed.first(found.source.verify)
-        found.labels = self.labels if self.same_target else None
+        found.labels, found._guest = self.labels if self.same_target else None, self._guest
         return found
 
     def require_config(self, of_method: Callable[[str], dict[str, Any]]) -> None:
@@ -355,7 +391,9 @@ class Run(View):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(re.sub(r"^(member|ensemble\.variants\.[^.]+)\.", "", name) for name in self.allow_change)
-        return Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost, self.profile)
+        found = Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost, self.profile)
+        found._guest = self._guest
+        return found
 
     def shared(self, name: str, config: Config, seed: int) -> "Run":
         """A run that reads no row of the target split: one beside the outermost run, for all folds, rounds and members that ask.
@@ -366,7 +404,9 @@ class Run(View):
         config.data_dir = config.data_dir or self.config.data_dir
         config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
         workdir = self.outermost / "children" / f"{name}-{config_hash(config)}"
-        return Run(config, workdir, outermost=self.outermost, profile=self.profile)
+        found = Run(config, workdir, outermost=self.outermost, profile=self.profile)
+        found._guest = self._guest
+        return found
 
     @property
     def followed(self) -> str:

@@ -45,11 +45,11 @@ def outputs(
 ) -> dict[str, np.ndarray]:
     """`encode` at the checkpoint that `run.step` names, computed once: galleries are read by every split and by the page.
 
-    Files in `cache`, else in the run's `outputs/`, go by checkpoint, config, content of the data and rows; those of another
-    checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given; `enhance`,
+    Files in `cache`, else in `outputs/` of the run's `place`, go by checkpoint, config, content of the data and rows; those of
+    another checkpoint are removed. `restored` is the state at that checkpoint, read where it is needed and not given; `enhance`,
     `layer` and `source` as of `encode`.
     """
-    folder, source = cache or run.workdir / "outputs", source or run.source
+    folder, source = cache or run.place / "outputs", source or run.source
     code = [found] if (found := plugins.code(run.config)) else []
     keys = [config_hash(run.config), str(run.workdir)], [source.fingerprints, rows.index.tolist(), enhance, layer, *code]
     network, content = (hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] for key in keys)

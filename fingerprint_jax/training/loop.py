@@ -10,7 +10,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -67,8 +68,43 @@ def _check_weights(model: Model, weights: str) -> None:
     model.pretrained(model.abstract, weights)
 
 
+class Patience:
+    """Counts the evaluations in a row that were not better than the best before them: `patience` of them end a training.
+
+    The count lies with the figures of every checkpoint, so that a run which goes on counts on.
+
+    Args:
+        config: its `patience`, 0 for a training that always goes to its end, and `best`.
+        figures: those of the checkpoint that the training goes on from.
+    """
+
+    def __init__(self, config: Config, figures: Mapping[str, Any]) -> None:
+        self.most = config.get("patience", 0)  # runs from before it was a field have none
+        self._mode, self._name = checkpoint.parse_best(config.best)
+        self.best, self.waited = figures.get("best_so_far"), figures.get("evaluations_since", 0)
+
+    def see(self, figures: Mapping[str, float]) -> None:
+        """Takes the figures of an evaluation; the first of several equal ones is the best."""
+        value = figures.get(self._name, math.nan)
+        sign = 1 if self._mode == "max" else -1
+        better = math.isfinite(value) and (self.best is None or sign * value > sign * self.best)
+        self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the training ends here; the same on all processes."""
+        return bool(self.most) and distributed.first(lambda: self.waited >= self.most)
+
+    def figures(self) -> dict[str, float]:
+        """What a checkpoint keeps of it; nothing where no training can end early."""
+        count = {"evaluations_since": self.waited} if self.most else {}
+        return count | ({"best_so_far": self.best} if self.most and self.best is not None else {})
+
+
 def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run | None = None) -> None:
     """Trains a run to `num_steps`, from its latest checkpoint where there is one; with none to take, the beginning is saved.
+
+    With `patience` it ends before, see `Patience`.
 
     The order within a step: dispatch step k; read the metrics of step k-1, which must be finite; at an interval read those of
     step k too, see that the new parameters are finite, show pictures, evaluate, and only then save; send the batch after the
@@ -106,6 +142,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                 run.note(begins=checkpoint.Checkpoints(origin.workdir).identity(begun))
             params, rest = model_of(origin).weights(known)
             state = model.begin(state, params | rest, str(origin.workdir))
+    patience = Patience(c, checkpoints.manifests()[start]["metrics"] if checkpoints.begun() else {})
     sampler, cache, batches = of_run(run, start, per_dispatch=c.steps_per_dispatch)
     key = sharding.key(c.seed + 1, model.mesh)
     learning_rate = sharding.put(np.float32(c.optimizer.learning_rate), sharding.replicated(model.mesh))
@@ -139,7 +176,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         if scores:
             writer.write(step, {f"valid_{name}": value for name, value in scores.items()})
             writer.progress(step, {f"valid {name}": value for name, value in scores.items()})
-        checkpoints.save(step, state, {name: value for name, value in scores.items() if math.isfinite(value)}, last)
+        kept = {name: value for name, value in scores.items() if math.isfinite(value)}
+        checkpoints.save(step, state, kept | patience.figures(), last)
 
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
@@ -150,7 +188,8 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
             save(0, evaluate(state), last=True)
         clock = tick = time.perf_counter()
         waited, timed_from = 0.0, start
-        dispatches = loader.dispatches(start, c.num_steps, c.steps_per_dispatch)
+        step, spent = start, patience.spent
+        dispatches = [] if spent else loader.dispatches(start, c.num_steps, c.steps_per_dispatch)
         profiler = profile.Profiler(run, len(dispatches))
         stack.callback(profiler.close)
         for steps in dispatches:
@@ -191,15 +230,24 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
                 evaluates = last or step % c.eval_every == 0
                 if evaluates and model.pictures:
                     writer.pictures(step, jax.device_get(model.pictures(*model.weights(state), batch, cache)))
-                save(step, evaluate(state) if evaluates else {}, last or bool(signal))
+                scores = evaluate(state) if evaluates else {}
+                if evaluates:
+                    patience.see(scores)
+                    spent = patience.spent
+                save(step, scores, last or spent or bool(signal))
                 clock, waited, timed_from = time.perf_counter(), 0.0, step  # evaluation is not training time
+                if spent:
+                    break
             if signal and not last:
                 checkpoints.close()
                 distributed.first(lambda: None)  # its manifest is there, too: the first process that ends now ends the others
                 raise preemption.Preempted(f"{run.workdir}: {signal}: saved at step {step}; the same command continues the run")
         checkpoints.close()
         profiler.finish()
-        log.info("%s: %d steps in %.1f s", run.workdir, c.num_steps - start, time.perf_counter() - tick)
+        log.info("%s: %d steps in %.1f s", run.workdir, step - start, time.perf_counter() - tick)
+        if spent:
+            reason = f"{c.patience} evaluations brought no better {c.best}"
+            log.info("%s: ends at step %d of %d: %s", run.workdir, step, c.num_steps, reason)
 
 
 def _check_steps(c: Config, mesh: jax.sharding.Mesh) -> None:

@@ -411,6 +411,31 @@ def test_records_that_are_not_those_that_were_packed_are_refused(copied, monkeyp
                 _main(root)
 
 
+def test_data_of_another_benchmark_are_not_attacked(copied):
+    """Exchanged with those of another seed, say: the oracle is of one, the attacks would be of the other."""
+    root, folder = copied
+    subtask1 = phantom.subtask1(3, 32, 0.5, real=20, generated=20, unknown=20, reference=20)
+    phantom.write(root / "others", "subtask1", subtask1, 3)
+    shutil.rmtree(folder / "data")
+    packing.pack("subtask1", folder / "data", root / "others" / "train", root / "others" / "test", root / "others" / "reference")
+    open_source.cache_clear()
+    with pytest.raises(ValueError, match=f"{folder}: its data are others than those that were made: put them back"):
+        _main(root, rows="monte_carlo_pixels")
+    assert "monte_carlo_pixels" not in json.loads((folder / "benchmark.json").read_text())["attacks"]
+
+
+def test_a_pool_of_other_images_is_refused(copied):
+    root, _ = copied
+    place = root / "out" / "pool"
+    shutil.rmtree(place)
+    phantom.write(root / "others", "subtask1", phantom.subtask1(3, 32, 0.5, real=20, generated=1, unknown=1, reference=1), 3)
+    (root / "others" / "train" / "generated").rename(root / "made_up")
+    packing.pack("images", place, root / "others" / "train")
+    open_source.cache_clear()
+    with pytest.raises(ValueError, match=f"{place} has other images than were packed there: put those back, or give another"):
+        _main(root)
+
+
 def test_sets_are_dealt_by_whole_patients_or_are_the_five_folders():
     sizes = np.random.default_rng(0).integers(1, 5, 80)
     rows = rows_of(sizes)

@@ -83,6 +83,15 @@ def test_one_seed_has_the_bootstrap_of_its_images_and_says_so(table, figure, exp
     assert 0 < high["difference_low"] < expected < high["difference_high"]
 
 
+def test_an_auc_is_that_of_the_second_class_where_each_has_a_score():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    scores = np.array([0.1, 0.2, 0.7, 0.6, 0.8, 0.9])  # eight of nine pairs in order
+    two = Scored(np.arange(6).astype(str), labels, labels, np.stack([1 - scores, scores], axis=1), None, 2, membership=False)
+    one = dataclasses.replace(two, scores=scores[:, None], membership=True)
+    assert two.figure("auc")[0] == one.figure("auc")[0] == pytest.approx(8 / 9)
+    assert two.difference(one, "auc")["difference"] == 0
+
+
 def test_what_cannot_be_paired_is_said(table):
     low, high = table({(1e-3, 0): scored(10), (1e-2, 0): scored(10, ids="ABCDEFGHIJKLMNOPQRST")})
     assert high["mean"] == 0.5 and high["difference"] is None and high["note"].endswith("other images than the baseline")

@@ -24,7 +24,7 @@ from fingerprint_jax.training.model import model_of
 from launch import attribution, membership, sweep, systems, table
 from launch.compare import Scored
 from launch.systems import Comparison, Row
-from tests.conftest import load_config
+from tests.conftest import fit_until, load_config
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
@@ -426,6 +426,48 @@ def test_what_a_row_has_chosen_for_another_config_or_other_data_is_chosen_anew(t
     (tmp_path / "out" / "d" / "net" / "calibration.json").unlink()  # as a refusal says
     assert after.run(["d"], [other], lambda: None) == []
     assert after.calibration("d", other)["network"] == "mlp_tiny" and after.scored("d", other).keys() == {0, 1}
+
+
+def test_a_rate_that_was_chosen_among_other_trainings_is_not_taken(tmp_path, data_dir, quick):
+    row = Row("net", CONFIG, {"backbone.name": "mlp_tiny", "data.valid": 0.2, "best": ""}, networks=1)
+    long, short = (Comparison(tmp_path / name, [row], {"d": data_dir}, "", m) for name, m in (("long", 1.0), ("short", 1 / 60)))
+    place = short.folder("d", row)
+    place.mkdir(parents=True)
+    content = {"learning_rate": 1e-3, "valid": {"0.001": 0.5}, "of": short._of("d", row, "choice.json")}
+    (place / "choice.json").write_text(json.dumps(content))
+    assert short.kept("d", row, "choice.json") == content
+    long.folder("d", row).mkdir(parents=True)
+    shutil.copy(place / "choice.json", long.folder("d", row))
+    assert long.kept("d", row, "choice.json") == {}
+
+
+def test_minutes_that_a_kill_has_cut_off_are_said(tmp_path, data_dir, quick, monkeypatch):
+    row = Row("net", CONFIG, {"backbone.name": "mlp_tiny", "data.valid": 0.2, "best": ""}, networks=1)
+    found = Comparison(tmp_path / "out", [row], {"d": data_dir}, "", 1 / 60)
+    monkeypatch.setattr(systems, "processor_seconds", lambda run: 0.5)
+    workdir, fit = found.workdir("d", row, 1e-3, 0), methods.fit
+
+    def cost():
+        return json.loads((workdir / "cost.json").read_text())
+
+    def killed(run):  # the last that such a process sees of the file
+        fit_until(run, 2)
+
+    monkeypatch.setattr(methods, "fit", killed)
+    found.fit("d", row, 1e-3, 0)
+    assert cost()["whole"] is True  # it ended by itself
+    seen = []
+    monkeypatch.setattr(methods, "fit", lambda run: seen.append(cost()))
+    found.fit("d", row, 1e-3, 0)
+    assert [each["whole"] for each in seen] == [False]  # where a kill came now
+    (workdir / "cost.json").write_text(json.dumps(seen[0]))
+    monkeypatch.setattr(methods, "fit", fit)
+    found.fit("d", row, 1e-3, 0)
+    assert cost()["whole"] is False and cost()["processor_s"] > 0
+    (workdir / "cost.json").unlink()  # a kill in the first start
+    (workdir / "done").unlink()
+    found.fit("d", row, 1e-3, 0)
+    assert cost()["whole"] is False
 
 
 def test_a_row_without_its_calibration_has_no_figure_of_another_config(tmp_path, data_dir, quick):

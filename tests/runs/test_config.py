@@ -31,7 +31,7 @@ def test_a_field_has_its_name_in_the_config_that_has_it(name, local):
 def test_of_every_config_all_counts_but_what_moves(path):
     config = load_config(path)
     left_out = configs.flat_config(config).keys() - configs.identity(config).keys()
-    assert {configs.local_name(name) for name in left_out} <= set(configs.MOVING) and "data_dir" in left_out
+    assert {configs.local_name(name) for name in left_out} <= {*configs.MOVING, *configs.NEWER} and "data_dir" in left_out
     assert {name for name, _, _ in ranges.fields(config)} == configs.flat_config(config).keys()
 
 

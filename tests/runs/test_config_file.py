@@ -1,14 +1,17 @@
 """What is wrong with a config file, or a field of it, is one line."""
 
+import collections
 import pathlib
 import re
 
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 
 from fingerprint_jax import main
 from fingerprint_jax.audit.__main__ import define_flags as audit_flags
 from fingerprint_jax.runs import config_file
+from fingerprint_jax.runs.config import walk
 from launch import sweep
 from tests.conftest import CONFIGS, ROOT, load_config
 
@@ -28,6 +31,17 @@ def test_the_docs_have_a_line_for_each_config():
     text = (ROOT / "docs" / "configs.md").read_text().partition("## Which there are")[2].partition("\n## ")[0]
     missing = [path for path in CONFIGS if not re.search(rf"[`/]{pathlib.Path(path).stem}`", text)]
     assert not missing, f"{', '.join(missing)}: say in docs/configs.md what it is"
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_no_section_stands_in_two_places(variant):
+    """Else a flag for a field of one variant would change that of another."""
+    for path in CONFIGS:
+        sections = [(name, id(value)) for name, value in walk(load_config(path, variant)) if isinstance(value, ConfigDict)]
+        places = collections.defaultdict(list)
+        for name, section in sections:
+            places[section].append(name)
+        assert sections and not [names for names in places.values() if len(names) > 1], path
 
 
 @pytest.fixture

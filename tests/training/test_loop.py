@@ -158,6 +158,43 @@ def test_a_signal_during_the_last_step_is_not_lost(data_dir, tmp_path, monkeypat
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.parametrize(("best", "sign"), [("max:accuracy", 1), ("min:accuracy", -1)])
+def test_patience_ends_a_training_that_gets_no_better(best, sign, data_dir, tmp_path, monkeypatch):
+    figures = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.4, 5: 0.9}  # 3 is not better than 2, 4 neither; 5 is not seen
+
+    real = loop.train
+
+    def train(run, evaluate, origin=None):
+        real(run, lambda state: {"accuracy": sign * figures[int(state["step"])]}, origin)
+
+    def begun(name):
+        c = tiny_config(data_dir, "mlp_tiny", num_steps=9, eval_every=1, checkpoint_every=1)
+        c.data.valid, c.best, c.patience = 0.25, best, 2
+        return Run(c, tmp_path / name)
+
+    monkeypatch.setattr(loop, "train", train)
+    whole, halves = begun("whole"), begun("halves")
+    methods.fit(whole)
+    assert (whole.steps, whole.best_step, whole.done) == (4, 3, True)  # of equal ones the later checkpoint
+    assert not methods.unfinished(whole, methods.state(whole))
+
+    fit_until(halves, 4)
+    assert not halves.done and max(checkpoint.Checkpoints(halves.workdir).manifests()) == 3
+    methods.fit(halves)
+    same_bytes(last_state(whole), last_state(halves))
+    (halves.workdir / "done").unlink()  # as a kill behind the last save leaves it
+    methods.fit(halves)
+    assert halves.steps == 4
+
+
+def test_patience_wants_a_figure_that_gets_better(data_dir, tmp_path):
+    c = tiny_config(data_dir, "mlp_tiny")
+    c.best, c.patience = "", 3
+    with pytest.raises(ValueError, match="patience=3: name the figure of `valid` that is to get better, best='max:accuracy'"):
+        methods.check(Run(c, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_step_that_is_not_finite_is_named_by_its_own_number(data_dir, tmp_path, monkeypatch):
     run = Run(tiny_config(data_dir, "mlp_tiny", num_steps=8, eval_every=4, checkpoint_every=4, steps_per_dispatch=4), tmp_path)
     run.config.data.cache = "none"
