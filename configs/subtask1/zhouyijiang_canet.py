@@ -14,7 +14,6 @@ learning rate, batch and steps. A score is the mean over the 50 synthetic images
 
 Without the first stage, of pairs at random: --config.member.pairs.candidates=0. The weights come from the hub, for which
 `--config.member.backbone.weights=` and `--config.member.pairs.member.backbone.weights=` may name a file; empty, they are drawn
-from fingerprint_jax import Config
 from the seed.
 
     python -m fingerprint_jax.main --config=configs/subtask1/zhouyijiang_canet.py --config.data_dir=$HOME/data --workdir=runs/s
