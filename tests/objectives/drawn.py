@@ -55,7 +55,9 @@ def batch(name):
         return {stream: _stream(rng, (*SIZE, 3), labels) for stream, labels in streams.items()}
     if name == "dclgan":
         return {stream: _stream(rng, (16, 24, 1), [1] * count) for stream, count in (("generated", 3), ("reference", 2))}
-    if name == "softmax":
+    if name == "challengers":
+        return {"real": _stream(rng, (*SIZE, 3), [1, 0, 0, 1, 1])}
+    if name == "sdva":
         return {"generated": _stream(rng, (*SIZE, 3), [0, 4, 2, 3, 1]), "real": _stream(rng, (*SIZE, 3), [1, 3, 0])}
     return {"generated": _stream(rng, (*SIZE, 1), [1] * 4)}  # autoencoders
 

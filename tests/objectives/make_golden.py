@@ -495,22 +495,29 @@ def dclgan(batch):
     return [entry(net, players + judged, **sums, discriminator=judged)]
 
 
-# SDVA
+# Challengers and SDVA
 
 
-class Softmax(nn.Module):
-    """An EfficientNet of six classes."""
+class Classifier(nn.Module):
+    """A backbone and a head, with a layer between where it is given."""
 
-    def __init__(self):
+    def __init__(self, name, width, classes, hidden=0):
         super().__init__()
-        self.backbone, self.head = backbone("efficientnet_tiny"), nn.Linear(24, 6)
+        self.backbone, self.head = backbone(name), nn.Linear(hidden or width, classes)
+        self.hidden = nn.Linear(width, hidden) if hidden else None
 
     def forward(self, x):
-        return self.head(self.backbone(x))
+        x = self.backbone(x)
+        return self.head(x if self.hidden is None else F.relu(self.hidden(x)))
 
 
-def softmax(batch):
-    net = filled(Softmax())
+def challengers(batch):
+    net = filled(Classifier("resnetv2_tiny", 64, 2, hidden=12))
+    return step(net, F.cross_entropy(net(images(batch)), torch.tensor(batch["real"]["label"]).long()))
+
+
+def sdva(batch):
+    net = filled(Classifier("efficientnet_tiny", 24, 6))
     labels = torch.tensor([*batch["generated"]["label"], *[5] * len(batch["real"]["label"])])
     return step(net, F.cross_entropy(net(images(batch)), labels.long()))
 
@@ -534,7 +541,8 @@ SINGLE = (
     autoencoder_vit,
     autoencoder_resnet,
     dclgan,
-    softmax,
+    challengers,
+    sdva,
 )
 
 

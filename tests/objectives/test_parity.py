@@ -33,7 +33,8 @@ CASES = {
     "autoencoder_vit": ("subtask1/neural_nexus_vit_autoencoder", {}, {"latent": 12}, GREY),
     "autoencoder_resnet": ("subtask1/neural_nexus_texture", {}, {"widths": (8,) * 6}, GREY),
     "dclgan": ("subtask1/neural_nexus_dclgan", {}, {"features": 6}, (16, 24, 1)),
-    "softmax": ("subtask2/sdva_efficientnet", SURE, {}, COLOUR),
+    "challengers": ("subtask1/challengers_resnet50v2", {}, {"hidden": 12, "dropout": 0.0}, COLOUR),
+    "sdva": ("subtask2/sdva_efficientnet", SURE, {}, COLOUR),
     "moco": ("subtask1/taozi_moco", {"norm_groups": 1}, CONTRASTED, COLOUR),
     "taozi_experts": ("subtask1/taozi_experts", {}, CONTRASTED | {"gate": 12, "positives": "pool"}, COLOUR),
 }
