@@ -17,8 +17,6 @@ THRESHOLD = 0.975  # of the cosine to another positive: half of the keys of thes
 RATE, DECAY, MOMENTUM = 1e-2, 0.1, 0.9  # those published would move nothing that three steps show
 MEMBERS = 26
 
-__all__ = ["SIZE", "draw"]
-
 
 def projections(name, shape):
     """Two directions that a gradient is projected on: [2, *shape]."""
