@@ -11,6 +11,7 @@ from fingerprint_jax.audit.imprint import POWER
 from fingerprint_jax.report import charts, neighbours, places, words
 from fingerprint_jax.report.charts import number
 from fingerprint_jax.runtime import files
+from fingerprint_jax.runtime.names import duration
 
 Pair = tuple[str, np.ndarray, np.ndarray, str]  # title, left and right image uint8 [H,W], and what they show
 
@@ -79,7 +80,7 @@ def write(
         redact=redact,
         fixed=FIXED,
         loud=document["verdict"]["name"] in LOUD or bool(document["copies"].get("flagged")),
-        duration=_duration(document["seconds"]),
+        duration=duration(document["seconds"]),
         counted=[(text, counts[name]) for name, text in COUNTS.items()],
         refused=refused_words(document["rejected"]),
         reference=_reference(document["reference_from"]),
@@ -393,12 +394,6 @@ def _name(name: str) -> str:
 
 def _count(n: int, word: str) -> str:
     return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _reference(given: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.runtime.names import duration
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import network_features
 
+TIMED = 16  # images whose features a dry run measures
 FIELDS = {
     "features": dict,
     "features.name": str,
@@ -95,6 +98,19 @@ def check(run: Run) -> None:
     one = np.zeros(width, np.float32)
     alike = {name: Features(np.broadcast_to(one, (len(rows), *width)), rows.labels, rows.index) for name, rows in gallery.items()}
     estimators.check(alike, **c.estimator.to_dict())
+
+
+def _time_of_features(run: Run) -> tuple[str, str]:
+    """A row on the time that the features of the gallery take, measured on a few of its images."""
+    index = np.unique(np.concatenate([rows.index for rows in run.gallery.values()]))
+    images, name, c = run.source.images(index[:TIMED]), "features of the gallery", run.config.features
+    begin = time.perf_counter()
+    features.get(**of_images(run.config))(images)
+    if c.beside:
+        features.get(c.beside, c.enhance)(images)
+    each = (time.perf_counter() - begin) / len(images)
+    took = f"{1e3 * each:.3g} ms an image in one process, measured on {len(images)}"
+    return name, f"about {duration(each * len(index))} for {len(index):,} images, {took}; the estimator comes on top"
 
 
 def _require_classes(run: Run, gallery: dict[str, Rows]) -> None:
@@ -281,5 +297,5 @@ def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
     """What its encoder would take."""
     source = encoder(run)
     if source is None:
-        return [("features", run.config.features.name)]
+        return [("features", run.config.features.name), _time_of_features(run)]
     return [("encoder", str(source.workdir)), *methods.describe(source, target)]

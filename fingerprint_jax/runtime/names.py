@@ -9,6 +9,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def duration(seconds: float) -> str:
+    """`2.5 s`, `1 min 22 s`, `3 h 5 min`, `4 days 7 h`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} day{'s' * (days > 1)} {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def check(field: str, name: object, known: Iterable[str]) -> None:
     """Raises ValueError with the nearest of the known names, and all of them, for one that is none of them."""
     known = list(known)

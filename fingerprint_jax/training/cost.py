@@ -3,20 +3,27 @@
 import logging
 import math
 import os
+import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import sharding, targets
+from fingerprint_jax.runtime.names import duration
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import hlo, inference, inputs
 from fingerprint_jax.training.model import model_of
 
 log = logging.getLogger(__name__)
+
+STEPS, SECONDS = 5, 10.0  # that a dry run measures, and after which it measures no other
+WITHOUT = "without compiling, what is read, and evaluations on `valid`"
 
 
 def flops_of(lowered: Any, devices: int) -> float:
@@ -44,14 +51,47 @@ def flops_of_outputs(run: Run) -> float:
 def here(run: Run) -> list[tuple[str, str]]:
     """Rows (what, figure) of the training step of a run, compiled for the devices that are here."""
     args, images, count = inputs.arguments(run), sum(run.config.data.streams.values()), flops(run)
-    memory: Any = model_of(run).step.lower(*args).compile().memory_analysis()
+    step = model_of(run).step.lower(*args).compile()
+    memory: Any = step.memory_analysis()
+    need = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return [
         ("FLOPs a step", f"{count:.4g}, as XLA counts them; {count / images:.4g} an image"),
         ("state", _mib(sum(_held(x) for x in jax.tree.leaves(args[0])))),
         ("data on the device", _mib(sum(_held(x) for x in jax.tree.leaves(args[1:3])))),
         ("temporaries of a step", _mib(memory.temp_size_in_bytes)),
-        ("memory a device", _mib(memory.argument_size_in_bytes + memory.temp_size_in_bytes)),
+        ("memory a device", _mib(need)),
+        *_timed(run, step, args, need),
     ]
+
+
+def _timed(run: Run, step: Any, arguments: tuple, need: int) -> list[tuple[str, str]]:
+    """Rows of the time of a compiled step, on images that are zero, and of so many as the training has."""
+    model, free = model_of(run), _free()
+    if free is not None and need > free:
+        return [("time of a step", f"not measured: it needs {_bytes(need)}, {_bytes(free)} are free")]
+    state = model.init(sharding.key(run.config.seed, model.mesh))
+    key = sharding.key(run.config.seed + 1, model.mesh)
+    rest = jax.tree.map(lambda x: sharding.put(np.zeros(x.shape, x.dtype), x.sharding), arguments[1:-1])
+    times: list[float] = []
+    while len(times) < STEPS + 1 and sum(times) < SECONDS:  # the first is slower
+        begin = time.perf_counter()
+        state, _ = step(state, *rest, key)
+        jax.block_until_ready(state)
+        times.append(time.perf_counter() - begin)
+    found = statistics.median(times[1:] or times)
+    took = f"{_ms(found)}, the median of {len(times[1:] or times)} on these devices with what else they do now"
+    return [("time of a step", took), ("training", f"about {duration(found * run.config.num_steps)}, {WITHOUT}")]
+
+
+def _free() -> int | None:
+    """Bytes that are free on a device; None where nobody knows."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+        free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        return free[0] // jax.local_device_count() if free else None
+    known = device.memory_stats() or {}
+    return known["bytes_limit"] - known.get("bytes_in_use", 0) if "bytes_limit" in known else None
 
 
 def on_target(run: Run, target: Target) -> list[tuple[str, str]]:
@@ -75,12 +115,18 @@ def on_target(run: Run, target: Target) -> list[tuple[str, str]]:
     rows = [("target", f"{mesh.size} x {mesh.devices.flat[0].device_kind} on {hosts} host{'s' * (hosts > 1)}; each {each}")]
     for name, (function, arguments, count) in programs.items():
         log.info("compiling the %s for %s; a large network takes minutes", name, target)
-        rows += [(f"{name}: {what}", figure) for what, figure in _compiled(function, arguments, count, target, top)]
+        found, least = _compiled(function, arguments, count, target, top)
+        rows += [(f"{name}: {what}", figure) for what, figure in found]
+        if name == "step" and least:
+            rows.append(("training", f"at least {duration(least * c.num_steps)}, the floor of each step, {WITHOUT}"))
     unknown = "what autotuning will choose, clocks, what runs beside something else, the time to launch a kernel"
     return [*rows, ("not known without one", unknown)]
 
 
-def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top: float) -> list[tuple[str, str]]:
+def _compiled(
+    function: Any, arguments: tuple, flops: float, target: Target, top: float
+) -> tuple[list[tuple[str, str]], float | None]:
+    """Rows of a program, and the seconds that it takes at least; None where it does not fit."""
     device = target.device
     begin, before = time.perf_counter(), sum(os.times()[:4])
     try:
@@ -88,7 +134,7 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         if reason.startswith("RESOURCE_EXHAUSTED"):
-            return [("memory", f"does NOT fit: {reason.removeprefix('RESOURCE_EXHAUSTED: ')}")]
+            return [("memory", f"does NOT fit: {reason.removeprefix('RESOURCE_EXHAUSTED: ')}")], None
         raise ValueError(f"target {target}: XLA cannot compile it {targets.explained(reason)}") from error
     seconds, processors = time.perf_counter() - begin, sum(os.times()[:4]) - before
     program, memory = hlo.read(compiled.as_text()), compiled.memory_analysis()
@@ -101,7 +147,7 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
     kernels = [f"{number:,} {kind}" for kind, number in program.kernels.items()]
     exchanges = [f"{number:,} {kind} ({_bytes(size)})" for kind, (number, size) in program.collectives.items()]
     share = f"; exchanges add {_ms(sending)} ({sending / (floor + sending):.1%}) at {target.link / 1e9:,.0f} GB/s"
-    return [
+    rows = [
         ("memory", f"{_bytes(need)} a device of {_bytes(device.memory)}: {fits}; temporaries {_bytes(memory.temp_size_in_bytes)}"),
         ("FLOPs", f"{flops:.4g} on all devices, as XLA counts them"),
         ("bytes", f"{_bytes(program.bytes)} a device, operands and results of all kernels{once}"),
@@ -114,6 +160,7 @@ def _compiled(function: Any, arguments: tuple, flops: float, target: Target, top
             + (share if program.collectives else ""),
         ),
     ]
+    return rows, floor
 
 
 def _held(x: jax.ShapeDtypeStruct) -> int:

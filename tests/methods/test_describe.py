@@ -1,13 +1,18 @@
 """The figures before a training."""
 
+import itertools
 import re
 import sys
+import types
 
 import jax
 import pytest
 
 from fingerprint_jax import main, methods
+from fingerprint_jax.methods import classical
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import names
+from fingerprint_jax.training import cost
 from fingerprint_jax.training.model import model_of
 from tests.conftest import load_config
 from tests.test_evaluate import run_binary
@@ -46,6 +51,28 @@ def test_a_dry_run_refuses_the_decision_that_a_training_would(data_dir, tmp_path
         with pytest.raises(ValueError, match=said):
             run_binary(main, *flags)
     assert not (tmp_path / "run").exists()
+
+
+def test_it_says_how_long_a_training_takes(data_dir, tmp_path, monkeypatch):
+    config = load_config("configs/quickstart.py")
+    config.num_steps = 10**6
+    monkeypatch.setattr(cost, "time", types.SimpleNamespace(perf_counter=itertools.count(step=2).__next__))  # each step takes 2 s
+    rows = _rows(config, data_dir, tmp_path)
+    assert rows["time of a step"].startswith("2e+03 ms, the median of 4 ")  # after 10 s no other is measured
+    assert rows["training"].startswith("about 23 days 3 h, ")
+    monkeypatch.setattr(cost, "_free", lambda: 1000)
+    rows = _rows(config, data_dir, tmp_path)
+    assert rows["time of a step"].endswith("MiB, 1,000 B are free") and "training" not in rows
+
+
+def test_it_says_how_long_features_take(data_dir, tmp_path, monkeypatch):
+    config = load_config("configs/subtask2/residual_svm.py")
+    monkeypatch.setattr(classical, "time", types.SimpleNamespace(perf_counter=itertools.count(step=4).__next__))
+    rows = _rows(config, data_dir, tmp_path)
+    run = Run(config, tmp_path / "run")
+    (known,) = run.gallery.values()
+    begin = f"about {names.duration(0.25 * len(known))} for {len(known)} images, 250 ms an image in one process, measured on 16;"
+    assert rows["features of the gallery"].startswith(begin)
 
 
 def test_accumulation_costs_the_same_flops(data_dir, tmp_path):

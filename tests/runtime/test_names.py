@@ -28,3 +28,12 @@ def test_an_unknown_option_has_the_nearest_and_all():
     assert str(error.value) == "estimator.tree is no option of random_forest: did you mean 'trees'? known: trees"
     with pytest.raises(ValueError, match="^estimator.C is no option of mahalanobis; known: none$"):
         names.check_option("estimator", "C", "mahalanobis", ())
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.0123, "0.012 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"), (11100, "3 h 5 min")]
+    + [(86400, "1 day 0 h"), (370800, "4 days 7 h")],
+)
+def test_durations_are_as_people_say_them(seconds, text):
+    assert names.duration(seconds) == text
