@@ -116,30 +116,41 @@ class Linear(nnx.Linear):
         inputs: int,
         outputs: int,
         *,
+        bias: bool = True,
         dtype: Any = None,
         kernel_init: nnx.Initializer = initializers.lecun_normal,
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(inputs, outputs, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
+        super().__init__(inputs, outputs, use_bias=bias, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
 
 
 class DepthwiseConv(nnx.Module):
-    """k x k convolution of every channel by itself, k odd, without bias; padded as `Conv`.
+    """k x k convolution of every channel by itself, k odd, without bias unless asked for; padded as `Conv`.
 
     Initialised normal with variance 2 / k^2.
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, stride: int = 1, *, padding: str = "torch", dtype: str = "float32", rngs: nnx.Rngs
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        bias: bool = False,
+        padding: str = "torch",
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
     ) -> None:
         init = initializers.variance_scaling(2.0, "fan_in", "normal")
         self.kernel = nnx.Param(init(rngs.params(), (kernel_size, kernel_size, 1, channels), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels)) if bias else None
         self.size, self.stride, self.padding, self.dtype = kernel_size, stride, padding, jnp.dtype(dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),C]."""
         pad = tuple(_padding(size, self.size, self.stride, self.padding) for size in x.shape[1:3])
-        return conv_ops.depthwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, pad)
+        x = conv_ops.depthwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, pad)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)[None, None, None]
 
 
 class BatchNorm(nnx.BatchNorm):

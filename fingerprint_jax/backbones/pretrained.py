@@ -31,7 +31,7 @@ Table = list[tuple[str, str | Callable[[re.Match], str]]]
 
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 COUNT = re.compile(r"(.*\.)?num_batches_tracked$")  # PyTorch's, of batches: an integer
-IGNORED = re.compile(rf"(classifier|fc|head|_fc)\.|{COUNT.pattern}")
+IGNORED = re.compile(rf"(classifier|fc|head(?!\.norm)|_fc)\.|{COUNT.pattern}")
 FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of the types that weights may have
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -68,6 +68,8 @@ def load(weights: str, name: str, net: Any) -> None:
     tensors = {tensor: _float32(value) for tensor, value in read(weights).items()}  # before the sum of `_layout`
     if infinite := [tensor for tensor, value in tensors.items() if not np.isfinite(value).all()]:  # the classifier's, too
         raise ValueError(f"backbone.weights={weights!r}: not finite: {some(infinite)}; a file with NaN or infinities is not used")
+    if translated := getattr(family, "translated", None):
+        tensors = translated(tensors)
     state = nnx.to_flat_state(nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat)))
     missing, misshapen, new = [], [], []
     for path, variable in state:

@@ -140,7 +140,7 @@ def check(name: str, data: Path, folder: Path) -> list[str]:
 
 def main() -> None:
     """Prints the table."""
-    names = sys.argv[1:] or [*(name for name in backbones.variants() if not name.endswith("tiny")), *SYSTEMS]
+    names = sys.argv[1:] or [*(name for name in backbones.variants() if not backbones.for_tests(name)), *SYSTEMS]
     with tempfile.TemporaryDirectory() as data:
         packed = pack_phantom(Path(data))
         print("| variant | parameters, head included | steps | resumed | predictions | first training, compilation included |")

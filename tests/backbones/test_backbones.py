@@ -27,7 +27,7 @@ from fingerprint_jax.backbones.layers import (
 
 SIZE = (48, 48)
 NAMES = sorted(backbones.variants())
-TINY = [name for name in NAMES if name.endswith("_tiny")]
+TINY = [name for name in NAMES if backbones.for_tests(name)]
 
 
 def abstract(name, channels=1, size=SIZE, **options):
@@ -241,7 +241,18 @@ def test_resnet_tiny_with_native_stem_against_scipy():
 @pytest.mark.parametrize("padding", ["torch", "same", "valid"])
 @pytest.mark.parametrize(
     "depthwise,kernel_size,stride",
-    [(False, 3, 1), (False, 3, 2), (False, 1, 2), (False, 7, 2), (True, 3, 1), (True, 3, 2), (True, 5, 1), (True, 5, 2)],
+    [
+        (False, 3, 1),
+        (False, 3, 2),
+        (False, 1, 2),
+        (False, 7, 2),
+        (True, 3, 1),
+        (True, 3, 2),
+        (True, 5, 1),
+        (True, 5, 2),
+        (True, 7, 1),
+        (True, 7, 2),
+    ],
 )
 def test_convolutions_and_their_gradients_are_laxs(depthwise, kernel_size, stride, padding):
     key = nnx.Rngs(0)

@@ -1,5 +1,7 @@
+import gzip
 import http.server
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -15,8 +17,8 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from fingerprint_jax import backbones
-from fingerprint_jax.backbones import pretrained
-from tests.backbones.make_golden import draw, images
+from fingerprint_jax.backbones import pretrained, vit
+from tests.backbones.make_golden import GOLDEN, LAYOUT_SIDE, LAYOUTS, RESAMPLED, draw, images
 from tests.backbones.test_parity import abstract, flat, theirs, torch_shape
 from tests.conftest import ROOT
 
@@ -99,6 +101,75 @@ def test_position_embedding_is_resampled_for_a_grid_of_as_many_patches(tmp_path)
         pretrained.load(str(tmp_path / "vit.safetensors"), "vit_tiny", net)
     np.testing.assert_array_equal(square.pos_embed[...], found["pos_embed"])
     assert wide.pos_embed.shape == square.pos_embed.shape and not np.array_equal(wide.pos_embed[...], found["pos_embed"])
+
+
+def golden(name):
+    return json.loads(gzip.decompress((GOLDEN / f"{name}.json.gz").read_bytes()))
+
+
+def test_position_embeddings_are_resampled_as_by_timm():
+    for (before, side, grid), expected in zip(RESAMPLED, golden("resampled"), strict=True):
+        drawn = draw("pos_embed", (1, before + side**2, 4))
+        np.testing.assert_allclose(vit.resample_positions(drawn, grid, before), expected, rtol=1e-5, atol=1e-6)
+
+
+def of_transformers(layout):
+    """A file in the layout of transformers, as `make_golden.layouts` drew it, and a net for it."""
+    tensors = {name: draw(name, shape) for name, shape in golden("layouts")[layout]["shapes"].items()}
+    side = (LAYOUT_SIDE, LAYOUT_SIDE)
+    build = lambda: backbones.build("vit_dinov2_tiny", image_size=side, channels=3, rngs=nnx.Rngs(0), **LAYOUTS[layout][1])  # noqa: E731
+    return tensors, nnx.eval_shape(build)
+
+
+@pytest.mark.parametrize("prefix", ["", "dinov2."])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_of_transformers_gives_what_transformers_computes(layout, prefix, tmp_path):
+    found, net = of_transformers(layout)
+    more = {"classifier.weight": np.zeros((2, 32), np.float32)} if prefix else {}  # of `Dinov2ForImageClassification`
+    save_file({prefix + name: value for name, value in found.items()} | more, tmp_path / "model.safetensors")
+    pretrained.load(str(tmp_path / "model.safetensors"), "vit_dinov2_tiny", net)
+    side = (LAYOUT_SIDE, LAYOUT_SIDE)
+    np.testing.assert_allclose(features(net, images(2, side)), golden("layouts")[layout]["features"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_of_transformers_for_another_image_size_and_for_grey_images(tmp_path):
+    found, _ = of_transformers("registers")
+    save_file(found, tmp_path / "model.safetensors")
+    net = build("vit_reg4_dinov2_tiny", channels=1, size=(64, 56))
+    pretrained.load(str(tmp_path / "model.safetensors"), "vit_reg4_dinov2_tiny", net)
+    assert net.grid == (5, 4) and net.pos_embed.shape == (1, 20, 16)
+    kernel = found["embeddings.patch_embeddings.projection.weight"].sum(axis=1)
+    np.testing.assert_allclose(net.patch_embed.kernel[...][:, :, 0], kernel.transpose(1, 2, 0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "message"),
+    [
+        ("plain", {"encoder.layer.1.attention.attention.key.weight": None}, "it lacks: blocks.1.attn.qkv.weight; it has more: "),
+        ("plain", {"encoder.layer.0.attention.attention.key.bias": (3,)}, "it lacks: blocks.0.attn.qkv.bias; it has more: "),
+        ("plain", {"embeddings.position_embeddings": (10, 16)}, r"of another shape: pos_embed for pos_embed: \[10, 16\]"),
+        ("plain", {"embeddings.position_embeddings": (1, 0, 16)}, r"of another shape: pos_embed for pos_embed: \[1, 0, 16\]"),
+        ("swiglu", {"encoder.layer.0.mlp.weights_in.bias": ()}, "it lacks: blocks.0.mlp.fc1_"),
+        ("swiglu", {"encoder.layer.0.mlp.weights_in.bias": (7,)}, "of another shape: blocks.0.mlp.fc1_"),
+        ("registers", {"embeddings.position_embeddings": (16,)}, "of another shape: pos_embed for pos_embed"),
+        ("registers", {"embeddings.cls_token": (1, 1, 3)}, "of another shape: cls_token for cls_token"),
+        ("registers", {"embeddings.cls_token": (1,)}, "of another shape: cls_token for cls_token"),
+        ("registers", {"embeddings.cls_token": None}, "it lacks: cls_token"),
+    ],
+)
+def test_a_damaged_file_of_transformers_is_refused_in_one_line(layout, change, message, tmp_path):
+    found, net = of_transformers(layout)
+    for name, shape in change.items():
+        found |= {name: np.zeros(() if shape is None else shape, np.float32)}
+        if shape is None:
+            del found[name]
+    path = tmp_path / "model.safetensors"
+    save_file(found, path)
+    with pytest.raises(
+        ValueError, match=f"^backbone.weights='{path}' does not fit backbone.name='vit_dinov2_tiny'.*{message}"
+    ) as error:
+        pretrained.load(str(path), "vit_dinov2_tiny", net)
+    assert "\n" not in str(error.value)
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path):

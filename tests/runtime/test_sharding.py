@@ -60,7 +60,7 @@ COMPILE = """
     configs = {path: member(path, data_dir) for path in paths}
     family = lambda name: backbones.variants()[name][0]
     own = {family(name) for config in configs.values() for name in config.backbone.name.split("+")}
-    tiny = {family(name): name for name in backbones.variants() if name.endswith("_tiny")}
+    tiny = {family(name): name for name in backbones.variants() if backbones.for_tests(name)}
     others, compiled, found = [tiny[each] for each in tiny if each not in own], set(), {}
 
     def compiles(path, name, what=""):
