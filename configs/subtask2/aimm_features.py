@@ -15,6 +15,7 @@ Other networks, with timm's weights from the hub, want `--config.member.data.nor
     ... --config.member.backbone.name=resnet50 --config.member.backbone.weights=hf://timm/resnet50.tv_in1k
     ... --config.member.backbone.name=densenet121 --config.member.backbone.weights=hf://timm/densenet121.tv_in1k
     ... --config.member.backbone.name=mobilenet_v2 --config.member.backbone.weights=hf://timm/mobilenetv2_100.ra_in1k
+    ... --config.member.backbone.name=vit_base_patch14_dinov2 --config.member.backbone.weights=hf://microsoft/rad-dino
 """
 
 from ml_collections import ConfigDict

@@ -169,7 +169,7 @@ def test_vit_projects_each_pixel_before_it_cuts_patches():
 def test_unknown_names_and_options_are_named():
     with pytest.raises(
         ValueError,
-        match="backbone.name='resnet19' is unknown: did you mean 'resnet18'. known: cyclegan_resnet, .*densenet121",
+        match="backbone.name='resnet19' is unknown: did you mean 'resnet18'. known: convnext_tiny, .*densenet121",
     ):
         abstract("resnet19")
     with pytest.raises(ValueError, match="backbone.stem is no option of siamese_cnn; known: dtype, num_features, widths"):
