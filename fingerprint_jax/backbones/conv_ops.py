@@ -184,7 +184,7 @@ def _shifted_gradients(x: jax.Array, kernel: jax.Array, gradient: jax.Array, str
 
 
 def _row_sums(padded: jax.Array, gradient: jax.Array, k: int, stride: int) -> jax.Array:
-    """The gradient of a large kernel, a row of it at a time: XLA:CPU takes several times as long to compile all k^2 sums at once."""
+    """The gradient of a large kernel, a row of it at a time: XLA:CPU takes several times as long to compile all its sums."""
     _, height, width, _ = gradient.shape
 
     def row(i: jax.Array) -> jax.Array:

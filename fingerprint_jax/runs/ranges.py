@@ -22,7 +22,7 @@ RANGES = {
     "[0, inf)": """
         num_steps patience data.max_damaged data.workers
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
-        backbone.project backbone.attended
+        backbone.project backbone.attended backbone.layer_scale backbone.registers
         objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden
         objective.identity_weight objective.kl objective.latent objective.latent_map objective.margin objective.nce_weight
         objective.r1 objective.time_deviation
