@@ -106,7 +106,13 @@ def published():
 
 
 # Parameters without the classifier, as torchvision 0.29 counts them; the others are timm's, see make_golden.py.
-COUNTS = {"resnet18": 11_176_512, "resnet50": 23_508_032, "densenet121": 6_953_856, "mobilenet_v2": 2_223_872}
+COUNTS = {
+    "resnet18": 11_176_512,
+    "resnet50": 23_508_032,
+    "densenet121": 6_953_856,
+    "mobilenet_v2": 2_223_872,
+    "convnext_tiny": 27_820_128,
+}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
