@@ -1,4 +1,4 @@
-"""Folders of images -> a TFDS data set.
+"""Folders of images, of DICOM or of NIfTI -> a TFDS data set.
 
 python -m fingerprint_jax.pack --task=subtask1 --train_dir=DIR --test_dir=DIR --data_dir=DATA
 """
@@ -67,6 +67,7 @@ def main(values: flags.FlagValues) -> None:
             values.overwrite,
             values.bits,
             values.max_rejected,
+            packing.of_volumes(values),
         )
     except (ValueError, OSError) as error:
         raise ValueError(printable(str(error))) from None

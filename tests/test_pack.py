@@ -806,13 +806,13 @@ def test_files_that_are_no_images_are_listed_but_not_counted(tmp_path):
     for name in ("Thumbs.db", "labels.csv", "notes.txt", ".DS_Store", "README"):
         (root / "a" / name).write_bytes(b"BMI and other things")
     assert packing.pack("images", tmp_path / "d1", root, max_rejected=0)["rejected"] == 4
-    for name, content in (("1.dcm", bytes(128) + b"DICM"), ("scan", GOOD), ("2.tif", encode(grey(), "TIFF"))):
+    for name, content in (("1.bmp", encode(grey(), "BMP")), ("scan", GOOD), ("2.tif", encode(grey(), "TIFF"))):
         (root / "b" / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"^rejected: 3 of 6 images in {root}/b: more than"):
         packing.pack("images", tmp_path / "d2", root)
     packing.pack("images", tmp_path / "d2", root, max_rejected=1)
     reasons = {row["file"].rpartition("/")[2]: row["reason"] for row in table(tmp_path / "d2", "images", "rejected.csv")}
-    assert reasons["1.dcm"] == "not named .png, .jpg or .jpeg: a DICOM inside" and reasons["notes.txt"] == images.NOT_NAMED
+    assert reasons["1.bmp"] == "not named .png, .jpg or .jpeg: a BMP inside" and reasons["notes.txt"] == images.NOT_NAMED
 
 
 def test_images_beside_the_class_folders_are_a_share_of_all(tmp_path):

@@ -36,7 +36,9 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "reference": ("reference", "not_used"),
 }
 REQUIRED = "generated", "used", "not_used"
-OF_RECIPE, NOT_OF_RECIPE = ("real", "steps", "count"), ("plan_only", "likelihood_ratio", "bits", "max_rejected")
+OF_RECIPE = "real", "steps", "count"
+OF_VOLUMES = "salt", "window", "slices"  # DICOM and NIfTI
+NOT_OF_RECIPE = "plan_only", "likelihood_ratio", "bits", "max_rejected", *OF_VOLUMES
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
@@ -98,6 +100,11 @@ def _check_given(values: flags.FlagValues) -> None:
         raise ValueError("missing: " + "; ".join(f"--{name} ({values[name].help})" for name in missing))
     if wrong := sorted(given & ({*FOLDERS, *NOT_OF_RECIPE} if with_recipe else {*OF_RECIPE})):
         raise ValueError(f"--{wrong[0]} {'does not go with' if with_recipe else 'goes with'} --recipe")
+    packing.of_volumes(values)
+    if values.salt and Path(values.salt).resolve().is_relative_to(Path(values.output).resolve()):
+        raise ValueError(
+            f"--salt={values.salt} is in --output={values.output}, which is handed on: name a place that stays with you"
+        )
     if 0 < values.repeats < LEAST_REPEATS:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
 
@@ -130,7 +137,10 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
         options = {"image_size": values.image_size, "bits": values.bits, "max_rejected": values.max_rejected}
         with stages.timed(output, "pack"):
             reference, groups = where.get("reference", ""), where.get("groups", "")
-            packing.pack("subtask1", data, output, "", reference, groups, mapped=mapped, overwrite=True, **options)
+            of_volumes = packing.of_volumes(values)
+            packing.pack(
+                "subtask1", data, output, "", reference, groups, mapped=mapped, overwrite=True, of_volumes=of_volumes, **options
+            )
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
     source.verify()  # the plan carries the fingerprints
     parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
@@ -157,6 +167,7 @@ def _given(values: flags.FlagValues) -> dict:
     Raises ValueError that names a flag whose folder or file is not there, and two of which one's folder lies in the other's.
     """
     given: dict = {"image_size": values.image_size} | ({"bits": values.bits} if values.bits else {})
+    given |= {name: values[name].value for name in OF_VOLUMES[1:] if not values[name].using_default_value}
     for name in (*FOLDERS, "groups"):
         if not (value := values[name].value):
             continue
@@ -191,7 +202,7 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 def _check_same(path: Path, given: dict) -> None:
     known = files.read_json(path, {"image_size": int}, OTHER)
-    for name in ("image_size", "bits", *FOLDERS, "groups"):
+    for name in ("image_size", "bits", *OF_VOLUMES[1:], *FOLDERS, "groups"):
         before, now = known.get(name), given.get(name)
         if before == now or (isinstance(now, list) and before == [now[0], _digest(Path(now[0]), litter=True)]):  # as it once was
             continue
@@ -216,7 +227,11 @@ def _rejected(source: Source, given: dict) -> dict[str, list[int]]:
 
 def _command(values: flags.FlagValues) -> str:
     given = {name: values[name].value for name in (*FOLDERS, "groups", "image_size", "bits", "output")}
-    given |= {name: values[name].value for name in ("seed", "repeats", "max_rejected") if not values[name].using_default_value}
+    given |= {
+        name: values[name].value
+        for name in ("seed", "repeats", "max_rejected", *OF_VOLUMES)
+        if not values[name].using_default_value
+    }
     if values.likelihood_ratio is not None:
         given["likelihood_ratio"] = config_flags.get_config_filename(values["likelihood_ratio"])
     return shlex.join(["python", "-m", "fingerprint_jax.audit", *(f"--{name}={value}" for name, value in given.items() if value)])

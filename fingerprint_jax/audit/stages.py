@@ -401,7 +401,7 @@ class Audit(Sides):
             "plan_hash": digest,
             "counts": plan["counts"] | self.left_out,
             "image_size": list(self.source.image_shape[:2]),
-        }
+        } | self.source.window
         document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}
         real = self.sides["real"]
         document["exact"], document["near"] = self.exact(), self.near()

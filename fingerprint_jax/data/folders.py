@@ -46,6 +46,14 @@ class File:
     constant: bool = False  # all pixels are equal: there is nothing to see
     info: images.Info = images.Info(0, "", 0)
     thumbnail: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    volume: str = ""  # DICOM or NIfTI
+    shown: str = ""  # the path that stands for it where its own would tell a name, see medical.py
+    listed: str = ""  # the id that tables of patients and labels have for it, where its own does not tell
+
+    @property
+    def place(self) -> str:
+        """The path that lines and tables give."""
+        return self.shown or str(self.path)
 
     @property
     def split(self) -> str:
@@ -200,7 +208,8 @@ def scan(folder: Folder, skip: set[str]) -> tuple[list[File], Rejected]:
                 continue
             relative = real.relative_to(root)
             id = folder.prefix + relative.with_suffix("").as_posix()
-            if reason := unfit(id):
+            volume = images.volume(real)
+            if reason := "" if volume else unfit(id):  # a volume gets another name
                 reason = f"the name {reason}"
             elif os.path.islink(real) and not Path(os.path.realpath(real)).is_relative_to(root):
                 reason = "a link that leaves the folder"
@@ -214,7 +223,9 @@ def scan(folder: Folder, skip: set[str]) -> tuple[list[File], Rejected]:
             if reason:
                 rejected.append((str(folder.path / relative), reason))
             else:
-                files.append(File(folder.path / relative, folder, id, folder.label, len(files), id))
+                listed = folder.prefix + images.bare(relative.as_posix()) if volume else ""
+                file = File(folder.path / relative, folder, id, folder.label, len(files), id, volume=volume, listed=listed)
+                files.append(file)
     return files, rejected
 
 
@@ -317,7 +328,8 @@ def attach(files: list[File], path: str, names: tuple[str, ...], one_split: bool
     if len(unused) == len(values):
         split, id = unused[0]
         shown = next((file for file in files if not file.split.endswith("generated")), files[0])
-        pair = (f"{split} {id}", f"{shown.split} {shown.id}") if split else (id, shown.id)
+        name = shown.listed or shown.id
+        pair = (f"{split} {id}", f"{shown.split} {name}") if split else (id, name)
         raise ValueError(f"{path}: none of its ids is that of an image: its first is {pair[0]!r}, that of an image {pair[1]!r}")
     if unused:
         print(f"warning: {path}: {len(unused)} ids match no image, the first is {unused[0][1]!r}", file=sys.stderr)
@@ -331,14 +343,13 @@ def attach(files: list[File], path: str, names: tuple[str, ...], one_split: bool
 
 def _keys(files: list[File], values: dict[tuple[str, str], str]) -> list[tuple[str, str] | None]:
     """The key of every image among those of a CSV."""
-    ids = [normal_form(file.id) for file in files]
+    ids = [normal_form(file.listed or file.id) for file in files]
     known = set(ids)
     paths: dict[tuple[str, str], list[tuple[str, str]]] = {}  # keys by the id of the file that they may be the path of
     for split, name in values:
         if name not in known:
             path = PurePosixPath(name.replace("\\", "/"))  # as Windows writes it
-            stem = path.with_suffix("") if path.suffix.lower() in images.FORMATS else path
-            paths.setdefault((split, normal_form(str(stem))), []).append((split, name))
+            paths.setdefault((split, normal_form(images.bare(str(path)))), []).append((split, name))
     keys = []
     for file, id in zip(files, ids, strict=True):
         places = (file.split, id), ("", id)

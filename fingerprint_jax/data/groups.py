@@ -53,7 +53,7 @@ def join_equal(files: list[File]) -> list[str]:
             files[i].group = f"{split}/{name}" if apart else name
     said = []
     if conflicts:
-        pair = " and ".join(str(file.path) for file in conflicts[0])
+        pair = " and ".join(file.place for file in conflicts[0])
         said.append(f"{len(conflicts)} images have the pixels of an image with another label, the first: {pair}")
     joined = sorted([sorted({nodes[i][1] for i in found if not nodes[i][0]}) for found in members.values()])
     if joined := [names for names in joined if len(names) > 1]:

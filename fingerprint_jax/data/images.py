@@ -1,4 +1,4 @@
-"""Files of strangers -> grey 8-bit pixels. Only PNG and JPEG are ever decoded."""
+"""Files of strangers -> grey 8-bit pixels. Only PNG and JPEG are decoded here; see medical.py for DICOM and NIfTI."""
 
 import collections
 import dataclasses
@@ -20,6 +20,10 @@ from fingerprint_jax.runtime.names import printable
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_PIXELS = 4096 * 4096
 NOT_NAMED = "not named .png, .jpg or .jpeg"
+NO_IMAGE = "a DICOM without an image"
+MAX_FRAMES = 100_000  # of a file
+_VOLUMES = {".dcm": "DICOM", ".nii": "NIfTI", ".nii.gz": "NIfTI"}
+_EXTENSION = re.compile(r"\.(png|jpe?g|dcm|nii|nii\.gz)$", re.IGNORECASE)
 
 # What files begin with that are images, but not decoded under another name.
 _OTHERS = {
@@ -54,8 +58,8 @@ _TURNS: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What Pillow raises on damaged bytes.
-_DAMAGED = (
+# What Pillow, and others that read files of images, raise on damaged bytes.
+DAMAGED = (
     OSError,
     SyntaxError,
     ValueError,
@@ -124,9 +128,9 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS, bits: 
             deep, common = _deep(image, data)
             turn = _TURNS.get(_orientation(image))
             pixels = _grey(image if turn is None else image.transpose(turn), bits, deep)
-    except _Refused as error:
+    except Refused as error:
         raise ValueError(str(error)) from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ValueError(printable(f"damaged: {error}")) from None
     if image_size and pixels.shape != (image_size, image_size):
         resized = Image.fromarray(pixels).resize((image_size, image_size), Image.Resampling.BILINEAR)
@@ -134,8 +138,27 @@ def decode(path: Path, image_size: int = 0, max_pixels: int = MAX_PIXELS, bits: 
     return pixels, Info(len(data), mode, metadata, deep, common)
 
 
+def volume(path: Path) -> str:
+    """DICOM or NIfTI, by the name of a file or else by its first bytes; nothing where it is neither."""
+    if path.suffix.lower() in FORMATS:
+        return ""
+    named = next((kind for suffix, kind in _VOLUMES.items() if path.name.lower().endswith(suffix)), "")
+    return named or ("DICOM" if _kind(path) == "DICOM" else "")
+
+
+def bare(name: str) -> str:
+    """A name without the extension of an image or a volume; other points, as in an UID, stay."""
+    return _EXTENSION.sub("", name)
+
+
 def _inside(path: Path) -> str:
     """What kind of image is in a file that is not named like one; nothing where there is none."""
+    kind = _kind(path)
+    return f": a {kind} inside" if kind else ""
+
+
+def _kind(path: Path) -> str:
+    """What kind of image a file is by its first bytes; nothing where it is none that is known."""
     try:
         if not path.is_file():
             return ""
@@ -143,8 +166,7 @@ def _inside(path: Path) -> str:
             head = file.read(132)
     except OSError:
         return ""
-    kind = next((kind for kind, start in _OTHERS.items() if re.match(start, head, re.DOTALL)), "")
-    return f": a {kind} inside" if kind else ""
+    return next((kind for kind, start in _OTHERS.items() if re.match(start, head, re.DOTALL)), "")
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -163,8 +185,27 @@ def described(id: str, label: int, group: str, digest: str) -> bytes:
     return json.dumps([id, label, group, digest]).encode()
 
 
-class _Refused(Exception):
-    pass
+class Refused(ValueError):
+    """Why a file is refused, in one line without its path."""
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a JPEG says it has, of any process; nothing is decoded.
+
+    Raises Refused where it says none, or has more scans than a sound one.
+    """
+    size, scans = None, 0
+    for name, content in _segments(data) if data.startswith(b"\xff\xd8") else ():
+        scans += name == b"\xda"
+        if scans > _MOST_REPEATED:
+            raise Refused(f"more than {_MOST_REPEATED} scans, a file made to waste time")
+        if b"\xc0" <= name <= b"\xcf" and name not in (b"\xc4", b"\xc8", b"\xcc"):
+            if size:
+                raise Refused("damaged: a second frame in a JPEG")
+            size = int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big")
+    if not size:
+        raise Refused("no JPEG inside, or its header is damaged")
+    return size
 
 
 def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
@@ -175,9 +216,9 @@ def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
         kind = name + content[:6] if name == b"\xe1" else name
         repeated[kind] += kind in _REPEATED
         if repeated[kind] > _MOST_REPEATED:
-            raise _Refused(f"more than {_MOST_REPEATED} {_REPEATED[kind]}, a file made to waste time")
+            raise Refused(f"more than {_MOST_REPEATED} {_REPEATED[kind]}, a file made to waste time")
         if count > _MOST_PARTS:
-            raise _Refused(f"more than {_MOST_PARTS} segments or chunks, a file made to waste time")
+            raise Refused(f"more than {_MOST_PARTS} segments or chunks, a file made to waste time")
         if kind == b"\xe1Exif\0\0":
             exif += content[6:]  # of several Pillow makes one
         if name == b"\xe2" and content.startswith(b"MPF\0"):
@@ -186,30 +227,30 @@ def _check(data: bytes, wanted: str, suffix: str, max_pixels: int) -> None:
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
     except UnidentifiedImageError:
-        raise _Refused("neither a PNG nor a JPEG inside, or its header is damaged") from None
+        raise Refused("neither a PNG nor a JPEG inside, or its header is damaged") from None
     except Image.DecompressionBombError:
-        raise _Refused("more pixels than Pillow opens, some 178 million") from None
+        raise Refused("more pixels than Pillow opens, some 178 million") from None
     with image:
         if (frames := getattr(image, "n_frames", 1)) > 1:
-            raise _Refused(f"{frames} frames, one is expected")
+            raise Refused(f"{frames} frames, one is expected")
         if image.format != wanted:
-            raise _Refused(f"a {image.format} under a {suffix} name")
+            raise Refused(f"a {image.format} under a {suffix} name")
         if image.width * image.height > max_pixels:
-            raise _Refused(f"{image.width}x{image.height} is more than {max_pixels} pixels (--max_pixels)")
+            raise Refused(f"{image.width}x{image.height} is more than {max_pixels} pixels (--max_pixels)")
         image.verify()  # `load` skips the checksums of the pixels and does not miss the end of the file
 
 
 def _check_directory(data: bytes, what: str) -> None:
     """Refuses EXIF data, or what is laid out like it, of which Pillow would take much memory."""
     if (size := len(data.removeprefix(b"Exif\0\0"))) > _MOST_EXIF:
-        raise _Refused(f"{what} of {size} bytes, at most {_MOST_EXIF} are read")
+        raise Refused(f"{what} of {size} bytes, at most {_MOST_EXIF} are read")
     while data.startswith(b"Exif\0\0"):
         data = data[6:]
     order: Literal["big", "little"] = "big" if data.startswith(b"MM") else "little"
     at = int.from_bytes(data[4:8], order)
     entries = min(int.from_bytes(data[at : at + 2], order), (len(data) - at) // 12)
     if entries > _MOST_ENTRIES[what] or entries * len(data) > _MOST_COPIED:
-        raise _Refused(f"{what} of {entries} entries, a file made to waste memory")
+        raise Refused(f"{what} of {entries} entries, a file made to waste memory")
 
 
 def _orientation(image: Image.Image) -> object:
@@ -228,7 +269,7 @@ def _segments(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     at, begun = 2, False
     while found := _MARKER.search(data, at):
         if not begun and _NO_SEGMENT.match(found[0]):
-            raise _Refused(f"damaged: marker {found[0].hex()} before any scan")
+            raise Refused(f"damaged: marker {found[0].hex()} before any scan")
         if found[0] == b"\xff\xd9":
             return
         begun |= found[0] == b"\xff\xda"
@@ -261,11 +302,11 @@ def _grey(image: Image.Image, bits: int, deep: tuple[int, int] | None) -> np.nda
     most = 2**bits - 1
     if image.mode.startswith("I"):
         if deep and deep[1] > most:
-            raise _Refused(f"its largest value is {deep[1]}, {bits} bits hold {most} (--bits)")
+            raise Refused(f"its largest value is {deep[1]}, {bits} bits hold {most} (--bits)")
         # Pillow's own conversion would clip everything above 255.
         return ((np.asarray(image).astype(np.uint32) * 510 + most) // (2 * most)).astype(np.uint8)
     if deep and bits < 16:
-        raise _Refused(f"16-bit colour, of which only the high bytes are read: --bits={bits} is for grey, convert it")
+        raise Refused(f"16-bit colour, of which only the high bytes are read: --bits={bits} is for grey, convert it")
     if image.mode == "P" and np.asarray(image).max() >= (len(image.palette.palette) // 3 if image.palette else 0):
         raise ValueError("a pixel has no colour in the palette")  # Pillow makes it black, or trips over itself
     if image.has_transparency_data:

@@ -23,7 +23,7 @@ def is_image(path: str, reason: str) -> bool:
 
     Tables, texts and what file browsers leave (Thumbs.db) do not count.
     """
-    named = Path(path).suffix.lower() in images.FORMATS or reason.startswith("cannot be listed")
+    named = Path(path).suffix.lower() in images.FORMATS or reason.startswith(("cannot be listed", "DICOM:", "NIfTI:"))
     return reason != images.NOT_NAMED and (named or reason.startswith(images.NOT_NAMED))
 
 
@@ -53,7 +53,8 @@ def require_share(folders: list[Folder], kept: list[File], rejected: Rejected, m
         if is_image(path, reason):  # of the innermost folder that it lies in
             lost[next((above for above in (Path(path), *Path(path).parents) if above in roots), Path(path).parent)] += 1
     kept_below: collections.Counter[Path] = collections.Counter()
-    for path, count in collections.Counter(file.folder.path for file in kept).items():
+    whole = {(file.folder.path, file.place) for file in kept}  # of a volume, not each of its slices
+    for path, count in collections.Counter(path for path, _ in whole).items():
         for above in (path, *path.parents):
             kept_below[above] += count
     too_many = []
@@ -112,7 +113,7 @@ def asked_about(task: str, files: list[File]) -> list[str]:
     found = [file for file in found if not file.constant]
     if not found:
         return []
-    some = f"{len(found)} images, or other images of their patients, are in train or test too (first: {found[0].path})"
+    some = f"{len(found)} images, or other images of their patients, are in train or test too (first: {found[0].place})"
     return [f"reference: {some}: no system can use such a reference, leave these images out of it"]
 
 

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fingerprint_jax.data import builder, duplicates, images, pack_report, tasks
-from fingerprint_jax.data.folders import File, Rejected, attach, class_names, layout, quoted, require_images, scan
+from fingerprint_jax.data import builder, duplicates, images, medical, pack_report, tasks
+from fingerprint_jax.data.folders import File, Folder, Rejected, attach, class_names, layout, quoted, require_images, scan
 from fingerprint_jax.data.groups import alike, join_equal
 from fingerprint_jax.data.tables import normal_form
+from fingerprint_jax.runtime import paths
 from fingerprint_jax.runtime.files import litter, opened, seal
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import progress
@@ -65,9 +66,9 @@ def select(files: list[File], reasons: list[str]) -> tuple[list[File], Rejected]
             but = (
                 "case or extension" if file.id.casefold() == seen[key].id.casefold() else "case, extension, blanks or Unicode form"
             )
-            reason = f"its id {file.id!r} is that of {seen[key].path} but for {but}: rename one"
+            reason = f"its id {file.id!r} is that of {seen[key].place} but for {but}: rename one"
         if reason:
-            rejected.append((str(file.path), reason))
+            rejected.append((file.place, reason))
         else:
             seen[key] = file
             kept.append(file)
@@ -105,13 +106,14 @@ def pack(
     overwrite: bool = False,
     bits: int = 0,
     max_rejected: float = 0.05,
+    of_volumes: medical.Options | None = None,
 ) -> dict:
     """Packs the folders of a task; returns what stands in summary.json.
 
     Writes `<data_dir>/fingerprint/<task>/1.0.0/`: the TFDS data set, summary.json (counts and content fingerprints),
     files.csv (what the files say beside their pixels), rejected.csv (files left out, and why) and duplicates.csv (pairs
     across splits and classes and within them, and constant images). A failed pack leaves nothing behind. The arguments are the
-    flags; `mapped` is {NAME: DIR}.
+    flags; `mapped` is {NAME: DIR}, `of_volumes` what they say of DICOM and NIfTI.
 
     Raises ValueError for missing or empty folders, a folder that lost more than `max_rejected` of its images, a CSV that cannot be
     used, a data set that is there already, another pack that is writing it, and with `strict` for any rejected file.
@@ -122,17 +124,13 @@ def pack(
     if labels and official:
         raise ValueError(f"--labels is for the task images, the folders of {task} are its labels")
     folders = layout(task, train_dir, test_dir, reference_dir, mapped, flat=bool(labels))
-    files: list[File] = []
-    rejected: Rejected = []
-    skip = {os.path.realpath(path) for path in (groups, labels) if path}
-    for folder in folders:
-        found, refused = scan(folder, skip)
-        files += found
-        rejected += refused
-    if not official and not labels:
-        for path in [p for root in (train_dir, test_dir) if root for p in sorted(Path(root).iterdir())]:
-            if not path.is_dir() and path.name[0] != "." and os.path.realpath(path) not in skip:
-                rejected.append((str(path), "not in a class folder"))
+    volumes = medical.Volumes(of_volumes or medical.Options(), Path(data_dir))
+    skip = {os.path.realpath(path) for path in (groups, labels) if path} | volumes.own
+    scanned = [(folder, *scan(folder, skip)) for folder in folders]
+    for root in [Path(root) for root in (train_dir, test_dir) if root] if not official and not labels else []:
+        beside = [p for p in sorted(root.iterdir()) if not p.is_dir() and p.name[0] != "." and os.path.realpath(p) not in skip]
+        scanned.append((Folder(str(root), root, "", -1), [], [(str(path), "not in a class folder") for path in beside]))
+    files, rejected = volumes.hide(scanned)
     require_images(folders, files, rejected)
     classes = list(tasks.of(task).classes) or class_names(Path(train_dir))
     if labels:
@@ -149,26 +147,24 @@ def pack(
             names = " and ".join(map(repr, pairs[0]))
             more = f" (and {len(pairs) - 1} more such names)" if len(pairs) > 1 else ""
             warn(f"{groups}: {names} look like one patient{more}, they are taken for different ones")
-    reasons = []
-    with ThreadPoolExecutor() as pool, progress("decoding", len(files)) as advance:
-        for reason in pool.map(lambda file: inspect(file, image_size, max_pixels, bits or 16), files):
-            reasons.append(reason)
-            advance()
-    kept, refused = select(files, reasons)
-    rejected += refused
-    require_images(folders, kept, rejected)
-    if rejected and strict:
-        raise ValueError(f"{len(rejected)} files rejected (--strict), the first: {rejected[0][0]}: {rejected[0][1]}")
-    try:
-        pack_report.require_share(folders, kept, rejected, max_rejected)
-    except ValueError:
-        pack_report.report_rejected(rejected, sys.stderr)
-        raise
-    for text in ([] if bits else pack_report.dark(kept)) + join_equal(kept) + pack_report.asked_about(task, kept):
-        warn(text)
     with _replacing(target, task, overwrite) as work:
+        files, refused = volumes.slices(files, work / "slices", max_pixels, bool(groups))
+        rejected += refused
+        require_images(folders, files, rejected)
+        kept, refused = select(files, _inspected(files, image_size, max_pixels, bits or 16))
+        rejected += refused
+        require_images(folders, kept, rejected)
+        if rejected and strict:
+            raise ValueError(f"{len(rejected)} files rejected (--strict), the first: {rejected[0][0]}: {rejected[0][1]}")
+        try:
+            pack_report.require_share(folders, kept, rejected, max_rejected)
+        except ValueError:
+            pack_report.report_rejected(rejected, sys.stderr)
+            raise
+        for text in ([] if bits else pack_report.dark(kept)) + join_equal(kept) + pack_report.asked_about(task, kept):
+            warn(text)
         ordered = sorted(kept, key=lambda file: (file.split, file.digest, file.id))
-        summary = _write(work, task, ordered, classes, image_size, max_pixels, bits)
+        summary = _write(work, task, ordered, classes, image_size, max_pixels, bits) | volumes.described
         seen = [file for file in kept if not file.constant]
         twins = [(seen[i], seen[j], correlation) for i, j, correlation in sorted(_twins(seen))]
         made = builder.dataset_dir(work, task)
@@ -192,6 +188,16 @@ def pack(
     return summary
 
 
+def _inspected(files: list[File], image_size: int, max_pixels: int, bits: int) -> list[str]:
+    """What `inspect` says of each."""
+    reasons = []
+    with ThreadPoolExecutor() as pool, progress("decoding", len(files)) as advance:
+        for reason in pool.map(lambda file: inspect(file, image_size, max_pixels, bits), files):
+            reasons.append(reason)
+            advance()
+    return reasons
+
+
 def _twins(files: list[File]) -> Iterable[tuple[int, int, float]]:
     if not files:
         return ()
@@ -211,7 +217,7 @@ def _write(work: Path, task: str, kept: list[File], classes: list[str], image_si
         for file in splits[name]:
             pixels, _ = images.decode(file.path, image_size, max_pixels, bits or 16)
             if images.digest(pixels) != file.digest:
-                raise ValueError(f"{file.path}: changed while it was packed")
+                raise ValueError(f"{file.place}: changed while it was packed")
             content[name].update(images.described(file.id, file.label, file.group, file.digest))
             yield {"id": file.id, "image": pixels[..., None], "label": file.label, "group": file.group}
             advance()
@@ -301,6 +307,17 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
 
 def define_image_flags(values: flags.FlagValues) -> None:
     """The flags of all that packs images."""
+    text = "DICOM and NIfTI: a file of yours, made where it is missing, of which the numbers of files and patients are made."
+    paths.define("salt", "", text, values)
+    known = ", ".join(medical.WINDOWS)
+    text = f"DICOM and NIfTI: the window as centre,width, file for that of each file, or one of {known}; without it 8 bits alone."
+    flags.DEFINE_string("window", "", text, flag_values=values)
+    flags.DEFINE_string("slices", "all", "DICOM and NIfTI: of each series all, every:N or middle.", flag_values=values)
     flags.DEFINE_integer("bits", 0, BITS, 0, 16, flag_values=values)
     flags.register_validator("bits", lambda bits: not 0 < bits < 8, "use 8 to 16, or 0", flag_values=values)
     flags.DEFINE_float("max_rejected", 0.05, MAX_REJECTED, 0, 1, flag_values=values)
+
+
+def of_volumes(values: flags.FlagValues) -> medical.Options:
+    """What these flags say of DICOM and NIfTI; raises ValueError where that cannot be."""
+    return medical.Options(values.salt, values.window, values.slices)

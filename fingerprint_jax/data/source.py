@@ -84,6 +84,11 @@ class Source:
         """Classes of the task."""
         return len(self.summary["classes"])
 
+    @property
+    def window(self) -> dict[str, str]:
+        """`window` and `slices` of the DICOM or NIfTI that it was packed from; nothing where there was none."""
+        return {name: self.summary[name] for name in ("window", "slices") if isinstance(self.summary.get(name), str)}
+
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
         """Digest of the decoded content of every split."""

@@ -270,6 +270,7 @@ def predict(run: Run, split: str) -> Predictions:
     Raises ValueError where it cannot be: damaged records, scores that are not finite, or labels of other classes.
     """
     run.require_classes()
+    run.require_window()
     run.require_gallery()
     if run.labels is not None:
         return _predicted(run, split)

@@ -359,6 +359,19 @@ class Run(View):
                 " classes, in the same order, or train a run on these"
             )
 
+    def require_window(self) -> None:
+        """Raises ValueError where the data were packed with another window than those the run was started with.
+
+        Data of PNG and JPEG have none that is known, and runs of older versions do not say theirs.
+        """
+        known = self.provenance.get("window") if (self.workdir / "provenance.json").exists() else None
+        here = self.source.window.get("window")
+        if known and here and known != here:
+            raise ValueError(
+                f"{self.workdir} was started with images of --window={known}, {self.config.data_dir} has --window={here}: pack"
+                " these with the same window"
+            )
+
     def require_gallery(self) -> None:
         """Raises ValueError where the data that a run was started with were packed anew, and what it compares images with is other.
 

@@ -155,7 +155,8 @@ def _write_or_check(run: Run, fingerprints: dict[str, str], check: Callable[[Run
     if not path.exists():
         classes = {} if run.task.classes else {"classes": run.source.summary["classes"]}
         about = {"fingerprints": fingerprints, "starts": [start], "changes": []}
-        run.write_provenance(about | classes | {"parts": run.drawn(run.parts)})
+        window = {name: value for name, value in run.source.window.items() if name == "window"}
+        run.write_provenance(about | classes | window | {"parts": run.drawn(run.parts)})
         files.write_text(path, json.dumps(run.config.to_dict(), indent=1))
         return True
     before, after, changed = _compared(run, fingerprints, of_method)
@@ -192,6 +193,7 @@ def _compared(run: Run, fingerprints: dict[str, str], of_method: Fields) -> tupl
         raise ValueError(f"{run.workdir} is a copy that --watch keeps, it is not trained: use another --workdir")
     known = run.provenance
     run.require_classes()
+    run.require_window()
     before = identity(Run.load(run.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
     after = identity(run.config) | {"data": fingerprints}
     changed = differing(before, after)
