@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from fingerprint_jax.audit import network, page, recipe, stages, verdict
-from fingerprint_jax.data import builder, folders, pack_report, packing
+from fingerprint_jax.data import builder, folders, medical, pack_report, packing
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.runs import checkpoint, config_file
 from fingerprint_jax.runtime import cli, environment, files, paths, preemption
@@ -35,6 +35,7 @@ FOLDERS = {  # and the split and class of the packed data that a folder's images
     "unknown": ("test_real", "unknown"),
     "reference": ("reference", "not_used"),
 }
+LABELS = {"synthetic": 1, "used": 1, "not_used": 0, "unknown": -1}
 REQUIRED = "generated", "used", "not_used"
 OF_RECIPE = "real", "steps", "count"
 OF_VOLUMES = "salt", "window", "slices"  # DICOM and NIfTI
@@ -222,6 +223,10 @@ def _rejected(source: Source, given: dict) -> dict[str, list[int]]:
         lost.update([roots[max(inside, key=len)]] if inside else [])  # a folder that cannot be listed is no file in it
     splits = source.summary["splits"]
     kept = {name: splits[split]["classes"].get(label, 0) for name, (split, label) in FOLDERS.items() if split in splits}
+    if lost and source.window:  # a volume is one file, however many slices it gave
+        rows = folders.read_table(source.path / "files.csv", {"split": str, "id": str, "label": int})
+        whole = collections.Counter(of[:2] for of in {(row["split"], row["label"], medical.file_of(row["id"])) for row in rows})
+        kept = {name: whole[split, LABELS[label]] for name, (split, label) in FOLDERS.items()}
     return {name: [count, kept[name] + count] for name, count in lost.items()}
 
 

@@ -115,7 +115,7 @@ def patients_words(counts: dict) -> str:
     if not without:
         return ""
     who = "every real image was" if without == real else f"each of {without:,} of the {real:,} real images was"
-    given = "No table of patients was given (--groups)" if without == real else "The table of patients (--groups) lacks images"
+    given = "No table of patients was given (--groups)" if without == real else "The patient of some images is not known (--groups)"
     return (
         f"{given}: {who} taken for a patient of its own. Images of one patient are alike: where some patients have several, the p"
         " is too small, the intervals are too narrow and the detection limit is too good."
@@ -179,8 +179,10 @@ def _verdict_words(document: dict) -> str:
         more = [line for line in copies.get("flagged", ()) if line["id"] not in {each["id"] for each in exact}]
         return text + (f" Further {_count(len(more), 'real image')} may be copied: see Copies." if more else "")
     if name == verdict.COPIES:
+        known = not document["counts"]["without_patient"]
+        patients = f" of {_count(len(document['groups']), 'patient')}" if known else ""
         return (
-            f"Copies among the synthetic images were found of {_count(len(copies['flagged']), 'real image')}"
+            f"Copies among the synthetic images were found of {_count(len(copies['flagged']), 'real image')}{patients}"
             f" ({_of_classes(copies['flagged'])}), at a false discovery rate of {copies['fdr']:.0%}. What was copied can be another"
             " image of the same patient."
         )

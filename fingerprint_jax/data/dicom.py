@@ -163,6 +163,7 @@ def read(path: Path, max_pixels: int) -> Head:
             raise images.Refused(f"{syntax.name}: pip install pylibjpeg pylibjpeg-libjpeg reads it, or convert it")
         patient, series = (str(dataset.get(name) or "").strip() for name in ("PatientID", "SeriesInstanceUID"))
         number = int(_first(dataset.get("InstanceNumber")) or 0)
+        dataset = pydicom.Dataset(dataset)  # which does not hold on to all bytes that were read
         return Head(path, dataset, syntax, shape, frames, patient, series, number)
 
 

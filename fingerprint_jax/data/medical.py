@@ -36,6 +36,7 @@ WINDOWS = {"lung": (-600, 1500), "mediastinum": (50, 350), "abdomen": (40, 400),
 INSTALL = "pip install 'fingerprint_jax[medical]'"
 _SALT = re.compile(r"[0-9a-f]{64}\n")
 _SLICES = re.compile(r"all|middle|every:[1-9][0-9]{0,3}")
+_FRAME = re.compile(r"([0-9a-f]{16})/[0-9]{4,6}$")
 _HEADER = ["name", "path"]  # of the table of names
 
 
@@ -297,6 +298,11 @@ class Volumes:
         writer.writerows([_HEADER, *((name, printable(of)) for name, of in (known | self._names).items())])
         with files.replacing(path) as temporary:
             _write_private(temporary, text.getvalue())
+
+
+def file_of(id: str) -> str:
+    """The id of the file that a slice is of; any other id as it is."""
+    return _FRAME.sub(r"\1", id)
 
 
 def grey(values: np.ndarray, low: float, high: float, inverted: bool = False) -> np.ndarray:

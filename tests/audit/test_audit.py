@@ -22,6 +22,7 @@ from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.runtime import files, plugins
 from fingerprint_jax.runtime.preemption import Preempted
 from tests.conftest import ROOT, load_config
+from tests.data import dicom_files
 from tests.foreign import tree
 
 SIZES = {"size": 32, "real": 60, "generated": 80, "unknown": 6, "reference": 100, "slices": 1}
@@ -367,6 +368,45 @@ def test_many_copies_of_one_image_are_no_synthetic_set(flat, leaking, tmp_path):
     assert document["verdict"]["name"] == verdict.CANNOT_TELL
     (reason,) = document["verdict"]["reasons"]
     assert reason.startswith(f"{0 if flat else 1} different synthetic images and {SIZES['reference']} reference")
+
+
+def dicom(given, root, patients):
+    """The same images as series of CT: each of `patients` has as many slices, whose names tell theirs."""
+    for k, name in enumerate(("used", "not_used", "reference", "unknown")):
+        for i, path in enumerate(sorted(given[name].iterdir())):
+            patient = 1000 * k + i % patients
+            found = dicom_files.dataset(np.asarray(Image.open(path)).astype(np.uint16) * 4 + 1024, patient, number=i, depth=i)
+            dicom_files.save(root / name / f"Zwetschgen{patient}" / f"{i}", found)
+    return given | {name: root / name for name in ("used", "not_used", "reference", "unknown")}
+
+
+def test_series_of_dicom_go_to_a_page_with_patients_and_without_names(leaking, tmp_path, capfd, caplog):
+    given = dicom(leaking[0], tmp_path / "images", patients=30)
+    bad = dicom_files.dataset(np.zeros((4, 32, 32), np.uint16), 7, PhotometricInterpretation="RGB")
+    dicom_files.save(given["used"] / "Zwetschgen7" / "bad", bad)
+    options = {"salt": tmp_path / "salt", "window": "510,1020"}
+    document = audit(given, tmp_path / "audit", **options)
+    assert document["counts"]["groups"] == 60 and document["counts"]["without_patient"] == 0
+    assert document["copies"]["reference_groups"] == 30 and document["verdict"]["patients"] == ""
+    assert document["window"] == "510,1020" and f"--salt={tmp_path}/salt" in document["command"]
+    assert document["rejected"] == {"used": [1, 61]}
+    # The pixels are those of the PNG files, and so are the scores.
+    before, now = (Source(str(path / "data"), "subtask1") for path in (leaking[1], tmp_path / "audit"))
+    for split in ("train_real", "reference"):
+        assert (before.digests(before.rows(split).index) == now.digests(now.rows(split).index)).all()
+    page = (tmp_path / "audit" / "index.html").read_text()
+    assert "DICOM and NIfTI with --window=510,1020 and --slices=all." in page
+    said = "".join(capfd.readouterr()) + caplog.text
+    salt = (tmp_path / "salt").read_text().strip()
+    files = {path: path.read_bytes() for path in (tmp_path / "audit").rglob("*") if path.is_file()}
+    of_patients = [text for patient in (0, 7, 1003) for text in dicom_files.secrets(patient).values()]
+    for text in (*of_patients, "Zwetschgen", "1.2.826.0.1.3680043", salt):
+        assert [path for path, content in files.items() if text.encode() in content or text in path.name] == []
+        assert text not in said
+    with pytest.raises(ValueError, match="--window: the audit in .* is of 510,1020, not lung"):
+        audit(given, tmp_path / "audit", **options | {"window": "lung"})
+    with pytest.raises(ValueError, match="^--salt=.* is in --output="):
+        audit(given, tmp_path / "audit", **options | {"salt": tmp_path / "audit" / "salt"})
 
 
 def test_files_that_cannot_be_used_are_counted_by_folder(leaking, tmp_path):

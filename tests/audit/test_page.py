@@ -240,7 +240,7 @@ def test_what_unknown_patients_do_to_the_p_is_said():
     counts = audit()["counts"]
     partly, none = page.patients_words(counts), page.patients_words(counts | {"without_patient": 2200})
     assert partly.startswith(
-        "The table of patients (--groups) lacks images: each of 5 of the 2,200 real images was taken for a patient"
+        "The patient of some images is not known (--groups): each of 5 of the 2,200 real images was taken for a patient"
     )
     assert none.startswith("No table of patients was given (--groups): every real image was taken for a patient of its own.")
     assert "the p is too small" in none and partly.endswith(none[none.index("Images of one patient") :])

@@ -8,13 +8,13 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 SECRETS = {  # of a patient, by the keyword of DICOM; {} is what tells one patient from another
     "PatientName": "Zwetschgen{}^Quirin",
     "PatientID": "MRN-77{}31",
-    "PatientBirthDate": "194701{:02}",
+    "PatientBirthDate": "{year}0111",
     "PatientAddress": "Holunderweg {}9 Hinterdorf",
     "InstitutionName": "Klinik Sankt Xaver {}",
     "InstitutionAddress": "Birkenallee {}4",
     "ReferringPhysicianName": "Doktorova{}^Ludmila",
     "OperatorsName": "Knipser{}^Otto",
-    "StudyDate": "201901{:02}",
+    "StudyDate": "{year}0223",
     "StudyDescription": "Rundherd{} Oberlappen",
     "SeriesDescription": "Weichteil{}Kernel",
     "AccessionNumber": "ACC{}55512",
@@ -23,7 +23,7 @@ SECRETS = {  # of a patient, by the keyword of DICOM; {} is what tells one patie
 
 
 def secrets(patient):
-    return {name: text.format(patient) for name, text in SECRETS.items()}
+    return {name: text.format(patient, year=1900 + patient) for name, text in SECRETS.items()}
 
 
 def dataset(stored, patient=1, *, number=1, depth=None, series=None, **tags):
