@@ -1,11 +1,11 @@
 """DICOM files of strangers -> values of their grey frames, by pydicom. What one says of a patient goes no further than `Head`."""
 
-import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ _TAGS = [
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
-# What pydicom and its decoders raise on damaged bytes.
-_DAMAGED = (*images.DAMAGED, InvalidDicomError, RuntimeError)  # NotImplementedError and RecursionError are such
+_sound = functools.partial(
+    images.sound, InvalidDicomError, RuntimeError
+)  # what pydicom and its decoders raise beside what others do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,10 @@ def read(path: Path, max_pixels: int) -> Head:
             raise images.Refused(images.NO_IMAGE)
         shape, frames = (int(dataset.Rows), int(dataset.Columns)), int(_first(dataset.get("NumberOfFrames", 1)))
         _refuse(dataset, shape, frames, max_pixels)
-        if not get_decoder(syntax).is_available:
+        decoders = set(get_decoder(syntax).available_plugins) if syntax not in _NATIVE else {"numpy"}
+        if syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8:
+            decoders -= {"pillow"}
+        if not decoders:
             raise images.Refused(f"{syntax.name}: pip install pylibjpeg pylibjpeg-libjpeg reads it, or convert it")
         patient, series = (str(dataset.get(name) or "").strip() for name in ("PatientID", "SeriesInstanceUID"))
         number = int(_first(dataset.get("InstanceNumber")) or 0)
@@ -241,14 +245,3 @@ def _value(dataset: pydicom.Dataset, frame: int, group: str, name: str) -> Any:
 def _first(value: Any) -> Any:
     """The first of several values."""
     return value[0] if isinstance(value, Sequence) and not isinstance(value, str) and len(value) else value
-
-
-@contextlib.contextmanager
-def _sound() -> Generator[None]:
-    """What pydicom raises becomes a ValueError without its words: they may quote the file."""
-    try:
-        yield
-    except images.Refused:
-        raise
-    except _DAMAGED as error:
-        raise images.Refused(f"damaged or cut short ({type(error).__name__})") from None

@@ -1,13 +1,14 @@
 """Files of strangers -> grey 8-bit pixels. Only PNG and JPEG are decoded here; see medical.py for DICOM and NIfTI."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -187,6 +188,19 @@ def described(id: str, label: int, group: str, digest: str) -> bytes:
 
 class Refused(ValueError):
     """Why a file is refused, in one line without its path."""
+
+
+@contextlib.contextmanager
+def sound(*more: type[Exception]) -> Generator[None]:
+    """What a library raises on a damaged file, or `more`, becomes a Refused without its words: they may quote the file."""
+    try:
+        yield
+    except Refused:
+        raise
+    except (*DAMAGED, *more) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise Refused(f"cannot be read: {error.strerror}") from None
+        raise Refused(f"damaged or cut short ({type(error).__name__})") from None
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:

@@ -1,11 +1,11 @@
 """NIfTI volumes of strangers -> values of their axial slices, by nibabel's headers and orientations."""
 
-import contextlib
 import dataclasses
+import functools
 import gzip
 import math
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fingerprint_jax.data import images
 from fingerprint_jax.runtime import files
 
 _HEADERS = {348: (nibabel.Nifti1Header, b"n+1"), 540: (nibabel.Nifti2Header, b"n+2")}  # by their size, and the magic of one file
-_DAMAGED = (*images.DAMAGED, HeaderDataError, zlib.error)
+_sound = functools.partial(images.sound, HeaderDataError, zlib.error)  # what nibabel and gzip raise beside what others do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +114,3 @@ def read(path: Path, max_pixels: int) -> Head:
 
 def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-@contextlib.contextmanager
-def _sound() -> Generator[None]:
-    """What nibabel and gzip raise becomes a ValueError of one line."""
-    try:
-        yield
-    except images.Refused:
-        raise
-    except _DAMAGED as error:
-        raise images.Refused(f"damaged or cut short ({type(error).__name__})") from None
