@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom import config, encaps, uid
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 
@@ -39,9 +39,8 @@ _TAGS = [
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
-_sound = functools.partial(
-    images.sound, InvalidDicomError, RuntimeError
-)  # what pydicom and its decoders raise beside what others do
+# What pydicom and its decoders raise beside what others do.
+_sound = functools.partial(images.sound, InvalidDicomError, BytesLengthException, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,8 @@ class Head:
     @property
     def hounsfield(self) -> bool:
         """Whether the values are of CT, by slope and intercept."""
-        return self.dataset.get("Modality") == "CT" and None not in self._rescale(0)
+        with _sound():
+            return self.dataset.get("Modality") == "CT" and None not in self._rescale(0)
 
     def depth(self, frame: int) -> float | None:
         """Where a frame lies along the normal of its plane, in mm; None where the file does not say."""

@@ -209,3 +209,20 @@ def test_a_file_cut_anywhere_is_one_line(tmp_path):
         with pytest.raises(ValueError) as error:
             frames(tmp_path / "2.dcm")
         assert "\n" not in str(error.value) and "Zwetschgen" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["MR_small", "MR_small_RLE", "MR_small_jp2klossless", "MR_small_implicit", "nested_priv_SQ"])
+def test_damaged_bytes_are_values_or_one_line(name, tmp_path):
+    rng, whole, path = np.random.default_rng(0), real(name).read_bytes(), tmp_path / "1.dcm"
+    for _ in range(40):
+        data = bytearray(whole)
+        for at in rng.integers(132, min(len(data), 2500), rng.integers(1, 8)):
+            data[at : at + rng.integers(0, 3)] = rng.bytes(rng.integers(0, 5))
+        path.write_bytes(data)
+        try:
+            head = dicom.read(path, images.MAX_PIXELS)
+            assert isinstance(head.hounsfield, bool) and isinstance(head.inverted, bool)
+            assert head.depth(0) is None or np.isfinite(head.depth(0))
+            assert all(np.isfinite(values).all() for values in head.values([0]))
+        except ValueError as error:
+            assert "\n" not in str(error)
