@@ -149,7 +149,8 @@ def read(path: Path, max_pixels: int) -> Head:
     with _sound():
         if path.stat().st_size > files.MOST:
             raise images.Refused(f"{path.stat().st_size:,} bytes, at most {files.MOST:,} are read")
-        syntax = uid.UID(str(read_file_meta_info(str(path)).get("TransferSyntaxUID", "")))
+        meta = read_file_meta_info(str(path))
+        syntax, kind = (uid.UID(str(meta.get(name, ""))) for name in ("TransferSyntaxUID", "MediaStorageSOPClassUID"))
         if syntax not in _SYNTAXES:  # a deflated one would be unpacked at once, however large
             raise images.Refused(f"{syntax.name if syntax in uid.AllTransferSyntaxes else 'an unknown compression'}: convert it")
         with path.open("rb") as file:
@@ -157,7 +158,7 @@ def read(path: Path, max_pixels: int) -> Head:
         _refuse_items(begin)
         dataset = pydicom.dcmread(io.BytesIO(begin), stop_before_pixels=True, specific_tags=_TAGS)
         if "Rows" not in dataset or "Columns" not in dataset:
-            raise images.Refused(images.NO_IMAGE)
+            raise images.Refused("damaged: an image without a size" if "Image Storage" in kind.name else images.NO_IMAGE)
         shape, frames = (int(dataset.Rows), int(dataset.Columns)), int(_first(dataset.get("NumberOfFrames", 1)))
         _refuse(dataset, shape, frames, max_pixels)
         decoders = set(get_decoder(syntax).available_plugins) if syntax not in _NATIVE else {"numpy"}

@@ -236,6 +236,14 @@ def test_the_limit_comes_first_with_patients_repeats_interval_and_what_it_cannot
     assert "verbatim 0.25, shifted 0.25, blend 0.75 0.25" in page.nearness_words(limit)
 
 
+def test_copies_are_counted_by_patient_where_all_are_known():
+    document = audit("copies found")
+    document["counts"]["without_patient"], document["groups"] = 0, document["groups"][:2]
+    assert page.verdict_words(document).startswith(
+        "Copies among the synthetic images were found of 3 real images of 2 patients (3 used), at"
+    )
+
+
 def test_what_unknown_patients_do_to_the_p_is_said():
     counts = audit()["counts"]
     partly, none = page.patients_words(counts), page.patients_words(counts | {"without_patient": 2200})

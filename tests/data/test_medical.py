@@ -295,7 +295,9 @@ def test_hostile_and_foreign_files_are_rejected_a_line_each_and_the_rest_is_pack
     (place / "1.dcm").write_bytes(b"no DICOM")
     (place / "2.dcm").write_bytes(bytes(128) + b"DICM")
     (place / "3.nii.gz").write_bytes(b"no gzip")
-    save(place / "dir", dataset(stored(), 1, Rows=None, Columns=None, PixelData=None))  # as a DICOMDIR
+    report = dataset(stored(), 1, Rows=None, Columns=None, PixelData=None)
+    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # Basic Text SR
+    save(place / "report", report)
     os.mkfifo(place / "4.dcm")
     (place / "5.dcm").symlink_to("/etc/passwd")
     rows = packed(tmp_path)
