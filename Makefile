@@ -3,7 +3,7 @@ BIN = .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test lint faults full null clean
+.PHONY: demo test lint docs faults full null clean
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.13 ...")'
@@ -31,6 +31,12 @@ lint: .venv/ready
 test: lint
 	$(BIN)/python -m pytest -n auto --dist=loadfile --no-loadscope-reorder
 
+# The pages as a site, in site/; a link that leads nowhere is an error.
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --quiet --strict --site-dir=site
+	@echo "pages: site/index.html"
+
 # Kills, signals, damages and foreign ground, many more than the suite has: an hour on two cores.
 faults: .venv/ready
 	FINGERPRINT_FAULTS=full $(BIN)/python -m pytest tests/faults tests/data/test_fuzz.py
@@ -45,4 +51,4 @@ null: .venv/ready
 	$(BIN)/python -m tests.audit.content_differences $(if $(FINGERPRINT_DATA),--radiographs=$(FINGERPRINT_DATA)/chest64/reference)
 
 clean:
-	rm -rf .venv .jax_cache demo
+	rm -rf .venv .jax_cache demo site

@@ -66,9 +66,9 @@ def gradient(task: str) -> Config:
     c.backbone.dtype = "float32"  # of the arithmetic: float32 | bfloat16; parameters stay float32
     c.backbone.norm = "batch"  # batch | frozen: training, too, normalises with the running statistics
     c.backbone.norm_groups = 1  # parts of the batch that are normalised each by its own statistics
-    # Where it begins: the work directory of a finished run, whose arrays of the same path and shape are taken; empty: with
-    # `pretrain`, an optional config like this one, of any task, trained first and once for all children (num_steps 0: left out).
-    c.init_from = ""
+    # Where it begins else: with `pretrain`, an optional config like this one, of any task, trained first and once for all children
+    # (num_steps 0: left out).
+    c.init_from = ""  # the work directory of a finished run that it begins with, whose arrays of the same path and shape are taken
     # Optional: `pairs`, a config of `base.pairs`. A child makes a table of pairs first, which the streams are drawn from.
     c.objective = ConfigDict({"name": "softmax"})  # a file of fingerprint_jax/objectives and its options
     c.objective.real_class = False  # softmax: the stream `real` is one class more, dropped before the scores
@@ -176,8 +176,8 @@ def featured(task: str, features: str, **options: Any) -> Config:
     c.features.enhance = "none"  # a filter of features/enhance.py, before a feature of the images is taken
     c.features.cache_dir = ""  # where trainings keep features of the images, to share them; empty: beside the outermost run
     c.features.run = ""  # network: the work directory of the run whose network is used
-    # network: which of its outputs, embedding | logits | error | a layer of the backbone such as stages/1/0; several joined by +
-    c.features.output = "embedding"
+    # network: several of its outputs are joined by +
+    c.features.output = "embedding"  # network: embedding | logits | error | a layer of the backbone such as stages/1/0
     c.features.beside = ""  # a feature of the images put beside, of its own defaults
     c.gallery = ConfigDict()  # {stream: splits}, as in `gradient`: what the estimator learns from, or compares a query with
     c.pca = 0  # principal components of the gallery's standardised features kept (0: no PCA) ...

@@ -1,12 +1,16 @@
 """The README and docs/: links lead somewhere, and the commands in them are commands."""
 
 import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 from absl import flags
+
+from configs import base
+from fingerprint_jax.runs.config import flat_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -56,6 +60,37 @@ def test_commands_parse(module, rest, monkeypatch):
     argv = shlex.split(rest.partition(" > ")[0], comments=True)
     monkeypatch.setattr("sys.argv", [module, *argv])  # where the fields of a config are looked for
     assert values([module, *argv]) == [module]
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_fields_has_every_field_of_the_defaults(hooks):
+    page = hooks.fields()
+    member = base.gradient("subtask1")
+    ensembles = base.ensemble(member), base.pairs(member), base.pseudo_label(member), base.classical(member)
+    for config in (member, base.generator(""), *ensembles):
+        own = {name for name in flat_config(config) if not name.startswith(("member.", "data.streams."))}
+        assert own and not [name for name in sorted(own) if f"| `{name}` |" not in page]
+
+
+def test_the_page_of_commands_has_every_flag(hooks):
+    page = hooks.commands()
+    for module in ("pack", "main", "evaluate", "generate", "audit.__main__"):
+        values = flags.FlagValues()
+        importlib.import_module(f"fingerprint_jax.{module}").define_flags(values)
+        part = page.partition(f"`python -m fingerprint_jax.{module.removesuffix('.__main__')}`")[2].partition("\n## ")[0]
+        assert set(re.findall(r"^\| `--(\w+)`", part, re.MULTILINE)) == set(values)
+
+
+def test_every_page_has_its_place_on_the_site():
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    assert not [page.name for page in (ROOT / "docs").glob("*.md") if f": {page.name}\n" not in nav]
 
 
 def test_a_command_that_is_none_is_found():
