@@ -21,7 +21,9 @@ def define_flags(values: flags.FlagValues) -> None:
     config_file.define_flag("config", "The experiment; FILE:smoke shrinks it to seconds.", values)
     paths.define("workdir", None, "Where the run lives. The same command continues it.", flag_values=values)
     flags.DEFINE_list("allow_change", [], "Fields of a stopped run that may change, or `data`.", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "Print parameters, FLOPs and memory of a step, and do nothing.", flag_values=values)
+    flags.DEFINE_bool(
+        "dry_run", False, "Print parameters, FLOPs, memory and time of a step; nothing is trained or written.", flag_values=values
+    )
     flags.DEFINE_string("target", None, "With --dry_run: devices to compile for, as h100:8 or tpu-v5e:4.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Write a trace and figures of a few steps to WORKDIR/profile.", flag_values=values)
     flags.DEFINE_float(

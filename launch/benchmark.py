@@ -98,6 +98,8 @@ def make(
             known |= kind.build(cell, folder, real, **settings)
         known |= {"truth": _truth(kind, folder), "data": _contents(kind, folder)}
         files.write_text(path, json.dumps(known, indent=1))
+    if "data" in known and known["data"] != _contents(kind, folder):  # benchmarks of before do not say it
+        raise ValueError(f"{folder}: its data are others than those that were made: put them back, or {pool.OTHER}")
     if network is not None:
         (identity,) = methods.checkpoints(network.workdir, methods.state(network)).values()
         if known.get("likeness", {}).get("network") != identity:
@@ -113,8 +115,6 @@ def make(
                 pool.verified(open_source(str(data_dir), kind.TASK), path)
             if "truth" in known and known["truth"] != _truth(kind, folder):  # those of before do not say it
                 raise ValueError(f"{folder}: the labels in truth.csv are others than those that were made: {pool.OTHER}")
-            if "data" in known and known["data"] != _contents(kind, folder):
-                raise ValueError(f"{folder}: its data are others than those that were made: put them back, or {pool.OTHER}")
             with tables.anew():
                 found = kind.attacked(config, folder / "attacks" / f"{name}-{code_hash(config)}", folder)
             known["attacks"][name] = {"config": code_hash(config), **found}

@@ -749,10 +749,16 @@ def test_a_first_figure_makes_the_tables_of_runs_that_are_used_anew(workdir, dat
     vote = load_config("configs/subtask2/siamese_vote.py")
     vote.data_dir, vote.ensemble.runs = data_dir, (str(workdir),)
     vote.data.folds, vote.data.fold = (methods.load(workdir).config.data[name] for name in ("folds", "fold"))
-    methods.fit(Run(vote, tmp_path / "vote"))
-    forge(workdir)
-    assert score.evaluate(Run(vote, tmp_path / "vote"), "heldout")["metrics"]["accuracy"] == before
-    assert (tables.read_predictions(workdir / "predictions" / "heldout.csv")[1] >= 0).all()
+    run = Run(vote, tmp_path / "vote")
+    methods.fit(run)
+    assert score.evaluate(run, "heldout")["metrics"]["accuracy"] == before
+    (named,) = (run.workdir / "named").iterdir()
+    for folder in (workdir, named):  # the former is not looked at
+        forge(folder)
+    shutil.rmtree(run.workdir / "predictions")
+    (run.workdir / "results.json").unlink()
+    assert score.evaluate(Run(vote, run.workdir), "heldout")["metrics"]["accuracy"] == before
+    assert (tables.read_predictions(named / "predictions" / "heldout.csv")[1] >= 0).all()
 
 
 def test_predictions_of_other_classes_are_computed_again(workdir):

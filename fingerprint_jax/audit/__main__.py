@@ -101,11 +101,7 @@ def _check_given(values: flags.FlagValues) -> None:
         raise ValueError("missing: " + "; ".join(f"--{name} ({values[name].help})" for name in missing))
     if wrong := sorted(given & ({*FOLDERS, *NOT_OF_RECIPE} if with_recipe else {*OF_RECIPE})):
         raise ValueError(f"--{wrong[0]} {'does not go with' if with_recipe else 'goes with'} --recipe")
-    packing.of_volumes(values)
-    if values.salt and Path(values.salt).resolve().is_relative_to(Path(values.output).resolve()):
-        raise ValueError(
-            f"--salt={values.salt} is in --output={values.output}, which is handed on: name a place that stays with you"
-        )
+    packing.of_volumes(values).require_outside(Path(values.output))
     if 0 < values.repeats < LEAST_REPEATS:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
 

@@ -111,7 +111,7 @@ class Head:
             return slope, intercept
 
     def values(self, frames: Sequence[int]) -> Iterator[np.ndarray]:
-        """Frames by slope and intercept: float64 [H,W] each, in Hounsfield units where the file has them.
+        """Frames, in ascending order, by slope and intercept: float64 [H,W] each, in Hounsfield units where the file has them.
 
         Raises ValueError as `read`.
         """
@@ -125,12 +125,18 @@ class Head:
             dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=[*_TAGS, "PixelData"])
             if "PixelData" not in dataset:
                 raise images.Refused("no pixels in it, or no integer ones")
-            decoder = get_decoder(self.syntax)
+            decoder, native = get_decoder(self.syntax), self.syntax in _NATIVE
+            # Once for all frames: the decoder would look for each from the first fragment on.
+            encoded = enumerate(() if native else encaps.generate_frames(dataset.PixelData, number_of_frames=self.frames))
+            if not native:
+                dataset.NumberOfFrames = 1
         for frame in frames:
             with _sound():
-                if self.syntax not in _NATIVE:
-                    _check(encaps.get_frame(dataset.PixelData, frame, number_of_frames=self.frames), self)
-                stored, _ = decoder.as_array(dataset, index=frame, raw=True)
+                if not native:
+                    one = next((data for i, data in encoded if i == frame), b"")
+                    _check(one, self)
+                    dataset.PixelData = encaps.encapsulate([one])
+                stored, _ = decoder.as_array(dataset, index=frame if native else 0, raw=True)
                 slope, intercept = self.scale(frame)
                 found = _significant(stored, self.dataset) * slope + intercept
             yield found

@@ -86,6 +86,10 @@ def layout(
         folders = _class_folders(Path(train_dir), test_dir, flat)
     if unknown := mapped.keys() - ({folder.name for folder in folders} if of.folders else set()):
         raise ValueError(f"--map={min(unknown)}=...: {task} has no official folder of that name; expected {of.layout}")
+    for folder in folders:
+        if folder.name not in mapped:
+            instead = f"; to read it all the same give --map {folder.name}=DIR" if of.folders else ""
+            _refuse_link(folder.path, [Path(root) for root in (train_dir, test_dir) if root], instead)
     if reference_dir:
         folders.append(Folder("reference", Path(reference_dir), "reference", 0 if of.membership else -1))
     if missing := [f"{folder.path} ({folder.name})" for folder in folders if not folder.path.is_dir()]:
@@ -102,9 +106,6 @@ def _official(task: Task, train: Path, test_dir: str | Path, mapped: dict[str, s
             continue
         places = [(Path(test_dir) if each.in_test else train) / place for place in each.places]
         default = next((path for path in places if path.is_dir()), places[0])
-        if each.name not in mapped:
-            root = Path(test_dir) if each.in_test else train
-            _refuse_link(default, root, f"; to read it all the same give --map {each.name}=DIR")
         folders.append(Folder(each.name, Path(mapped.get(each.name, default)), each.split, each.label, each.prefix))
     return folders
 
@@ -127,14 +128,13 @@ def _class_folders(train: Path, test_dir: str | Path, flat: bool) -> list[Folder
             raise ValueError(f"{root}: class folders {found}, of which two have one name but for blanks or the Unicode form")
         if {normal_form(name) for name in found} - label.keys():
             raise ValueError(f"{root}: class folders {found}, expected {names}")
-        for name in found:
-            _refuse_link(root / name, root)
         folders += [Folder(n, root / n, split, label[normal_form(n)], f"{n}/") for n in found]
     return folders
 
 
-def _refuse_link(path: Path, root: Path, instead: str = "") -> None:
-    """Raises ValueError where a folder below one that the user names is, or lies behind, a link that leaves that."""
+def _refuse_link(path: Path, roots: list[Path], instead: str) -> None:
+    """Raises ValueError where a folder below one of those that the user names is, or lies behind, a link that leaves that."""
+    root = next(root for root in roots if path.is_relative_to(root))
     if path.is_dir() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(f"{path} is a link that leaves {root}, and is not followed{instead}")
 

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import csv
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import hmac
@@ -33,6 +34,7 @@ from fingerprint_jax.runtime.progress import progress
 
 # Centre and width in Hounsfield units, as radiologists set them.
 WINDOWS = {"lung": (-600, 1500), "mediastinum": (50, 350), "abdomen": (40, 400), "brain": (40, 80), "bone": (400, 1800)}
+WITHOUT_SALT = "not read without --salt=FILE, a file of yours, made where it is missing, that the names of patients are made of"
 INSTALL = "pip install 'fingerprint_jax[medical]'"
 _SALT = re.compile(r"[0-9a-f]{64}\n")
 _SLICES = re.compile(r"all|middle|every:[1-9][0-9]{0,3}")
@@ -74,10 +76,16 @@ class Options:
             centre, width = WINDOWS.get(self.window) or map(float, self.window.split(","))
         except ValueError:
             centre, width = 0.0, 0.0
-        if not (0 < width < np.inf and abs(centre) < np.inf):
+        if not (0 < width < np.inf and abs(centre) < np.inf and centre - width / 2 < centre + width / 2):
             known = ", ".join(WINDOWS)
             raise ValueError(f"--window={self.window}: use centre,width such as -600,1500, file, or one of {known}")
         return centre, width
+
+    def require_outside(self, output: Path) -> None:
+        """Raises ValueError where the salt lies in a folder that is handed on."""
+        path = Path(self.salt)
+        if self.salt and any(of.is_relative_to(output.resolve()) for of in (path.absolute(), path.resolve())):
+            raise ValueError(f"--salt={path} is in {output}, which is handed on: name a place that stays with you")
 
     def cut(self, slices: list[tuple]) -> list[tuple]:
         """Those of an ordered series that are asked for."""
@@ -124,11 +132,12 @@ class Volumes:
     def __init__(self, options: Options, output: Path) -> None:
         self.options, self._output = options, output
         self._names: dict[str, str] = {}  # of files, by what they are called
+        self._read = False  # whether there are volumes
 
     @property
     def described(self) -> dict[str, str]:
         """`window` in numbers, and `slices`, for the summary of a data set; nothing where there are no volumes."""
-        return self.options.described if self._names else {}
+        return self.options.described if self._read else {}
 
     @property
     def own(self) -> set[str]:
@@ -142,18 +151,14 @@ class Volumes:
     def hide(self, scanned: list[tuple[Folder, list[File], Rejected]]) -> tuple[list[File], Rejected]:
         """All files of some folders, and those refused; where one is a volume all but PNG and JPEG get names that say nothing.
 
-        The files are changed in place. Raises ValueError without a salt, or without the packages that read volumes.
+        The files are changed in place. Without a salt volumes are refused. Raises ValueError without the packages that read them.
         """
-        for folder, found, _ in scanned:
-            if (count := sum(bool(file.volume) for file in found)) and not self.options.salt:
-                raise ValueError(
-                    f"{count} DICOM or NIfTI files in {folder.path}: give --salt=FILE, a file of yours, made where it"
-                    " is missing, that the numbers of patients are made of; or move them away"
-                )
         files = [file for _, found, _ in scanned for file in found]
-        if not any(file.volume for file in files):
-            return files, [line for *_, refused in scanned for line in refused]
-        _ = self._readers
+        if not self.options.salt:
+            lost = [(file.place, f"{file.volume}: {WITHOUT_SALT}") for file in files if file.volume]
+            return [file for file in files if not file.volume], [line for *_, refused in scanned for line in refused] + lost
+        if any(file.volume for file in files):
+            _ = self._readers
         for file in files:
             if file.path.suffix.lower() not in images.FORMATS:
                 file.shown = self._hidden(file.folder, file.path)
@@ -170,16 +175,18 @@ class Volumes:
         A real volume without a patient, that of --groups where these are `listed` and else the PatientID of a DICOM, is refused: as
         one more patient it would make every p too small. A synthetic volume is a group of its own.
         """
+        if self._names:
+            self._keep_names()
         volumes = [file for file in found if file.volume]
         if not volumes:
             return found, []
-        self._keep_names()
+        self._read = True
         place.mkdir()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of the readers quote what files say
             heads = _each("reading the heads of", lambda file: self._head(file, max_pixels, listed), volumes)
-            good = [(file, head) for file, head in zip(volumes, heads, strict=True) if not isinstance(head, str)]
-            wanted = [(*good[i], frames, place / str(i)) for i, frames in self._chosen(good).items()]
+            good = [(file, *head) for file, head in zip(volumes, heads, strict=True) if not isinstance(head, str)]
+            wanted = [(*good[i][:2], frames, place / str(i)) for i, frames in self._chosen(good).items()]
             made = _each("reading slices of", lambda each: self._written(*each), wanted)
         results: dict[int, list[File] | str] = {id(file): result for (file, *_), result in zip(wanted, made, strict=True)}
         results |= {id(file): head for file, head in zip(volumes, heads, strict=True) if isinstance(head, str)}
@@ -197,10 +204,11 @@ class Volumes:
                 slices.append(each)
         return slices, rejected
 
-    def _head(self, file: File, max_pixels: int, listed: bool) -> Head | str:
-        """What a file says before its pixels, after its patient is in `file`; the reason where it is refused."""
+    def _head(self, file: File, max_pixels: int, listed: bool) -> "tuple[Head, list[float | None]] | str":
+        """What a file says before its pixels, and where each frame lies, after its patient is in `file`; why it is refused."""
         try:
             head = self._readers[file.volume](file.path, max_pixels)
+            depths = [head.depth(frame) for frame in range(head.frames)]
         except ValueError as error:
             return str(error) if str(error) == images.NO_IMAGE else f"{file.volume}: {error}"
         if not file.known and file.split.endswith("generated"):
@@ -210,14 +218,14 @@ class Volumes:
         if not file.known:
             where = "--groups" if listed else "it"
             return f"{file.volume}: no patient in {where}, give --groups=CSV with a line for each such file"
-        return head
+        return head, depths
 
-    def _chosen(self, good: Sequence[tuple[File, Head]]) -> dict[int, list[int]]:
+    def _chosen(self, good: Sequence[tuple[File, Head, list[float | None]]]) -> dict[int, list[int]]:
         """The frames that are asked for of each file, by its place in `good`; a series or a volume is cut as one."""
         series: dict[tuple, list[tuple]] = {}
-        for i, (file, head) in enumerate(good):
+        for i, (file, head, depths) in enumerate(good):
             slices = series.setdefault((file.folder, head.series or i), [])
-            slices += [(head.depth(frame), head.number, i, frame) for frame in range(head.frames)]
+            slices += [(depth, head.number, i, frame) for frame, depth in enumerate(depths)]
         chosen: dict[int, list[int]] = {}
         for slices in series.values():
             known = all(depth is not None for depth, *_ in slices)
@@ -231,6 +239,8 @@ class Volumes:
         made, frames = [], sorted(frames)
         try:
             for frame, values in zip(frames, head.values(frames), strict=True):
+                if not np.isfinite(values).all():
+                    raise ValueError("values that are no numbers (NaN or infinite)")
                 path = place.with_name(f"{place.name}-{frame}.png")
                 images.save(path, grey(values, *self._span(head, frame), head.inverted))
                 name = f"{file.id}/{frame:04d}" if head.frames > 1 else file.id
@@ -243,7 +253,10 @@ class Volumes:
         """The values that are black and white in a frame; raises ValueError where no window says so."""
         window = self.options.window
         if window == "file":
-            return head.window(frame)
+            low, high = head.window(frame)
+            if not low < high:
+                raise ValueError("its window has no width: give --window=centre,width")
+            return low, high
         if not window and not head.as_it_is(frame):
             raise ValueError(f"more than 8 bits: give --window=centre,width, file, or one of {', '.join(WINDOWS)}")
         if window in WINDOWS and not head.hounsfield:
@@ -272,9 +285,7 @@ class Volumes:
     def _key(self) -> bytes:
         """The salt, made where it is missing. Raises ValueError where it is none, open to others, or in the output."""
         path = Path(self.options.salt)
-        for of in (path.absolute(), path.resolve()):
-            if of.is_relative_to(self._output.resolve()):
-                raise ValueError(f"--salt={path} is in {self._output}, which is handed on: name a place that stays with you")
+        self.options.require_outside(self._output)
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             _write_private(path, secrets.token_hex(32) + "\n")
@@ -286,18 +297,20 @@ class Volumes:
         return bytes.fromhex(text.decode().strip())
 
     def _keep_names(self) -> None:
-        """Adds the files of this pack to the table of names, which lies beside the salt."""
+        """Adds the files of this pack to the table of names, which lies beside the salt; other packs wait meanwhile."""
         path, known = Path(self._table), {}
-        if path.exists():
-            lines = list(csv.reader(io.StringIO(files.read_text(path))))
-            if lines[:1] != [_HEADER] or any(len(line) != len(_HEADER) for line in lines):
-                raise ValueError(f"{path}: no table of names of ours: move it away")
-            known = dict(lines[1:])
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([_HEADER, *((name, printable(of)) for name, of in (known | self._names).items())])
-        with files.replacing(path) as temporary:
-            _write_private(temporary, text.getvalue())
+        with files.opened(Path(self.options.salt), os.O_RDONLY, "rb") as salt:
+            fcntl.flock(salt, fcntl.LOCK_EX)
+            if path.exists():
+                lines = list(csv.reader(io.StringIO(files.read_text(path))))
+                if lines[:1] != [_HEADER] or any(len(line) != len(_HEADER) for line in lines):
+                    raise ValueError(f"{path}: no table of names of ours: move it away")
+                known = dict(lines[1:])
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows([_HEADER, *((name, printable(of)) for name, of in (known | self._names).items())])
+            with files.replacing(path) as temporary:
+                _write_private(temporary, text.getvalue())
 
 
 def file_of(id: str) -> str:

@@ -68,7 +68,9 @@ def select(files: list[File], reasons: list[str]) -> tuple[list[File], Rejected]
             )
             reason = f"its id {file.id!r} is that of {seen[key].place} but for {but}: rename one"
         if reason:
-            rejected.append((file.place, reason))
+            lost = (file.place, f"{file.volume}: {reason}" if file.volume else reason)
+            if lost not in rejected[-1:]:  # of a volume, not each of its slices
+                rejected.append(lost)
         else:
             seen[key] = file
             kept.append(file)

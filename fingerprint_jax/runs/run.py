@@ -177,7 +177,7 @@ class Run(View):
     def steps(self) -> int:
         """How many the training of a network has, or had where `patience` ended it."""
         found, most = self._outcome.get("steps"), self.config.num_steps
-        return min(found, most) if isinstance(found, int) else most
+        return min(found, most) if self.config.get("patience") and isinstance(found, int) else most
 
     @property
     def named(self) -> dict[str, str]:

@@ -199,6 +199,6 @@ def _compared(run: Run, fingerprints: dict[str, str], of_method: Fields) -> tupl
     changed = differing(before, after)
     if refused := [name for name in changed if name not in run.allow_change]:
         raise ValueError(another(run.workdir, before, after, refused))
-    if changed and (run.workdir / "done").exists() and not any(name.endswith("num_steps") for name in changed):
+    if changed and (run.workdir / "done").exists() and not any(name.endswith(("num_steps", "patience")) for name in changed):
         raise ValueError(f"{run.workdir} is finished, {', '.join(changed)} would change nothing: use another --workdir")
     return before, after, changed

@@ -67,6 +67,8 @@ def here(run: Run) -> list[tuple[str, str]]:
 def _timed(run: Run, step: Any, arguments: tuple, need: int) -> list[tuple[str, str]]:
     """Rows of the time of a compiled step, on images that are zero, and of so many as the training has."""
     model, free = model_of(run), _free()
+    if jax.process_count() > 1:  # which would have to agree on how often
+        return [("time of a step", "not measured by several processes")]
     if free is not None and need > free:
         return [("time of a step", f"not measured: it needs {_bytes(need)}, {_bytes(free)} are free")]
     state = model.init(sharding.key(run.config.seed, model.mesh))
@@ -89,7 +91,10 @@ def _free() -> int | None:
     if device.platform == "cpu":
         lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
         free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        return free[0] // jax.local_device_count() if free else None
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))  # of a container
+        if limit.exists() and used.exists() and (most := limit.read_text().strip()).isdecimal():
+            free.append(int(most) - int(used.read_text()))
+        return min(free) // jax.local_device_count() if free else None
     known = device.memory_stats() or {}
     return known["bytes_limit"] - known.get("bytes_in_use", 0) if "bytes_limit" in known else None
 

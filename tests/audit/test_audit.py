@@ -405,7 +405,7 @@ def test_series_of_dicom_go_to_a_page_with_patients_and_without_names(leaking, t
         assert text not in said
     with pytest.raises(ValueError, match="--window: the audit in .* is of 510,1020, not lung"):
         audit(given, tmp_path / "audit", **options | {"window": "lung"})
-    with pytest.raises(ValueError, match="^--salt=.* is in --output="):
+    with pytest.raises(ValueError, match="^--salt=.* is in .*, which is handed on"):
         audit(given, tmp_path / "audit", **options | {"salt": tmp_path / "audit" / "salt"})
 
 

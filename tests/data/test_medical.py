@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from pydicom import encaps
+from pydicom.uid import RLELossless
 
 from fingerprint_jax.data import builder, packing
 from fingerprint_jax.data.medical import Options
@@ -240,11 +242,26 @@ def test_the_window_is_kept_and_another_one_is_refused_where_a_run_is_scored(tmp
         scored("-600,1500")
 
 
-def test_without_a_salt_nothing_is_read(tmp_path):
-    series(tmp_path / "i" / "a", 1)
-    with pytest.raises(ValueError, match=f"^3 DICOM or NIfTI files in {tmp_path}/i/a: give --salt=FILE") as error:
-        packing.pack("images", tmp_path / "data", tmp_path / "i")
-    assert "Zwetschgen" not in str(error.value)
+def test_without_a_salt_volumes_are_left_out_with_a_reason(tmp_path):
+    for k in range(40):
+        save_png(tmp_path / "i" / "a" / f"{k}.png")
+    save(tmp_path / "i" / "a" / "DICOMDIR", dataset(stored()))  # of a disc that PNG files were exported to
+    packing.pack("images", tmp_path / "data", tmp_path / "i")
+    (reason,) = reasons(tmp_path)
+    assert reason.startswith("DICOM: not read without --salt=FILE, ")
+    series(tmp_path / "j" / "a", 1)
+    with pytest.raises(ValueError, match="not read without --salt=FILE"):
+        packing.pack("images", tmp_path / "d2", tmp_path / "j")
+
+
+def test_with_a_salt_no_name_but_those_of_png_files_is_shown(tmp_path):
+    for k in range(40):
+        save_png(tmp_path / "i" / "a" / f"{k}.png")
+    (tmp_path / "i" / "a" / "DOE_JOHN_1960.dcm").symlink_to("/etc/passwd")
+    packed(tmp_path)
+    assert not found_in(tmp_path / "data", "DOE_JOHN") and reasons(tmp_path) == ["a link that leaves the folder"]
+    assert "a/DOE_JOHN_1960.dcm" in names(tmp_path)  # who has the salt can look it up
+    assert Source(str(tmp_path / "data"), "images").window == {}
 
 
 @pytest.mark.parametrize("module", ["pydicom", "nibabel"])
@@ -321,3 +338,51 @@ def test_volumes_that_are_lost_count_as_files_not_as_slices(tmp_path):
     with pytest.raises(ValueError, match=f"^rejected: 2 of 10 images in {tmp_path}/i/a: more than 0.1 of a folder"):
         packed(tmp_path, max_rejected=0.1)
     assert not builder.dataset_dir(tmp_path / "data", "images").exists()
+
+
+def test_volumes_of_another_size_count_as_lost_each_once(tmp_path):
+    for k in range(19):
+        side = 16 if k < 10 else 24
+        save(tmp_path / "i" / "a" / f"{k}.dcm", dataset(stored(3, side, side), k))
+    with pytest.raises(ValueError, match=f"^rejected: 9 of 19 images in {tmp_path}/i/a: more than 0.05 of a folder"):
+        packed(tmp_path, max_rejected=0.05)
+    packed(tmp_path)
+    assert len(reasons(tmp_path)) == 9 and reasons(tmp_path)[0].startswith("DICOM: 24x24 pixels, most have 16x16; ")
+
+
+@pytest.mark.parametrize(
+    "tags, reason",
+    [
+        ({"ImagePositionPatient": 5, "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "DICOM: damaged or cut short (TypeError)"),
+        ({"RescaleSlope": 1e308}, "DICOM: values that are no numbers (NaN or infinite)"),
+    ],
+)
+def test_one_file_that_cannot_be_used_does_not_end_a_pack(tags, reason, tmp_path):
+    series(tmp_path / "i" / "a", 1)
+    save(tmp_path / "i" / "a" / "wrong", dataset(stored() + np.uint16(1), 2, **tags))
+    assert len(packed(tmp_path)) == 3 and reasons(tmp_path) == [reason]
+
+
+def test_voxels_that_are_no_numbers_are_refused(tmp_path):
+    (tmp_path / "i" / "a").mkdir(parents=True)
+    groups = tmp_path / "groups.csv"
+    groups.write_text("id,group\n" + "".join(f"a/{k},{k}\n" for k in range(3)))
+    for k in range(3):
+        voxels = np.full((16, 16, 2), np.nan if k == 1 else 40 * k, np.float32)
+        (tmp_path / "i" / "a" / f"{k}.nii").write_bytes(nifti(voxels))
+    assert len(packed(tmp_path, groups=str(groups))) == 4
+    assert reasons(tmp_path) == ["NIfTI: values that are no numbers (NaN or infinite)"]
+
+
+def test_frames_of_a_compressed_file_are_read_in_one_walk(tmp_path, monkeypatch):
+    from fingerprint_jax.data import dicom
+
+    walks, real = [], encaps.generate_frames
+    monkeypatch.setattr(encaps, "generate_frames", lambda *args, **options: walks.append(1) or real(*args, **options))
+    found = dataset(stored(20, 4, 4), 1)
+    pixels = found.pixel_array
+    found.compress(RLELossless, encoding_plugin="pydicom")
+    head = dicom.read(save(tmp_path / "a.dcm", found), 100)
+    wanted = [0, 3, 19]
+    np.testing.assert_array_equal(list(head.values(wanted)), pixels[wanted].astype(float) - 1024)
+    assert len(walks) <= 1 + len(wanted)  # one of the file, and one of each frame by itself

@@ -53,7 +53,6 @@ def test_values_are_scaled_and_a_slope_of_0_scales_nothing(tmp_path):
         (written(VOXELS, scl_slope=np.nan), "scl_slope nan"),
         (written(VOXELS, scl_slope=np.inf), "scl_slope inf"),
         (written(VOXELS, scl_inter=-np.inf), "scl_inter -inf"),
-        (written(np.full((5, 4, 3), np.nan, np.float32)), "values that are no numbers"),
         (written(VOXELS.astype(np.complex64)), "no plain numbers"),
         (written(np.stack([VOXELS, VOXELS], axis=3)), "5x4x3x2 voxels, one volume is expected"),
         (written(VOXELS, dim=[3, 0, 4, 3, 1, 1, 1, 1]), "0x4x3 voxels"),

@@ -419,8 +419,9 @@ def test_data_of_another_benchmark_are_not_attacked(copied):
     shutil.rmtree(folder / "data")
     packing.pack("subtask1", folder / "data", root / "others" / "train", root / "others" / "test", root / "others" / "reference")
     open_source.cache_clear()
-    with pytest.raises(ValueError, match=f"{folder}: its data are others than those that were made: put them back"):
-        _main(root, rows="monte_carlo_pixels")
+    for rows in ("monte_carlo_pixels", "gan_leaks_pixels"):  # also where nothing is left to do but to print
+        with pytest.raises(ValueError, match=f"{folder}: its data are others than those that were made: put them back"):
+            _main(root, rows=rows)
     assert "monte_carlo_pixels" not in json.loads((folder / "benchmark.json").read_text())["attacks"]
 
 

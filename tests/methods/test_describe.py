@@ -63,6 +63,8 @@ def test_it_says_how_long_a_training_takes(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "_free", lambda: 1000)
     rows = _rows(config, data_dir, tmp_path)
     assert rows["time of a step"].endswith("MiB, 1,000 B are free") and "training" not in rows
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert dict(cost.here(Run(config, tmp_path / "run")))["time of a step"] == "not measured by several processes"
 
 
 def test_it_says_how_long_features_take(data_dir, tmp_path, monkeypatch):

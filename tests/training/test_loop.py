@@ -160,7 +160,7 @@ def test_a_signal_during_the_last_step_is_not_lost(data_dir, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("best", "sign"), [("max:accuracy", 1), ("min:accuracy", -1)])
 def test_patience_ends_a_training_that_gets_no_better(best, sign, data_dir, tmp_path, monkeypatch):
-    figures = {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.4, 5: 0.9}  # 3 is not better than 2, 4 neither; 5 is not seen
+    figures = dict(enumerate((0.2, 0.5, 0.5, 0.4, 0.9, 0.1, 0.1, 0.1, 0.1), 1))  # 3 is not better than 2, 4 neither; 5 is not seen
 
     real = loop.train
 
@@ -185,6 +185,14 @@ def test_patience_ends_a_training_that_gets_no_better(best, sign, data_dir, tmp_
     (halves.workdir / "done").unlink()  # as a kill behind the last save leaves it
     methods.fit(halves)
     assert halves.steps == 4
+    halves.config.patience = 4
+    halves.allow_change = ("patience",)
+    methods.fit(halves)  # two more without a better one, were it not for the fifth
+    assert halves.steps == 9 and halves.best_step == 5
+    # A copy that lacks its end does not call itself whole by its own word.
+    halves.config.patience = 0
+    (halves.workdir / "done").write_text('{"steps": 4, "best": 3}')
+    assert halves.steps == 9
 
 
 def test_patience_wants_a_figure_that_gets_better(data_dir, tmp_path):
