@@ -174,10 +174,11 @@ def read_bytes(path: str | Path, most: int = MOST) -> bytes:
     """
     path = Path(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: {_kind(path)}, expected a file")
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{path}: {_kind(path)}, expected a file")
         if found.st_size > most:
             raise ValueError(f"{path}: {found.st_size:,} bytes, at most {most:,} are read")
         return file.read(found.st_size)  # as many bytes are set aside first
