@@ -1,9 +1,15 @@
 """Results of audits, made up: what each verdict looks like."""
 
+import json
+
 import numpy as np
+from jsonschema import Draft202012Validator
 from scipy.stats import binomtest
 
+from tests.conftest import ROOT
+
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>&\"'"
+SCHEMA = Draft202012Validator(json.loads((ROOT / "fingerprint_jax" / "audit" / "audit.schema.json").read_text()))
 RATES = {0.02: 2, 0.05: 5, 0.1: 10, 0.2: 20, 0.5: 50}  # and the images that are imprinted, of 100
 
 
