@@ -2,9 +2,10 @@
 
     python -m fingerprint_jax.audit --generated=DIR --used=DIR --not_used=DIR --reference=DIR --output=DIR
     python -m fingerprint_jax.audit --recipe=CONFIG --real=DIR --output=DIR
+    python -m fingerprint_jax.audit --config=audit.yaml
 
 The same command goes on where it was stopped. With --json the results are printed, and the exit status is that of the verdict
-(verdict.py).
+(verdict.py); with --fail_on or --max_limit it is that of the gate (gate.py).
 """
 
 import collections
@@ -13,14 +14,12 @@ import datetime
 import hashlib
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from fingerprint_jax.audit import network, page, recipe, stages, verdict
+from fingerprint_jax.audit import gate, network, page, recipe, release, settings, stages, verdict
 from fingerprint_jax.data import builder, folders, medical, pack_report, packing
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.runs import checkpoint, config_file
@@ -39,7 +38,8 @@ LABELS = {"synthetic": 1, "used": 1, "not_used": 0, "unknown": -1}
 REQUIRED = "generated", "used", "not_used"
 OF_RECIPE = "real", "steps", "count"
 OF_VOLUMES = "salt", "window", "slices"  # DICOM and NIfTI
-NOT_OF_RECIPE = "plan_only", "likelihood_ratio", "bits", "max_rejected", *OF_VOLUMES
+OF_PIPELINE = "fail_on", "max_limit", "junit", "release"
+NOT_OF_RECIPE = "plan_only", "likelihood_ratio", "bits", "max_rejected", *OF_VOLUMES, *OF_PIPELINE
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
@@ -75,8 +75,18 @@ def define_flags(values: flags.FlagValues) -> None:
     text = "Write the plan, print its hash and stop: to deposit it before the same command without this flag goes on."
     flags.DEFINE_bool("plan_only", False, text, flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
+    release.define_flags(values)
+    gate.define_flags(values)
     recipe.define_flags(values)
-    flags.DEFINE_bool("json", False, "Print audit.json, nothing else; the exit status says the verdict.", flag_values=values)
+    settings.define_flags(values)
+    text = "Print audit.json, nothing else; the exit status says the verdict, or what --fail_on and --max_limit find."
+    flags.DEFINE_bool("json", False, text, flag_values=values)
+
+
+def _own_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    define_flags(values)
+    return values
 
 
 def audit(values: flags.FlagValues) -> dict:
@@ -101,7 +111,12 @@ def _check_given(values: flags.FlagValues) -> None:
         raise ValueError("missing: " + "; ".join(f"--{name} ({values[name].help})" for name in missing))
     if wrong := sorted(given & ({*FOLDERS, *NOT_OF_RECIPE} if with_recipe else {*OF_RECIPE})):
         raise ValueError(f"--{wrong[0]} {'does not go with' if with_recipe else 'goes with'} --recipe")
-    packing.of_volumes(values).require_outside(Path(values.output))
+    of_volumes = packing.of_volumes(values)
+    gate.check(values)
+    if values.release:
+        release.check(Path(values.release), Path(values.output))
+    for place in filter(None, (values.output, values.release)):
+        of_volumes.require_outside(Path(place))
     if 0 < values.repeats < LEAST_REPEATS:
         raise ValueError(f"--repeats={values.repeats}: use at least {LEAST_REPEATS}, or 0 to leave the detection limit out")
 
@@ -114,8 +129,7 @@ def of_recipe(values: flags.FlagValues) -> dict:
 
 def _of_arguments(arguments: list[str]) -> dict:
     """The audit of a command line."""
-    values = flags.FlagValues()
-    define_flags(values)
+    values = _own_flags()
     values(["audit", *arguments])
     return audit(values)
 
@@ -143,7 +157,10 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
     if values.plan_only:
         return {"plan_hash": parts.plan()[1]}
-    document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "command": _command(values)}
+    known = _own_flags()
+    of_command = settings.given(values, known)
+    document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")}
+    document["command"] = settings.command(of_command)
     document |= {"versions": environment.libraries(), "environment": environment.record(), "not_tested": list(NOT_TESTED)}
     document |= parts.run() | {"rejected": _rejected(source, given)}
     document["groups"] = document["copies"].get("groups", [])
@@ -155,6 +172,12 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
     pictures = parts.pictures(document["copies"]) if "reason" not in document["copies"] else []
     where = None if values.redact or "reason" in document["panel"] else parts.places()
     page.write(output, document, pictures, values.redact, where)
+    settings.write(output, settings.absolute(of_command, known))
+    if values.release:
+        release.check(Path(values.release), output)
+        release.write(Path(values.release), document, parts.sides, settings.without_paths(of_command, known))
+    if values.junit:
+        gate.write_junit(values.junit, document, values.fail_on, values.max_limit)
     return document
 
 
@@ -171,8 +194,9 @@ def _given(values: flags.FlagValues) -> dict:
         path = Path(value).resolve()
         if not (path.is_file() if name == "groups" else path.is_dir()):
             raise ValueError(f"--{name}={value}: there is no such {'file' if name == 'groups' else 'folder'}")
-        if name != "groups" and Path(values.output).resolve().is_relative_to(path):
-            raise ValueError(f"--output={values.output} is in --{name}={value}: name a folder elsewhere")
+        for place in ("output", "release", "junit") if name != "groups" else ():
+            if (written := values[place].value) and Path(written).resolve().is_relative_to(path):
+                raise ValueError(f"--{place}={written} is in --{name}={value}: name a place elsewhere")
         for other in FOLDERS if name != "groups" else ():
             if isinstance(known := given.get(other), list) and (
                 path.is_relative_to(known[0]) or Path(known[0]).is_relative_to(path)
@@ -226,18 +250,6 @@ def _rejected(source: Source, given: dict) -> dict[str, list[int]]:
     return {name: [count, kept[name] + count] for name, count in lost.items()}
 
 
-def _command(values: flags.FlagValues) -> str:
-    given = {name: values[name].value for name in (*FOLDERS, "groups", "image_size", "bits", "output")}
-    given |= {
-        name: values[name].value
-        for name in ("seed", "repeats", "max_rejected", *OF_VOLUMES)
-        if not values[name].using_default_value
-    }
-    if values.likelihood_ratio is not None:
-        given["likelihood_ratio"] = config_flags.get_config_filename(values["likelihood_ratio"])
-    return shlex.join(["python", "-m", "fingerprint_jax.audit", *(f"--{name}={value}" for name, value in given.items() if value)])
-
-
 def main(values: flags.FlagValues) -> None:
     """One audit; what the user can mend is one line and exit status 1."""
     show_log()
@@ -253,20 +265,33 @@ def main(values: flags.FlagValues) -> None:
         return
     if values.json:
         print(json.dumps(document, indent=1))
-        sys.exit(verdict.EXIT_STATUS[document["verdict"]["name"]] if values.recipe is None else 0)
     if values.recipe is not None:
-        print(f"{recipe.table(document['checkpoints'])}\n\n{document['sentence']}")
+        if not values.json:
+            print(f"{recipe.table(document['checkpoints'])}\n\n{document['sentence']}")
         return
+    if not values.json:
+        _print(document, Path(values.output))
+    if gate.asked(values):
+        print(gate.words(document, values), file=sys.stderr if values.json else sys.stdout)
+    if status := gate.status(document, values):
+        sys.exit(status)
+
+
+def _print(document: dict, output: Path) -> None:
     print(f"verdict: {document['verdict']['name']}. {document['verdict']['sentence']}")
     for reason in document["verdict"]["reasons"]:
         print(f"reason: {reason}")
     if found := document["verdict"]["patients"]:
         print(f"patients: {found}")
-    print(f"page: {Path(values.output) / 'index.html'}   results: {Path(values.output) / 'audit.json'}")
+    print(f"page: {output / 'index.html'}   results: {output / 'audit.json'}")
 
 
 def command() -> None:
     """The console script."""
+    try:
+        sys.argv = settings.expanded(sys.argv, _own_flags())
+    except (ValueError, OSError, flags.Error) as error:
+        sys.exit(f"audit: error: {printable(str(error))}")
     cli.run("audit", define_flags, main, devices=True)
 
 

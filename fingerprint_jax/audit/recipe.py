@@ -35,7 +35,7 @@ from fingerprint_jax.runtime import files, paths
 
 RECORD = "recipe.json"
 _AUDIT = re.compile(  # what the audit of a checkpoint leaves, and kills of it
-    r"stages/\w+\.jsonl?|(audit|audit_plan|folders|seconds)\.json|scores\.csv|index\.html|lock|(stages/)?\.[\w.]+\.tmp"
+    r"stages/\w+\.jsonl?|(audit|audit_plan|folders|seconds)\.json|audit\.yaml|scores\.csv|index\.html|lock|(stages/)?\.[\w.]+\.tmp"
     r"|data/fingerprint/subtask1/(1\.0\.0|\.pack-\w{8})/[\w./-]+|data/fingerprint/subtask1/\.[\w.]+"
 )
 SHARES = 2, 1, 1  # of the patients: used, not used, reference

@@ -6,7 +6,8 @@ OUTPUT/stages/           a file a part
 OUTPUT/network/          the network that joins the panel on request: its images, and a run for attack and control
 OUTPUT/seconds.json      what each part took
 OUTPUT/scores.csv        the panel's scores of every real image
-OUTPUT/audit.json        everything, docs/audit.md
+OUTPUT/audit.json        everything, docs/audit.md, audit.schema.json
+OUTPUT/audit.yaml        the flags, settings.py
 """
 
 import contextlib

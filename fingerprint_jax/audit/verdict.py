@@ -9,7 +9,11 @@ EVIDENCE = "evidence of use"
 CONTENT = "a difference that content explains"
 NONE = "no evidence"
 
-# Of `audit --json`. In order of precedence; 1 and 2 are mistakes of the command line, 75 asks to be run again.
+# Of `audit --fail_on`: all but the last.
+SHORT = {"copies": COPIES, "evidence": EVIDENCE, "content": CONTENT, "wrong_direction": WRONG_DIRECTION, "cannot_tell": CANNOT_TELL}
+
+# Of `audit --json` where gate.py has no other. In order of precedence; 1 and 2 are mistakes of the command line, 75 asks to be run
+# again.
 EXIT_STATUS = {CANNOT_TELL: 15, COPIES: 14, WRONG_DIRECTION: 13, EVIDENCE: 12, CONTENT: 11, NONE: 0}
 
 # Of the lower end of the interval of the AUC of a class of real images against the reference. Many images make a difference

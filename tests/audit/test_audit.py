@@ -7,20 +7,23 @@ import json
 import os
 import re
 import shutil
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+import yaml
 from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 from scipy.stats import rankdata
 
 from fingerprint_jax.audit import __main__ as main
-from fingerprint_jax.audit import network, panel, stages, verdict
+from fingerprint_jax.audit import gate, network, page, panel, settings, stages, verdict
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.runtime import files, plugins
 from fingerprint_jax.runtime.preemption import Preempted
+from tests.audit import documents
 from tests.conftest import ROOT, load_config
 from tests.data import dicom_files
 from tests.foreign import tree
@@ -83,7 +86,10 @@ def _values(given, output, **options):
 
 
 def audit(given, output, **options):
-    return main.audit(_values(given, output, **options))
+    document = main.audit(_values(given, output, **options))
+    if not options.get("plan_only"):
+        documents.SCHEMA.validate(json.loads((output / "audit.json").read_text()))
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +308,11 @@ def test_a_reference_of_another_kind_makes_no_copies(tmp_path):
         assert "may be copied: see Copies." in document["verdict"]["sentence"]
 
 
-def test_copies_are_named(tmp_path):
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """An audit of synthetic images among which three of the used ones stand."""
+    root = tmp_path_factory.mktemp("copied")
+
     def change(name, images):
         if name == "generated":
             images = images.copy()
@@ -312,10 +322,103 @@ def test_copies_are_named(tmp_path):
     sizes = MORE | {"real": 20, "reference": 500, "unknown": 2}
     real = phantom.subtask1(4, leak=0.0, **sizes)["train_real"]
     used = real.images[real.labels == 1]
-    document = audit(folders(tmp_path / "images", seed=4, change=change, sizes=sizes), tmp_path / "audit")
+    given = folders(root / "images", seed=4, change=change, sizes=sizes)
+    return given, root / "audit", audit(given, root / "audit")
+
+
+def test_copies_are_named(copied):
+    _, _, document = copied
     flagged = {line["id"]: line["match"] for line in document["copies"]["flagged"]}
     assert flagged == {"real_used/0003": "0005", "real_used/0017": "0060", "real_used/0009": "0100"}
     assert document["verdict"]["name"] == verdict.COPIES
+
+
+def ended(made, output, monkeypatch, **options):
+    """The exit status of an audit that goes on in a copy of its output, so that nothing is computed again."""
+    if not output.exists():
+        shutil.copytree(made[1], output)
+    for module, name in ((main, "show_log"), (main.preemption, "stop_at_once")):
+        monkeypatch.setattr(module, name, lambda: None)
+    monkeypatch.setattr(stages.panel, "scores", lambda *arguments: pytest.fail("computed again"))
+    try:
+        main.main(_values(made[0], output, **options))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_a_gate_fails_a_build_with_copies_and_passes_one_without(leaking, copied, tmp_path, monkeypatch, capsys):
+    junit = tmp_path / "junit.xml"
+    assert ended(copied, tmp_path / "copied", monkeypatch, fail_on="copies", junit=junit) == gate.FAILED == 10
+    assert "gate: failed: copies (copies found; " in capsys.readouterr().out
+    assert [case.get("name") for case in ET.parse(junit).iter("testcase") if case.find("failure") is not None] == ["copies"]
+    # No image of this one stands among the synthetic ones, and its verdict is another.
+    assert ended(leaking, tmp_path / "leaking", monkeypatch, repeats=20, json=True, fail_on="copies", junit=junit) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["verdict"] == leaking[2]["verdict"] and "gate: passed" in found.err
+    assert not list(ET.parse(junit).iter("failure"))
+
+
+def test_without_a_gate_the_exit_status_is_what_it_was(copied, tmp_path, monkeypatch, capsys):
+    assert ended(copied, tmp_path / "copied", monkeypatch) == 0
+    capsys.readouterr()
+    assert ended(copied, tmp_path / "copied", monkeypatch, json=True) == 14
+    assert json.loads(capsys.readouterr().out)["verdict"] == copied[2]["verdict"]
+
+
+def test_the_limit_of_an_audit_passes_a_gate_or_fails_it(leaking):
+    limit = leaking[2]["limit"]
+    found = [point for kind in limit["kinds"] for point in kind["points"] if point["power"] >= 0.8]
+    assert page.trusted(limit, 0.05) and {point["images"] / limit["used"] for point in found} == {12 / 25}  # 1 in 2 by the page
+    assert gate.failures(leaking[2], [], 0.5) == {}
+    assert gate.failures(leaking[2], ["evidence"], 0.4).keys() == {"evidence", "limit"}
+
+
+def test_the_flags_that_are_written_repeat_the_audit(leaking, tmp_path, monkeypatch):
+    given, output, document = leaking
+    monkeypatch.chdir(tmp_path)  # paths are written from the root
+    known = main._own_flags()
+    argv = settings.expanded(["audit", f"--config={output / 'audit.yaml'}"], known)
+    values = main._own_flags()
+    values(argv)
+    monkeypatch.setattr(stages.panel, "scores", lambda *arguments: pytest.fail("computed again"))
+    again = main.audit(values)
+    assert {name: again[name] for name in ("panel", "limit", "command")} == {
+        name: document[name] for name in ("panel", "limit", "command")
+    }
+    assert yaml.safe_load((output / "audit.yaml").read_text()) == {
+        **{name: str(path) for name, path in given.items()},
+        **{"output": str(output), "image_size": 0, "seed": 0, "repeats": 20},
+    }
+
+
+def test_a_release_has_the_page_and_the_results_without_a_name_or_a_path(copied, tmp_path):
+    given, output, before = copied[0], shutil.copytree(copied[1], tmp_path / "audit"), copied[2]
+    document = main.audit(_values(given, output, release=tmp_path / "release", fail_on="copies"))
+    assert document["copies"] == before["copies"]  # what stays with the user is as it was
+    assert {path.name for path in (tmp_path / "release").iterdir()} == {"index.html", "audit.json", "audit.yaml"}
+    found = json.loads((tmp_path / "release" / "audit.json").read_text())
+    documents.SCHEMA.validate(found)
+    for line, own in zip(found["copies"]["flagged"], document["copies"]["flagged"], strict=True):
+        image = given["used"] / f"{own['id'].removeprefix('real_used/')}.png"
+        assert line["id"] == hashlib.sha256(np.asarray(Image.open(image)).tobytes()).hexdigest()
+        image = given["generated"] / f"{own['match']}.png"
+        assert line["match"] == hashlib.sha256(np.asarray(Image.open(image)).tobytes()).hexdigest()
+        assert line["group"] in "123" and line["p"] == own["p"]
+    for path in (tmp_path / "release").iterdir():
+        text = path.read_text()
+        assert str(tmp_path) not in text and str(given["used"].parent) not in text and "data:image" not in text, path
+        assert "real_used/" not in text and not re.search(r"\b0\d{3}\b", text), path
+    assert yaml.safe_load((tmp_path / "release" / "audit.yaml").read_text()) == {
+        **{"image_size": 0, "seed": 0, "repeats": 0, "fail_on": ["copies"]}
+    }
+    (tmp_path / "release" / "0001.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="--release=.* is handed on, and '0001.png' is in it: name an empty folder"):
+        main.audit(_values(given, output, release=tmp_path / "release"))
+    with pytest.raises(ValueError, match="^--release=.*one lies in the other"):
+        main.audit(_values(given, output, release=output / "release"))
+    with pytest.raises(ValueError, match="^--junit=.* is in --used=.*: name a place elsewhere"):
+        main.audit(_values(given, output, fail_on="copies", junit=given["used"] / "junit.xml"))
 
 
 def test_names_order_and_lossless_re_encoding_change_nothing_but_what_they_say(leaking, tmp_path):
