@@ -56,6 +56,19 @@ def test_what_is_wrong_in_a_file_is_one_line_that_names_it(text, said, tmp_path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
+def test_the_command_says_what_is_wrong_in_a_line(tmp_path, monkeypatch):
+    (tmp_path / "audit.yaml").write_text("seed: one")
+    monkeypatch.setattr("sys.argv", ["audit", f"--config={tmp_path}/audit.yaml"])
+    with pytest.raises(SystemExit, match=f"^audit: error: {tmp_path}/audit.yaml: seed is 'one', expected a whole number$"):
+        main.command()
+
+
+def test_fields_of_a_config_go_by_their_flag(tmp_path):
+    (tmp_path / "audit.yaml").write_text("recipe: mine.py\nrecipe.num_steps: 5\n")
+    argv = settings.expanded(["audit", f"--config={tmp_path}/audit.yaml", "--count=20"], main._own_flags())
+    assert argv == ["audit", "--recipe=mine.py", "--recipe.num_steps=5", f"--config={tmp_path}/audit.yaml", "--count=20"]
+
+
 def test_a_file_that_is_not_there_or_no_file_is_named(tmp_path):
     with pytest.raises(OSError, match="none.yaml"):
         parsed(f"--config={tmp_path}/none.yaml")
