@@ -18,7 +18,7 @@ from fingerprint_jax.data.tasks import TASKS
 from fingerprint_jax.evaluation import score, watch
 from fingerprint_jax.evaluation.decide import decide
 from fingerprint_jax.evaluation.lineage import in_sample
-from fingerprint_jax.evaluation.results import NOTES
+from fingerprint_jax.evaluation.results import NOTES, tracked
 from fingerprint_jax.evaluation.terminal import table
 from fingerprint_jax.report import words
 from fingerprint_jax.runs import start
@@ -28,9 +28,10 @@ from fingerprint_jax.runtime import cli, distributed, environment, paths, plugin
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.progress import show_log
 from fingerprint_jax.stats import permutation
+from fingerprint_jax.training import trackers
 
 ON_PAGE, OF_SUBMISSION = ("redact", "compare", "published"), ("header", "extension", "style")
-OF_RUN = ("step", "watch", "submission", "refits", "permutations", "verify", "recompute", "report")
+OF_RUN = ("step", "watch", "submission", "refits", "permutations", "verify", "recompute", "report", "trackers")
 WITHOUT_RUN = ("task", "predictions", "truth", "validate", "output")
 
 
@@ -72,6 +73,7 @@ def define_flags(values: flags.FlagValues) -> None:
     paths.define("truth", None, "Without a run: a file of `id,label`.", flag_values=values)
     paths.define("validate", None, "A submission to check against --data_dir and --split.", flag_values=values)
     paths.define("output", None, "Without a run: the folder for results.json.", flag_values=values)
+    trackers.define_flag(values)
     plugins.define_flag(values)
     distributed.define_flags(values)
 
@@ -131,6 +133,7 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
         console.print(printable(text), soft_wrap=True)
 
     _check_flags(values)
+    shown = trackers.check(values.trackers)
     if values.validate:
         if not (values.task and values.data_dir):
             raise ValueError("--validate checks a submission against a packed split: give --task, --data_dir and --split")
@@ -158,6 +161,10 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
                 "style": values.style,
             }
         results = score.evaluate(run, values.split, submission, values.refits, values.permutations)
+        if found := tracked(results):
+            tracker = trackers.begin(run, shown)
+            tracker.metrics(results["state"] if isinstance(results["state"], int) else 0, found)
+            tracker.end(run.done)
         title, place = f"{run.workdir}: {values.split}, {results['n']} images", run.workdir / "results.json"
     elif values.predictions and values.truth and values.task and values.output:
         results = score.score_files(values.task, values.predictions, values.truth, values.output)

@@ -11,7 +11,8 @@ from fingerprint_jax import methods
 from fingerprint_jax.runs import config_file
 from fingerprint_jax.runs.run import Profile, Run
 from fingerprint_jax.runtime import cli, distributed, environment, paths, plugins, preemption, targets
-from fingerprint_jax.runtime.progress import show_log
+from fingerprint_jax.runtime.progress import kept_log, show_log
+from fingerprint_jax.training import trackers
 
 log = logging.getLogger("fingerprint_jax")
 
@@ -29,6 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "stall_s", 600, "Show the stacks of all threads where a step takes this many seconds; 0: never.", 0, flag_values=values
     )
+    trackers.define_flag(values)
     plugins.define_flag(values)
     distributed.define_flags(values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
@@ -48,18 +50,20 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError("--workdir is empty: name the folder of the run")
     plugins.trust([*values.plugins, *plugins.packages(values.config)])
     profile = Profile(Path(values.workdir) / "profile") if values.profile else None
-    run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change), profile=profile)
-    log.info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
-    say = distributed.by_first(print)
-    if values.dry_run:
-        methods.check_decision(run)
-        for what, figure in methods.describe(run, target):
-            say(f"{what:24}{figure}")
-        return
-    methods.fit(run)
-    if profile and not profile.begun:
-        log.warning("--profile: nothing was trained, so nothing was profiled")
-    say(f"fitted: {run.workdir}")
+    shown = trackers.check(values.trackers)
+    run = Run(values.config, values.workdir, allow_change=tuple(values.allow_change), profile=profile, trackers=shown)
+    with kept_log(run.workdir, lambda: run.started):
+        log.info("%s on %d %s", run.workdir, jax.device_count(), jax.default_backend())
+        say = distributed.by_first(print)
+        if values.dry_run:
+            methods.check_decision(run)
+            for what, figure in methods.describe(run, target):
+                say(f"{what:24}{figure}")
+            return
+        methods.fit(run)
+        if profile and not profile.begun:
+            log.warning("--profile: nothing was trained, so nothing was profiled")
+        say(f"fitted: {run.workdir}")
 
 
 def _target(values: flags.FlagValues) -> targets.Target | None:

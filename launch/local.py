@@ -25,7 +25,7 @@ from fingerprint_jax import Config, methods
 from fingerprint_jax.evaluation.results import figures, scored_on
 from fingerprint_jax.runs import start
 from fingerprint_jax.runs.config import config_hash, from_json, walk
-from fingerprint_jax.runtime import cli, files, paths, plugins
+from fingerprint_jax.runtime import cli, files, paths, plugins, progress
 from fingerprint_jax.runtime.names import printable
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, SIGNALS, Preempted
 from launch import sweep
@@ -115,6 +115,7 @@ class Launcher:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,
+                env=os.environ | {progress.LOGGED: "1"},  # it does not write log.txt too
             )
             self.children.add(child)
             if self.stopping.is_set():

@@ -46,3 +46,16 @@ def scored_on(document: dict, split: str) -> dict:
         found = document | {"data_dir": config.get("data_dir") if isinstance(config, dict) else None, "state": found.get("state")}
     names = ("data_dir", "fingerprints", "config_hash", "state", "checkpoints")
     return {name: found.get(name) for name in names} | {"code": found.get("code", {})}
+
+
+def tracked(results: dict) -> dict[str, float]:
+    """What a tracker shows of the results of a split: accuracy, kappa and AUC, as far as it has them, with their intervals."""
+    metrics = results.get("metrics", {})
+    scores = metrics.get("scores", {})
+    found = {name: (metrics.get(name), metrics.get("intervals", {}).get(name)) for name in ("accuracy", "cohen_kappa")}
+    found["auc"] = scores.get("auc"), scores.get("auc_interval")
+    prefix, values = results["split"].replace(":", "-"), {}
+    for name, (value, interval) in found.items():
+        low, high = interval or (None, None)
+        values |= {f"{prefix}_{name}": value, f"{prefix}_{name}_low": low, f"{prefix}_{name}_high": high}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,6 +1,5 @@
 """Follows a training from another process: scores each new checkpoint and keeps a copy of its own best."""
 
-import json
 import logging
 import math
 import time
@@ -13,7 +12,7 @@ from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, files
 from fingerprint_jax.runtime.preemption import Preempted
-from fingerprint_jax.training.writer import keep_lines
+from fingerprint_jax.training.writer import keep_lines, line
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def _follow(
                 values = {name: value for name, value in figures.items() if isinstance(value, float) and math.isfinite(value)}
                 first = mine.keep_best(seen, values)
                 with files.appending(lines) as file:
-                    file.write(json.dumps({"step": seen, **values}) + "\n")
+                    file.write(line(seen, values))
                 figure = f"{mine.metric} {values.get(mine.metric, math.nan):.4f}"
                 log.info("%s step %d  %s%s", workdir, seen, figure, ", the best so far" if first else "")
             since = time.monotonic()

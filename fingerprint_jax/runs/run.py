@@ -63,6 +63,7 @@ class Run(View):
             read from or written to the tables of the run then.
         outermost: of the run that this one is made as a child of; None where it is none, or lies there.
         profile: what its training, or the first of its children's, is to be profiled to; None for nothing.
+        trackers: names of what its training, and those of its children, are shown in too.
 
     Raises ValueError for a number in the config that is out of its range, see ranges.py: there is no run with one.
     """
@@ -76,6 +77,7 @@ class Run(View):
         labels: np.ndarray | None = None,
         outermost: Path | None = None,
         profile: Profile | None = None,
+        trackers: tuple[str, ...] = (),
     ) -> None:
         ranges.check(config)
         paths.expand_fields(config)
@@ -87,7 +89,9 @@ class Run(View):
         self.allow_change = allow_change
         self._outermost = outermost
         self.profile = profile
+        self.trackers = trackers
         self._guest: Path | None = None
+        self.started = False  # whether this process has begun to fit it: the work directory is its own
 
     @staticmethod
     def load(
@@ -404,7 +408,8 @@ class Run(View):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(re.sub(r"^(member|ensemble\.variants\.[^.]+)\.", "", name) for name in self.allow_change)
-        found = Run(config, self.workdir / "children" / name, "best", allow_change, self.labels, self.outermost, self.profile)
+        workdir, outermost = self.workdir / "children" / name, self.outermost
+        found = Run(config, workdir, "best", allow_change, self.labels, outermost, self.profile, self.trackers)
         found._guest = self._guest
         return found
 
@@ -417,7 +422,7 @@ class Run(View):
         config.data_dir = config.data_dir or self.config.data_dir
         config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
         workdir = self.outermost / "children" / f"{name}-{config_hash(config)}"
-        found = Run(config, workdir, outermost=self.outermost, profile=self.profile)
+        found = Run(config, workdir, outermost=self.outermost, profile=self.profile, trackers=self.trackers)
         found._guest = self._guest
         return found
 

@@ -26,7 +26,7 @@ _BEGUN = re.compile(
 # What a start writes before there is anything to go on with. Whatever else lies there came from somebody else meanwhile.
 _STARTED = (
     *("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "labels", "children", "checkpoints", "digests"),
-    *("damaged", "outputs", "features", "predictions", "named", "tensorboard", "profile"),
+    *("damaged", "outputs", "features", "predictions", "named", "tensorboard", "profile", "trackers", "mlruns", "wandb"),
 )
 
 
@@ -75,6 +75,7 @@ def fitting(run: Run, check: Callable[[Run], None], of_method: Fields) -> Genera
         first, made = distributed.first(begin)
         try:
             _require_one_folder(run)
+            run.started = True
             yield
         except ValueError:
             if first:
@@ -132,7 +133,8 @@ def _withdraw(workdir: Path, made: bool) -> None:
     """Takes back what a first start has written, and the folder that it `made`, unless there is something to go on with."""
     if any(path for pattern in ("digests/*.json", "done") for path in workdir.rglob(pattern)):
         return
-    for path in (workdir / name for name in _STARTED):  # none of them was there before, see `refuse_foreign`
+    logs = workdir.glob("log*.txt") if made else ()  # else they may be those of a launcher
+    for path in (*logs, *(workdir / name for name in _STARTED)):  # none of them was there before, see `refuse_foreign`
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -23,7 +23,7 @@ from fingerprint_jax.data.source import Rows
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import distributed, names, preemption, sharding
-from fingerprint_jax.training import inference, profile
+from fingerprint_jax.training import inference, profile, trackers
 from fingerprint_jax.training.inference import shapes_of_outputs
 from fingerprint_jax.training.inputs import arguments, of_run
 from fingerprint_jax.training.model import Model, State, model_of
@@ -147,7 +147,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
     key = sharding.key(c.seed + 1, model.mesh)
     learning_rate = sharding.put(np.float32(c.optimizer.learning_rate), sharding.replicated(model.mesh))
     images_per_step = sum(c.data.streams.values())
-    writer = Writer(run.workdir, run.workdir.name, start, c.num_steps)
+    writer = Writer(run.workdir, run.workdir.name, start, c.num_steps, trackers.begin(run, run.trackers))
     pending: tuple[range, dict] | None = None  # metrics of the steps dispatched last, not read yet
 
     def read(pending: tuple[range, dict]) -> dict[int, dict[str, float]]:
@@ -180,7 +180,7 @@ def train(run: Run, evaluate: Callable[[State], dict[str, float]], origin: Run |
         checkpoints.save(step, state, kept | patience.figures(), last)
 
     with contextlib.ExitStack() as stack:
-        stack.callback(writer.close)
+        stack.push(lambda kind, *_: writer.close(finished=kind is None))
         stack.callback(checkpoints.close)
         signalled = distributed.agreed(stack.enter_context(preemption.deferred()), model.mesh)
         if c.num_steps == 0 and not checkpoints.begun():

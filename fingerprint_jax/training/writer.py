@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,16 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.summary import image, scalar
 
 from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.training.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
 
 class Writer:
-    """`metrics.jsonl`, `tensorboard/` and the progress of one training, by process 0."""
+    """`metrics.jsonl`, `tensorboard/`, the trackers and the progress of one training, by process 0."""
 
     @distributed.by_first
-    def __init__(self, workdir: Path, name: str, start: int, stop: int) -> None:
+    def __init__(self, workdir: Path, name: str, start: int, stop: int, tracker: Tracker) -> None:
         keep_lines(workdir / "metrics.jsonl", start)
         self._file = files.appending(workdir / "metrics.jsonl")
         # Not SummaryWriter: it writes from a thread, where a full disk ends in a traceback, and holds semaphores that a kill leaks.
@@ -32,6 +33,7 @@ class Writer:
         self._board, self._flushed = EventsWriter(str(workdir / "tensorboard" / "events")), time.perf_counter()
         self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
         self._name, self._stop, self._begin, self._start = name, stop, time.perf_counter(), start
+        self._tracker = tracker
         console = Console(stderr=True)
         self._bar = None
         if console.is_terminal:
@@ -51,9 +53,10 @@ class Writer:
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics."""
         with self._named():
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(line(step, values))
             self._file.flush()
             self._show(step, [scalar(key, value) for key, value in values.items()])
+        self._tracker.metrics(step, values)
 
     @distributed.by_first
     def pictures(self, step: int, values: dict[str, np.ndarray]) -> None:
@@ -81,26 +84,32 @@ class Writer:
         text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)
-            return
         seconds = time.perf_counter() - self._begin
         left = seconds / max(step - self._start, 1) * (self._stop - step)
-        log.info("%s  step %d/%d  %s  eta %.0f s", self._name, step, self._stop, text, left)
+        level = logging.INFO if self._bar is None else logging.DEBUG  # which the log of the run has, and the terminal not
+        log.log(level, "%s  step %d/%d  %s  eta %.0f s", self._name, step, self._stop, text, left)
 
     @distributed.by_first
-    def close(self) -> None:
-        """Ends the bar and flushes the files."""
+    def close(self, finished: bool) -> None:
+        """Ends the bar and the trackers, and flushes the files."""
         if self._bar is not None:
             self._bar.stop()
         for file in (self._file, self._board):
             with contextlib.suppress(OSError):  # of a full disk, which `write` or the checkpoint has told of
                 file.close()
+        self._tracker.end(finished)
+
+
+def line(step: int, values: Mapping[str, float]) -> str:
+    """One line of metrics.jsonl, with the time: seconds since the epoch, of 3 decimals."""
+    return json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n"
 
 
 def keep_lines(path: Path, last: float = math.inf) -> int:
     """Drops the lines of steps past `last`, and one that a kill has cut short; the step of the last line kept, -1 for none."""
     if not path.exists():
         return -1
-    lines = [line for line in files.read_text(path).splitlines(True) if _step(line) <= last]
+    lines = [each for each in files.read_text(path).splitlines(True) if _step(each) <= last]
     with files.replacing(path) as temporary:
         temporary.write_text("".join(lines))
     return int(_step(lines[-1])) if lines else -1

@@ -13,7 +13,7 @@ from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.training import inference
 from tests import processes
-from tests.conftest import ROOT
+from tests.conftest import ROOT, untimed
 
 STEPS, INTERVAL = 20, 2
 
@@ -68,7 +68,7 @@ def last_step(workdir) -> int:
 
 def history(workdir) -> list[dict]:
     """Metrics without those that are times."""
-    return [{k: v for k, v in line.items() if k not in ("images_per_s", "input_wait")} for line in steps(workdir)]
+    return [untimed(line) for line in steps(workdir)]
 
 
 def saved(workdir) -> list[int]:

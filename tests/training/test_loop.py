@@ -21,7 +21,7 @@ from fingerprint_jax.runtime import preemption
 from fingerprint_jax.training import inference, inputs, loop
 from fingerprint_jax.training.model import model_of
 from tests.backbones import test_pretrained
-from tests.conftest import ROOT, fit_until, last_state, load_config, same_bytes, tiny_config
+from tests.conftest import ROOT, fit_until, last_state, load_config, same_bytes, tiny_config, untimed
 
 
 @pytest.mark.parametrize("cache", ["none", "device"])
@@ -41,19 +41,11 @@ def test_an_interrupted_training_ends_byte_identical(cache, data_dir, tmp_path):
     state = last_state(whole)
     assert any(name.endswith("mean") for name in state["rest"]) and int(state["step"]) == 6
     same_bytes(state, last_state(halves))
-    metrics = [
-        [
-            {k: v for k, v in json.loads(line).items() if k not in ("images_per_s", "input_wait")}
-            for line in open(r.workdir / "metrics.jsonl")
-        ]
-        for r in (whole, halves)
-    ]
-    assert metrics[0] == metrics[1]
+    assert _lines(whole) == _lines(halves)
 
 
 def _lines(run):
-    timed = ("images_per_s", "input_wait")
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in open(run.workdir / "metrics.jsonl")]
+    return [untimed(json.loads(line)) for line in open(run.workdir / "metrics.jsonl")]
 
 
 @pytest.mark.usefixtures("as_users_compile")

@@ -3,13 +3,16 @@
 import io
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
+from fingerprint_jax.training import trackers
 from fingerprint_jax.training.writer import Writer, keep_lines
+from tests.conftest import untimed
 
 
 def _lines(workdir):
@@ -33,10 +36,13 @@ def pictures(path):
 
 
 def test_lines_and_events_hold_the_same(tmp_path):
-    writer = Writer(tmp_path, "x", 4, 10)
+    begin = time.time()
+    writer = Writer(tmp_path, "x", 4, 10, trackers.begin(None, ()))
     writer.write(5, {"loss": 0.5, "accuracy": 0.25})
-    writer.close()
-    assert _lines(tmp_path) == [{"step": 5, "loss": 0.5, "accuracy": 0.25}]
+    writer.close(True)
+    (line,) = _lines(tmp_path)
+    assert untimed(line) == {"step": 5, "loss": 0.5, "accuracy": 0.25}
+    assert begin - 0.001 <= line["time"] <= time.time() + 0.001 and line["time"] == round(line["time"], 3)
     (file,) = (tmp_path / "tensorboard").iterdir()
     _, start, *found = events(file)
     assert start.step == 5 and start.session_log.status == start.session_log.START  # hides what a killed process wrote past step 4
@@ -46,9 +52,9 @@ def test_lines_and_events_hold_the_same(tmp_path):
 
 def test_images_lie_side_by_side_in_one_picture_of_the_events_alone(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 1)).astype(np.uint8)
-    writer = Writer(tmp_path, "x", 0, 10)
+    writer = Writer(tmp_path, "x", 0, 10, trackers.begin(None, ()))
     writer.pictures(7, {"translated": images})
-    writer.close()
+    writer.close(True)
     assert not _lines(tmp_path)
     (file,) = (tmp_path / "tensorboard").iterdir()
     found = pictures(file)
@@ -60,9 +66,9 @@ def test_images_lie_side_by_side_in_one_picture_of_the_events_alone(tmp_path):
 @pytest.mark.parametrize("end", ["", '{"step": 3, "lo', "\0\0\0\0\n", "[]\n", "{}\n"])
 def test_a_resumed_run_keeps_the_lines_up_to_its_checkpoint(end, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3)) + end)
-    writer = Writer(tmp_path, "x", 2, 10)
+    writer = Writer(tmp_path, "x", 2, 10, trackers.begin(None, ()))
     writer.write(3, {})
-    writer.close()
+    writer.close(True)
     assert [line["step"] for line in _lines(tmp_path)] == [1, 2, 3]
 
 

@@ -1,0 +1,219 @@
+"""Where people keep their runs: MLflow and Weights & Biases, beside the JSON lines and TensorBoard of `writer`.
+
+A tracker takes no part in a training. It works in a thread of its own, of process 0; where it fails, or hangs, there is one warning
+and the training goes on. Which ones there are is a flag and no field of the config: it changes no result, and a config may be a
+stranger's, who is not to choose where figures are sent.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import queue
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from absl import flags
+
+from fingerprint_jax.runs.config import flat_config
+from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import distributed, files, names
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 20  # seconds that the end of a training waits for a tracker: less than a scheduler gives between SIGTERM and SIGKILL
+
+
+class Tracker(Protocol):
+    """One run in a tracker; `begin` gives it."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures of a step; one that is told again replaces the one before, or stands beside it."""
+        ...
+
+    def end(self, finished: bool) -> None:
+        """The last call of this process; where the run is not `finished`, another one may go on with it."""
+        ...
+
+
+class Mlflow:
+    """A run of MLflow: at MLFLOW_TRACKING_URI, else in `mlruns/mlflow.db` of the outermost run.
+
+    A database, as MLflow 3 refuses to write to plain files unless MLFLOW_ALLOW_FILE_STORE is set.
+    """
+
+    def __init__(self, run: Run) -> None:
+        import mlflow  # pyright: ignore[reportMissingImports]
+        from mlflow import entities, exceptions  # pyright: ignore[reportMissingImports]
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._entities, uri = entities, os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not uri:
+            folder = (run.outermost / "mlruns").absolute()
+            folder.mkdir(exist_ok=True)
+            files.refuse_links(folder)
+            uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self._client = mlflow.MlflowClient(uri)
+        place = re.sub("//[^/@]*@", "//", uri)  # a run is handed around, a password is not
+        self._id = _known(run, "mlflow", place)
+        if self._id:
+            try:
+                self._client.update_run(self._id, status="RUNNING")
+                return
+            except exceptions.MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.outermost.name
+        found = self._client.get_experiment_by_name(experiment)
+        of = found.experiment_id if found else self._client.create_experiment(experiment)
+        self._id = self._client.create_run(of, run_name=_name(run), tags={"workdir": str(run.workdir.absolute())}).info.run_id
+        fields = [(re.sub(r"[^\w./ -]", "_", name), str(value)) for name, value in flat_config(run.config).items()]
+        for i in range(0, len(fields), 100):  # as many as a call may have
+            self._client.log_batch(self._id, params=[entities.Param(*field) for field in fields[i : i + 100]])
+        _keep(run, "mlflow", place, self._id)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """As of a `Tracker`."""
+        now = round(1000 * time.time())
+        self._client.log_batch(self._id, [self._entities.Metric(*item, now, step) for item in values.items()])
+
+    def end(self, finished: bool) -> None:
+        """As of a `Tracker`."""
+        self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
+
+
+class Wandb:
+    """A run of Weights & Biases, in `wandb/` of the outermost run: offline unless WANDB_MODE says otherwise."""
+
+    def __init__(self, run: Run) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        files.refuse_links(run.outermost / "wandb")
+        project = os.environ.get("WANDB_PROJECT") or "fingerprint_jax"
+        known = _known(run, "wandb", project) or secrets.token_hex(8)
+        self._run: Any = wandb.init(
+            dir=str(run.outermost.absolute()),
+            project=project,
+            group=os.environ.get("WANDB_RUN_GROUP") or run.outermost.name,
+            name=_name(run),
+            id=known,
+            resume="allow",
+            mode=os.environ.get("WANDB_MODE") or "offline",
+            config=run.config.to_dict(),
+            allow_val_change=True,
+            # Links would be refused when the run goes on.
+            settings=wandb.Settings(console="off", silent=True, symlink=False, finish_timeout=WAIT_S),
+        )
+        # Its own steps only rise, and lines after the last checkpoint come again where a killed training goes on.
+        self._run.define_metric("*", step_metric="step")
+        _keep(run, "wandb", project, known)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """As of a `Tracker`."""
+        self._run.log({"step": step, **values})
+
+    def end(self, finished: bool) -> None:
+        """As of a `Tracker`."""
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+KNOWN: dict[str, Callable[[Run], Tracker]] = {"mlflow": Mlflow, "wandb": Wandb}
+
+
+def define_flag(values: flags.FlagValues) -> None:
+    """`--trackers`; call `check` with it."""
+    flags.DEFINE_list("trackers", [], "Where the run is shown too: mlflow, wandb; docs/training.md.", flag_values=values)
+
+
+def check(trackers: Sequence[str]) -> tuple[str, ...]:
+    """The names; raises ValueError for one that is unknown, or whose package is not installed."""
+    for name in trackers:
+        names.check("--trackers", name, KNOWN)
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name is no package
+            raise ValueError(f"--trackers={name}: the package is not installed: pip install 'fingerprint_jax[{name}]'")
+    return tuple(dict.fromkeys(trackers))
+
+
+def begin(run: Run, trackers: Sequence[str]) -> Tracker:
+    """The run in each of the trackers, as one; on processes other than 0, and without a name, it does nothing.
+
+    It goes on with the run that `WORKDIR/trackers/NAME.json` names. That file also says where the work directory lay: a copy, or
+    one that was moved, begins a run of its own and leaves that of the original alone.
+    """
+    return _All([_Apart(name, run) for name in trackers if not distributed.index()])
+
+
+class _All:
+    """Several trackers as one."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.metrics(step, values)
+
+    def end(self, finished: bool) -> None:
+        for tracker in self._trackers:
+            tracker.end(finished)
+
+
+class _Apart:
+    """A tracker in a thread, which is waited for at the end alone, and not for ever."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self._name, self._run = name, run
+        self._calls: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if self._thread.is_alive():  # else nothing would take it from the queue
+            self._calls.put(lambda tracker: tracker.metrics(step, values))
+
+    def end(self, finished: bool) -> None:
+        self._calls.put(lambda tracker: tracker.end(finished))
+        self._calls.put(None)
+        self._thread.join(WAIT_S)
+        if self._thread.is_alive():
+            log.warning("%s: %s has not taken all figures after %d s: it is left", self._run.workdir, self._name, WAIT_S)
+
+    def _work(self) -> None:
+        try:
+            tracker = KNOWN[self._name](self._run)
+            while call := self._calls.get():
+                call(tracker)
+        except Exception as error:  # whatever a library, a disk or a network says
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("%s: %s takes no more figures, all else goes on: %s", self._run.workdir, self._name, reason)
+
+
+def _name(run: Run) -> str:
+    """The work directory from the outermost one on."""
+    return str(run.workdir.relative_to(run.outermost.parent))
+
+
+def _path(run: Run, tracker: str) -> Path:
+    return run.workdir / "trackers" / f"{tracker}.json"
+
+
+def _known(run: Run, tracker: str, place: str) -> str:
+    """The id that the run has in a tracker, '' where it has none there, or where the work directory is another one."""
+    files.refuse_links(run.workdir / "trackers")
+    try:
+        found = files.read_json(_path(run, tracker), {"id": str, "place": str, "workdir": str}, "remove it")
+    except FileNotFoundError:
+        return ""
+    same = found["place"] == place and found["workdir"] == os.path.realpath(run.workdir)
+    return found["id"] if same and re.fullmatch(r"[\w-]{1,64}", found["id"]) else ""
+
+
+def _keep(run: Run, tracker: str, place: str, known: str) -> None:
+    content = {"id": known, "place": place, "workdir": os.path.realpath(run.workdir)}
+    files.write_text(_path(run, tracker), json.dumps(content, indent=1))

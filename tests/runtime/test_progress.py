@@ -1,0 +1,110 @@
+"""The log of a run."""
+
+import logging
+import os
+import re
+import time
+
+import pytest
+
+from fingerprint_jax.runtime import progress
+from fingerprint_jax.runtime.preemption import Preempted
+
+OWN = logging.getLogger("fingerprint_jax")
+
+
+@pytest.fixture(autouse=True)
+def _begun(monkeypatch):
+    """As of a process that has just begun; each test shows its log, as a binary does first."""
+    monkeypatch.delenv(progress.LOGGED, raising=False)
+    monkeypatch.setattr(OWN, "handlers", [])
+    before = OWN.level, OWN.propagate
+    yield
+    OWN.setLevel(before[0])
+    OWN.propagate = before[1]
+
+
+def _texts(path):
+    """The lines without their times, which are of now."""
+    found = []
+    for line in path.read_text().splitlines():
+        clock, text = re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (.*)", line).groups()
+        assert abs(time.mktime(time.strptime(clock, "%Y-%m-%d %H:%M:%S")) - time.time()) < 60
+        found.append(text)
+    return found
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "log.txt"), (2, "log-2.txt")])
+def test_lines_wait_until_the_folder_is_ours_and_are_appended(number, name, tmp_path, monkeypatch, capfd):
+    progress.show_log()
+    monkeypatch.setattr("fingerprint_jax.runtime.distributed.index", lambda: number)
+    begun = []
+    for start in ("first", "second"):
+        with progress.kept_log(tmp_path, lambda: bool(begun)):
+            OWN.info("%s start", start)
+            assert begun or not any(tmp_path.iterdir())
+            begun.append(1)
+            OWN.info("trains")
+            OWN.debug("behind a bar")
+    with progress.kept_log(tmp_path, lambda: True):
+        OWN.info("done already")
+    OWN.info("after")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    bar = [] if number else ["behind a bar"]
+    assert _texts(tmp_path / name) == ["first start", "trains", *bar, "second start", "trains", *bar, "done already"]
+    said = ["first start", "trains", "second start", "trains", "done already", "after"]
+    assert capfd.readouterr().err.splitlines() == said
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, Preempted])
+def test_the_error_that_ends_a_command_is_its_last_line(kind, tmp_path):
+    progress.show_log()
+    with pytest.raises(kind, match="bad"), progress.kept_log(tmp_path, lambda: True):
+        raise kind("bad \x1b[31m")
+    assert _texts(tmp_path / "log.txt") == [rf"{kind.__name__}: bad \x1b[31m"]
+
+
+def test_an_error_of_the_code_has_its_traceback(tmp_path):
+    progress.show_log()
+    with pytest.raises(KeyError), progress.kept_log(tmp_path, lambda: True):
+        _ = {}["missing"]
+    text = (tmp_path / "log.txt").read_text()
+    assert "KeyError: 'missing'" in text and 'test_progress.py", line' in text
+
+
+def test_nothing_is_written_where_a_launcher_or_standard_error_does(tmp_path, monkeypatch):
+    progress.show_log()
+    monkeypatch.setenv(progress.LOGGED, "1")
+    with progress.kept_log(tmp_path, lambda: True):
+        OWN.info("to the launcher")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.delenv(progress.LOGGED)
+    before = os.dup(2)
+    with open(tmp_path / "log.txt", "w") as file:
+        os.dup2(file.fileno(), 2)  # as `2> log.txt` does
+        with progress.kept_log(tmp_path, lambda: True):
+            OWN.info("to the file already")
+        os.dup2(before, 2)
+        os.close(before)
+    assert (tmp_path / "log.txt").read_text() in ("", "to the file already\n")  # without a time: not by us
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "full"])
+def test_a_log_that_cannot_be_written_is_one_warning(kind, tmp_path, capfd):
+    progress.show_log()
+    path = tmp_path / "log.txt"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        (tmp_path / "keys").write_text("mine")
+        path.symlink_to(tmp_path / "keys")
+    with progress.kept_log(tmp_path, lambda: True):
+        if kind == "full":
+            (handler,) = [each for each in OWN.handlers if isinstance(each, progress._Kept)]
+            handler._file = open("/dev/full", "w")
+        OWN.info("one")
+        OWN.info("two")
+    said = capfd.readouterr().err.splitlines()
+    (warning,) = [line for line in said if "no line is added any more" in line]
+    assert str(path) in warning and {"one", "two"} <= {*said}
+    assert kind != "link" or (tmp_path / "keys").read_text() == "mine"
