@@ -52,6 +52,7 @@ class Mlflow:
         from mlflow import entities, exceptions  # pyright: ignore[reportMissingImports]
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every time that a server is asked again
         self._entities, uri = entities, os.environ.get("MLFLOW_TRACKING_URI", "")
         if not uri:
             folder = (run.outermost / "mlruns").absolute()
@@ -107,7 +108,7 @@ class Wandb:
             config=run.config.to_dict(),
             allow_val_change=True,
             # Links would be refused when the run goes on.
-            settings=wandb.Settings(console="off", silent=True, symlink=False, finish_timeout=WAIT_S),
+            settings=wandb.Settings(console="off", silent=True, symlink=False, init_timeout=WAIT_S, finish_timeout=WAIT_S),
         )
         # Its own steps only rise, and lines after the last checkpoint come again where a killed training goes on.
         self._run.define_metric("*", step_metric="step")
@@ -152,7 +153,7 @@ def begin(run: Run, trackers: Sequence[str]) -> Tracker:
 class _All:
     """Several trackers as one."""
 
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
+    def __init__(self, trackers: "Sequence[_Apart]") -> None:
         self._trackers = trackers
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -162,13 +163,16 @@ class _All:
     def end(self, finished: bool) -> None:
         for tracker in self._trackers:
             tracker.end(finished)
+        until = time.monotonic() + WAIT_S
+        for tracker in self._trackers:
+            tracker.wait(until)
 
 
 class _Apart:
-    """A tracker in a thread, which is waited for at the end alone, and not for ever."""
+    """A tracker in a thread, which is waited for after its end alone, and not for ever."""
 
     def __init__(self, name: str, run: Run) -> None:
-        self._name, self._run = name, run
+        self._name, self._run, self._left = name, run, False
         self._calls: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -180,8 +184,12 @@ class _Apart:
     def end(self, finished: bool) -> None:
         self._calls.put(lambda tracker: tracker.end(finished))
         self._calls.put(None)
-        self._thread.join(WAIT_S)
+
+    def wait(self, until: float) -> None:
+        """Waits until it has taken all, or until a time of the monotonic clock."""
+        self._thread.join(max(until - time.monotonic(), 0))
         if self._thread.is_alive():
+            self._left = True
             log.warning("%s: %s has not taken all figures after %d s: it is left", self._run.workdir, self._name, WAIT_S)
 
     def _work(self) -> None:
@@ -190,6 +198,8 @@ class _Apart:
             while call := self._calls.get():
                 call(tracker)
         except Exception as error:  # whatever a library, a disk or a network says
+            if self._left:  # as was said
+                return
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("%s: %s takes no more figures, all else goes on: %s", self._run.workdir, self._name, reason)
 

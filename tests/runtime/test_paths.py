@@ -35,7 +35,20 @@ PATHS = {
     "benchmarks.similarity": ["peer_python"],
 }
 PAIRS = {"fingerprint_jax.pack": "map", "launch.table": "data"}
-TEXTS = {"split", "step", "extension", "coordinator", "allow_change", "set", "zip", "rows", "through", "partition", "account"}
+TEXTS = {
+    "trackers",
+    "split",
+    "step",
+    "extension",
+    "coordinator",
+    "allow_change",
+    "set",
+    "zip",
+    "rows",
+    "through",
+    "partition",
+    "account",
+}
 TEXTS |= {"gpus", "sbatch", "path", "image", "claim", "mount", "namespace", "accelerator", "cpus", "memory", "env", "baseline"}
 TEXTS |= {
     "time",
