@@ -61,7 +61,8 @@ def test_with_the_real_binaries_a_failing_row_is_named_and_the_other_is_done(dat
     assert failure["status"] == 1 and failure["error"].startswith("main: error:") and "finite" in failure["error"]
     results = json.loads((tmp_path / rows[1].name / "results.json").read_text())
     assert results["config"]["optimizer"]["learning_rate"] == 1e-3 and "heldout" in results["splits"]
-    assert "fitted" in (tmp_path / rows[1].name / "log.txt").read_text()
+    text = (tmp_path / rows[1].name / "log.txt").read_text()
+    assert "fitted" in text and text.count(f"{tmp_path / rows[1].name} on ") == 1  # the launcher writes it, and `main` not too
 
 
 def test_a_second_run_starts_nothing(stand_in, capsys):

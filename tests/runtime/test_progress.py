@@ -3,12 +3,16 @@
 import logging
 import os
 import re
+import sys
 import time
 
 import pytest
 
+from fingerprint_jax import main
 from fingerprint_jax.runtime import progress
 from fingerprint_jax.runtime.preemption import Preempted
+from fingerprint_jax.training import loop
+from tests.test_evaluate import run_binary
 
 OWN = logging.getLogger("fingerprint_jax")
 
@@ -108,3 +112,38 @@ def test_a_log_that_cannot_be_written_is_one_warning(kind, tmp_path, capfd):
     (warning,) = [line for line in said if "no line is added any more" in line]
     assert str(path) in warning and {"one", "two"} <= {*said}
     assert kind != "link" or (tmp_path / "keys").read_text() == "mine"
+
+
+@pytest.mark.parametrize("before", ["", "log.txt"])
+def test_a_run_has_its_log_and_a_start_that_fails_leaves_none(before, data_dir, tmp_path, monkeypatch):
+    workdir, flags = tmp_path / "run", ["--config=quickstart:smoke", f"--config.data_dir={data_dir}"]
+    flags += [f"--workdir={workdir}"]
+
+    def binary(*more):
+        monkeypatch.setattr(sys, "argv", ["main", *flags, *more])  # where the flags of a config are looked for
+        run_binary(main, *flags, *more)
+
+    if before:
+        workdir.mkdir()
+        (workdir / before).write_text("of somebody\n")
+
+    def fails(run, *_):
+        OWN.warning("begins")
+        raise ValueError("this could not be known")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="could not be known"):
+        patch.setattr(loop, "train", fails)
+        binary()
+    assert workdir.exists() == bool(before)
+    if before:
+        first, *added = (workdir / before).read_text().splitlines()
+        assert first == "of somebody" and added[-1].endswith("ValueError: this could not be known")
+        return
+    binary("--dry_run")
+    assert not workdir.exists()
+    binary()
+    lines = _texts(workdir / "log.txt")
+    assert lines[0].startswith(f"{workdir} on ") and lines[-1].startswith(f"{workdir}: 4 steps in ")
+    with pytest.raises(ValueError, match="config.seed is 7"):
+        binary("--config.seed=7")
+    assert _texts(workdir / "log.txt") == lines  # refused: not its own
