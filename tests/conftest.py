@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -122,12 +123,15 @@ def as_users_compile(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _handlers(monkeypatch):
-    """Signals, and what Python does with errors that nobody can catch, are as before after the test."""
+    """Signals, what Python does with errors that nobody can catch, and the log are as before after the test."""
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    before, own = {number: signal.getsignal(number) for number in preemption.SIGNALS}, logging.getLogger("fingerprint_jax")
+    log = own.handlers[:], own.level, own.propagate
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    own.handlers[:], level, own.propagate = log
+    own.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,6 @@ OWN = logging.getLogger("fingerprint_jax")
 def _begun(monkeypatch):
     """As of a process that has just begun; each test shows its log, as a binary does first."""
     monkeypatch.delenv(progress.LOGGED, raising=False)
-    monkeypatch.setattr(OWN, "handlers", [])
-    before = OWN.level, OWN.propagate
-    yield
-    OWN.setLevel(before[0])
-    OWN.propagate = before[1]
 
 
 def _texts(path):
