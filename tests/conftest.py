@@ -123,15 +123,20 @@ def as_users_compile(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _handlers(monkeypatch):
-    """Signals, what Python does with errors that nobody can catch, and the log are as before after the test."""
+    """Signals, and what Python does with errors that nobody can catch, are as before after the test."""
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    before, own = {number: signal.getsignal(number) for number in preemption.SIGNALS}, logging.getLogger("fingerprint_jax")
-    log = own.handlers[:], own.level, own.propagate
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    own.handlers[:], level, own.propagate = log
-    own.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _log():
+    """The log begins as in a process that has just begun, whatever an earlier test, or what several share, has shown of it."""
+    own = logging.getLogger("fingerprint_jax")
+    own.handlers[:], own.propagate = [], True  # pytest reads a log that goes no further by a handler of its own
+    own.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
