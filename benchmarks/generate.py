@@ -20,7 +20,6 @@ from fingerprint_jax import methods
 from fingerprint_jax.data import packing, phantom
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli
-from fingerprint_jax.training import loop
 
 
 def begun(folder: Path, size: int) -> Path:
@@ -32,8 +31,7 @@ def begun(folder: Path, size: int) -> Path:
     with contextlib.redirect_stdout(sys.stderr):  # its counts are no row of the table
         packing.pack("subtask1", folder / "data", folder / "images" / "train")
         run = Run(config, str(folder / "run"))
-        with methods.fitting(run):
-            loop.train(run, lambda state: {})
+        methods.fit(run)
     return run.workdir
 
 

@@ -248,8 +248,7 @@ def sampling_row(bench: Bench) -> dict:
 
     def make() -> Side:
         run = Run(config, tempfile.mkdtemp(dir=bench.folder))
-        with methods.fitting(run):
-            loop.train(run, lambda state: {})
+        methods.fit(run)
         sampler, labels = sampling.Sampler(run, 0), np.full(batch, -1)
 
         def seconds(count: int) -> float:

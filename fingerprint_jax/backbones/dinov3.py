@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 
 from fingerprint_jax.backbones import initializers, vit
-from fingerprint_jax.backbones.layers import Conv
 
 _small = {"width": 384, "depth": 12, "heads": 6, "patch": 16}
 _tiny = {"width": 16, "depth": 2, "heads": 2, "patch": 8}
@@ -101,22 +100,15 @@ class Backbone(vit.Backbone):
         dtype: str = "float32",
     ) -> None:
         precision = jnp.dtype(dtype)
-        self.project = Conv(channels, project, 1, bias=True, dtype=dtype, rngs=rngs) if project else None
-        self.patch_embed = vit.PatchEmbed(project or channels, width, patch, precision, rngs)
-        self.grid = (-(-image_size[0] // patch), -(-image_size[1] // patch))
-        self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
+        self._embed(width, patch, channels, image_size, project, dtype, rngs)
         self.reg_token = nnx.Param(initializers.normal(0.02)(rngs.params(), (1, REGISTERS, width)))
-        self.rate = dropout
         norm = functools.partial(vit.LayerNorm, width, rngs, dtype, EPSILON)
         attn = functools.partial(Attention, self.grid, width, heads, precision, rngs)
         mlp = functools.partial(vit.Mlp, width, dropout, precision, rngs)
         if swiglu:
             mlp = functools.partial(vit.SwiGlu, width, 4 * width, dropout, precision, rngs)
         scale = functools.partial(vit.LayerScale, width, LAYER_SCALE)
-        rates = np.linspace(0, stochastic_depth, depth).tolist()
-        self.blocks = nnx.List([vit.Block(norm, attn, mlp, scale, dropout, rate) for rate in rates])
-        self.norm = norm()
-        self.num_features = width
+        self._stack(width, depth, dropout, stochastic_depth, norm, attn, mlp, scale)
 
     def _placed(self, x: jax.Array) -> jax.Array:
         """All tokens; those of the patches get their positions in the attention."""

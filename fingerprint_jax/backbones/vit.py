@@ -304,24 +304,43 @@ class Backbone(nnx.Module):
         dtype: str = "float32",
     ) -> None:
         precision = jnp.dtype(dtype)
-        self.project = Conv(channels, project, 1, bias=True, dtype=dtype, rngs=rngs) if project else None
-        self.patch_embed = PatchEmbed(project or channels, width, patch, precision, rngs)
-        self.grid = (-(-image_size[0] // patch), -(-image_size[1] // patch))
-        self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
+        self._embed(width, patch, channels, image_size, project, dtype, rngs)
         places = self.grid[0] * self.grid[1] + (0 if registers else 1)
         self.pos_embed = nnx.Param(_normal(rngs.params(), (1, places, width)))
         self.reg_token = nnx.Param(_normal(rngs.params(), (1, registers, width))) if registers else None
-        self.rate = dropout
         norm = functools.partial(LayerNorm, width, rngs, dtype)
         attn = functools.partial(Attention, width, heads, precision, rngs)
         mlp = functools.partial(Mlp, width, dropout, precision, rngs)
         if swiglu:
             mlp = functools.partial(SwiGlu, width, -(-(4 * width * 2 // 3) // 8) * 8, dropout, precision, rngs)
         scale = functools.partial(LayerScale, width, layer_scale) if layer_scale else None
+        self._stack(width, depth, dropout, stochastic_depth, norm, attn, mlp, scale)
+
+    def _embed(
+        self, width: int, patch: int, channels: int, image_size: tuple[int, int], project: int, dtype: str, rngs: nnx.Rngs
+    ) -> None:
+        """What makes tokens of an image, but for positions and registers."""
+        self.project = Conv(channels, project, 1, bias=True, dtype=dtype, rngs=rngs) if project else None
+        self.patch_embed = PatchEmbed(project or channels, width, patch, jnp.dtype(dtype), rngs)
+        self.grid = (-(-image_size[0] // patch), -(-image_size[1] // patch))
+        self.cls_token = nnx.Param(jnp.zeros((1, 1, width)))
+
+    def _stack(
+        self,
+        width: int,
+        depth: int,
+        dropout: float,
+        stochastic_depth: float,
+        norm: Callable,
+        attn: Callable,
+        mlp: Callable,
+        scale: Callable | None,
+    ) -> None:
+        """The blocks, of what a `Block` is made of, and the last normalisation."""
+        self.rate, self.num_features = dropout, width
         rates = np.linspace(0, stochastic_depth, depth).tolist()
         self.blocks = nnx.List([Block(norm, attn, mlp, scale, dropout, rate) for rate in rates])
-        self.norm = LayerNorm(width, rngs, dtype)
-        self.num_features = width
+        self.norm = norm()
 
     def maps(
         self, images: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None, layers: tuple[int, ...] | None = None

@@ -97,7 +97,7 @@ class Head:
             if not exact and (function or "LINEAR") != "LINEAR":
                 raise images.Refused("its window is no linear one: give --window=centre,width")
             middle, half = float(_first(center)) - (0 if exact else 0.5), (float(_first(width)) - (0 if exact else 1)) / 2
-            if not (math.isfinite(middle) and math.isfinite(half) and half > 0):
+            if not (math.isfinite(middle) and math.isfinite(half) and middle - half < middle + half):
                 raise images.Refused(f"its window has the width {float(_first(width)):g}: give --window=centre,width")
             return middle - half, middle + half
 

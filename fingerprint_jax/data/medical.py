@@ -204,7 +204,7 @@ class Volumes:
                 slices.append(each)
         return slices, rejected
 
-    def _head(self, file: File, max_pixels: int, listed: bool) -> "tuple[Head, list[float | None]] | str":
+    def _head(self, file: File, max_pixels: int, listed: bool) -> tuple[Head, list[float | None]] | str:
         """What a file says before its pixels, and where each frame lies, after its patient is in `file`; why it is refused."""
         try:
             head = self._readers[file.volume](file.path, max_pixels)
@@ -253,10 +253,7 @@ class Volumes:
         """The values that are black and white in a frame; raises ValueError where no window says so."""
         window = self.options.window
         if window == "file":
-            low, high = head.window(frame)
-            if not low < high:
-                raise ValueError("its window has no width: give --window=centre,width")
-            return low, high
+            return head.window(frame)
         if not window and not head.as_it_is(frame):
             raise ValueError(f"more than 8 bits: give --window=centre,width, file, or one of {', '.join(WINDOWS)}")
         if window in WINDOWS and not head.hounsfield:

@@ -408,10 +408,7 @@ class Run(View):
             config.data[field] = self.config.data[field]
         config.data.fold = fold
         allow_change = tuple(re.sub(r"^(member|ensemble\.variants\.[^.]+)\.", "", name) for name in self.allow_change)
-        workdir, outermost = self.workdir / "children" / name, self.outermost
-        found = Run(config, workdir, "best", allow_change, self.labels, outermost, self.profile, self.trackers)
-        found._guest = self._guest
-        return found
+        return self._within(config, self.workdir / "children" / name, allow_change=allow_change, labels=self.labels)
 
     def shared(self, name: str, config: Config, seed: int) -> "Run":
         """A run that reads no row of the target split: one beside the outermost run, for all folds, rounds and members that ask.
@@ -421,8 +418,11 @@ class Run(View):
         config = ConfigDict(config.to_dict())
         config.data_dir = config.data_dir or self.config.data_dir
         config.seed, config.data.max_damaged = seed, self.config.data.max_damaged
-        workdir = self.outermost / "children" / f"{name}-{config_hash(config)}"
-        found = Run(config, workdir, outermost=self.outermost, profile=self.profile, trackers=self.trackers)
+        return self._within(config, self.outermost / "children" / f"{name}-{config_hash(config)}")
+
+    def _within(self, config: Config, workdir: Path, **options: Any) -> "Run":
+        """A run of the same outermost one, that is shown and kept where this one is."""
+        found = Run(config, workdir, outermost=self.outermost, profile=self.profile, trackers=self.trackers, **options)
         found._guest = self._guest
         return found
 
