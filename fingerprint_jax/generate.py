@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from fingerprint_jax import methods
+from fingerprint_jax.runs import unchanged
 from fingerprint_jax.runs.checkpoint import Checkpoints
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import cli, environment, files, names, paths, preemption, sharding
@@ -69,7 +70,7 @@ def _wanted(run: Run, count: int, label: str | None) -> list[tuple[str, int]]:
         if label is not None:
             raise ValueError(f"--label={label}: {run.workdir} was trained without labels (objective.conditional)")
         return [(f"{i:06d}.png", -1) for i in range(count)]
-    run.require_classes()
+    unchanged.require_classes(run)
     if outside := [name for name in classes if not files.inside(f"{name}/")]:  # a data set may be somebody else's
         raise ValueError(f"{run.config.data_dir}: the class {outside[0]!r} can be no folder below --output_dir")
     if label is not None:

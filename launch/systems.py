@@ -28,6 +28,7 @@ from fingerprint_jax.data import builder, controls, tasks
 from fingerprint_jax.data.source import open_source
 from fingerprint_jax.data.tasks import Task
 from fingerprint_jax.evaluation import score
+from fingerprint_jax.runs import unchanged
 from fingerprint_jax.runs.config import code_hash, differing, identity, network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files, plugins, sharding
@@ -322,8 +323,8 @@ class Comparison:
         changed = differing(identity(run.config), wanted)
         if changed := [name for name in changed if steps or not name.endswith(STEPS)]:
             return f"config.{changed[0]}"
-        if run.other_code:
-            return f"code of {run.other_code[0]}"
+        if other := unchanged.other_code(run):
+            return f"code of {other[0]}"
         try:
             there = open_source(self.data_dir(data), self.task.name).fingerprints
         except ValueError:

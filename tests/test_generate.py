@@ -196,9 +196,9 @@ def test_classes_take_turns_in_a_folder_each_or_there_is_one(conditional, comman
 
 def test_a_class_of_a_stranger_leads_nowhere(conditional):
     for name in ("../up", "/root", ""):
-        source = types.SimpleNamespace(summary={"classes": ["t1", name]})
+        source = types.SimpleNamespace(summary={"classes": ["t1", name]}, classes=("t1", name))
         with pytest.raises(ValueError, match="can be no folder below --output_dir"):
-            generate._wanted(types.SimpleNamespace(config=conditional.config, source=source, require_classes=lambda: None), 1, "t1")
+            generate._wanted(types.SimpleNamespace(config=conditional.config, source=source, task=source), 1, "t1")
 
 
 def test_what_is_made_can_be_packed(conditional, command, phantoms, tmp_path):

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from fingerprint_jax import Config
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
-from fingerprint_jax.runs import checkpoint, start
+from fingerprint_jax.runs import checkpoint, start, unchanged
 from fingerprint_jax.runs.config import config_hash, without_effect
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS, check_folds
@@ -117,8 +117,8 @@ def state(run: Run) -> Any:
 
     Raises ValueError where the run in the work directory is one of another config.
     """
-    run.require_config(fields)
-    if packages := run.other_code:
+    unchanged.require_config(run, fields)
+    if packages := unchanged.other_code(run):
         checkpoint.warn_once(f"{run.workdir} was trained by other code of {', '.join(packages)} than that which is there now")
     found, code = get(run.config.method).state(run), plugins.code(run.config)
     return {"state": found, "code": code} if code else found
@@ -269,9 +269,9 @@ def predict(run: Run, split: str) -> Predictions:
 
     Raises ValueError where it cannot be: damaged records, scores that are not finite, or labels of other classes.
     """
-    run.require_classes()
-    run.require_window()
-    run.require_gallery()
+    unchanged.require_classes(run)
+    unchanged.require_window(run)
+    unchanged.require_gallery(run)
     if run.labels is not None:
         return _predicted(run, split)
     found = state(run)

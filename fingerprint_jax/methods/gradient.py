@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config, methods, objectives
 from fingerprint_jax.data import tasks
-from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs import checkpoint, unchanged
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
 from fingerprint_jax.runtime import files, names
@@ -104,7 +104,7 @@ def origin(run: Run) -> Run | None:
     if c.pretrain.method != "gradient":
         raise ValueError(f"pretrain.method={c.pretrain.method!r} trains no network to begin with: use gradient")
     child = run.shared("pretrain", c.pretrain, c.pretrain.seed)
-    child.require_child()
+    unchanged.require_child(child)
     return child
 
 

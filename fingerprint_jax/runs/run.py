@@ -19,7 +19,7 @@ from fingerprint_jax import Config
 from fingerprint_jax.runs import ranges
 from fingerprint_jax.runs.config import GIVEN, another, config_hash, differing, from_json, identity, wrong_field
 from fingerprint_jax.runs.views import View
-from fingerprint_jax.runtime import distributed, environment, files, names, paths, plugins
+from fingerprint_jax.runtime import distributed, environment, files, names, paths
 
 log = logging.getLogger(__name__)
 
@@ -315,86 +315,6 @@ class Run(View):
         distributed.first(found.source.verify)
         found.labels, found._guest = self.labels if self.same_target else None, self._guest
         return found
-
-    def require_config(self, of_method: Callable[[str], dict[str, Any]]) -> None:
-        """Raises ValueError where the run in the work directory is of another config: that of a child which was exchanged, say.
-
-        But for the decision, which is made of the scores. Also where a child of a finished run is missing: what it was started with
-        would not be known, and it would be taken for one of whatever data are there.
-        """
-        self.require_child()
-        if (self.workdir / "config.json").exists():
-            before, after = identity(Run.load(self.workdir, of_method=of_method).config), identity(self.config)
-            if changed := [name for name in differing(before, after) if not name.startswith("decision.")]:
-                there, here = (repr(config.get(changed[0]))[:100] for config in (before, after))
-                raise ValueError(
-                    f"{self.workdir} is not the run that was trained for this: config.{changed[0]} is {there} there, {here} in the"
-                    " run that uses it; put the right one in its place, or train anew"
-                )
-
-    def require_child(self) -> None:
-        """Raises ValueError where this is a child of a finished run, and is missing or not finished: an older copy of it, say."""
-        needed = ("config.json", "provenance.json", "done")[: 2 if self.followed else 3]  # a copy that --watch keeps is never done
-        gone = [name for name in needed if not (self.workdir / name).exists()]
-        if gone and self.outermost != self.workdir and (self.outermost / "done").exists():
-            raise ValueError(f"{self.workdir / gone[0]} is missing: copy the whole folder {self.outermost}, or train it to its end")
-
-    @property
-    def other_code(self) -> list[str]:
-        """The packages beside this one whose files are others than when the run was last started, as far as that is known."""
-        now = plugins.code(self.config)
-        if not now or not (self.workdir / "provenance.json").exists():
-            return []
-        known = self.provenance["starts"][-1].get("code", {})
-        return [package for package, digest in now.items() if known.get(package, digest) != digest]
-
-    def require_classes(self) -> None:
-        """Raises ValueError where the data have other classes than those the run was started with, which its labels stand for.
-
-        Those of a task that has classes of its own are always the same; runs of older versions do not say which they had.
-        """
-        if self.task.classes or not (self.workdir / "provenance.json").exists():
-            return
-        known, here = self.provenance.get("classes"), self.source.summary["classes"]
-        if known is not None and known != here:
-            before, now = (str(classes)[:200] for classes in (known, here))
-            raise ValueError(
-                f"{self.workdir} was started with the classes {before}, {self.config.data_dir} has {now}: give data of the same"
-                " classes, in the same order, or train a run on these"
-            )
-
-    def require_window(self) -> None:
-        """Raises ValueError where the data were packed with another window than those the run was started with.
-
-        Data of PNG and JPEG have none that is known, and runs of older versions do not say theirs.
-        """
-        known = self.provenance.get("window") if (self.workdir / "provenance.json").exists() else None
-        here = self.source.window.get("window")
-        if known and here and known != here:
-            raise ValueError(
-                f"{self.workdir} was started with images of --window={known}, {self.config.data_dir} has --window={here}: pack"
-                " these with the same window"
-            )
-
-    def require_gallery(self) -> None:
-        """Raises ValueError where the data that a run was started with were packed anew, and what it compares images with is other.
-
-        Other data are for `--data_dir`, in a folder of their own: there a run that learned from its gallery still has its own.
-        """
-        if "data" in self.allow_change or not (self.workdir / "provenance.json").exists():
-            return
-        if os.path.realpath(Run.load(self.workdir).config.data_dir) != os.path.realpath(self.config.data_dir):
-            return
-        known, now = self.own_fingerprints, self.fingerprints
-        compared = {self.packed(split) for splits in self.config.get("gallery", {}).values() for split in splits}
-        if compared and self.config.data.extra_labels:  # by which it learns from images of other splits
-            compared |= {"extra_labels", *map(self.packed, self.extra_splits)}
-        for split in sorted(compared):
-            if known.get(split) != now.get(split):
-                raise ValueError(
-                    f"{self.workdir} compares images with {split}, and {self.config.data_dir} was packed anew with others: put back"
-                    " what it was started with, or start a run on these; to score other images pack them elsewhere, for --data_dir"
-                )
 
     def refuse_data(self, split: str) -> NoReturn:
         """Raises ValueError: what a run needs of the data that it was started with is no longer there."""

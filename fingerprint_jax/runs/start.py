@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from fingerprint_jax.runs import checkpoint
+from fingerprint_jax.runs import checkpoint, unchanged
 from fingerprint_jax.runs.config import another, config_hash, differing, identity, network_config
 from fingerprint_jax.runs.run import Run, is_run
 from fingerprint_jax.runtime import distributed, environment, files, plugins
@@ -194,8 +194,8 @@ def _compared(run: Run, fingerprints: dict[str, str], of_method: Fields) -> tupl
     if run.followed:
         raise ValueError(f"{run.workdir} is a copy that --watch keeps, it is not trained: use another --workdir")
     known = run.provenance
-    run.require_classes()
-    run.require_window()
+    unchanged.require_classes(run)
+    unchanged.require_window(run)
     before = identity(Run.load(run.workdir, of_method=of_method).config) | {"data": known["fingerprints"]}
     after = identity(run.config) | {"data": fingerprints}
     changed = differing(before, after)

@@ -17,7 +17,7 @@ from pydicom.uid import RLELossless
 from fingerprint_jax.data import builder, packing
 from fingerprint_jax.data.medical import Options
 from fingerprint_jax.data.source import Source
-from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runs import unchanged
 from tests.data.dicom_files import dataset, nifti, save, secrets
 from tests.test_pack import run, table
 from tests.test_pack import save as save_png
@@ -234,7 +234,7 @@ def test_the_window_is_kept_and_another_one_is_refused_where_a_run_is_scored(tmp
 
     def scored(known):
         config, provenance = SimpleNamespace(data_dir="data"), {} if known is None else {"window": known}
-        Run.require_window(SimpleNamespace(workdir=tmp_path, source=source, provenance=provenance, config=config))
+        unchanged.require_window(SimpleNamespace(workdir=tmp_path, source=source, provenance=provenance, config=config))
 
     scored("50,350")
     scored(None)

@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from fingerprint_jax import features, methods
+from fingerprint_jax.runs import unchanged
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import plugins
 from tests.conftest import load_config, tiny_config
@@ -90,15 +91,15 @@ def test_a_run_that_goes_on_with_other_code_says_so(package, data_dir, monkeypat
         return run
 
     run = fit(1)
-    assert not run.other_code and run.provenance["starts"][-1]["code"].keys() == {"some_pkg"}
+    assert not unchanged.other_code(run) and run.provenance["starts"][-1]["code"].keys() == {"some_pkg"}
     (run.workdir / "done").unlink()
     caplog.clear()
     run = fit(2)
-    assert "goes on with other code: some_pkg" in caplog.text and not run.other_code
+    assert "goes on with other code: some_pkg" in caplog.text and not unchanged.other_code(run)
     (package / "more.txt").write_text("x")
     monkeypatch.setattr(plugins, "_trusted", {})
     plugins.trust(["some_pkg"])
-    assert run.other_code == ["some_pkg"]
+    assert unchanged.other_code(run) == ["some_pkg"]
     methods.state(run)
     assert f"{run.workdir} was trained by other code of some_pkg than that which is there now" in caplog.text
 
