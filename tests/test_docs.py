@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import pydoc
 import re
 import shlex
 from pathlib import Path
@@ -91,6 +92,11 @@ def test_the_page_of_commands_has_every_flag(hooks):
 def test_every_page_has_its_place_on_the_site():
     nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
     assert not [page.name for page in (ROOT / "docs").glob("*.md") if f": {page.name}\n" not in nav]
+
+
+def test_what_the_page_of_python_names_is_there_and_says_what_it_is():
+    named = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE)
+    assert named and not [name for name in named if not pydoc.locate(name).__doc__]
 
 
 def test_a_command_that_is_none_is_found():

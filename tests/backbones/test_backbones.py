@@ -54,6 +54,26 @@ def forward(graph, state, images, train):
     return features, nnx.state(net)
 
 
+@functools.partial(jax.jit, static_argnames="graph")
+def step(graph, state, images):
+    """Features in training, the state after the call, and the gradients of the sum of their squares."""
+    params, rest = nnx.split_state(state, nnx.Param, ...)
+
+    def loss(params):
+        net = nnx.merge(graph, params, rest, copy=True)
+        features = net(images, train=True, rngs=nnx.Rngs(0))
+        return jnp.sum(features**2), (features, nnx.state(net))
+
+    gradients, (features, after) = jax.grad(loss, has_aux=True)(params)
+    return features, after, gradients
+
+
+@functools.cache
+def trained(name):
+    """`step` of four images."""
+    return step(*parts(name), images(4))
+
+
 def images(n, size=SIZE):
     return np.random.default_rng(7).uniform(size=(n, *size, 1)).astype(np.float32)
 
@@ -89,24 +109,14 @@ def test_shapes_of_features_parameters_and_statistics_of_the_smallest_size(name)
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_parameter_has_a_finite_gradient(name):
-    graph, state = parts(name)
-    params, rest = nnx.split_state(state, nnx.Param, ...)
-
-    @jax.jit
-    def gradient(params):
-        def loss(params):
-            return jnp.sum(nnx.merge(graph, params, rest, copy=True)(images(4), train=True, rngs=nnx.Rngs(0)) ** 2)
-
-        return jax.grad(loss)(params)
-
-    for path, leaf in nnx.to_flat_state(gradient(params)):
+    for path, leaf in nnx.to_flat_state(trained(name)[2]):
         assert np.isfinite(leaf[...]).all() and np.any(leaf[...]), path
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_statistics_move_in_training_and_stay_in_evaluation(name):
     graph, state = parts(name)
-    features, moved = forward(graph, state, images(4), train=True)
+    features, moved, _ = trained(name)
     assert features.shape == (4, abstract(name).num_features)
     before = dict(nnx.to_flat_state(state))
     for path, leaf in nnx.to_flat_state(moved):
@@ -114,8 +124,12 @@ def test_statistics_move_in_training_and_stay_in_evaluation(name):
     whole, after = forward(graph, moved, images(4), train=False)
     jax.tree.map(np.testing.assert_array_equal, after, moved)
     # In evaluation an image's features depend on that image alone.
-    alone = np.concatenate([forward(graph, moved, images(4)[i : i + 1], train=False)[0] for i in range(4)])
-    np.testing.assert_allclose(whole, alone, rtol=1e-4, atol=1e-5)
+    for i in range(4):
+        others = images(4) ** 2
+        others[i] = images(4)[i]
+        beside = forward(graph, moved, others, train=False)[0]
+        np.testing.assert_allclose(whole[i], beside[i], rtol=1e-4, atol=1e-5)
+        assert not np.allclose(np.delete(whole, i, 0), np.delete(beside, i, 0), rtol=1e-4, atol=1e-5)
     assert np.std(whole, axis=0).max() > 1e-3
 
 
@@ -128,7 +142,7 @@ def test_no_random_state(name):
 def test_bfloat16_keeps_float32_parameters_and_features(name):
     graph, state = parts(name)
     features, after = forward(parts(name, dtype="bfloat16")[0], state, images(4), train=True)
-    exact, _ = forward(graph, state, images(4), train=True)
+    exact = trained(name)[0]
     assert features.dtype == jnp.float32
     assert 0 < np.abs(features - exact).max() < 0.05 * np.abs(exact).max()
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype("float32")}
@@ -444,7 +458,7 @@ def test_sharded_training_equals_unsharded():
 @pytest.mark.parametrize("name", TINY)
 def test_the_output_of_a_layer_is_recorded_and_nothing_else_changes(name):
     graph, state = parts(name)
-    net, batch = nnx.merge(graph, state, copy=True), images(2)
+    net, batch = nnx.merge(graph, state, copy=True), images(4)
     layers = [path for path, layer in nnx.iter_modules(net) if path and callable(layer)]
     outermost = ["/".join(map(str, path)) for path in layers if len(path) == min(map(len, layers))]
     found = {name: record(net, name) for name in outermost}
@@ -452,7 +466,7 @@ def test_the_output_of_a_layer_is_recorded_and_nothing_else_changes(name):
     after = jax.jit(lambda: (net(batch, train=False), dict(found)))()
     np.testing.assert_allclose(after[0], before, rtol=1e-4, atol=1e-5)
     recorded = {path: arrays for path, arrays in after[1].items() if arrays}
-    assert recorded and all(array.shape[0] == 2 for arrays in recorded.values() for array in arrays)
+    assert recorded and all(array.shape[0] == 4 for arrays in recorded.values() for array in arrays)
 
 
 def test_a_recorded_layer_is_what_the_layer_gives():
