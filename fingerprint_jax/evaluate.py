@@ -50,9 +50,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "style", "int", ["int", "t", "gen_t"], "Submission: 0..4; in subtask 2 also t1..t5 or gen_t1..gen_t5.", flag_values=values
     )
-    flags.DEFINE_integer(
-        "refits", 0, "Subtask 1: permutations to fit a cross-fitted run of estimators anew for its p.", 0, flag_values=values
-    )
+    text = "Subtask 1: fit the estimators of a cross-fitted run anew to this many permutations of the labels, for its p."
+    flags.DEFINE_integer("refits", 0, text, 0, flag_values=values)
     flags.DEFINE_integer(
         "permutations",
         permutation.PERMUTATIONS,
@@ -61,7 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool("verify", False, "Compare the content of the packed data with its fingerprints first.", flag_values=values)
-    text = "Compute predictions anew, and all that the run keeps of networks and images on the way."
+    text = "Compute predictions anew, with the features and outputs that the run keeps."
     flags.DEFINE_bool("recompute", False, text, flag_values=values)
     flags.DEFINE_bool("report", False, "Write the page <workdir>/report/index.html.", flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)

@@ -29,12 +29,12 @@ def define_flags(values: flags.FlagValues) -> None:
     paths.define("output_dir", None, "Where the images go: a new folder, or that of the same command.", flag_values=values)
     number("count", None, "Images, numbered from 0 on.", lower_bound=1, upper_bound=MOST)
     flags.DEFINE_string("step", "best", "Checkpoint: best, latest or a number.", flag_values=values)
-    number("seed", 0, "Of the noise.", lower_bound=0, upper_bound=4_000_000_000)
-    number("steps", None, "From noise to image: of flow_matching 25 unless given, of gan always 1.", lower_bound=1)
-    text = "How they are taken: of flow_matching heun (unless given), which asks the network twice a step, or euler; of gan none."
+    number("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=4_000_000_000)
+    number("steps", None, "Steps from noise to image: of flow_matching 25 unless given; of gan always 1.", lower_bound=1)
+    text = "Solver of flow_matching: heun (unless given), which asks the network twice a step, or euler. A gan has none."
     flags.DEFINE_string("solver", "", text, flag_values=values)
     number("batch", 64, "Images at a time, a multiple of the devices.", lower_bound=1)
-    text = "Of a run with objective.conditional: the class of all images; without it they take turns, in a folder each."
+    text = "With objective.conditional: make this class alone; without it classes take turns, in a folder each."
     flags.DEFINE_string("label", None, text, flag_values=values)
     flags.mark_flags_as_required(["workdir", "output_dir", "count"], flag_values=values)
 

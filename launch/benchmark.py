@@ -198,22 +198,20 @@ def define_flags(values: flags.FlagValues) -> None:
     paths.define("real_dir", None, "The real images.", required=True, flag_values=values)
     paths.define("groups", "", "CSV `id,group`: which images are of one patient.", flag_values=values)
     paths.define("output", None, "Where everything goes.", required=True, flag_values=values)
-    paths.define("config", "generators/flow", "Of the generators.", flag_values=values)
+    paths.define("config", "generators/flow", "Config of the generators.", flag_values=values)
     flags.DEFINE_enum("task", "subtask1", list(KINDS), "What is asked of the synthetic images.", flag_values=values)
     flags.DEFINE_integer("image_size", 32, "Side in pixels that images are brought to.", 16, 1024, flag_values=values)
-    flags.DEFINE_list("images", ["100"], "Images that a generator is trained on, several each.", flag_values=values)
-    flags.DEFINE_list("steps", ["2000"], "Steps of its training, several each.", flag_values=values)
-    flags.DEFINE_list("seeds", ["0"], "Of patients, training and noise, several each.", flag_values=values)
+    flags.DEFINE_list("images", ["100"], "Images that a generator is trained on; several with commas.", flag_values=values)
+    flags.DEFINE_list("steps", ["2000"], "Steps of its training; several with commas.", flag_values=values)
+    flags.DEFINE_list("seeds", ["0"], "Seeds of patients, training and noise; several with commas.", flag_values=values)
     flags.DEFINE_multi_string("set", [], "field=v1,v2,... of the config, such as augment.flip=0,0.5.", flag_values=values)
-    flags.DEFINE_integer("count", 500, "Images that each makes; a fifth is the test set.", 10, 1_000_000, flag_values=values)
-    flags.DEFINE_integer("solver_steps", 0, "From noise to image; 0: as many as `generate` takes.", 0, flag_values=values)
+    flags.DEFINE_integer("count", 500, "Images that a generator makes; a fifth is the test set.", 10, 1_000_000, flag_values=values)
+    flags.DEFINE_integer("solver_steps", 0, "Steps from noise to image; 0: as many as `generate` takes.", 0, flag_values=values)
     text = f"A finished run of one network, or {LITE}: in its embedding generated images are compared with the used ones."
     paths.define("network", "", text, flag_values=values)
     paths.define("file", "", "A Python file whose rows() returns systems; empty: tables/<task>.", flag_values=values)
-    text = (
-        "Systems of it: of subtask 1 attacks that read no label and train no network (local_match unless given), of subtask 2 any"
-    )
-    flags.DEFINE_list("rows", None, f"{text} (residual_svm and mosaic unless given).", flag_values=values)
+    text = "Systems of --file. Subtask 1: attacks that read no label and train no network; unless given local_match."
+    flags.DEFINE_list("rows", None, f"{text} Subtask 2: any; unless given residual_svm and mosaic.", flag_values=values)
 
 
 def _network(name: str, output: Path, real: Source) -> Run | None:

@@ -55,10 +55,10 @@ def define_flags(values: flags.FlagValues) -> None:
     paths.define("output", None, "The directory of the runs and the table.", required=True, flag_values=values)
     flags.DEFINE_float("minutes", 2.0, "Processor minutes of the training steps of a run.", flag_values=values)
     flags.DEFINE_string("baseline", "", "A row that the others are compared with.", flag_values=values)
-    text = "Of --data those on which rows that train networks have the first seed alone."
+    text = "Names of --data: on these, rows that train networks have the first seed alone."
     flags.DEFINE_list("one_seed", [], text, flag_values=values)
-    flags.DEFINE_list("rows", [], "Only these rows go on.", flag_values=values)
-    flags.DEFINE_list("datasets", [], "Only these data sets go on.", flag_values=values)
+    flags.DEFINE_list("rows", [], "Work on these rows alone; the table keeps all.", flag_values=values)
+    flags.DEFINE_list("datasets", [], "Work on these data sets alone; the table keeps all.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -34,7 +34,7 @@ from fingerprint_jax.runtime.progress import progress
 
 # Centre and width in Hounsfield units, as radiologists set them.
 WINDOWS = {"lung": (-600, 1500), "mediastinum": (50, 350), "abdomen": (40, 400), "brain": (40, 80), "bone": (400, 1800)}
-WITHOUT_SALT = "not read without --salt=FILE, a file of yours, made where it is missing, that the names of patients are made of"
+WITHOUT_SALT = "not read without --salt=FILE, your secret file (made where it is missing): names of patients are derived from it"
 INSTALL = "pip install 'fingerprint_jax[medical]'"
 _SALT = re.compile(r"[0-9a-f]{64}\n")
 _SLICES = re.compile(r"all|middle|every:[1-9][0-9]{0,3}")
@@ -266,7 +266,7 @@ class Volumes:
         try:
             from fingerprint_jax.data import dicom, nifti
         except ImportError:
-            raise ValueError(f"DICOM and NIfTI are read with two packages more: {INSTALL}") from None
+            raise ValueError(f"DICOM and NIfTI need two more packages: {INSTALL}") from None
         return {"DICOM": dicom.read, "NIfTI": nifti.read}
 
     def _named(self, folder: Folder, path: Path) -> str:

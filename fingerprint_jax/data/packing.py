@@ -31,8 +31,8 @@ from fingerprint_jax.runtime.progress import progress
 
 _OURS = re.compile(rf"(summary|dataset_info|features)\.json|(files|rejected|duplicates)\.csv|{builder.NAME}-.*\.array_record.*")
 _WORK = re.compile(r"\.pack-[a-z0-9_]{8}")  # as `mkdtemp` names it; nothing else is removed
-BITS = "Of the values in 16-bit files, 8 to 16; 0: 16, and a warning where the images of a folder use less than half of the range."
-MAX_REJECTED = "The share of a folder's images that may be rejected; where it is more, nothing is packed."
+BITS = "Bits of the values in 16-bit files, 8 to 16; 0: 16, with a warning where a folder uses less than half of the range."
+MAX_REJECTED = "The largest share of a folder's images that may be rejected; above it nothing is packed."
 
 
 def warn(text: str) -> None:
@@ -309,12 +309,12 @@ def _csv(path: Path, header: list[str], rows: Iterable[tuple]) -> None:
 
 def define_image_flags(values: flags.FlagValues) -> None:
     """The flags of all that packs images."""
-    text = "DICOM and NIfTI: a file of yours, made where it is missing, of which the numbers of files and patients are made."
+    text = "DICOM and NIfTI: your secret file, made where it is missing; names of files and patients are derived from it."
     paths.define("salt", "", text, values)
     known = ", ".join(medical.WINDOWS)
-    text = f"DICOM and NIfTI: the window as centre,width, file for that of each file, or one of {known}; without it 8 bits alone."
+    text = f"DICOM and NIfTI: centre,width; file, the window of each; or one of {known}. Without it 8-bit files alone are read."
     flags.DEFINE_string("window", "", text, flag_values=values)
-    flags.DEFINE_string("slices", "all", "DICOM and NIfTI: of each series all, every:N or middle.", flag_values=values)
+    flags.DEFINE_string("slices", "all", "DICOM and NIfTI: which slices of a series: all, every:N or middle.", flag_values=values)
     flags.DEFINE_integer("bits", 0, BITS, 0, 16, flag_values=values)
     flags.register_validator("bits", lambda bits: not 0 < bits < 8, "use 8 to 16, or 0", flag_values=values)
     flags.DEFINE_float("max_rejected", 0.05, MAX_REJECTED, 0, 1, flag_values=values)

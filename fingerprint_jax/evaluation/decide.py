@@ -1,4 +1,4 @@
-"""Scores to labels: a decision never learns from the rows that it decides about."""
+"""Scores to labels. A threshold is never fitted on the images that it labels."""
 
 import numpy as np
 

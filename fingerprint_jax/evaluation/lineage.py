@@ -28,7 +28,7 @@ def unavailable(run: Run, rows: Rows, refitted: bool = False) -> str | None:
     if reason := uneven(rows.labels, rows.groups):
         return reason
     if refitted and ("ensemble" not in run.config or len(rows) < len(run.source.rows(run.target))):
-        return "refits are of the folds of an ensemble, which together hold out every labelled image"
+        return "refits need an ensemble whose folds together hold out every labelled image"
     return _learned(run, rows, refitted)
 
 

@@ -97,5 +97,5 @@ def uneven(labels: np.ndarray, groups: np.ndarray) -> str | None:
     of_size: Any = mannwhitneyu(used, others)  # the stubs of its result differ between versions of scipy
     if len(np.unique(size)) > 1 and of_size.pvalue < 0.01:
         means = f"used groups have {used.mean():.1f} images each, the others {others.mean():.1f}"
-        return f"{means}: where the label goes with the size, labels of groups cannot be exchanged; score equally many of each"
+        return f"{means}: the label goes with the size, so labels of groups cannot be exchanged; score equally many images of each"
     return None

@@ -60,7 +60,7 @@ def test_labels_that_go_with_the_size_of_a_group_are_not_exchanged(half):
     rows = half.rows("heldout")
     single = dataclasses.replace(rows, groups=np.where(rows.labels == 1, rows.ids, rows.groups))
     reason = lineage.unavailable(half, single)
-    assert reason.startswith("used groups have 1.0 images each, the others 2.0: where the label goes with the size")
+    assert reason.startswith("used groups have 1.0 images each, the others 2.0: the label goes with the size")
 
 
 def test_a_checkpoint_chosen_by_the_labels_has_no_p_on_them(data_dir, tmp_path, half):
@@ -211,7 +211,7 @@ def test_a_network_is_not_trained_anew_for_a_p(half, data_dir, tmp_path):
     run = Run.load(tmp_path / "run")
     found = score.evaluate(run, "heldout", refits=9)["metrics"]["permutation"]
     assert found["p"] is None and "was trained on the labels of" in found["reason"]
-    assert "refits are of the folds of an ensemble" in lineage.unavailable(half, half.rows("heldout"), refitted=True)
+    assert "refits need an ensemble whose folds" in lineage.unavailable(half, half.rows("heldout"), refitted=True)
     with pytest.raises(ValueError, match="was trained on the labels of"):
         score.refitted_p(run, 9)
 
