@@ -451,7 +451,8 @@ compare("resnet_tiny", (16, 16), gradients=True, widths=(8,), depths=(1,))
 
 def test_sharded_training_equals_unsharded():
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", SHARDED, *TINY], env=env, capture_output=True, text=True)
+    of_each_class = {backbones.variants()[name][0]: name for name in TINY}
+    done = subprocess.run([sys.executable, "-c", SHARDED, *of_each_class.values()], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
