@@ -283,6 +283,8 @@ class Volumes:
         """The salt, made where it is missing. Raises ValueError where it is none, open to others, or in the output."""
         path = Path(self.options.salt)
         self.options.require_outside(self._output)
+        if path.is_dir():
+            raise ValueError(f"--salt={path} is a folder: name a file, it is made")
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             _write_private(path, secrets.token_hex(32) + "\n")
@@ -294,18 +296,21 @@ class Volumes:
         return bytes.fromhex(text.decode().strip())
 
     def _keep_names(self) -> None:
-        """Adds the files of this pack to the table of names, which lies beside the salt; other packs wait meanwhile."""
-        path, known = Path(self._table), {}
+        """Adds the files of this pack to the table of names, which lies beside the salt; other packs wait meanwhile.
+
+        A name is of a place within its folder: of two packs with files at the same place it is that of both, a line each.
+        """
+        path, known = Path(self._table), dict.fromkeys((name, printable(of)) for name, of in self._names.items())
         with files.opened(Path(self.options.salt), os.O_RDONLY, "rb") as salt:
             fcntl.flock(salt, fcntl.LOCK_EX)
             if path.exists():
                 lines = list(csv.reader(io.StringIO(files.read_text(path))))
                 if lines[:1] != [_HEADER] or any(len(line) != len(_HEADER) for line in lines):
                     raise ValueError(f"{path}: no table of names of ours: move it away")
-                known = dict(lines[1:])
+                known = dict.fromkeys(map(tuple, lines[1:])) | known
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerows([_HEADER, *((name, printable(of)) for name, of in (known | self._names).items())])
+            writer.writerows([_HEADER, *known])
             with files.replacing(path) as temporary:
                 _write_private(temporary, text.getvalue())
 

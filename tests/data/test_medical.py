@@ -289,6 +289,8 @@ def test_the_salt_is_the_owner_s_alone_and_stays_out_of_the_output(tmp_path):
     (tmp_path / "open").chmod(0o644)
     with pytest.raises(ValueError, match="open to others: chmod 600"):
         packed(tmp_path, salt="open", data="d2")
+    with pytest.raises(ValueError, match="a folder: name a file"):
+        packed(tmp_path, salt="data", data="d2")
     (tmp_path / "letter").write_text("Dear Sir")
     (tmp_path / "letter").chmod(0o600)
     with pytest.raises(ValueError, match="no salt of ours"):
@@ -296,6 +298,19 @@ def test_the_salt_is_the_owner_s_alone_and_stays_out_of_the_output(tmp_path):
     (tmp_path / "salt.csv").write_text("a,b\n")
     with pytest.raises(ValueError, match="no table of names of ours"):
         packed(tmp_path, data="d2")
+
+
+def test_a_name_that_two_packs_have_given_is_found_for_both(tmp_path):
+    roots = tmp_path / "one", tmp_path / "two"
+    for root in roots:
+        series(root / "i" / "a", 1)
+        packed(root, salt="../salt")
+    lines = (tmp_path / "salt.csv").read_text().splitlines()[1:]
+    paths = sorted(str(path) for root in roots for path in (root / "i").rglob("*") if path.is_file())
+    assert sorted(line.partition(",")[2] for line in lines) == paths
+    assert len({line.partition(",")[0] for line in lines}) == len(paths) / 2
+    packed(roots[1], salt="../salt", overwrite=True)
+    assert (tmp_path / "salt.csv").read_text().splitlines()[1:] == lines
 
 
 def test_the_salt_may_lie_beside_the_images(tmp_path):
