@@ -5,8 +5,10 @@ content.py    what the real images alone tell: the content-only panel
 stand_ins.py  controls that see what the attacks see
 copies.py     copies among the synthetic images
 imprint.py    the detection limit, by spike-in
-verdict.py    the verdict of the parts, in words
+verdict.py    the verdict of the parts, by rules
 sides.py      the images that it is about, and what is left out of them
+patients.py   one score a patient, and how patients are counted
 stages.py     the plan, and the parts one after the other, kept on disk
+sentences.py  what the parts say in words
 page.py       the page
 """

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax.audit import gate, network, page, recipe, release, settings, stages, verdict
+from fingerprint_jax.audit import gate, network, page, patients, recipe, release, sentences, settings, stages, verdict
 from fingerprint_jax.data import builder, folders, medical, pack_report, packing
 from fingerprint_jax.data.source import Source
 from fingerprint_jax.runs import checkpoint, config_file
@@ -39,10 +39,12 @@ REQUIRED = "generated", "used", "not_used"
 OF_RECIPE = "real", "steps", "count"
 OF_VOLUMES = "salt", "window", "slices"  # DICOM and NIfTI
 OF_PIPELINE = "fail_on", "max_limit", "junit", "release"
-NOT_OF_RECIPE = "plan_only", "likelihood_ratio", "bits", "max_rejected", *OF_VOLUMES, *OF_PIPELINE
+OF_PATIENTS = ("patient_score",)
+NOT_OF_RECIPE = "plan_only", "likelihood_ratio", "bits", "max_rejected", *OF_PATIENTS, *page.ABOUT, *OF_VOLUMES, *OF_PIPELINE
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
+LONGEST = 200  # characters of a line that stands on the page
 NOT_TESTED = (
     "attacks with access to the generator itself: its weights, its training log, answers to chosen prompts or inputs",
     "leaks of other kinds than the imprints of the detection limit, for example of a diagnosis, a device or text in an image",
@@ -64,6 +66,8 @@ def define_flags(values: flags.FlagValues) -> None:
     folder("unknown", "Folder of real images of which it is not known; they are only looked for among the synthetic ones.")
     folder("reference", "Folder of further real images that did not; without it half of --not_used takes their place.")
     folder("groups", "CSV with header id,group or split,id,group: the patient of each image.")
+    text = "Of a patient with several images: the mean or the largest (max) of their scores."
+    flags.DEFINE_enum("patient_score", patients.DEFAULT, patients.SCORES, text, flag_values=values)
     paths.define("output", None, "The folder of the audit.", values, required=True)
     flags.DEFINE_integer("image_size", 0, "Resize to this square; 0 keeps the size.", 0, flag_values=values)
     packing.define_image_flags(values)
@@ -75,6 +79,10 @@ def define_flags(values: flags.FlagValues) -> None:
     text = "Write the plan, print its hash and stop: to deposit it before the same command without this flag goes on."
     flags.DEFINE_bool("plan_only", False, text, flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
+    for name, text in page.ABOUT.items():
+        flags.DEFINE_string(
+            name, "", f"Stands on the page as its {text!r}; a line of at most {LONGEST} characters.", flag_values=values
+        )
     release.define_flags(values)
     gate.define_flags(values)
     recipe.define_flags(values)
@@ -111,6 +119,10 @@ def _check_given(values: flags.FlagValues) -> None:
         raise ValueError("missing: " + "; ".join(f"--{name} ({values[name].help})" for name in missing))
     if wrong := sorted(given & ({*FOLDERS, *NOT_OF_RECIPE} if with_recipe else {*OF_RECIPE})):
         raise ValueError(f"--{wrong[0]} {'does not go with' if with_recipe else 'goes with'} --recipe")
+    for name in page.ABOUT:
+        text = str(values[name].value)
+        if not text.isprintable() or len(text) > LONGEST:
+            raise ValueError(f"--{name}: use a line of at most {LONGEST} characters")
     of_volumes = packing.of_volumes(values)
     gate.check(values)
     if values.release:
@@ -154,19 +166,24 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
             )
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
     source.verify()  # the plan carries the fingerprints
-    parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio)
+    parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio, values.patient_score)
     if values.plan_only:
         return {"plan_hash": parts.plan()[1]}
     known = _own_flags()
     of_command = settings.given(values, known)
     document = {"schema": 1, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")}
     document["command"] = settings.command(of_command)
+    document["about"] = {name: values[name].value for name in page.ABOUT if values[name].value}
     document |= {"versions": environment.libraries(), "environment": environment.record(), "not_tested": list(NOT_TESTED)}
     document |= parts.run() | {"rejected": _rejected(source, given)}
     document["groups"] = document["copies"].get("groups", [])
     name, reasons = verdict.decide(document)
-    document["verdict"] = {"name": name, "reasons": reasons, "sentence": "", "patients": page.patients_words(document["counts"])}
-    document["verdict"]["sentence"] = page.verdict_words(document)
+    document["verdict"] = {"name": name, "reasons": reasons, "patients": sentences.patients_words(document["counts"])}
+    document["verdict"] |= {
+        "short": sentences.short(document),
+        "sentence": sentences.verdict_words(document),
+        "next": list(sentences.NEXT[name]),
+    }
     document["seconds"] = sum(stages.seconds(output).values())
     files.write_text(output / "audit.json", json.dumps(document, indent=1))
     pictures = parts.pictures(document["copies"]) if "reason" not in document["copies"] else []
@@ -278,11 +295,14 @@ def main(values: flags.FlagValues) -> None:
 
 
 def _print(document: dict, output: Path) -> None:
-    print(f"verdict: {document['verdict']['name']}. {document['verdict']['sentence']}")
+    print(f"verdict: {document['verdict']['name']}. {document['verdict']['short']}")
+    print(f"in detail: {document['verdict']['sentence']}")
     for reason in document["verdict"]["reasons"]:
         print(f"reason: {reason}")
     if found := document["verdict"]["patients"]:
         print(f"patients: {found}")
+    for step in document["verdict"]["next"]:
+        print(f"next: {step}")
     print(f"page: {output / 'index.html'}   results: {output / 'audit.json'}")
 
 

@@ -18,79 +18,93 @@ ELEMENTS = 2**24  # ... for so many pixels of a side on the device
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """What is known of N real images, r reference images of K groups and the synthetic images nearest to them."""
+    """What is known of N real images of P patients, r reference images of K and the synthetic images nearest to them."""
 
     distance: np.ndarray  # [N] float64 to the nearest synthetic image, 0..2, see `nearest`
     match: np.ndarray  # [N] its position among the synthetic images
-    p: np.ndarray  # [N] conformal p-value
-    flagged: np.ndarray  # [N] bool: found at the false discovery rate that was asked for
+    p: np.ndarray  # [N] p-value of its patient, were it the patient's nearest image
+    flagged: np.ndarray  # [N] bool: as near as makes a finding of its patient at the false discovery rate that was asked for
     closer: np.ndarray  # [N] bool: closer to its match than any reference image to another; this is no p-value
     reference_distance: np.ndarray  # [r] ascending, to the nearest synthetic image
     reference: np.ndarray  # [r] positions of the reference images in that order
     reference_match: np.ndarray  # [r] and of their nearest synthetic images
     closest_reference_pair: float  # least distance of a reference image to one of another group
     smallest_p: float  # 1 / (1 + K), whatever the distance
-    fewest: int  # real images that have to be flagged together at the smallest p, 1..N; N + 1: nothing can be flagged
+    fewest: int  # patients that have to be found together at the smallest p, 1..P; P + 1: none can be found
 
 
 def find(
-    real: np.ndarray, reference: np.ndarray, generated: np.ndarray, *, reference_groups: np.ndarray | None = None, fdr: float = 0.05
+    real: np.ndarray,
+    reference: np.ndarray,
+    generated: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    reference_groups: np.ndarray | None = None,
+    fdr: float = 0.05,
 ) -> Copies:
     """Real images that are nearer to the synthetic images than images known not to be used.
 
-    Flagged are those that Benjamini & Hochberg's procedure finds by their p-values (`conformal_p`). They all rest on one reference;
-    it holds the false discovery rate with such ones too (Bates et al. 2023, Annals of Statistics 51:149, of conformal p-values one
-    image a group; of groups it rests on the same positive dependence, and on simulations). A rate: where some are
-    copies, one in twenty of those flagged may be none.
+    A patient has one p-value, that of the nearest of its images, and Benjamini & Hochberg's procedure finds patients by them. Of
+    those found all images are flagged that would have made the same finding. The p-values all rest on one reference; the procedure
+    holds the false discovery rate with such ones too (Bates et al. 2023, Annals of Statistics 51:149). A rate: where some are
+    copies, one in twenty of the patients found may be none.
+
+    The nearest of many images is nearer by chance. So the images of a patient are cut into parts of at most as many as the
+    reference patient with the fewest has, and the smallest p of the parts is multiplied by their number (Bonferroni).
 
     Args:
         real: uint8 [N,H,W], N >= 1.
         reference: uint8 [r,H,W], real images known not to be used.
         generated: uint8 [M,H,W], M >= 1.
-        reference_groups: [r] patients, one or more images each; None: each image is a group.
+        groups: [N] patients of the real images; None: each image is one.
+        reference_groups: [r] those of the reference; None likewise.
         fdr: false discovery rate, 0 to 1.
 
     Raises ValueError for images of different or too small sizes, or a reference of fewer than two groups.
     """
-    names = np.arange(len(reference)) if reference_groups is None else reference_groups
-    _, group = np.unique(names, return_inverse=True)
-    if not group.any():
-        raise ValueError(f"reference: {len(reference)} images of {len(np.unique(group))} patients, at least 2 are needed")
+    _, patient, images = _grouped(len(real), groups)
+    names, group, sizes = _grouped(len(reference), reference_groups)
+    if len(names) < 2:
+        raise ValueError(f"reference: {len(reference)} images of {len(names)} patients, at least 2 are needed")
     distance, match = nearest(np.concatenate([real, reference]), generated)
     closest = float(nearest(reference, reference, group, group)[0].min())
     n, order = len(real), np.argsort(distance[len(real) :], kind="stable")
-    known = distance[n:][order]
-    p = conformal_p(distance[:n], known, group[order])
-    smallest = 1 / (2 + int(group.max()))
-    enough = np.flatnonzero(smallest * (n / np.arange(1, n + 1)) <= fdr)
+    of_group = np.full(len(names), np.inf)
+    np.minimum.at(of_group, group, distance[n:])
+    parts = -(-images // sizes.min())
+    p = np.minimum(parts[patient] * conformal_p(distance[:n], of_group), 1)
+    of_patient = np.ones(len(images))
+    np.minimum.at(of_patient, patient, p)
+    found = false_discovery_control(of_patient) <= fdr
+    smallest = 1 / (1 + len(names))
+    ranks = np.arange(1, len(images) + 1)
+    enough = np.flatnonzero(smallest * np.sort(parts) * (len(images) / ranks) <= fdr)
     return Copies(
         distance=distance[:n],
         match=match[:n],
         p=p,
-        flagged=false_discovery_control(p) <= fdr,
+        flagged=p <= of_patient[found].max(initial=0),
         closer=distance[:n] < closest,
-        reference_distance=known,
+        reference_distance=distance[n:][order],
         reference=order,
         reference_match=match[n:][order],
         closest_reference_pair=closest,
         smallest_p=smallest,
-        fewest=int(enough[0]) + 1 if len(enough) else n + 1,
+        fewest=int(enough[0]) + 1 if len(enough) else len(images) + 1,
     )
 
 
-def conformal_p(distance: np.ndarray, known: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """p-values [N] of distances [N], given those of r reference images [r] of K groups [r].
+def _grouped(count: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The names [K] of groups, the position [N] of an image's group among them and how many images each has [K]."""
+    return np.unique(np.arange(count) if groups is None else groups, return_inverse=True, return_counts=True)
 
-    p = (1 + the reference images as near) / (1 + r), which is right where an image that was not copied is exchangeable with them.
-    Images of one patient are not so many independent ones: each group counts once, by the share of its images that are as near, and
-    p = (1 + the sum of shares) / (1 + K), the same where each image is a group (Lee, Barber & Willett 2023, "Distribution-free
-    inference with hierarchical data").
+
+def conformal_p(distance: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """p-values [N] of distances [N], given those of the nearest image of each of K reference patients [K].
+
+    p = (1 + the reference patients as near) / (1 + K), which is right where a patient who was not copied is exchangeable with them.
     """
-    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.argsort(known, kind="stable")
-    as_near = np.cumsum(np.concatenate([[0], 1 / size[group][order]]))
-    count = np.searchsorted(known[order], distance, side="right")
-    return np.minimum((1 + as_near[count]) / (1 + len(size)), 1)  # thirds add up to a little more
+    return (1 + np.searchsorted(np.sort(known), distance, side="right")) / (1 + len(known))
 
 
 def nearest(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from absl import flags
 
-from fingerprint_jax.audit import imprint, page, verdict
+from fingerprint_jax.audit import imprint, sentences, verdict
+from fingerprint_jax.audit.patients import unit
 from fingerprint_jax.runtime import files, names, paths
 from fingerprint_jax.runtime.names import printable
 
@@ -18,7 +19,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of a gate."""
     text = f"Verdicts that end with exit status {FAILED}, all others with 0: {', '.join(verdict.SHORT)}."
     flags.DEFINE_list("fail_on", [], text, flag_values=values)
-    text = f"Exit status {FAILED} too where copies of this share of the used images might not have been noticed, such as 0.2."
+    text = f"Exit status {FAILED} too where copies of this share of the used patients might not have been noticed, such as 0.2."
     flags.DEFINE_float("max_limit", None, text, 0, 1, flag_values=values)
     paths.define("junit", "", "--fail_on, --max_limit: a file for what they find, as JUnit XML.", values)
 
@@ -49,7 +50,7 @@ def failures(document: dict, fail_on: list[str], max_limit: float | None) -> dic
     Args:
         document: of audit.json.
         fail_on: names of `verdict.SHORT`.
-        max_limit: the share of the used images whose copies have to be noticed; None asks for nothing.
+        max_limit: the share of the used patients whose copies have to be noticed; None asks for nothing.
     """
     found = document["verdict"]
     why = "; ".join([found["name"], *found["reasons"]])
@@ -59,16 +60,17 @@ def failures(document: dict, fail_on: list[str], max_limit: float | None) -> dic
 
 
 def too_weak(document: dict, share: float) -> str:
-    """Why imprints of a share of the used images, of the easiest kind, might not have been noticed; '' where they would be."""
+    """Why imprints of a share of the used patients, of the easiest kind, might not have been noticed; '' where they would be."""
     limit, alpha = document["limit"], document["plan"]["alpha"]
     if "reason" in limit:
         return f"the detection limit is not known: {limit['reason']}"
-    if not page.trusted(limit, alpha):
-        return f"the detection limit is not to be trusted: {page.null_words(limit, alpha)}"
+    if not sentences.trusted(limit, alpha):
+        return f"the detection limit is not to be trusted: {sentences.null_words(limit, alpha)}"
     found = max((kind["smallest"]["one_in"] for kind in limit["kinds"] if kind["smallest"]), default=0)
     if not found:
         return "none of the imprints that were tried would have been noticed"
-    return "" if 1 / found <= share else f"imprints of less than 1 in {found} used images are not noticed, {share:g} is asked for"
+    who = f"1 in {found} used {unit(document['counts'])}s"
+    return "" if 1 / found <= share else f"imprints of less than {who} are not noticed, {share:g} is asked for"
 
 
 def words(document: dict, values: flags.FlagValues) -> str:
@@ -102,7 +104,7 @@ def write_junit(path: str | Path, document: dict, fail_on: list[str], max_limit:
         elif name not in wanted:
             ET.SubElement(case, "skipped", {"message": "not asked for"})
     found = document["verdict"]
-    told = f"verdict: {found['name']}. {found['sentence']} {page.FIXED} Plan {document['plan_hash']}."
+    told = f"verdict: {found['name']}. {found['short']} {found['sentence']} {sentences.FIXED} Plan {document['plan_hash']}."
     ET.SubElement(suite, "system-out").text = printable(told)
     ET.indent(root)
     files.write_text(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode"))

@@ -1,9 +1,9 @@
 """The detection limit: how small a leak the panel would have found.
 
-Reference images are held out and imprinted on the synthetic set, in rising number and strength, and the panel is asked which of
-the held-out ones "were used". No generator is trained and the synthetic set is searched once. An imprint stands for a named kind
-of leak; other kinds are not covered. What is left of the reference is smaller than in the audit itself, and so may be the images
-asked about: both usually make the limit larger.
+Reference patients are held out and an image of some of them is imprinted on the synthetic set, in rising number and strength, and
+the panel is asked which of the held-out ones "were used". No generator is trained and the synthetic set is searched once. An
+imprint stands for a named kind of leak; other kinds are not covered. What is left of the reference is smaller than in the audit
+itself, and so may be the images asked about: both usually make the limit larger.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 
 from fingerprint_jax.audit import panel
 from fingerprint_jax.audit.copies import SHIFT
+from fingerprint_jax.audit.patients import DEFAULT, Patients
 from fingerprint_jax.estimators import mosaic, search, unlabelled
 from fingerprint_jax.estimators.local_match import log_ratio, pair_distances, part_distances, parts, weights
 from fingerprint_jax.estimators.membership import subset_weights
@@ -178,27 +179,29 @@ def limit(
     null_repeats: int = NULL_REPEATS,
     permutations: int = PERMUTATIONS,
     alpha: float = 0.05,
+    score: str = DEFAULT,
     done: dict | None = None,
     save: Callable[[str, dict], None] | None = None,
 ) -> dict:
     """Power of the panel at each kind and rate of imprints, and the smallest rate that it finds.
 
-    Whole groups of reference images are held out: as many images as the audit asks about, if at least as many stay in the
-    reference, at most `MOST`. In a repeat some of the groups, drawn in the audit's proportion, play used, and one imprint each of
-    some of their images is among the synthetic ones. It is detected where the family-wise p of the largest AUC is at most alpha.
+    Whole groups (patients) of the reference are held out: as many as the audit asks about, if at least as many images stay in the
+    reference, of at most `MOST` images. In a repeat some of them, drawn in the audit's proportion, play used, and an imprint of one
+    image of some of these is among the synthetic ones. It is detected where the family-wise p of the largest AUC is at most alpha.
 
     Args:
         reference: uint8 [R,H,W].
         reference_groups: str [R].
         generated: uint8 [G,H,W].
-        n_used, n_not_used: images that the audit asks about.
+        n_used, n_not_used: patients that the audit asks about.
         seed: of the panel, and of all that is drawn.
-        rates: imprinted shares of the images that play used, ascending, in 0..1; those that are as many images as a lower one are
-            left out.
+        rates: imprinted shares of the patients that play used, ascending, in 0..1; those that are as many patients as a lower one
+            are left out.
         repeats: a kind and rate.
         null_repeats: without imprints, once for all kinds.
         permutations: a repeat.
         alpha: of the p.
+        score: of a patient, of `patients.SCORES`.
         done: points that an earlier call with the same arguments gave to `save`; they are not computed again.
         save: called with the key of a point and the point.
 
@@ -207,24 +210,25 @@ def limit(
         null: {detected, repeats, power, interval} without imprints, where the power is the share of false alarms.
         used_patients: groups that play used.
         kinds: [{kind, strength, points: [{rate, images, patients, distance, detected, repeats, power, interval}], smallest}].
-            `images`, of `patients` in the mean, are imprinted; `interval` is that of Clopper & Pearson 1934, 95%. `distance` is
-            `Background.relative` of the kind. `smallest` is {rate, one_in, interval} of the smallest rate whose power is at least
-            `POWER` there and at all higher rates, or None: one in so many used images, and the smallest rates whose upper and
-            (there and at all higher rates) lower bound reach it, None where none does.
+            `images`, one of each of so many `patients`, are imprinted; `interval` is that of Clopper & Pearson 1934, 95%.
+            `distance` is `Background.relative` of the kind. `smallest` is {rate, one_in, interval} of the smallest rate whose power
+            is at least `POWER` there and at all higher rates, or None: one in so many used patients, and the smallest rates whose
+            upper and (there and at all higher rates) lower bound reach it, None where none does.
 
     Raises TooFew for too few images or groups, ValueError for too few permutations and for rates out of order.
     """
     order = panel.canonical(reference)
     reference, generated = reference[order], generated[panel.canonical(generated)]
     group = bootstrap.as_they_come(np.asarray(reference_groups)[order])
-    held = _held_out(group, min(n_used + n_not_used, len(reference) // 2, MOST), seed)
+    held = _held_out(group, min(len(reference) // 2, MOST), n_used + n_not_used, seed)
     pool, left, group = reference[held], reference[~held], group[held]
     share = n_used / max(1, n_used + n_not_used)
     used = round(len(pool) * share)
     if min(used, len(pool) - used) < LEAST:
         raise TooFew(
             f"reference: of {len(reference)} images {used} could play used and {len(pool) - used} not used, in the proportion of"
-            f" the {n_used} and {n_not_used} asked about: the detection limit needs {LEAST} of each, and as many that stay"
+            f" the {n_used} and {n_not_used} patients or images asked about: the detection limit needs {LEAST} of each, and as many"
+            " that stay"
         )
     patients = len(np.unique(group))
     _check(patients, rates, permutations, alpha)
@@ -232,8 +236,8 @@ def limit(
     used_patients = int(np.clip(round(share * patients), 1, patients - 1))
 
     points, background = dict(done or {}), None
-    # Of few images the lowest rates are the same number: the first of them stands for it.
-    rate_of = {max(1, round(rate * used)): rate for rate in reversed(rates)}
+    # Of few patients the lowest rates are the same number: the first of them stands for it.
+    rate_of = {max(1, round(rate * used_patients)): rate for rate in reversed(rates)}
     counts, rates = zip(*sorted(rate_of.items()), strict=True)
     plan = [(None, {"null": 0}, null_repeats)]
     plan += [(kind, {_key(*kind, rate): count for rate, count in zip(rates, counts, strict=True)}, repeats) for kind in KINDS]
@@ -247,14 +251,13 @@ def limit(
             near = background.near(imprints(*kind, pool, generated[background.nearest], seed)) if kind else None
             of_kind = {"distance": background.relative(near)} if near else {}
             for key in missing:
-                detected = patients = 0
+                detected = 0
                 for repeat in range(many):
                     # The rates of a kind share their draws, and a lower one's imprints are among a higher one's.
                     rng = np.random.default_rng([seed, number, repeat])
-                    alarm, imprinted = _repeat(background, near, group, used_patients, sizes[key], rng, permutations, alpha)
-                    detected, patients = detected + alarm, patients + imprinted
+                    detected += _p(background, near, group, used_patients, sizes[key], rng, permutations, score) <= alpha
                     advance()
-                points[key] = _point(detected, many) | {"patients": patients / many} | of_kind
+                points[key] = _point(detected, many) | {"patients": float(sizes[key])} | of_kind
                 if save:
                     save(key, points[key])
     kinds = []
@@ -262,22 +265,22 @@ def limit(
         found = [
             {"rate": rate, "images": count} | points[_key(kind, strength, rate)] for rate, count in zip(rates, counts, strict=True)
         ]
-        kinds.append({"kind": kind, "strength": strength, "points": found, "smallest": _smallest(found, used)})
+        kinds.append({"kind": kind, "strength": strength, "points": found, "smallest": _smallest(found, used_patients)})
     sizes = {"pool": len(pool), "used": used, "not_used": len(pool) - used, "reference": len(left)}
     sizes["used_patients"] = used_patients
     return sizes | {"null": points["null"], "kinds": kinds}
 
 
-def _held_out(group: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Which rows are held out [N]: whole groups, in random order as long as they fit."""
+def _held_out(group: np.ndarray, images: int, patients: int, seed: int) -> np.ndarray:
+    """Which rows are held out [N]: at most so many whole groups, in random order as long as their images fit."""
     sizes = np.bincount(group)
     held = np.zeros(len(sizes), bool)
     for number in np.random.default_rng([seed, 0]).permutation(len(sizes)):
-        held[number] = sizes[held].sum() + sizes[number] <= most
+        held[number] = held.sum() < patients and sizes[held].sum() + sizes[number] <= images
     return held[group]
 
 
-def _repeat(
+def _p(
     background: Background,
     near: Near | None,
     group: np.ndarray,
@@ -285,16 +288,18 @@ def _repeat(
     size: int,
     rng: np.random.Generator,
     permutations: int,
-    alpha: float,
-) -> tuple[bool, int]:
-    """Whether imprints of `size` images of the groups that play used, so many `patients`, are detected; and their groups."""
+    score: str,
+) -> float:
+    """The family-wise p with imprints of an image each of `size` of the groups that play used, which are so many `patients`."""
     labels = np.isin(group, rng.permutation(np.unique(group))[:patients]).astype(int)
     of_permutations = int(rng.integers(2**31))
-    chosen = rng.permutation(np.flatnonzero(labels))[:size]
+    order = rng.permutation(np.flatnonzero(labels))
+    first = np.unique(group[order], return_index=True)[1]
+    chosen = order[np.sort(first)[:size]]
     places = rng.integers(background.generated, size=len(chosen))
-    scores = background.scores(near, chosen, places)
-    p = permutation_p(auc_of(scores), labels, group, permutations, of_permutations)["family_wise"]
-    return p <= alpha, len(np.unique(group[chosen]))
+    asked = Patients.of(labels, group)
+    scores = asked.scores(background.scores(near, chosen, places), score)
+    return permutation_p(auc_of(scores), asked.labels, asked.groups, permutations, of_permutations)["family_wise"]
 
 
 def _key(kind: str, strength: float | None, rate: float) -> str:
@@ -306,7 +311,7 @@ def _point(detected: int, repeats: int) -> dict:
     return {"detected": detected, "repeats": repeats, "power": detected / repeats, "interval": interval}
 
 
-def _smallest(points: list[dict], used: int) -> dict | None:
+def _smallest(points: list[dict], patients: int) -> dict | None:
     """The smallest rate that is found there and at all higher ones; see `limit`."""
 
     def lasting(values: list[float]) -> int:
@@ -319,7 +324,7 @@ def _smallest(points: list[dict], used: int) -> dict | None:
     low = next(point["rate"] for point in points if point["interval"][1] >= POWER)
     sure = lasting([point["interval"][0] for point in points])
     high = points[sure]["rate"] if sure < len(points) else None
-    return {"rate": points[found]["rate"], "one_in": round(used / points[found]["images"]), "interval": [low, high]}
+    return {"rate": points[found]["rate"], "one_in": round(patients / points[found]["images"]), "interval": [low, high]}
 
 
 def _check(groups: int, rates: Sequence[float], permutations: int, alpha: float) -> None:

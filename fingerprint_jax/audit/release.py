@@ -63,6 +63,7 @@ def without_names(document: dict, sides: dict[str, Images]) -> dict:
     for line in (*lines, *bare["groups"], *copies.get("groups", ())):
         if "group" in line:
             line["group"] = numbers.setdefault(line["group"], str(len(numbers) + 1))
+    bare["about"] = _without_paths(bare["about"])
     bare["plan"]["options"] = _without_paths(bare["plan"]["options"])
     bare["environment"]["settings"] = _without_paths(bare["environment"]["settings"])
     return bare

@@ -16,7 +16,12 @@ from fingerprint_jax.runtime import files, names, paths
 FILE = "audit.yaml"
 NETWORK = "likelihood_ratio"  # its flag names a config, of which --likelihood_ratio.FIELD changes a field
 OF_CONFIGS = NETWORK, "recipe"
-ALWAYS = "image_size", "seed", "repeats"  # written even where nobody gave them: another version may have other defaults
+ALWAYS = (
+    "image_size",
+    "seed",
+    "repeats",
+    "patient_score",
+)  # written even where nobody gave them: another version may have other defaults
 LEFT_OUT = "config", "json", "plan_only"  # nothing of the audit is other by these
 HEAD = "# As --config this goes on with the audit in its --output; with another --output on the command line it is made again.\n"
 OF_RELEASE = "# As --config, with the folders of the images and --output on the command line, this makes the audit again.\n"

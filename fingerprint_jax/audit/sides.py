@@ -122,6 +122,23 @@ class Sides:
             "unmatched_ids": self.source.summary.get("unmatched_ids", 0),
         }
 
+    @property
+    def _groups(self) -> dict[str, np.ndarray]:
+        """The groups of the real images of each kind, and of all that are asked about."""
+        real, unknown = self.sides["real"], self.sides["unknown"].groups
+        kinds = {name: real.groups[real.labels == label] for label, name in CLASSES.items() if label >= 0} | {"unknown": unknown}
+        return kinds | {"asked": np.concatenate([real.groups, unknown]), "reference": self.sides["reference"].groups}
+
+    @property
+    def patients_of(self) -> dict[str, int]:
+        """Patients of each kind of real images, and of all that are asked about; an image without one is its own."""
+        return {f"{name}_patients": len(np.unique(groups)) for name, groups in self._groups.items()}
+
+    @property
+    def grouped(self) -> bool:
+        """Whether any patient has several real images."""
+        return any(len(np.unique(groups)) < len(groups) for groups in self._groups.values())
+
     def _refuse_shared(self, real: Images, unknown: Images, reference: Images) -> None:
         """Raises ValueError where patients or pixels of one kind are of another: what is asked about is no reference."""
         twice = {}

@@ -25,6 +25,7 @@ import numpy as np
 
 from fingerprint_jax import Config
 from fingerprint_jax.audit import content, copies, imprint, network, panel, stand_ins, verdict
+from fingerprint_jax.audit.patients import DEFAULT, Patients
 from fingerprint_jax.audit.sides import CLASSES, Images, Sides
 from fingerprint_jax.data import controls, phantom
 from fingerprint_jax.data.source import Source
@@ -52,11 +53,20 @@ class Audit(Sides):
         seed: of everything that is drawn.
         repeats: of each imprint, kind and rate; 0 leaves the detection limit out.
         joins: the config of a network that joins the panel, and its rank average; None for none. The detection limit is without it.
+        score: of a patient, of `patients.SCORES`.
     """
 
-    def __init__(self, output: Path, source: Source, seed: int = 0, repeats: int = 20, joins: Config | None = None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        source: Source,
+        seed: int = 0,
+        repeats: int = 20,
+        joins: Config | None = None,
+        score: str = DEFAULT,
+    ) -> None:
         super().__init__(source, seed)
-        self.output, self.repeats, self.joins = output, repeats, joins
+        self.output, self.repeats, self.joins, self.score = output, repeats, joins, score
         self.methods = panel.METHODS + (network.METHODS if joins is not None else ())
 
     def plan(self) -> tuple[dict, str]:
@@ -95,6 +105,13 @@ class Audit(Sides):
             "fingerprints": self.source.fingerprints,
             "counts": self.counts,
         }
+        if self.grouped:  # else each image is a patient, and a plan is what it was without any
+            plan["patients"] = {
+                "score": self.score,
+                "copies": "one p a patient, of its nearest image",
+                "imprints": "one image a patient; rates are shares of the patients that play used",
+                "counts": self.patients_of,
+            }
         text = json.dumps(plan, indent=1)
         path = self.output / "audit_plan.json"
         if path.exists() and files.read_text(path).strip() != text:
@@ -135,6 +152,16 @@ class Audit(Sides):
         sealed = {"plan": plan, "part": name, "found": json.loads(json.dumps(found))}
         files.write_text(path, json.dumps(sealed | {"seal": files.seal(sealed)}))
         return sealed["found"]
+
+    @functools.cached_property
+    def patients(self) -> Patients:
+        """Of the labelled images; the figures are of these."""
+        real = self.sides["real"]
+        return Patients.of(real.labels, real.units)
+
+    def _by_patient(self, scores: np.ndarray) -> np.ndarray:
+        """The scores of patients, of those [N] or [N,M] of the labelled images."""
+        return self.patients.scores(scores, self.score)
 
     def scores(self) -> dict[str, list]:
         """{method: scores} of the labelled images and then the unknown ones, ranks taken within each. No label is read."""
@@ -206,7 +233,8 @@ class Audit(Sides):
     def against_reference(self) -> list[dict]:
         """AUC of a cross-fitted classifier of each class of real images against the reference: are these exchangeable?
 
-        A class of fewer than LEAST patients is left out: its interval would be of no use.
+        Of images and not of patients: of many images together the smallest difference can be told, and what counts is how near
+        single ones lie. A class of fewer than LEAST patients is left out: its interval would be of no use.
         """
         asked, reference = self.asked, self.sides["reference"]
         both, units, lines = Images.joined(asked, reference), asked.units, []
@@ -241,7 +269,14 @@ class Audit(Sides):
         """What copies.py says of all real images, and which patients are concerned."""
         sides, asked = self.sides, self.asked
         reference = sides["reference"]
-        found = copies.find(asked.pixels, reference.pixels, sides["generated"].pixels, reference_groups=reference.groups, fdr=FDR)
+        found = copies.find(
+            asked.pixels,
+            reference.pixels,
+            sides["generated"].pixels,
+            groups=asked.groups,
+            reference_groups=reference.groups,
+            fdr=FDR,
+        )
 
         def listed(chosen: np.ndarray, with_p: bool) -> list[dict]:
             order = np.flatnonzero(chosen)
@@ -276,7 +311,7 @@ class Audit(Sides):
         """The detection limit; its points are kept one by one."""
         if not self.repeats:
             return {"reason": "left out, --repeats=0"}
-        counts, reference = self.counts, self.sides["reference"]
+        counts, reference = self.patients_of, self.sides["reference"]
         path = self.output / "stages" / "limit_points.jsonl"
         plan = self._plan_hash
 
@@ -299,11 +334,12 @@ class Audit(Sides):
                     reference.pixels,
                     reference.groups,
                     self.sides["generated"].pixels,
-                    counts["used"],
-                    counts["not_used"],
+                    counts["used_patients"],
+                    counts["not_used_patients"],
                     seed=self.seed,
                     repeats=self.repeats,
                     alpha=ALPHA,
+                    score=self.score,
                     done=done,
                     save=save,
                 )
@@ -311,18 +347,19 @@ class Audit(Sides):
                 return {"reason": str(error)}
 
     def primary(self, scores: np.ndarray) -> dict:
-        """AUC of each method [N,M] and the family-wise p of the largest; a reason where it cannot be had."""
+        """AUC of each method [N,M], of patients, and the family-wise p of the largest; a reason where it cannot be had."""
         real = self.sides["real"]
         for label, name in ((1, "used"), (0, "not used")):
             if (few := len(np.unique(real.groups[real.labels == label]))) < LEAST:
                 return {"reason": f"{few} patients or images are {name}: at least {LEAST} are needed"}
         if reason := permutation.uneven(real.labels, real.groups):
             return {"reason": reason}
+        asked, scores = self.patients, self._by_patient(scores)
         auc = permutation.auc_of(scores)
-        observed = auc(real.labels)
-        found = permutation.permutation_p(auc, real.labels, real.units, seed=self.seed)
+        observed = auc(asked.labels)
+        found = permutation.permutation_p(auc, asked.labels, asked.groups, seed=self.seed)
         lines = [
-            {"name": name, "auc": float(value), "interval": score_metrics.auc_interval(real.labels, column, real.units), "p": p}
+            {"name": name, "auc": float(value), "interval": score_metrics.auc_interval(asked.labels, column, asked.groups), "p": p}
             for name, value, column, p in zip(self.methods, observed, scores.T, found["p"], strict=True)
         ]
         wrong = permutation.p_of(1 - observed, 1 - found["null"])["family_wise"]
@@ -333,12 +370,12 @@ class Audit(Sides):
         """AUCs of the controls, beside each other."""
         if "reason" in replaced:
             return replaced
-        real = self.sides["real"]
+        asked = self.patients
 
         def figure(name: str, scores: list) -> dict:
-            column = np.array(scores)
-            interval = score_metrics.auc_interval(real.labels, column, real.units)
-            return {"name": name, "auc": score_metrics.auc(real.labels, column), "interval": interval}
+            column = self._by_patient(np.array(scores))
+            interval = score_metrics.auc_interval(asked.labels, column, asked.groups)
+            return {"name": name, "auc": score_metrics.auc(asked.labels, column), "interval": interval}
 
         parts = {"content": of_content, "replaced": replaced["scores"], "alone": alone}
         found = {name: [figure(*item) for item in scores.items()] for name, scores in parts.items()}
@@ -350,8 +387,9 @@ class Audit(Sides):
         against |= {f"{name}, real images alone": values for name, values in alone.items()}
         against |= {name: values for name, values in of_content.items() if name not in APART}
         against["chance"] = [0.0] * len(self.sides["real"])  # AUC 0.5: controls may all be below it
-        real, names, against = self.sides["real"], list(against), np.array(list(against.values())).T
-        found = score_metrics.excess_auc(real.labels, scores, against, real.units, self.seed)
+        asked, names = self.patients, list(against)
+        attacks, others = (self._by_patient(x) for x in (scores, np.array(list(against.values())).T))
+        found = score_metrics.excess_auc(asked.labels, attacks, others, asked.groups, self.seed)
         return found | {"attack": self.methods[found["attack"]], "control": names[found["control"]]}
 
     def pictures(self, found: dict) -> list[tuple[str, np.ndarray, np.ndarray, str]]:
@@ -400,7 +438,7 @@ class Audit(Sides):
         document: dict = {
             "plan": plan,
             "plan_hash": digest,
-            "counts": plan["counts"] | self.left_out,
+            "counts": plan["counts"] | self.left_out | self.patients_of,
             "image_size": list(self.source.image_shape[:2]),
         } | self.source.window
         document |= {"reference_from": plan["reference_from"], "fingerprints": plan["fingerprints"], "excess": None}

@@ -2,6 +2,8 @@
 
 import collections
 
+from fingerprint_jax.audit.patients import counted
+
 CANNOT_TELL = "cannot tell"
 COPIES = "copies found"
 WRONG_DIRECTION = "significant in the wrong direction"
@@ -51,12 +53,13 @@ def decide(document: dict) -> tuple[str, list[str]]:
     if exact := document["exact"]:
         kinds = collections.Counter(line["class"].replace("_", " ") for line in exact)
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        return COPIES, [f"pixel for pixel among the synthetic images: {listed}", *missing(document)]
+        many = counted(len(exact), concerned(exact), document["counts"], "real image")
+        return COPIES, [f"pixel for pixel among the synthetic images: {many} ({listed})", *missing(document)]
     if reasons := missing(document):
         return CANNOT_TELL, reasons
     found, doubt = document["copies"], []
     if flagged := found["flagged"]:
-        many = f"{len(flagged)} real images are" if len(flagged) > 1 else "1 real image is"
+        many = counted(len(flagged), concerned(flagged), document["counts"], "real image") + (" are" if flagged[1:] else " is")
         if not (other := apart(found)):
             return COPIES, [f"{many} closer to a synthetic image than the false discovery rate of {found['fdr']:g} allows"]
         told = ", ".join(f"{line['name'].replace('_', ' ')} (AUC {line['auc']:.3f})" for line in other)
@@ -104,6 +107,11 @@ def missing(document: dict) -> list[str]:
     """Why parts without which there is no verdict could not be had."""
     parts = (document[name] for name in ("panel", "controls", "copies"))
     return list(dict.fromkeys(part["reason"] for part in parts if "reason" in part))
+
+
+def concerned(lines: list[dict]) -> int:
+    """How many patients the listed images are of."""
+    return len({line["group"] for line in lines})
 
 
 def apart(copies: dict) -> list[dict]:

@@ -9,6 +9,7 @@ from sklearn.metrics import auc as area_under
 from sklearn.metrics import roc_curve
 
 LEFT, TOP, WIDTH, HEIGHT = 54, 10, 292, 210  # the plot area, in the coordinates of the template
+WIDE, NAMES = 652, 190  # the width of one as wide as the text, and of this what the names in a forest take
 BINS = 24
 CURVE_POINTS = 200  # of a ROC curve, which bounds the size of the page
 FALSE_POSITIVES = (0.1, 0.5)  # rates at which a ROC curve is told in words
@@ -37,6 +38,7 @@ class Chart:
     series: list[Series]
     diagonal: bool = False
     level: float | None = None  # height of a dashed horizontal line
+    width: int = WIDTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +158,8 @@ def over_steps(
     """
     series = [(name, (xs, ys), "dots", look) for look, (name, xs, ys) in enumerate(curves)]
     last = len(steps) - 1
-    chart = _chart(title, words, (x_label, 0, last), (y_label, 0, 1), series)
-    x_ticks = [(place(k, 0, last), name) for k, name in enumerate(steps)]
+    chart = _chart(title, words, (x_label, 0, last), (y_label, 0, 1), series, width=WIDE)
+    x_ticks = [(place(k, 0, last, WIDE), name) for k, name in enumerate(steps)]
     return dataclasses.replace(chart, x_ticks=x_ticks, level=round(TOP + HEIGHT * (1 - level), 1))
 
 
@@ -167,7 +169,7 @@ def forest(title: str, x_label: str, chance: float, parts: list[tuple[str, list[
     # Both ends are a tenth, so that small figures look small.
     low, high = math.floor(10 * min(values, default=0.4)) / 10, math.ceil(10 * max(values, default=0.6)) / 10
     low, high = min(low, chance - 0.1), max(high, chance + 0.1)
-    left, width = 118.0, 228.0
+    left, width = LEFT + NAMES, WIDE - NAMES
     y, heads, drawn, words = 0, [], [], []
 
     def along(x: float) -> float:
@@ -187,9 +189,9 @@ def forest(title: str, x_label: str, chance: float, parts: list[tuple[str, list[
     return Forest(title, words, x_label, x_ticks, along(chance), heads, drawn, y + 12)
 
 
-def place(x: float, low: float, high: float) -> float:
+def place(x: float, low: float, high: float, width: int = WIDTH) -> float:
     """Position of x on a horizontal axis, in viewBox coordinates."""
-    return round(LEFT + WIDTH * (x - low) / (high - low), 1)
+    return round(LEFT + width * (x - low) / (high - low), 1)
 
 
 def _chart(
@@ -199,6 +201,7 @@ def _chart(
     y: tuple[str, float, float],
     curves: Iterable[tuple[str, tuple, str, int]],
     diagonal: bool = False,
+    width: int = WIDTH,
 ) -> Chart:
     """`x`, `y` are (label, low, high), `curves` are (name, (xs, ys), kind, look) in the units of the axes."""
     (x_label, x_low, x_high), (y_label, y_low, y_high) = x, y
@@ -207,12 +210,12 @@ def _chart(
         return round(TOP + HEIGHT * (1 - (v - y_low) / (y_high - y_low)), 1)
 
     series = [
-        Series(name, [(place(a, x_low, x_high), up(b)) for a, b in zip(*xy, strict=True)], kind, look)
+        Series(name, [(place(a, x_low, x_high, width), up(b)) for a, b in zip(*xy, strict=True)], kind, look)
         for name, xy, kind, look in curves
     ]
-    x_ticks = [(place(t, x_low, x_high), f"{t:.4g}".replace("-", "\N{MINUS SIGN}")) for t in ticks(x_low, x_high)]
+    x_ticks = [(place(t, x_low, x_high, width), f"{t:.4g}".replace("-", "\N{MINUS SIGN}")) for t in ticks(x_low, x_high)]
     y_ticks = [(up(t), f"{t:.4g}") for t in ticks(y_low, y_high)]
-    return Chart(title, words, x_label, y_label, x_ticks, y_ticks, series, diagonal)
+    return Chart(title, words, x_label, y_label, x_ticks, y_ticks, series, diagonal, width=width)
 
 
 def _steps(edges: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.cluster import KMeans
 
-from fingerprint_jax.audit import panel, stages, verdict
+from fingerprint_jax.audit import panel, patients, stages, verdict
 from fingerprint_jax.audit.sides import Images
 from fingerprint_jax.data import phantom
 from fingerprint_jax.runtime import environment, files
@@ -38,7 +38,7 @@ class Arrays(stages.Audit):
     """An audit of arrays, without files."""
 
     def __init__(self, used, not_used, generated, reference, seed: int):
-        self.seed, self.joins, self.methods = seed, None, panel.METHODS
+        self.seed, self.joins, self.methods, self.score = seed, None, panel.METHODS, patients.DEFAULT
         real = self._side(np.concatenate([used, not_used]), np.repeat([1, 0], [len(used), len(not_used)]), "r")
         self.__dict__["sides"] = {
             "real": real,

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>&\"'"
 SCHEMA = Draft202012Validator(json.loads((ROOT / "fingerprint_jax" / "audit" / "audit.schema.json").read_text()))
-RATES = {0.02: 2, 0.05: 5, 0.1: 10, 0.2: 20, 0.5: 50}  # and the images that are imprinted, of 100
+RATES = {0.02: 2, 0.05: 5, 0.1: 10, 0.2: 20, 0.5: 50}  # and the patients of whom an image is imprinted, of 100
 
 
 def interval(detected: int, repeats: int) -> list[float]:
@@ -24,7 +24,7 @@ def kind(name: str, strength: float | None, detected: list[int], smallest: dict 
         {
             "rate": rate,
             "images": images,
-            "patients": images / 2,
+            "patients": float(images),
             "distance": 0.25,
             "detected": k,
             "repeats": 20,
@@ -68,6 +68,7 @@ def audit(verdict: str = "no evidence") -> dict:
         },
         "fingerprints": {"used": "5f2c9a", "not_used": "77ab01", "generated": "c0ffee"},
         "command": f"python -m fingerprint_jax.audit --generated='{HOSTILE}' --used=used --not_used=not_used --output=out",
+        "about": {"generator_name": "diffusion, 3rd run", "requester": "the ethics board", "institution": "a hospital"},
         "plan": {
             "methods": ["gan_leaks", "mosaic", "local_match", "both_directions"],
             "sign": "higher is likelier used",
@@ -75,6 +76,14 @@ def audit(verdict: str = "no evidence") -> dict:
             "alpha": 0.05,
             "permutations": 999,
             "seed": 0,
+            "options": {"gan_leaks": {"k": 1, "calibrated": True}},
+            "imprints": {"kinds": [["verbatim", None], ["blend", 0.75]]},
+            "patients": {
+                "score": "mean",
+                "copies": "one p a patient",
+                "imprints": "one image a patient",
+                "counts": {"used_patients": 90},
+            },
         },
         "plan_hash": "ab12cd34",
         "counts": {
@@ -90,13 +99,20 @@ def audit(verdict: str = "no evidence") -> dict:
             "real": 2200,
             "without_patient": 5,
             "unmatched_ids": 6,
+            "used_patients": 90,
+            "not_used_patients": 90,
+            "unknown_patients": 0,
+            "asked_patients": 180,
+            "reference_patients": 2000,
         },
         "image_size": [64, 64],
         "rejected": {"used": [2, 102], "generated": [300, 3800]},
         "reference_from": "given",
         "verdict": {
             "name": verdict,
+            "short": "",
             "sentence": "",
+            "next": ["Do this first.", "Do that then."],
             "patients": "Every image was taken for a patient.",
             "reasons": ["18 used images are too few"] if verdict == "cannot tell" else [],
         },
@@ -160,7 +176,7 @@ def audit(verdict: str = "no evidence") -> dict:
             "used": 100,
             "not_used": 100,
             "reference": 1800,
-            "used_patients": 50,
+            "used_patients": 100,
             "null": {"detected": 5, "repeats": 100, "power": 0.05, "interval": interval(5, 100)},
             "kinds": [
                 kind("verbatim", None, [4, 17, 20, 20, 20], {"rate": 0.05, "one_in": 20, "interval": [0.05, 0.1]}),

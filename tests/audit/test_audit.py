@@ -16,9 +16,10 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from fingerprint_jax.audit import __main__ as main
-from fingerprint_jax.audit import gate, network, page, panel, settings, stages, verdict
+from fingerprint_jax.audit import gate, network, panel, sentences, settings, stages, verdict
 from fingerprint_jax.data import phantom
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.runtime import files, plugins
@@ -130,7 +131,10 @@ def test_the_plan_is_written_before_any_score_meets_a_label_and_binds(leaking, t
 
 
 def test_the_plan_alone_and_its_hash_before_anything_is_done(leaking, tmp_path):
-    given, _, _ = leaking
+    given, output, document = leaking
+    # No patient has several images: the score of one has no part in the plan, which is what it was before there was one.
+    assert "patients" not in document["plan"]
+    assert audit(given, output, plan_only=True, repeats=20, patient_score="max") == {"plan_hash": document["plan_hash"]}
     assert audit(given, tmp_path / "a", plan_only=True) == {
         "plan_hash": hashlib.sha256((tmp_path / "a" / "audit_plan.json").read_bytes()).hexdigest()
     }
@@ -175,6 +179,9 @@ def test_mistakes_of_the_command_line_name_its_flags(leaking, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="^--output=.*/file: a file is there"):
         audit(given, tmp_path / "file")
+    for text in ("two\nlines", "x" * 201):
+        with pytest.raises(ValueError, match="^--requester: use a line of at most 200 characters$"):
+            audit(given, tmp_path / "a", requester=text)
 
 
 @pytest.mark.parametrize(("outer", "inner"), [("generated", "used"), ("used", "generated"), ("not_used", "reference")])
@@ -369,7 +376,9 @@ def test_without_a_gate_the_exit_status_is_what_it_was(copied, tmp_path, monkeyp
 def test_the_limit_of_an_audit_passes_a_gate_or_fails_it(leaking):
     limit = leaking[2]["limit"]
     found = [point for kind in limit["kinds"] for point in kind["points"] if point["power"] >= 0.8]
-    assert page.trusted(limit, 0.05) and {point["images"] / limit["used"] for point in found} == {12 / 25}  # 1 in 2 by the page
+    assert sentences.trusted(limit, 0.05) and {point["images"] / limit["used"] for point in found} == {
+        12 / 25
+    }  # 1 in 2 by the page
     assert gate.failures(leaking[2], [], 0.5) == {}
     assert gate.failures(leaking[2], ["evidence"], 0.4).keys() == {"evidence", "limit"}
 
@@ -388,17 +397,19 @@ def test_the_flags_that_are_written_repeat_the_audit(leaking, tmp_path, monkeypa
     }
     assert yaml.safe_load((output / "audit.yaml").read_text()) == {
         **{name: str(path) for name, path in given.items()},
-        **{"output": str(output), "image_size": 0, "seed": 0, "repeats": 20},
+        **{"output": str(output), "image_size": 0, "seed": 0, "repeats": 20, "patient_score": "mean"},
     }
 
 
 def test_a_release_has_the_page_and_the_results_without_a_name_or_a_path(copied, tmp_path):
     given, output, before = copied[0], shutil.copytree(copied[1], tmp_path / "audit"), copied[2]
-    document = main.audit(_values(given, output, release=tmp_path / "release", fail_on="copies"))
+    about = {"generator_name": f"the one in {tmp_path}", "requester": "a board"}
+    document = main.audit(_values(given, output, release=tmp_path / "release", fail_on="copies", **about))
     assert document["copies"] == before["copies"]  # what stays with the user is as it was
     assert {path.name for path in (tmp_path / "release").iterdir()} == {"index.html", "audit.json", "audit.yaml"}
     found = json.loads((tmp_path / "release" / "audit.json").read_text())
     documents.SCHEMA.validate(found)
+    assert document["about"] == about and found["about"] == {"generator_name": "the one in", "requester": "a board"}
     for line, own in zip(found["copies"]["flagged"], document["copies"]["flagged"], strict=True):
         image = given["used"] / f"{own['id'].removeprefix('real_used/')}.png"
         assert line["id"] == hashlib.sha256(np.asarray(Image.open(image)).tobytes()).hexdigest()
@@ -410,7 +421,7 @@ def test_a_release_has_the_page_and_the_results_without_a_name_or_a_path(copied,
         assert str(tmp_path) not in text and str(given["used"].parent) not in text and "data:image" not in text, path
         assert "real_used/" not in text and not re.search(r"\b0\d{3}\b", text), path
     assert yaml.safe_load((tmp_path / "release" / "audit.yaml").read_text()) == {
-        **{"image_size": 0, "seed": 0, "repeats": 0, "fail_on": ["copies"]}
+        **{"image_size": 0, "seed": 0, "repeats": 0, "patient_score": "mean", "fail_on": ["copies"], "requester": "a board"}
     }
     (tmp_path / "release" / "0001.png").write_bytes(b"")
     with pytest.raises(ValueError, match="--release=.* is handed on, and '0001.png' is in it: name an empty folder"):
@@ -497,7 +508,23 @@ def test_series_of_dicom_go_to_a_page_with_patients_and_without_names(leaking, t
     before, now = (Source(str(path / "data"), "subtask1") for path in (leaking[1], tmp_path / "audit"))
     for split in ("train_real", "reference"):
         assert (before.digests(before.rows(split).index) == now.digests(now.rows(split).index)).all()
+    # Each patient has one score, the mean of those of two slices.
+    with (leaking[1] / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["id"].startswith("real_")]
+    means = {}
+    for label in ("real_used/", "real_not_used/"):
+        of = [row for row in rows if row["id"].startswith(label)]
+        means[label] = [[row for row in of if int(row["id"][-4:]) % 30 == patient] for patient in range(30)]
+    for line in document["panel"]["methods"]:
+        scores = [
+            np.mean([float(row[line["name"]]) for row in slices]) for slices in (*means["real_used/"], *means["real_not_used/"])
+        ]
+        assert line["auc"] == pytest.approx(roc_auc_score([1] * 30 + [0] * 30, scores), abs=1e-9)
+    assert document["plan"]["patients"]["score"] == "mean" and document["counts"]["used_patients"] == 30
     page = (tmp_path / "audit" / "index.html").read_text()
+    assert "60 used images of 30 patients, 60 not used images of 30 patients" in page
+    with pytest.raises(ValueError, match=r"is the plan of another audit \(patients differ\)"):
+        audit(given, tmp_path / "audit", **options, patient_score="max")
     assert "DICOM and NIfTI with --window=510,1020 and --slices=all." in page
     said = "".join(capfd.readouterr()) + caplog.text
     salt = (tmp_path / "salt").read_text().strip()

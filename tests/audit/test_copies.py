@@ -86,32 +86,55 @@ def test_large_images_are_compared_in_smaller_blocks(monkeypatch):
 
 def test_p_is_the_share_of_reference_images_as_near():
     known = np.array([0.3, 0.1, 0.2, 0.2, 0.4])
-    p = copies.conformal_p(np.array([0.0, 0.1, 0.15, 0.2, 0.5]), known, np.arange(5))
+    p = copies.conformal_p(np.array([0.0, 0.1, 0.15, 0.2, 0.5]), known)
     np.testing.assert_allclose(p, np.array([1, 2, 2, 4, 6]) / 6)
 
 
-def test_images_of_a_patient_share_one_vote():
-    known, groups = np.array([0.1, 0.3, 0.5, 0.2, 0.9]), np.array(["a", "a", "a", "b", "c"])
-    p = copies.conformal_p(np.array([0.05, 0.1, 0.2, 0.6, 0.9]), known, groups)
-    np.testing.assert_allclose(p, np.array([1, 1 + 1 / 3, 1 + 1 / 3 + 1, 3, 4]) / 4)
+def test_a_patient_is_its_nearest_image_on_both_sides(monkeypatch):
+    """Three patients of two images, four of the reference of two: nearest images at 0.2, 0.4, 0.6, 0.8."""
+    known, of = [0.2, 0.9, 0.9, 0.4, 0.6, 0.9, 0.8, 0.9], np.repeat(list("abcd"), 2)
+    asked = np.array(["x", "y", "x", "z", "z", "y"])
+    found = _worked(monkeypatch, [0.1, 0.3, 0.5, 0.7, 0.9, 0.1], known, groups=asked, reference_groups=of, fdr=0.31)
+    np.testing.assert_allclose(found.p, np.array([1, 2, 3, 4, 5, 1]) / 5)
+    # Of the patients: 1/5, 1/5 and 4/5 against 0.103, 0.207, 0.31. Two are found, each by one of its images.
+    assert found.flagged.tolist() == [True, False, False, False, False, True]
+    assert found.smallest_p == 1 / 5 and found.fewest == 2
+
+
+def test_of_the_patients_found_all_images_are_flagged_that_would_have_been_enough(monkeypatch):
+    known, of = np.arange(1.0, 100).repeat(2), np.arange(99).repeat(2)
+    found = _worked(monkeypatch, [0.5, 1.5, 50.5, 50.5, 2.5, 60.5], known, groups=np.array(list("xxxyyy")), reference_groups=of)
+    # Three images a patient, two a patient of the reference: two parts, so that p is twice as large. Patients: 0.02 and 0.06.
+    np.testing.assert_allclose(found.p, [0.02, 0.04, 1, 1, 0.06, 1])
+    assert found.flagged.tolist() == [True, False, False, False, False, False]
+    found = _worked(
+        monkeypatch, [0.5, 1.5, 50.5, 50.5, 2.5, 60.5], known, groups=np.array(list("xxxyyy")), reference_groups=of, fdr=0.06
+    )
+    assert found.flagged.tolist() == [True, True, False, False, True, False]
+
+
+def _null_p(rng, images, of_reference, parts):
+    """The p of a patient who was not copied, of so many images, beside 19 of the reference; `parts` as `find` takes them, or 1."""
+
+    def nearest(count, each):
+        own = rng.normal(size=(count, 1)) + rng.normal(size=(count, each))
+        return own.min(axis=1)
+
+    return min(1, parts * copies.conformal_p(nearest(1, images), nearest(19, of_reference))[0])
 
 
 def test_p_is_uniform_where_nothing_is_copied():
     rng = np.random.default_rng(0)
-    patients = np.repeat(np.arange(19), 5)
-    single, grouped, naive = [], [], []
-    for _ in range(2000):
-        single.append(copies.conformal_p(rng.normal(size=1), rng.normal(size=19), np.arange(19))[0])
-        known = rng.normal(size=19)[patients] + 0.1 * rng.normal(size=95)
-        distance = rng.normal(size=1) + 0.1 * rng.normal(size=1)
-        grouped.append(copies.conformal_p(distance, known, patients)[0])
-        naive.append(copies.conformal_p(distance, known, np.arange(95))[0])
-    for level in (0.05, 0.2, 0.5):
-        error = 4 * np.sqrt(level * (1 - level) / 2000)
-        assert abs(np.mean(np.array(single) <= level + 1e-9) - level) < error
-        assert np.mean(np.array(grouped) <= level + 1e-9) < level + error
-    # Five images of each patient, taken for independent ones, give too many small p.
-    assert np.mean(np.array(naive) <= 0.02) > 0.02 + 4 * np.sqrt(0.02 * 0.98 / 2000)
+    for images, of_reference, parts in ((1, 1, 1), (5, 5, 1), (5, 2, 3), (2, 5, 1)):
+        found = np.array([_null_p(rng, images, of_reference, parts) for _ in range(2000)])
+        for level in (0.05, 0.2, 0.5):
+            error = 4 * np.sqrt(level * (1 - level) / 2000)
+            share = np.mean(found <= level + 1e-9)
+            assert share < level + error
+            assert images != of_reference or share > level - error  # as many images: exact
+    # The nearest of five images beside single ones, without the parts: too many small p.
+    naive = np.array([_null_p(rng, 5, 1, 1) for _ in range(2000)])
+    assert np.mean(naive <= 0.05) > 0.05 + 4 * np.sqrt(0.05 * 0.95 / 2000)
 
 
 def test_flagged_is_benjamini_and_hochberg_by_hand(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from fingerprint_jax.audit import __main__ as main
-from fingerprint_jax.audit import gate, page, verdict
+from fingerprint_jax.audit import gate, sentences, verdict
 from tests.audit.documents import HOSTILE, audit
 
 EMPTY = {"smallest": None}
@@ -39,7 +39,7 @@ def test_every_verdict_but_the_last_can_fail_a_build_by_a_status_of_its_own():
     ("share", "change", "said"),
     [
         (0.05, {}, ""),  # the easiest kind of documents.py is noticed at 1 in 20
-        (0.04, {}, "imprints of less than 1 in 20 used images are not noticed, 0.04 is asked for"),
+        (0.04, {}, "imprints of less than 1 in 20 used patients are not noticed, 0.04 is asked for"),
         (0.5, {"kinds": [EMPTY, EMPTY]}, "none of the imprints that were tried would have been noticed"),
         (0.5, {"null": {"detected": 30, "repeats": 100, "power": 0.3, "interval": [0.21, 0.4]}}, "is not to be trusted: Without"),
         (0.5, {"reason": "20 are too few"}, "the detection limit is not known: 20 are too few"),
@@ -76,7 +76,7 @@ def test_a_gate_does_not_go_with_a_recipe(tmp_path):
 def test_the_file_of_a_ci_server_is_whole_and_says_what_the_gate_says(tmp_path, monkeypatch):
     document = audit("copies found")
     document["verdict"]["reasons"] = [f"{HOSTILE}\x1b[31m\ufffe"]
-    document["verdict"]["sentence"] = page.verdict_words(document)
+    document["verdict"]["sentence"] = sentences.verdict_words(document)
     gate.write_junit(tmp_path / "a" / "junit.xml", document, ["copies", "evidence"], 0.04)
     (suite,) = ET.parse(tmp_path / "a" / "junit.xml").getroot()
     cases = {case.get("name"): [part.tag for part in case] for case in suite.iter("testcase")}
@@ -84,7 +84,7 @@ def test_the_file_of_a_ci_server_is_whole_and_says_what_the_gate_says(tmp_path, 
     assert cases == {"copies": ["failure"], "evidence": [], "limit": ["failure"]} | skipped
     assert [suite.get(name) for name in ("tests", "failures", "errors", "skipped", "time")] == ["6", "2", "0", "3", "812.000"]
     assert suite.find("testcase/failure").get("message") == f"copies found; {HOSTILE}\\x1b[31m\\ufffe"
-    assert page.FIXED in suite.find("system-out").text
+    assert sentences.FIXED in suite.find("system-out").text
     before = (tmp_path / "a" / "junit.xml").read_bytes()
     monkeypatch.setattr(gate.files.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):

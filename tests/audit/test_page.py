@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from fingerprint_jax.audit import network, page, panel
+from fingerprint_jax.audit import network, page, panel, sentences, verdict
+from fingerprint_jax.audit.patients import unit
 from fingerprint_jax.report import charts
 from tests.audit.documents import HOSTILE, RATES, audit, pictures
 from tests.report.browser import Browser
@@ -15,39 +16,52 @@ from tests.report.conftest import pictures as decoded
 
 CHROMIUM = shutil.which("chromium")
 VERDICTS = {
-    "copies found": "Copies among the synthetic images were found of 3 real images (3 used), at a false discovery rate of 5%."
-    " What was copied can be another image of the same patient.",
+    "copies found": "Copies among the synthetic images were found of 3 real images of 3 patients (3 used), at a false discovery"
+    " rate of 5% of the patients. What was copied can be another image of the same patient.",
     "evidence of use": (
-        "Used and not used images were told apart (family-wise p = 0.001), and better than any control tells them apart: excess"
+        "Used and not used patients were told apart (family-wise p = 0.001), and better than any control tells them apart: excess"
         " of the AUC 0.120 (95% interval 0.030 to 0.200). A difference of content that no control here sees would look the"
         " same, as of more groups of like images than images were given; and so would labels that were chosen with the synthetic"
         " images in sight."
     ),
     "a difference that content explains": (
-        "Used and not used images were told apart (family-wise p = 0.001), but their content may explain it: excess of the AUC over"
-        " that of intensity 0.020 (95% interval \N{MINUS SIGN}0.050 to 0.090). Whether the images were used cannot be told from"
-        " this."
+        "Used and not used patients were told apart (family-wise p = 0.001), but their content may explain it: excess of the"
+        " AUC over that of intensity 0.020 (95% interval \N{MINUS SIGN}0.050 to 0.090). Whether the images were used cannot be told"
+        " from this."
     ),
     "no evidence": (
-        "Used and not used images were not told apart (family-wise p = 0.412). Detection limit: imprints of 2 of 50 used"
-        " patients (1 in 20 used images, verbatim) were noticed in 17 of 20 repeats (95% interval of the power 0.62 to 0.97), the"
-        " easiest kind. Imprints of 25 of 50 used patients (1 in 2 used images, at strength 0.5, blended with the nearest synthetic"
-        " image) were noticed in 16 of 20 repeats (95% interval of the power 0.56 to 0.94), the hardest that was noticed. Not"
-        " noticed with a power of 80%, even at the largest share that was tried: blend 0.25, patch. These imprints were planted."
-        " What a generator keeps of an image is often fainter, and of a fainter leak this limit promises nothing, even where every"
-        " used image left one."
+        "Used and not used patients were not told apart (family-wise p = 0.412). Detection limit: imprints of one image"
+        " each of 5 of 100 used patients (1 in 20, verbatim) were noticed in 17 of 20 repeats (95% interval of the power 0.62 to"
+        " 0.97), the easiest kind. Imprints of one image each of 50 of 100 used patients (1 in 2, at strength 0.5, blended with the"
+        " nearest synthetic image) were noticed in 16 of 20 repeats (95% interval of the power 0.56 to 0.94), the hardest that was"
+        " noticed. Not noticed with a power of 80%, even at the largest share that was tried: blend 0.25, patch. These imprints"
+        " were planted. What a generator keeps of an image is often fainter, and of a fainter leak this limit promises nothing,"
+        " even where every used image left one."
     ),
     "significant in the wrong direction": (
-        "The images given as not used have the higher scores (family-wise p = 0.002). Check labels and split."
+        "The patients given as not used have the higher scores (family-wise p = 0.002). Check labels and split."
     ),
     "cannot tell": "These images support no answer, neither that there is a leak nor how large one could be.",
+}
+SHORT = {
+    "copies found": "Copies of 3 real images of 3 patients were found among the synthetic images.",
+    "evidence of use": "The synthetic images lie nearer to the used patients than to the others, and no control explains it.",
+    "a difference that content explains": (
+        "Used and not used patients differ, but the content of their images may explain it: whether the generator kept any of them"
+        " cannot be told."
+    ),
+    "no evidence": "No trace of the used patients was found. A leak of fewer than 1 patient in 20 would probably have been missed.",
+    "significant in the wrong direction": (
+        "Patients given as not used look more used than those given as used. Something may be mixed up."
+    ),
+    "cannot tell": "These images support no answer, neither that there is a leak nor that there is none.",
 }
 PARTS = ("panel", "controls", "copies", "limit")
 
 
 def told(verdict: str) -> dict:
     document = audit(verdict)
-    document["verdict"]["sentence"] = page.verdict_words(document)
+    document["verdict"] |= {"short": sentences.short(document), "sentence": sentences.verdict_words(document)}
     return document
 
 
@@ -72,15 +86,114 @@ def balanced(text: str) -> bool:
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_every_verdict_is_said_in_these_words(verdict, tmp_path):
     document = told(verdict)
-    assert document["verdict"]["sentence"] == VERDICTS[verdict]
+    assert document["verdict"]["sentence"] == VERDICTS[verdict] and document["verdict"]["short"] == SHORT[verdict]
     text = written(tmp_path, document)
     found = Elements(text)
     assert "Every image was taken for a patient." in found.text
     assert VERDICTS[verdict] in found.text and "This audit cannot show the absence of leakage." in found.text
     assert not re.search(r"\b(safe|private|compliant)\b", text, re.IGNORECASE)
     assert [a["id"] for a in found.all("h2")] == (
-        ["verdict", "asked", "primary", "controls", "limit", "copies", "groups", "untested", "read", "again"]
+        ["verdict", "contents", "untested", "field", "asked", "primary", "controls", "limit", "copies", "patients", "again"]
     )
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_the_sentence_for_whoever_decides_comes_first_and_then_what_to_do(verdict, tmp_path):
+    document = told(verdict)
+    document["verdict"]["next"] = list(sentences.NEXT[verdict])
+    text = Elements(written(tmp_path, document)).text
+    places = [text.index(each) for each in (SHORT[verdict], *sentences.NEXT[verdict], sentences.FIXED, "On this page", "AUC")]
+    assert places == sorted(places) and len(sentences.NEXT[verdict]) >= 2
+
+
+def test_every_entry_of_the_contents_leads_to_a_heading(tmp_path):
+    found = Elements(written(tmp_path, told("no evidence")))
+    assert [a["href"][1:] for a in found.all("a")] == [a["id"] for a in found.all("h2")][2:]
+
+
+def test_every_term_is_explained_where_it_first_stands(tmp_path):
+    text = written(tmp_path, told("copies found"))
+    text = text[text.index('id="primary"') :]
+    terms = re.findall(r"<dfn>([^<]*)</dfn>", text)
+    assert {"AUC", "p", "family-wise", "95% interval", "control", "imprint", "Power", "distance"} <= {*terms}
+    for term in ("AUC", "family-wise", "Power"):
+        first = re.search(term, text, re.IGNORECASE)
+        assert first and text[: first.start()].endswith("<dfn>"), term
+
+
+def test_who_asked_for_what_stands_on_the_page_as_text(tmp_path):
+    document = told("no evidence")
+    text = Elements(written(tmp_path, document)).text
+    for name, shown in page.ABOUT.items():
+        assert re.search(rf"{shown}\s*{re.escape(document['about'][name])}", text)
+    document["about"] = {}
+    assert "asked for by" not in Elements(written(tmp_path, document)).text
+
+
+def test_what_is_asked_for_elsewhere_has_what_is_not_covered(tmp_path):
+    text = Elements(written(tmp_path, told("no evidence"))).text
+    for name in ("Pilgram et al., Patterns 2025", "Zamzmi et al. of the FDA", "EDPB, Opinion 28/2024"):
+        assert name in text
+    assert all(len(row) == 3 and all(row) for row in sentences.FIELD) and "fulfils none of these documents" in text
+
+
+def test_the_plan_is_a_table_and_no_dump(tmp_path):
+    text = written(tmp_path, told("no evidence"))
+    assert "<pre" not in text and "&#34;statistic&#34;" not in text
+    found = Elements(text).text
+    assert re.search(r"statistic\s*max AUC", found) and re.search(r"options: gan leaks\s*k 1, calibrated True", found)
+    assert re.search(r"imprints: kinds\s*verbatim, none; blend, 0.75", found) and re.search(r"patients: score\s*mean", found)
+
+
+def test_a_leak_that_was_missed_only_now_and_then_may_have_been_missed():
+    document = audit()
+    assert sentences.limit_in_a_sentence(document) == "A leak of fewer than 1 patient in 20 would probably have been missed."
+    document["limit"]["kinds"][0]["points"][0]["power"] = 0.6
+    assert sentences.limit_in_a_sentence(document) == "A leak of fewer than 1 patient in 20 may have been missed."
+    document["counts"]["without_patient"] = document["counts"]["real"]
+    assert sentences.limit_in_a_sentence(document) == "A leak of fewer than 1 image in 20 may have been missed."
+    for kind in document["limit"]["kinds"]:
+        kind["smallest"] = None
+    assert sentences.limit_in_a_sentence(document).startswith("A leak of any size may have been missed")
+    document["limit"] = {"reason": "left out"}
+    assert sentences.limit_in_a_sentence(document) == "How small a leak would have been noticed is not known."
+
+
+def test_every_verdict_has_its_next_steps():
+    assert set(sentences.NEXT) == set(verdict.EXIT_STATUS)
+
+
+def test_where_no_patient_is_known_every_sentence_is_of_images(tmp_path):
+    for name in VERDICTS:
+        document = audit(name)
+        document["counts"]["without_patient"] = document["counts"]["real"]
+        document["verdict"]["patients"] = ""
+        del document["plan"]["patients"]
+        said = [
+            sentences.short(document),
+            sentences.verdict_words(document),
+            *sentences.copies_words(document["copies"], document["counts"]),
+        ]
+        said += [sentences.asked_words(document), *sentences.panel_words(document["panel"], 0.05, "image")]
+        of_copies = "another image of the same patient", "images of different patients"
+        for sentence in said:
+            for phrase in of_copies:
+                sentence = sentence.replace(phrase, "")
+            assert "patient" not in sentence, sentence
+    assert "All figures are of images: no patient is known." in Elements(written(tmp_path, document)).text
+
+
+def test_patients_and_images_are_counted_in_plain_words():
+    document = audit("copies found")
+    assert sentences.asked_words(document) == (
+        "Asked about were 100 used images of 90 patients, 100 not used images of 90 patients. Beside them stand 2,000 reference"
+        " images of 2,000 patients and 3,500 synthetic images."
+    )
+    assert sentences.score_words(document).endswith("one score, the mean of the scores of its images, as the plan says.")
+    document["copies"]["flagged"][1]["group"] = document["copies"]["flagged"][0]["group"]
+    assert sentences.short(document) == "Copies of 3 real images of 2 patients were found among the synthetic images."
+    assert sentences.counted_rows(document["counts"])[0] == ("real images given as used", "90", "100")
+    assert sentences.counted_rows(document["counts"] | {"without_patient": 2200})[0] == ("real images given as used", "", "100")
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
@@ -109,8 +222,16 @@ def test_it_says_what_each_attack_compares(tmp_path):
 
 
 def test_html_in_names_is_text(tmp_path):
-    found = Elements(written(tmp_path, told("copies found")))
-    for name in (f"used/{HOSTILE}1", f"patient1 {HOSTILE}", f"gen1{HOSTILE}", f"--generated='{HOSTILE}'"):
+    document = told("copies found")
+    document["about"] = {name: f"{name} {HOSTILE}" for name in page.ABOUT}
+    found = Elements(written(tmp_path, document))
+    for name in (
+        *document["about"].values(),
+        f"used/{HOSTILE}1",
+        f"patient1 {HOSTILE}",
+        f"gen1{HOSTILE}",
+        f"--generated='{HOSTILE}'",
+    ):
         assert name in found.text
     assert not found.all("script") and not any("onerror" in name for _, attributes in found.tags for name in attributes)
 
@@ -125,7 +246,7 @@ def test_a_redacted_page_has_no_name_of_an_image_or_group_and_no_picture(tmp_pat
         assert name not in text
     found = Elements(text)
     assert "a synthetic image can be a copy of a real one" in found.text and VERDICTS["copies found"] in found.text
-    assert found.text.count("no p-value") > 1 and "Groups (patients) with flagged images: 3 of 180." in found.text
+    assert found.text.count("no p-value") > 1 and "Patients with flagged images: 3 of 180 asked about." in found.text
     assert "0.025" in found.text  # distances stay
 
 
@@ -143,11 +264,11 @@ def test_what_was_asked_and_of_what(tmp_path):
     document = told("no evidence")
     text = Elements(written(tmp_path, document)).text
     assert "took 13 min 32 s:" in text and "Images of 64 x 64 px." in text and "given by whoever asked" in text
-    assert re.search(r"synthetic images\s*3,500", text) and "No group (patient) has a flagged image." in text
-    assert "attacks on the generator's weights" in text and '"statistic": "max AUC"' in text and "5f2c9a" in text
+    assert re.search(r"synthetic images\s*3,500", text) and "No patient asked about is flagged." in text
+    assert "attacks on the generator's weights" in text and "5f2c9a" in text
     document |= {"seconds": 7503.0, "reference_from": "half of not_used", "copies": {"reason": "no reference"}}
     text = Elements(written(tmp_path, document)).text
-    assert "took 2 h 5 min:" in text and "half of the images not used, whole groups, stand in for them" in text
+    assert "took 2 h 5 min:" in text and "half of the images not used, whole patients, stand in for them" in text
     assert "no copies were looked for" in text and "has a flagged image" not in text
 
 
@@ -161,28 +282,29 @@ def test_nothing_at_all_has_a_page(tmp_path):
 def test_no_evidence_without_a_limit_says_so():
     document = audit()
     document["limit"]["kinds"] = document["limit"]["kinds"][-2:]
-    expected = f"Detection limit: none of the imprints that were tried was noticed with a power of 80%. {page.PLANTED}"
-    assert page.verdict_words(document).endswith(expected)
+    expected = f"Detection limit: none of the imprints that were tried was noticed with a power of 80%. {sentences.PLANTED}"
+    assert sentences.verdict_words(document).endswith(expected)
     document["limit"] = {"reason": "30 reference images are too few"}
-    assert page.verdict_words(document).endswith(
+    assert sentences.verdict_words(document).endswith(
         "How small a leak would have been noticed is not known: 30 reference images are too few."
     )
 
 
 def test_the_primary_result_in_words():
     panel = audit("evidence of use")["panel"]
-    assert page.panel_words(panel, 0.05) == [
+    assert sentences.panel_words(panel, 0.05, "patient") == [
         "Family-wise p = 0.001, the smallest that 999 permutations can give. It is that of the largest AUC of the methods, over 999"
-        " permutations of the labels of whole groups.",
-        "At a level of 0.05 used images have higher scores than not used ones, by more than chance gives.",
+        " permutations of the labels of whole patients.",
+        "At a level of 0.05 used patients have higher scores than not used ones, by more than chance gives.",
         "In the wrong direction p = 0.99.",
     ]
     panel |= {"p": 0.06, "p_wrong_direction": 0.04, "split_groups": 2}
-    assert page.panel_words(panel, 0.05) == [
-        "Family-wise p = 0.06. It is that of the largest AUC of the methods, over 999 permutations of the labels of whole groups.",
-        "At a level of 0.05 used images do not have higher scores than not used ones, by more than chance gives.",
+    assert sentences.panel_words(panel, 0.05, "patient") == [
+        "Family-wise p = 0.06. It is that of the largest AUC of the methods, over 999 permutations of the labels of whole"
+        " patients.",
+        "At a level of 0.05 used patients do not have higher scores than not used ones, by more than chance gives.",
         "In the wrong direction p = 0.04: check labels and split.",
-        "2 groups with both labels: each was permuted as two units.",
+        "2 patients with images of both labels: each was permuted as two.",
     ]
 
 
@@ -195,148 +317,120 @@ def test_the_primary_result_in_words():
     ],
 )
 def test_the_excess_is_judged_by_its_interval(low, high, expected):
-    text = page.excess_words({"value": 0.1, "interval": [low, high], "attack": "local_match", "control": "files"})
+    text = sentences.excess_words({"value": 0.1, "interval": [low, high], "attack": "local_match", "control": "files"})
     assert text.startswith("Excess = AUC of local match less that of the largest control, files: 0.100 (95% interval ")
     assert text.endswith(expected)
 
 
-def test_the_limit_in_words():
-    blend = "blended with the nearest synthetic image)"
-    least = "Even at this largest share the power stayed below 80%."
-    of_power = "(95% interval of the power"
-    assert page.limit_words(audit()["limit"]) == [
-        f"Imprints of 2 of 50 used patients (1 in 20 used images, verbatim) were noticed in 17 of 20 repeats {of_power} 0.62 to"
-        " 0.97). A power of 80% is reached between 1 in 20 and 1 in 10 (95% interval).",
-        f"Imprints of 5 of 50 used patients (1 in 10 used images, shifted by up to 2 px) were noticed in 18 of 20 repeats"
-        f" {of_power} 0.68 to 0.99). A power of 80% is reached between 1 in 20 and 1 in 5 (95% interval).",
-        f"Imprints of 5 of 50 used patients (1 in 10 used images, at strength 0.75, {blend} were noticed in 17 of 20 repeats"
-        f" {of_power} 0.62 to 0.97). A power of 80% is reached between 1 in 10 and 1 in 2 (95% interval).",
-        f"Imprints of 25 of 50 used patients (1 in 2 used images, at strength 0.5, {blend} were noticed in 16 of 20 repeats"
-        f" {of_power} 0.56 to 0.94). A power of 80% is reached from 1 in 5 on; no share tried is surely enough (95% interval).",
-        f"Imprints of 25 of 50 used patients (1 in 2 used images, at strength 0.25, {blend} were noticed in 7 of 20 repeats"
-        f" {of_power} 0.15 to 0.59). {least}",
-        "Imprints of 25 of 50 used patients (1 in 2 used images, one patch, pasted into the nearest synthetic image) were noticed"
-        f" in 15 of 20 repeats {of_power} 0.51 to 0.91). {least}",
-    ]
-
-
 def test_the_limit_comes_first_with_patients_repeats_interval_and_what_it_cannot_promise():
-    limit = audit()["limit"]
-    first, *rest, last = page.limit_in_short(limit)
+    limit, counts = audit()["limit"], audit()["counts"]
+    first, *rest, last = sentences.limit_in_short(limit, counts)
     assert first == (
-        "Detection limit: imprints of 2 of 50 used patients (1 in 20 used images, verbatim) were noticed in 17 of 20 repeats (95%"
-        " interval of the power 0.62 to 0.97), the easiest kind."
+        "Detection limit: imprints of one image each of 5 of 100 used patients (1 in 20, verbatim) were noticed in 17 of 20 repeats"
+        " (95% interval of the power 0.62 to 0.97), the easiest kind."
     )
     assert rest[0].endswith("(95% interval of the power 0.56 to 0.94), the hardest that was noticed.")
-    assert rest[1].endswith("even at the largest share that was tried: blend 0.25, patch.") and last == page.PLANTED
+    assert rest[1].endswith("even at the largest share that was tried: blend 0.25, patch.") and last == sentences.PLANTED
     for kind in limit["kinds"]:
         kind["smallest"] = None
     text = "Detection limit: none of the imprints that were tried was noticed with a power of 80%."
-    assert page.limit_in_short(limit) == [text, page.PLANTED]
-    assert "verbatim 0.25, shifted 0.25, blend 0.75 0.25" in page.nearness_words(limit)
-
-
-def test_copies_are_counted_by_patient_where_all_are_known():
-    document = audit("copies found")
-    document["counts"]["without_patient"], document["groups"] = 0, document["groups"][:2]
-    assert page.verdict_words(document).startswith(
-        "Copies among the synthetic images were found of 3 real images of 2 patients (3 used), at"
-    )
+    assert sentences.limit_in_short(limit, counts) == [text, sentences.PLANTED]
+    assert "verbatim 0.25, shifted 0.25, blend 0.75 0.25" in sentences.nearness_words(limit)
 
 
 def test_what_unknown_patients_do_to_the_p_is_said():
     counts = audit()["counts"]
-    partly, none = page.patients_words(counts), page.patients_words(counts | {"without_patient": 2200})
+    partly, none = sentences.patients_words(counts), sentences.patients_words(counts | {"without_patient": 2200})
     assert partly.startswith(
         "The patient of some images is not known (--groups): each of 5 of the 2,200 real images was taken for a patient"
     )
     assert none.startswith("No table of patients was given (--groups): every real image was taken for a patient of its own.")
     assert "the p is too small" in none and partly.endswith(none[none.index("Images of one patient") :])
     assert none.endswith(" 7 of them have a near duplicate in their own folder.")
-    assert page.patients_words(counts | {"without_patient": 0}) == ""
+    assert sentences.patients_words(counts | {"without_patient": 0}) == ""
 
 
 def test_one_kind_that_was_noticed_is_not_the_hardest_too():
     document = audit()
     document["limit"]["kinds"] = document["limit"]["kinds"][:1]
-    sentence = page.verdict_words(document)
+    sentence = sentences.verdict_words(document)
     noticed = "were noticed in 17 of 20 repeats (95% interval of the power 0.62 to 0.97), the easiest kind."
-    assert sentence.endswith(f"{noticed} {page.PLANTED}")
+    assert sentence.endswith(f"{noticed} {sentences.PLANTED}")
     document["plan"]["methods"] += ["likelihood_ratio", "combined"]
-    assert page.verdict_words(document) == f"{sentence} These are repeats of the panel without the networks."
+    assert sentences.verdict_words(document) == f"{sentence} These are repeats of the panel without the networks."
 
 
-def test_a_share_is_that_of_whole_images():
+def test_a_share_is_that_of_whole_patients():
     limit = audit()["limit"]
-    limit["used"] = 20
+    limit["used_patients"] = 20
     for kind in limit["kinds"]:
-        for point, images in zip(kind["points"], (1, 1, 2, 4, 10), strict=True):
-            point["images"] = images
-    assert page.one_in(limit) == {0.02: "1 in 20", 0.05: "1 in 20", 0.1: "1 in 10", 0.2: "1 in 5", 0.5: "1 in 2"}
+        for point, patients in zip(kind["points"], (1, 1, 2, 4, 10), strict=True):
+            point["patients"] = patients
+    assert sentences.one_in(limit) == {0.02: "1 in 20", 0.05: "1 in 20", 0.1: "1 in 10", 0.2: "1 in 5", 0.5: "1 in 2"}
 
 
 def test_false_alarms_that_are_too_many_are_said():
     limit = audit()["limit"]
-    assert page.null_words(limit, 0.05) == (
+    assert sentences.null_words(limit, 0.05) == (
         "Without imprints the panel alarmed in 5 of 100 repeats: 0.050 (95% interval 0.016 to 0.113). It should be about 0.05,"
         " which the interval holds."
     )
     limit["null"] = {"detected": 30, "repeats": 100, "power": 0.3, "interval": [0.21, 0.4]}
-    assert page.null_words(limit, 0.05).endswith("the interval does not hold: the curves below are not to be trusted.")
+    assert sentences.null_words(limit, 0.05).endswith("the interval does not hold: the curves are not to be trusted.")
 
 
 def test_copies_in_words():
-    found = audit("copies found")["copies"]
-    assert page.copies_words(found, 200) == [
-        "Flagged as copies at a false discovery rate of 5%: 3 of 200 real images.",
-        "With 2,000 reference images the smallest p-value is 0.0005: it takes at least 2 such images together for a finding; fewer"
-        " copies cannot be flagged.",
+    found, counts = audit("copies found")["copies"], audit()["counts"]
+    asked = "200 real images of 180 patients"
+    assert sentences.copies_words(found, counts) == [
+        f"Flagged as copies at a false discovery rate of 5% of the patients: 3 images of 3 patients, of {asked}.",
+        "With 2,000 reference images of 2,000 patients the smallest p-value is 0.0005: it takes at least 2 such patients together"
+        " for a finding; fewer cannot be flagged.",
         "The p-values hold where real images look like the reference. AUC of a classifier that tells them from it by layout and"
         " grain, 0.5 where it cannot: used 0.550 (95% interval 0.470 to 0.630), not used 0.480 (95% interval 0.400 to 0.560).",
-        "Nearer to a synthetic image than any two reference images of different groups are to each other (0.210): 1 real image."
-        " This is a list to look at; it has no p-value.",
+        "Nearer to a synthetic image than any two reference images of different patients are to each other (0.210): 1 image of 1"
+        " patient. This is a list to look at; it has no p-value.",
     ]
-    few = found | {"reference": 10, "reference_groups": 10, "smallest_p": 1 / 11, "fewest": 201, "flagged": []}
-    assert page.copies_words(few, 200)[:2] == [
-        "Flagged as copies at a false discovery rate of 5%: none of 200 real images.",
-        "With 10 reference images the smallest p-value is 0.0909: too large for any finding among 200 images. Only more reference"
-        " images can support one.",
+    few = found | {"reference": 10, "reference_groups": 10, "smallest_p": 1 / 11, "fewest": 181, "flagged": []}
+    assert sentences.copies_words(few, counts)[:2] == [
+        f"Flagged as copies at a false discovery rate of 5% of the patients: none, of {asked}.",
+        f"With 10 reference images of 10 patients the smallest p-value is 0.0909: too large for any finding among {asked}. Only"
+        " more reference patients can support one.",
     ]
-    assert page.copies_words(found | {"fewest": 1}, 200)[1].endswith("one such image is enough for a finding.")
+    assert sentences.copies_words(found | {"fewest": 1}, counts)[1].endswith("one such patient is enough for a finding.")
     unlike = found | {"against_reference": [{"name": "used", "auc": 0.9, "interval": [0.8, 1.0]}]}
     warned = "The reference looks different from images that are flagged: look-alikes are then flagged as well."
-    assert page.copies_words(unlike, 200)[3] == warned and warned not in page.copies_words(unlike | {"flagged": []}, 200)
-    patients = found | {"reference_groups": 500, "smallest_p": 1 / 501}
-    of = "With 2,000 reference images of 500 groups (patients), each of which counts once, the smallest p-value is 0.002: "
-    assert page.copies_words(patients, 200)[1].startswith(of)
+    assert sentences.copies_words(unlike, counts)[3] == warned and warned not in sentences.copies_words(
+        unlike | {"flagged": []}, counts
+    )
 
 
 def test_equal_images_are_the_verdict():
     document = audit("copies found")
     flagged = document["copies"]["flagged"]
     document["exact"] = [dict(flagged[0], distance=0.0)]
-    assert page.verdict_words(document) == (
-        f"1 real image (1 {flagged[0]['class'].replace('_', ' ')}) stands pixel for pixel among the synthetic images. Further 2"
-        " real images may be copied: see Copies."
+    assert sentences.verdict_words(document) == (
+        f"1 real image of 1 patient (1 {flagged[0]['class'].replace('_', ' ')}) stands pixel for pixel among the synthetic images."
+        " Further 2 real images of 2 patients may be copied: see Copies."
     )
 
 
 def test_flagged_images_are_named_by_every_other_verdict():
     document = audit("copies found")
     document["verdict"]["name"] = "no evidence"
-    assert page.verdict_words(document).endswith(" All the same, 3 real images may be copied: see Copies.")
+    assert sentences.verdict_words(document).endswith(" All the same, 3 real images of 3 patients may be copied: see Copies.")
 
 
 def test_a_limit_whose_false_alarms_are_too_many_is_not_quoted():
     document = audit("no evidence")
     document["limit"]["null"] = {"detected": 30, "repeats": 100, "power": 0.3, "interval": [0.21, 0.4]}
-    sentence = page.verdict_words(document)
+    sentence = sentences.verdict_words(document)
     assert sentence.endswith("is not known: without any leak the panel alarmed in 30 of 100 repeats.") and "1 in" not in sentence
 
 
 def test_refused_files_in_words():
-    assert page.refused_words({}) == []
-    few, many = page.refused_words({"used": [5, 100], "reference": [6, 100]})
+    assert sentences.refused_words({}) == []
+    few, many = sentences.refused_words({"used": [5, 100], "reference": [6, 100]})
     assert few == "Of 100 files in the folder of real images given as used 5 could not be used; rejected.csv has the reasons."
     assert many.endswith("has the reasons. Whether the rest stands for the folder is to be looked at first.")
 
@@ -363,15 +457,15 @@ def test_charts_tell_their_numbers():
         " (0.520 to 0.680), texture 0.550 (0.470 to 0.630), layout 0.520 (0.440 to 0.600), coarse 0.540 (0.460 to"
         " 0.620), kernel 0.510 (0.430 to 0.590), likeness 0.530 (0.450 to 0.610).",
     ]
-    drawn = page.power(document["limit"])
+    drawn = page.power(document["limit"], unit(document["counts"]))
     assert drawn.words[0] == "verbatim: 0.20 at 1 in 50, 0.85 at 1 in 20, 1.00 at 1 in 10, 1.00 at 1 in 5, 1.00 at 1 in 2."
     assert drawn.words[-1] == "Dashed: 80%. Without imprints: 0.05."
-    assert [text for _, text in drawn.x_ticks] == ["none", "1/50", "1/20", "1/10", "1/5", "1/2"]
+    assert [text for _, text in drawn.x_ticks] == ["none", "1 in 50", "1 in 20", "1 in 10", "1 in 5", "1 in 2"]
     assert drawn.level == pytest.approx(charts.TOP + 0.2 * charts.HEIGHT)
     # Every line starts at the false alarms; its places are equally far apart.
     for series, kind in zip(drawn.series, document["limit"]["kinds"], strict=True):
         assert series.points[0] == (charts.LEFT, charts.TOP + 0.95 * charts.HEIGHT)
-        assert [x for x, _ in series.points] == pytest.approx([charts.LEFT + k * charts.WIDTH / 5 for k in range(6)], abs=0.06)
+        assert [x for x, _ in series.points] == pytest.approx([charts.LEFT + k * charts.WIDE / 5 for k in range(6)], abs=0.06)
         heights = [1 - (y - charts.TOP) / charts.HEIGHT for _, y in series.points[1:]]
         assert heights == pytest.approx([point["power"] for point in kind["points"]], abs=0.001)
     assert len(RATES) == 5
@@ -383,7 +477,7 @@ def test_figures_lie_where_their_axis_says():
     position = {text: x for x, text in drawn.ticks}
     assert list(position) == ["0.4", "0.5", "0.6", "0.7", "0.8"]
     assert drawn.chance == position["0.5"]
-    assert [position[text] for text in ("0.4", "0.6", "0.8")] == [118, 232, 346]  # the ends of the axis, and its middle
+    assert [position[text] for text in ("0.4", "0.6", "0.8")] == [244, 475, 706]  # the ends of the axis, and its middle
     (_, _, x, ends, look), (_, _, second, none, _), (_, _, third, point, other) = drawn.rows
     assert (x, ends) == (position["0.6"], [position["0.5"], position["0.7"]])
     assert (second, none, third, point) == (position["0.8"], None, position["0.4"], [position["0.4"]] * 2)

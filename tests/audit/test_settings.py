@@ -84,7 +84,15 @@ def test_what_is_written_is_read_as_the_same_flags(tmp_path, monkeypatch):
     values, known = parsed(*given, "--max_limit=0.2", "--json", "--repeats=0"), main._own_flags()
     found = settings.given(values, known)
     assert found == {
-        **{"used": "a 'b'\u00e4\udc80", "output": "out", "image_size": 0, "window": "510,1020", "seed": 0, "repeats": 0},
+        **{
+            "used": "a 'b'\u00e4\udc80",
+            "output": "out",
+            "image_size": 0,
+            "window": "510,1020",
+            "seed": 0,
+            "patient_score": "mean",
+            "repeats": 0,
+        },
         **{"redact": True, "fail_on": ["copies", "evidence"], "max_limit": 0.2},
     }
     settings.write(tmp_path, settings.absolute(found, known))

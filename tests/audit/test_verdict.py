@@ -13,7 +13,7 @@ PARTS = {
     "excess": {"value": 0.12, "interval": [0.03, 0.2], "attack": "local_match", "control": "intensity"},
     "exact": [],
     "near": {"used": 5, "not_used": 0},
-    "counts": {"used": 100, "not_used": 100},
+    "counts": {"used": 100, "not_used": 100, "real": 300, "without_patient": 0},
     "turned": None,
     "copies": {"fdr": 0.05, "flagged": [], "against_reference": [{"name": "used", "auc": 0.7, "interval": [0.6, 0.8]}]},
 }
@@ -37,8 +37,9 @@ CASES = {
     verdict.EVIDENCE: SIGNIFICANT,
     verdict.CONTENT: SIGNIFICANT | {"excess__interval": [0.0, 0.2]},
     verdict.WRONG_DIRECTION: SIGNIFICANT | {"panel__p_wrong_direction": 0.01},
-    verdict.COPIES: SIGNIFICANT | {"panel__p_wrong_direction": 0.01, "copies__flagged": [{"id": "a", "class": "used"}]},
-    verdict.CANNOT_TELL: {"copies__flagged": [{"id": "a", "class": "used"}], "controls": {"reason": "too few"}},
+    verdict.COPIES: SIGNIFICANT
+    | {"panel__p_wrong_direction": 0.01, "copies__flagged": [{"id": "a", "class": "used", "group": "a"}]},
+    verdict.CANNOT_TELL: {"copies__flagged": [{"id": "a", "class": "used", "group": "a"}], "controls": {"reason": "too few"}},
 }
 
 
@@ -90,25 +91,38 @@ def test_both_directions_are_said():
 
 @pytest.mark.parametrize("name", [verdict.CANNOT_TELL, verdict.EVIDENCE, verdict.CONTENT, verdict.WRONG_DIRECTION])
 def test_images_unlike_the_reference_are_not_called_copied_and_the_other_rules_go_on(name):
-    flagged = [{"id": "a", "class": "used"}, {"id": "b", "class": "unknown"}]
+    flagged = [{"id": "a", "class": "used", "group": "a"}, {"id": "b", "class": "unknown", "group": "b"}]
     unlike = [{"name": "used", "auc": 0.7, "interval": [0.61, 0.79]}, {"name": "not_used", "auc": 0.9, "interval": [0.8, 1]}]
     panel = CASES[verdict.NONE if name == verdict.CANNOT_TELL else name]  # where no other rule applies nothing is told
     found, reasons = verdict.decide(parts(**panel, copies__flagged=flagged, copies__against_reference=unlike))
     assert found == name and reasons[:-1] == verdict.decide(parts(**panel))[1]
-    assert "2 real images are flagged" in reasons[-1] and "given as used (AUC 0.700): " in reasons[-1]
+    assert "2 real images of 2 patients are flagged" in reasons[-1] and "given as used (AUC 0.700): " in reasons[-1]
     assert "look at each pair" in reasons[-1]
 
 
 def test_only_the_classes_with_flagged_images_have_to_look_like_the_reference():
     unlike = [{"name": "used", "auc": 0.5, "interval": [0.4, 0.6]}, {"name": "unknown", "auc": 0.9, "interval": [0.8, 1]}]
     for name, expected in (("used", verdict.COPIES), ("not_used", verdict.COPIES), ("unknown", verdict.CANNOT_TELL)):
-        found = {"copies__flagged": [{"id": "a", "class": name}], "copies__against_reference": unlike}
+        found = {"copies__flagged": [{"id": "a", "class": name, "group": "a"}], "copies__against_reference": unlike}
         assert verdict.decide(parts(**found))[0] == expected
 
 
+def test_copies_are_counted_in_patients_where_any_is_known():
+    flagged = [{"id": name, "class": "used", "group": name[0]} for name in ("a1", "a2", "b1")]
+    alike = {"copies__flagged": flagged, "copies__against_reference": []}
+    assert verdict.decide(parts(**alike))[1][0].startswith("3 real images of 2 patients are closer")
+    assert verdict.decide(parts(**alike, counts__without_patient=300))[1][0].startswith("3 real images are closer")
+    one = alike | {"copies__flagged": flagged[:1]}
+    assert verdict.decide(parts(**one))[1][0].startswith("1 real image of 1 patient is closer")
+
+
 def test_an_equal_image_needs_no_p_and_no_other_part():
-    exact = [{"id": "a", "class": "used"}, {"id": "b", "class": "not_used"}, {"id": "c", "class": "used"}]
-    told = "pixel for pixel among the synthetic images: 2 used, 1 not used"
+    exact = [
+        {"id": "a", "class": "used", "group": "a"},
+        {"id": "b", "class": "not_used", "group": "b"},
+        {"id": "c", "class": "used", "group": "c"},
+    ]
+    told = "pixel for pixel among the synthetic images: 3 real images of 3 patients (2 used, 1 not used)"
     assert verdict.decide(parts(exact=exact)) == (verdict.COPIES, [told])
     assert verdict.decide(parts(exact=exact, panel={"reason": "19 patients"})) == (verdict.COPIES, [told, "19 patients"])
 
