@@ -127,6 +127,11 @@ def _check_given(values: flags.FlagValues) -> None:
     gate.check(values)
     if values.release:
         release.check(Path(values.release), Path(values.output))
+    for place in ("release", "junit"):
+        for name in ("config", "groups", "salt"):
+            if (written := values[place].value) and (read := values[name].value):
+                if Path(read).resolve().is_relative_to(Path(written).resolve()):
+                    raise ValueError(f"--{place}={written} would replace what --{name}={read} names: name a place elsewhere")
     for place in filter(None, (values.output, values.release)):
         of_volumes.require_outside(Path(place))
     if 0 < values.repeats < LEAST_REPEATS:

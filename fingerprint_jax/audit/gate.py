@@ -18,7 +18,7 @@ SUITE = "fingerprint_jax.audit"
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of a gate."""
     text = f"Verdicts that end with exit status {FAILED}, all others with 0: {', '.join(verdict.SHORT)}."
-    flags.DEFINE_list("fail_on", [], text, flag_values=values)
+    flags.DEFINE_list("fail_on", None, text, flag_values=values)
     text = f"Exit status {FAILED} too where copies of this share of the used patients might not have been noticed, such as 0.2."
     flags.DEFINE_float("max_limit", None, text, 0, 1, flag_values=values)
     paths.define("junit", "", "--fail_on, --max_limit: a file for what they find, as JUnit XML.", values)
@@ -26,12 +26,17 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def asked(values: flags.FlagValues) -> bool:
     """Whether there is a gate."""
-    return bool(values.fail_on) or values.max_limit is not None
+    return values.fail_on is not None or values.max_limit is not None
 
 
 def check(values: flags.FlagValues) -> None:
-    """Raises ValueError for a gate that cannot be, or that nothing passes."""
-    for name in values.fail_on:
+    """Raises ValueError for a gate that cannot be, that nothing passes, or that an empty variable of a pipeline has opened."""
+    if values.fail_on == []:
+        raise ValueError(f"--fail_on is empty: name verdicts, {', '.join(verdict.SHORT)}, or leave it out")
+    needing = [name for name in ("fail_on", "max_limit", "junit", "release") if values[name].value not in (None, "")]
+    if values.plan_only and needing:
+        raise ValueError(f"--plan_only ends before a verdict, which --{needing[0]} is of: give one of them")
+    for name in values.fail_on or ():
         names.check("--fail_on", name, verdict.SHORT)
     if values.max_limit is not None and not values.repeats:
         raise ValueError("--max_limit needs the detection limit, which --repeats=0 leaves out")
@@ -44,17 +49,17 @@ def check(values: flags.FlagValues) -> None:
         raise ValueError(f"--junit={values.junit}: a folder, name a file")
 
 
-def failures(document: dict, fail_on: list[str], max_limit: float | None) -> dict[str, str]:
+def failures(document: dict, fail_on: list[str] | None, max_limit: float | None) -> dict[str, str]:
     """{what fails: why}, of the verdicts in `fail_on` by their short names, and `limit`; empty where the gate is passed.
 
     Args:
         document: of audit.json.
-        fail_on: names of `verdict.SHORT`.
+        fail_on: names of `verdict.SHORT`; None for none.
         max_limit: the share of the used patients whose copies have to be noticed; None asks for nothing.
     """
     found = document["verdict"]
     why = "; ".join([found["name"], *found["reasons"]])
-    failed = {name: why for name in fail_on if verdict.SHORT[name] == found["name"]}
+    failed = {name: why for name in fail_on or () if verdict.SHORT[name] == found["name"]}
     weak = "" if max_limit is None else too_weak(document, max_limit)
     return failed | ({LIMIT: weak} if weak else {})
 
@@ -88,10 +93,10 @@ def status(document: dict, values: flags.FlagValues) -> int:
     return verdict.EXIT_STATUS[document["verdict"]["name"]] if values.json else 0
 
 
-def write_junit(path: str | Path, document: dict, fail_on: list[str], max_limit: float | None) -> None:
+def write_junit(path: str | Path, document: dict, fail_on: list[str] | None, max_limit: float | None) -> None:
     """Writes a case for each verdict that can fail, and for the limit, whole or not at all; what was not asked for is skipped."""
     failed = failures(document, fail_on, max_limit)
-    wanted = {*fail_on, *([] if max_limit is None else [LIMIT])}
+    wanted = {*(fail_on or ()), *([] if max_limit is None else [LIMIT])}
     cases = (*verdict.SHORT, LIMIT)
     counts = {"tests": len(cases), "failures": len(failed), "errors": 0, "skipped": len(cases) - len(wanted)}
     root = ET.Element("testsuites")

@@ -5,8 +5,10 @@ RELEASE/audit.json   the results; the SHA-256 of its pixels stands for an image,
 RELEASE/audit.yaml   the flags but for paths
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from fingerprint_jax.audit import page, settings
 from fingerprint_jax.audit.sides import Images
 from fingerprint_jax.runtime import files, paths
 
-FILES = "index.html", "audit.json", settings.FILE
+PAGE, RECORD = "index.html", "audit.json"
+FILES = PAGE, RECORD, settings.FILE
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -25,19 +28,26 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def check(folder: Path, output: Path) -> None:
-    """Raises ValueError where the folder has anything but a release, or lies in that of the audit, or that in it."""
+    """Raises ValueError where the folder has anything but a release of ours, or lies in that of the audit, or that in it."""
     inside, outside = folder.resolve(), output.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise ValueError(f"--release={folder} and --output={output}: one lies in the other, and the latter has names and images")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--release={folder}: a file is there, name a folder")
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name not in FILES and not files.litter(path.name):
-            raise ValueError(f"--release={folder} is handed on, and {path.name!r} is in it: name an empty folder, or a new one")
+    there = [path for path in sorted(folder.iterdir()) if not files.litter(path.name)] if folder.is_dir() else []
+    foreign = [path.name for path in there if path.name not in FILES]
+    if there and not foreign:
+        try:
+            files.read_json(folder / RECORD, {"schema": int, "plan_hash": str}, "")
+        except (ValueError, OSError):
+            foreign = [path.name for path in there]
+    if foreign:
+        text = "name an empty folder, a new one, or that of a release"
+        raise ValueError(f"--release={folder} is handed on, and {foreign[0]!r} is in it: {text}")
 
 
 def write(folder: Path, document: dict, sides: dict[str, Images], found: settings.Settings) -> None:
-    """Writes the three files, each whole or not at all.
+    """Writes the three files, each whole or not at all, the page last: where there is one, all three are of one audit.
 
     Args:
         folder: as `check` has let it pass.
@@ -46,9 +56,17 @@ def write(folder: Path, document: dict, sides: dict[str, Images], found: setting
         found: the flags but for paths.
     """
     bare = without_names(document, sides) | {"command": settings.command(found)}
-    page.write(folder, bare, [], redact=True)
-    files.write_text(folder / "audit.json", json.dumps(bare, indent=1))
-    settings.write(folder, found)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # another audit with this folder
+        for name in (PAGE, settings.FILE):
+            (folder / name).unlink(missing_ok=True)
+        files.write_text(folder / RECORD, json.dumps(bare, indent=1))
+        settings.write(folder, found)
+        page.write(folder, bare, [], redact=True)
+    finally:
+        os.close(descriptor)
 
 
 def without_names(document: dict, sides: dict[str, Images]) -> dict:
@@ -74,9 +92,9 @@ def _digest(side: Images, name: str) -> str:
 
 
 def _without_paths(value: Any) -> Any:
-    """Text without its words that have a slash, in whatever holds it."""
+    """Nothing in the place of a text that has a slash, in whatever holds it: a path may have blanks."""
     if isinstance(value, dict):
         return {name: _without_paths(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_without_paths(each) for each in value]
-    return " ".join(word for word in value.split() if "/" not in word) if isinstance(value, str) else value
+    return "" if isinstance(value, str) and "/" in value else value

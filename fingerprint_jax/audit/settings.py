@@ -16,13 +16,10 @@ from fingerprint_jax.runtime import files, names, paths
 FILE = "audit.yaml"
 NETWORK = "likelihood_ratio"  # its flag names a config, of which --likelihood_ratio.FIELD changes a field
 OF_CONFIGS = NETWORK, "recipe"
-ALWAYS = (
-    "image_size",
-    "seed",
-    "repeats",
-    "patient_score",
-)  # written even where nobody gave them: another version may have other defaults
-LEFT_OUT = "config", "json", "plan_only"  # nothing of the audit is other by these
+# Written even where nobody gave them: another version may have other defaults.
+ALWAYS = "image_size", "seed", "repeats", "patient_score"
+# Nothing of the audit is other by these; and what is made again from the file replaces no report of the audit that wrote it.
+LEFT_OUT = "config", "json", "plan_only", "release", "junit"
 HEAD = "# As --config this goes on with the audit in its --output; with another --output on the command line it is made again.\n"
 OF_RELEASE = "# As --config, with the folders of the images and --output on the command line, this makes the audit again.\n"
 EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {  # of a flag's type; of all others text
@@ -97,7 +94,7 @@ def given(values: flags.FlagValues, known: flags.FlagValues) -> Settings:
         if name not in known or name in LEFT_OUT or (flag.using_default_value and name not in ALWAYS):
             continue
         value = config_flags.get_config_filename(flag) if name == NETWORK and flag.value is not None else flag.value
-        if name in ALWAYS or value:
+        if name in ALWAYS or (value not in (None, "", []) and value is not False):
             found[name] = value
     return found
 

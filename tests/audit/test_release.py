@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 
 from fingerprint_jax.audit import release
 from fingerprint_jax.audit.sides import Images
@@ -28,10 +29,10 @@ def test_names_are_digests_patients_numbers_and_options_have_no_path(tmp_path):
     document["copies"] |= {"reference_pairs": [pair], "groups": document["groups"]}
     options = {"likelihood_ratio": {"weights": "/home/somebody/w.safetensors", "rates": [1, "imagenet"]}}
     document["plan"]["options"] = options
-    document["environment"]["settings"] = {"XLA_FLAGS": "--xla_dump_to=/home/somebody/d --xla_cpu_enable_fast_math=false"}
+    document["environment"]["settings"] = {"XLA_FLAGS": "--xla_dump_to=/home/Erika Maria/d e", "JAX_PLATFORMS": "cpu"}
     before = json.dumps(document)
     found = release.without_names(document, sides)
-    assert found["environment"]["settings"] == {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
+    assert found["environment"]["settings"] == {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     assert found["plan"]["options"] == {"likelihood_ratio": {"weights": "", "rates": [1, "imagenet"]}}
 
     def digest(name, row):
@@ -50,4 +51,33 @@ def test_names_are_digests_patients_numbers_and_options_have_no_path(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*release.FILES}
     for path in tmp_path.iterdir():
         text = path.read_text()
-        assert "onerror" not in text and "patient2" not in text and "/home/somebody" not in text and "data:image" not in text, path
+        assert (
+            "onerror" not in text
+            and "patient2" not in text
+            and "/home/" not in text
+            and "Maria" not in text
+            and "data:image" not in text
+        ), path
+
+
+@pytest.mark.parametrize("name", release.FILES)
+def test_files_of_somebody_else_are_no_release(name, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / name).write_text('{"schema": 1}')
+    with pytest.raises(ValueError, match=f"^--release=.*/site is handed on, and '{name}' is in it"):
+        release.check(tmp_path / "site", tmp_path / "out")
+
+
+def test_a_kill_leaves_no_page_beside_the_results_of_another_audit(tmp_path, monkeypatch):
+    sides = {name: side([], 0) for name in ("real", "generated", "unknown", "reference")}
+    document = audit("no evidence")
+    release.write(tmp_path / "r", document, sides, {"seed": 0})
+    release.check(tmp_path / "r", tmp_path / "out")
+    monkeypatch.setattr(release.page, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        release.write(tmp_path / "r", document | {"plan_hash": "other"}, sides, {"seed": 1})
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"audit.json", "audit.yaml"}
+    monkeypatch.undo()
+    release.check(tmp_path / "r", tmp_path / "out")
+    release.write(tmp_path / "r", document, sides, {"seed": 0})
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {*release.FILES}

@@ -81,7 +81,8 @@ def test_a_file_that_is_not_there_or_no_file_is_named(tmp_path):
 def test_what_is_written_is_read_as_the_same_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = ["--used=a 'b'\u00e4\udc80", "--output=out", "--redact", "--fail_on=copies,evidence", "--window=510,1020"]
-    values, known = parsed(*given, "--max_limit=0.2", "--json", "--repeats=0"), main._own_flags()
+    given += ["--max_limit=0.2", "--max_rejected=0", "--repeats=0"]
+    values, known = parsed(*given, "--json", "--release=r", "--junit=j"), main._own_flags()
     found = settings.given(values, known)
     assert found == {
         **{
@@ -93,7 +94,7 @@ def test_what_is_written_is_read_as_the_same_flags(tmp_path, monkeypatch):
             "patient_score": "mean",
             "repeats": 0,
         },
-        **{"redact": True, "fail_on": ["copies", "evidence"], "max_limit": 0.2},
+        **{"redact": True, "fail_on": ["copies", "evidence"], "max_limit": 0.2, "max_rejected": 0.0},
     }
     settings.write(tmp_path, settings.absolute(found, known))
     again = settings.given(parsed(f"--config={tmp_path / 'audit.yaml'}"), known)
