@@ -5,6 +5,7 @@ import importlib.util
 import pydoc
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 COMMAND = re.compile(
     r"^ {4,}(?:\w+=\S+ )*(?:\.venv/bin/)?python -m ((?:fingerprint_jax|launch|benchmarks)[\w.]*)(.*)$", re.MULTILINE
 )
+SCRIPT = re.compile(r"^ {4,}[^#\n]*?\b(fingerprint-[a-z]+) (--.*)$", re.MULTILINE)
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
 def anchors(page):
@@ -42,7 +45,9 @@ def test_links_lead_somewhere(page):
 def commands():
     for page in PAGES:
         # A backslash at the end of a line goes on in the next.
-        for module, rest in COMMAND.findall(page.read_text().replace("\\\n", " ")):
+        text = page.read_text().replace("\\\n", " ")
+        scripts = [(SCRIPTS[name].partition(":")[0], rest) for name, rest in SCRIPT.findall(text)]
+        for module, rest in COMMAND.findall(text) + scripts:
             if not re.search(r"\.\.\.|…|\[--|mypkg|\$i", rest):  # parts are left out on purpose, or made by the page
                 yield pytest.param(module, rest, id=f"{page.stem}: {module}{rest[:60]}")
 
