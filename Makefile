@@ -65,4 +65,4 @@ null: .venv/ready
 	$(BIN)/python -m tests.audit.content_differences $(if $(FINGERPRINT_DATA),--radiographs=$(FINGERPRINT_DATA)/chest64/reference)
 
 clean:
-	rm -rf .venv .jax_cache demo site
+	rm -rf .venv .jax_cache .cache demo site
