@@ -40,9 +40,9 @@ NEXT = {  # after each verdict
         "Draw used and not used patients at random from one source, and audit again in a new output.",
     ),
     verdict.NONE: (
-        "Quote the verdict with the detection limit, never alone.",
+        "Quote both sentences together, never the first alone.",
         "Decide whether a smaller leak, or one of those that were not tested, could be borne.",
-        "For a smaller limit give more reference patients and more synthetic images, in a new audit.",
+        "To notice smaller leaks give more reference patients and more synthetic images, in a new audit.",
     ),
 }
 COUNTS = {  # of images; those with patients first
