@@ -157,7 +157,9 @@ class Data:
             splits = phantom.subtask2(0, size, 0.5, real=50, generated=50, unknown=20)
         phantom.write(root, "subtask1" if task == "subtask1" else "subtask2", splits, 0)
         train = root / "train" / ("real" if task == "images" else "")
-        more: dict[str, Any] = {"reference_dir": root / "reference"} if task == "subtask1" else {}
+        more: dict[str, Any] = {}
+        if task == "subtask1":
+            more = {"reference_dir": root / "reference", "groups": root / "groups.csv"}
         test = {} if task == "images" else {"test_dir": root / "test"}
         packing.pack(task, root / "data", train, **test, **more)
         return root / "data"

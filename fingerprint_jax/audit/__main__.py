@@ -40,7 +40,7 @@ OF_RECIPE = "real", "steps", "count"
 OF_VOLUMES = "salt", "window", "slices"  # DICOM and NIfTI
 OF_PIPELINE = "fail_on", "max_limit", "junit", "release"
 OF_PATIENTS = ("patient_score",)
-NOT_OF_RECIPE = "plan_only", "likelihood_ratio", "bits", "max_rejected", *OF_PATIENTS, *page.ABOUT, *OF_VOLUMES, *OF_PIPELINE
+NOT_OF_RECIPE = "plan_only", *network.ATTACKS, "bits", "max_rejected", *OF_PATIENTS, *page.ABOUT, *OF_VOLUMES, *OF_PIPELINE
 KNOWN = "folders.json"  # what an audit is of; by it a folder is one
 OTHER = "give another --output"
 LEAST_REPEATS = 20  # 16 of 20 is surely more than half (95% interval 0.56 to 0.94), 8 of 10 is not (0.44 to 0.97)
@@ -74,8 +74,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, flag_values=values)
     text = f"Of each kind and rate of the detection limit, at least {LEAST_REPEATS}; 0 leaves it out."
     flags.DEFINE_integer("repeats", 20, text, 0, flag_values=values)
-    text = "A config whose networks are trained and join the panel, with a rank average: configs/subtask1/likelihood_ratio.py"
-    config_file.define_flag("likelihood_ratio", text, values)
+    for name in network.ATTACKS:
+        text = f"A config whose networks are trained and join the panel, with a rank average: configs/subtask1/{name}.py"
+        config_file.define_flag(name, text, values)
     text = "Write the plan, print its hash and stop: to deposit it before the same command without this flag goes on."
     flags.DEFINE_bool("plan_only", False, text, flag_values=values)
     flags.DEFINE_bool("redact", False, "Page: no picture and no file name of any image.", flag_values=values)
@@ -101,14 +102,19 @@ def audit(values: flags.FlagValues) -> dict:
     """Packs, runs all parts, writes audit.json and the page; returns what stands in audit.json; with --plan_only, the hash."""
     _check_given(values)
     output = Path(values.output)
-    if values.likelihood_ratio is not None:
-        network.check(values.likelihood_ratio)
+    for name, config in (joins := _joins(values)).items():
+        network.check(name, config)
+    if joins:
         checkpoint.check_place(output)
     files.refuse_foreign(output, "audit", KNOWN, {"image_size": int}, OTHER)
     given = _given(values)
     output.mkdir(parents=True, exist_ok=True)
     with files.locked(output / "lock", f"{output}: %s is auditing there; wait for it, or use another --output"):
         return _audit(values, output, given)
+
+
+def _joins(values: flags.FlagValues) -> network.Joins:
+    return {name: values[name].value for name in network.ATTACKS if values[name].value is not None}
 
 
 def _check_given(values: flags.FlagValues) -> None:
@@ -171,7 +177,7 @@ def _audit(values: flags.FlagValues, output: Path, given: dict) -> dict:
             )
     source = Source(str(data), "subtask1")  # not one that was opened before the images were packed anew
     source.verify()  # the plan carries the fingerprints
-    parts = stages.Audit(output, source, values.seed, values.repeats, values.likelihood_ratio, values.patient_score)
+    parts = stages.Audit(output, source, values.seed, values.repeats, _joins(values), values.patient_score)
     if values.plan_only:
         return {"plan_hash": parts.plan()[1]}
     known = _own_flags()

@@ -11,11 +11,12 @@ import yaml
 from absl import flags
 from ml_collections import config_flags
 
+from fingerprint_jax.audit import network
 from fingerprint_jax.runtime import files, names, paths
 
 FILE = "audit.yaml"
-NETWORK = "likelihood_ratio"  # its flag names a config, of which --likelihood_ratio.FIELD changes a field
-OF_CONFIGS = NETWORK, "recipe"
+NETWORKS = tuple(network.ATTACKS)  # whose flags name a config, of which --likelihood_ratio.FIELD changes a field
+OF_CONFIGS = *NETWORKS, "recipe"
 # Written even where nobody gave them: another version may have other defaults.
 ALWAYS = "image_size", "seed", "repeats", "patient_score"
 # Nothing of the audit is other by these; and what is made again from the file replaces no report of the audit that wrote it.
@@ -89,11 +90,11 @@ def given(values: flags.FlagValues, known: flags.FlagValues) -> Settings:
     found: Settings = {}
     for name in values:
         flag = values[name]
-        if name.startswith(f"{NETWORK}.") and not flag.using_default_value:
+        if name.partition(".")[0] in NETWORKS and "." in name and not flag.using_default_value:
             found[name] = str(flag.value)
         if name not in known or name in LEFT_OUT or (flag.using_default_value and name not in ALWAYS):
             continue
-        value = config_flags.get_config_filename(flag) if name == NETWORK and flag.value is not None else flag.value
+        value = config_flags.get_config_filename(flag) if name in NETWORKS and flag.value is not None else flag.value
         if name in ALWAYS or (value not in (None, "", []) and value is not False):
             found[name] = value
     return found

@@ -3,7 +3,7 @@
 OUTPUT/data/             the packed images
 OUTPUT/audit_plan.json   what is going to be done, written before any score meets a label
 OUTPUT/stages/           a file a part
-OUTPUT/network/          the network that joins the panel on request: its images, and a run for attack and control
+OUTPUT/network/          the networks that join the panel on request: their images, and runs for attack and control
 OUTPUT/seconds.json      what each part took
 OUTPUT/scores.csv        the panel's scores of every real image
 OUTPUT/audit.json        everything, docs/audit.md, audit.schema.json
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from fingerprint_jax import Config
 from fingerprint_jax.audit import content, copies, imprint, network, panel, stand_ins, verdict
 from fingerprint_jax.audit.patients import DEFAULT, Patients
 from fingerprint_jax.audit.sides import CLASSES, Images, Sides
@@ -52,7 +51,7 @@ class Audit(Sides):
         source: the packed data.
         seed: of everything that is drawn.
         repeats: of each imprint, kind and rate; 0 leaves the detection limit out.
-        joins: the config of a network that joins the panel, and its rank average; None for none. The detection limit is without it.
+        joins: the networks that join the panel, with a rank average. The detection limit is without them.
         score: of a patient, of `patients.SCORES`.
     """
 
@@ -62,21 +61,28 @@ class Audit(Sides):
         source: Source,
         seed: int = 0,
         repeats: int = 20,
-        joins: Config | None = None,
+        joins: network.Joins | None = None,
         score: str = DEFAULT,
     ) -> None:
         super().__init__(source, seed)
-        self.output, self.repeats, self.joins, self.score = output, repeats, joins, score
-        self.methods = panel.METHODS + (network.METHODS if joins is not None else ())
+        self.output, self.repeats, self.joins, self.score = output, repeats, joins or {}, score
+        self.methods = panel.METHODS + network.names(self.joins)
 
     def plan(self) -> tuple[dict, str]:
         """What is going to be done and the SHA-256 of its file; written on the first call, and afterwards the same or refused.
 
-        Raises ValueError where the output holds the plan of another audit; names the entries that differ.
+        Raises ValueError where the output holds the plan of another audit, and names the entries that differ; and where the
+        reference has too few patients for a network that joins.
         """
+        for name in self._of_patients:
+            if (few := self._paired(self.sides["reference"])) < LEAST:
+                raise ValueError(
+                    f"--{name} learns from patients of the reference with two images or more: there are {few}, at least {LEAST} are"
+                    " needed (--groups)"
+                )
         plan = {
             "methods": list(self.methods),
-            "options": panel.OPTIONS | self._of_network(),
+            "options": panel.OPTIONS | self._of_networks(),
             "sign": "a higher score is likelier used",
             "statistic": "the largest AUC of the methods, used against not used",
             "alpha": ALPHA,
@@ -122,12 +128,20 @@ class Audit(Sides):
             files.write_text(path, text)
         return plan, self._plan_hash
 
-    def _of_network(self) -> dict:
-        """The config of the network that joins, and digests of the packages whose code it names."""
-        if self.joins is None:
-            return {}
-        code = plugins.code(self.joins)
-        return {network.METHODS[0]: identity(self.joins)} | ({"code": code} if code else {})
+    def _of_networks(self) -> dict:
+        """The configs of the networks that join, and digests of the packages whose code they name."""
+        code = {package: digest for config in self.joins.values() for package, digest in plugins.code(config).items()}
+        return {name: identity(config) for name, config in self.joins.items()} | ({"code": code} if code else {})
+
+    @property
+    def _of_patients(self) -> list[str]:
+        """The attacks that learn from the patients of the reference."""
+        return [name for name, config in self.joins.items() if network.of_patients(config)]
+
+    def _paired(self, side: Images) -> int:
+        """How many patients have two images or more."""
+        known = side.groups[self.source.patients(side.groups)]
+        return int((np.unique(known, return_counts=True)[1] > 1).sum())
 
     @property
     def _plan_hash(self) -> str:
@@ -171,13 +185,14 @@ class Audit(Sides):
         found = np.empty((len(asked), len(panel.METHODS)))
         found[rows] = panel.compare(asked.take(rows).views, generated.views, reference.views, self.seed)
         parts = [panel.with_both(part[:, :-1]) for part in np.split(found, [len(real)]) if len(part)]
-        if self.joins is not None:
-            of_network = np.split(self._network("panel", asked.pixels, generated.pixels, reference.pixels), [len(real)])
-            parts = [network.joined(part, each) for part, each in zip(parts, of_network, strict=False)]
+        if self.joins:
+            of_networks = np.split(self._networks("panel", asked, generated, reference), [len(real)])
+            parts = [network.joined(part, each) for part, each in zip(parts, of_networks, strict=False)]
         return dict(zip(self.methods, np.concatenate(parts).T.tolist(), strict=True))
 
-    def _network(self, part: str, real: np.ndarray, generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        return network.scores(self.output / "network" / part, self.joins, real, generated, reference, self.seed)
+    def _networks(self, part: str, real: Images, generated: Images, reference: Images) -> np.ndarray:
+        folder, patients = self.output / "network" / part, np.where(self.source.patients(reference.groups), reference.groups, "")
+        return network.scores(folder, self.joins, real.pixels, generated.pixels, reference.pixels, patients, self.seed)
 
     def replaced(self) -> dict:
         """The panel again on the labelled images, with what no generator made in place of the synthetic ones.
@@ -187,17 +202,17 @@ class Audit(Sides):
         """
         real, reference = self.sides["real"], self.sides["reference"]
         half = stand_ins.most_alike(self.likeness[1], reference.units)
-        if min(half.sum(), (~half).sum()) >= LEAST:
-            by, given, rest = "matched reference images", reference.take(half), reference.take(~half)
-        else:
+        by, given, rest = "matched reference images", reference.take(half), reference.take(~half)
+        learned = not self._of_patients or self._paired(rest) >= LEAST // 2  # by half of the patients, or nearly
+        if min(len(given), len(rest)) < LEAST or not learned:
             height, width = self.source.image_shape[:2]
             if height != width or height < 24:
                 return {"reason": f"{len(reference)} reference images are too few to replace the synthetic ones"}
             made = phantom.subtask1(self.seed, height, leak=0.0, **controls.FOREIGN)["train_generated"].images
             by, given, rest = "phantoms", Images.unnamed(made[panel.canonical(made)]), reference
         found = panel.compare(real.views, given.views, rest.views, self.seed)
-        if self.joins is not None:
-            found = network.joined(found, self._network("replaced", real.pixels, given.pixels, rest.pixels))
+        if self.joins:
+            found = network.joined(found, self._networks("replaced", real, given, rest))
         return {"replaced_by": by, "scores": dict(zip(self.methods, found.T.tolist(), strict=True))}
 
     @functools.cached_property

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from fingerprint_jax.data import shared
-from fingerprint_jax.data.sampler import PairSampler, Sampler
+from fingerprint_jax.data.sampler import AnySampler
 from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.runtime.sharding import block, order, put
 
@@ -37,7 +37,7 @@ class _Read:
 
     def __init__(
         self,
-        sampler: Sampler | PairSampler,
+        sampler: AnySampler,
         source_key: tuple[str, str],
         with_images: bool,
         process_index: int,
@@ -83,7 +83,7 @@ class _Read:
 
 
 def host_batches(
-    sampler: Sampler | PairSampler,
+    sampler: AnySampler,
     source_key: tuple[str, str],
     start: int,
     stop: int,

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 
 from fingerprint_jax.data.source import Rows
+from fingerprint_jax.stats import bootstrap
 
 
 class StreamSampler:
@@ -78,6 +79,55 @@ class PairSampler:
         """As `Sampler` gives it; row i of both streams is one pair."""
         chosen = self._stream(step)
         return {name: _batch(rows.take(chosen)) for name, rows in self._aligned.items()}
+
+
+class PatientSampler:
+    """Two images of each of several patients, one after the other: step -> {stream: {'label', 'index'}}, as of `Sampler`.
+
+    The label is the number of the patient. Patients are shuffled and repeated as rows are; which two of the images of one are
+    taken is drawn each time. Patients of one image are left out.
+
+    Args:
+        streams: the rows of one stream, each of a patient.
+        batch_sizes: images a step, an even number.
+        seed: of the order, and of the images.
+
+    Raises ValueError where there are no two patients of two images each.
+    """
+
+    def __init__(self, streams: dict[str, Rows], batch_sizes: dict[str, int], seed: int) -> None:
+        if len(streams) != 1:
+            raise ValueError(f"data.streams={sorted(streams)}: pairs of one patient are drawn from one stream, name one")
+        ((name, rows),) = streams.items()
+        if batch_sizes[name] % 2:
+            raise ValueError(f"data.streams.{name}={batch_sizes[name]}: two images of a patient are drawn, use an even number")
+        patient = bootstrap.as_they_come(rows.groups)
+        sizes = np.bincount(patient)
+        members = np.split(np.argsort(patient, kind="stable"), np.cumsum(sizes)[:-1])
+        self._members = [each for each in members if len(each) > 1]
+        if len(self._members) < 2:
+            raise ValueError(
+                f"data.streams.{name}: {len(self._members)} patients have two images or more, and pairs of one patient and of two"
+                " are learned from: pack the data with --groups=CSV, which names the patient of each image"
+            )
+        self.rows, self._name = streams, name
+        first = rows.take(np.array([each[0] for each in self._members]))
+        self._patients = StreamSampler(first, batch_sizes[name] // 2, seed, name, balanced=False)
+        self._seed = zlib.crc32(f"{seed}/{name}/images".encode())
+
+    def __call__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+        """Images 2i and 2i + 1 of a batch are of one patient."""
+        patients, pairs = self._patients(step), []
+        drawn = np.random.Philox(key=[self._seed, step]).random_raw(2 * len(patients)).tolist()
+        for patient, one, other in zip(patients.tolist(), drawn[::2], drawn[1::2], strict=True):
+            members = self._members[patient]
+            first, further = one % len(members), 1 + other % (len(members) - 1)
+            pairs += [members[first], members[(first + further) % len(members)]]
+        index = self.rows[self._name].index[pairs].astype(np.int32)
+        return {self._name: {"label": np.repeat(patients, 2).astype(np.int32), "index": index}}
+
+
+AnySampler = Sampler | PairSampler | PatientSampler
 
 
 def _batch(rows: Rows) -> dict[str, np.ndarray]:

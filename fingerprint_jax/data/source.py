@@ -152,6 +152,15 @@ class Source:
         """
         return np.isin(groups, self._named)
 
+    @functools.cached_property
+    def _equal(self) -> list[str]:
+        """The names that equal images without a patient may share, see `groups.join_equal`."""
+        return [f"{split}/{id}" for split in self.splits for id in self.rows(split).ids.tolist()]
+
+    def patients(self, groups: np.ndarray) -> np.ndarray:
+        """Whether names of groups [N] are those of patients, and not of images without one, alone or equal: bool [N]."""
+        return self.known(groups) & ~np.isin(groups, self._equal)
+
     def verify(self, needed: Collection[str] | None = None, only: Collection[str] | None = None) -> None:
         """Reads every record and compares the content of each split with its fingerprint; a second call does nothing.
 

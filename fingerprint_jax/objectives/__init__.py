@@ -32,6 +32,7 @@ class Objective:
     probabilities = False  # whether scores are probabilities
     mesh: Mesh | None = None  # of the devices that the loss is computed on, set by `Model`; None: all that JAX has
     two_views = False  # True: each stream of a batch has `second` too, its images augmented a second time
+    of_patients = False  # True: its stream is of pairs of images of one patient, whose number is their label
 
     def __init__(self, config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> None:
         self.config, self.num_classes, self.image_shape = config, num_classes, image_shape

@@ -23,7 +23,8 @@ RANGES = {
         num_steps patience data.max_damaged data.workers
         augment.shift augment.brightness augment.contrast augment.rotate augment.gabor views.shift
         backbone.project backbone.attended backbone.layer_scale backbone.registers
-        objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast objective.hidden
+        objective.adversarial_weight objective.angular_weight objective.candidates objective.contrast
+        objective.contrastive_weight objective.hidden
         objective.identity_weight objective.kl objective.latent objective.latent_map objective.margin objective.nce_weight
         objective.r1 objective.time_deviation
         optimizer.learning_rate optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm optimizer.rates

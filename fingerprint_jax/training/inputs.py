@@ -6,27 +6,31 @@ from typing import Any
 import jax
 import numpy as np
 
+from fingerprint_jax import objectives
 from fingerprint_jax.data import loader
-from fingerprint_jax.data.sampler import PairSampler, Sampler
+from fingerprint_jax.data.sampler import AnySampler, PairSampler, PatientSampler, Sampler
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import sharding
 from fingerprint_jax.training import pair_table
 from fingerprint_jax.training.model import Model, model_of
 
 
-def sampler_of(run: Run, paired: bool = True) -> Sampler | PairSampler:
+def sampler_of(run: Run, paired: bool = True) -> AnySampler:
     """The batches of a run.
 
     With `paired=False` those of its streams each by itself: for a dry run before the table of pairs exists; shapes are the same.
     """
     c = run.config
     sizes = c.data.streams.to_dict()
+    if objectives.of(c.objective.name).of_patients:
+        known = {name: rows.take(run.source.patients(rows.groups)) for name, rows in run.streams.items()}
+        return PatientSampler(known, sizes, c.seed)
     if paired and pair_table.stage(run):
         return PairSampler(run.streams, pair_table.table(run), sizes["real"], c.seed, c.data.balanced)
     return Sampler(run.streams, sizes, c.seed, c.data.balanced)
 
 
-def spans(run: Run, sampler: Sampler | PairSampler) -> dict[str, tuple[int, int]]:
+def spans(run: Run, sampler: AnySampler) -> dict[str, tuple[int, int]]:
     """The record numbers of each stream that `data.cache=device` holds, first and one after the last: whole splits.
 
     Also what lies between two of them, see `Run.extra`, and rows that are held out; none of these is ever asked for. Without them
@@ -39,7 +43,7 @@ def spans(run: Run, sampler: Sampler | PairSampler) -> dict[str, tuple[int, int]
     }
 
 
-def of_run(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> tuple[Sampler | PairSampler, dict, Iterator]:
+def of_run(run: Run, start: int, paired: bool = True, per_dispatch: int = 1) -> tuple[AnySampler, dict, Iterator]:
     """The sampler of a run (`sampler_of`), the images on the device, and the batches of the steps from `start` to its last.
 
     Where `per_dispatch` is more than one, those of so many steps are stacked.

@@ -204,11 +204,11 @@ def test_the_plan_goes_by_the_code_of_a_network_that_joins(leaking, tmp_path, mo
     for name, digest in (("a", "1"), ("b", "2"), ("c", "1")):
         monkeypatch.setattr(plugins, "_trusted", {"mypkg": digest})
         (tmp_path / name).mkdir()
-        plans.append(stages.Audit(tmp_path / name, source, joins=config).plan()[1])
+        plans.append(stages.Audit(tmp_path / name, source, joins={"likelihood_ratio": config}).plan()[1])
     assert plans[0] == plans[2] != plans[1]
     monkeypatch.setattr(plugins, "_trusted", {"mypkg": "2"})
     with pytest.raises(ValueError, match=r"is the plan of another audit \(options differ\)"):
-        stages.Audit(tmp_path / "a", source, joins=config).plan()
+        stages.Audit(tmp_path / "a", source, joins={"likelihood_ratio": config}).plan()
 
 
 def test_a_folder_with_files_of_something_else_is_no_audit(leaking, data_dir, tmp_path):
@@ -642,40 +642,60 @@ def test_images_without_a_patient_and_ids_without_an_image_are_counted(leaking, 
     assert "ids of the table of patients that match no image" in page and "real images whose patient is not known" in page
 
 
+BOTH = {name: f"{ROOT}/configs/subtask1/{name}.py:smoke" for name in network.ATTACKS}
+JOINED = (*network.ATTACKS, network.COMBINED)
+
+
+def in_pairs(folder, path):
+    """A table by which two images of a reference, one after the other, are of one patient: path."""
+    ids = [f"reference,{image.stem},p{i // 2}" for i, image in enumerate(sorted(folder.iterdir()))]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["split,id,group", *ids]))
+    return path
+
+
 @pytest.fixture(scope="module")
 def joined(leaking, tmp_path_factory):
-    """The leaking phantom again, with the network in the panel."""
-    output = tmp_path_factory.mktemp("joined") / "audit"
-    return output, audit(leaking[0], output, likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
+    """The leaking phantom again, with patients in the reference and the networks in the panel."""
+    root = tmp_path_factory.mktemp("joined")
+    given = leaking[0] | {"groups": in_pairs(leaking[0]["reference"], root / "groups.csv")}
+    return root / "audit", audit(given, root / "audit", **BOTH)
 
 
-def test_a_network_joins_the_panel_on_request(leaking, joined):
+def test_networks_join_the_panel_on_request(leaking, joined):
     output, document = joined
-    assert document["plan"]["methods"] == [*panel.METHODS, *network.METHODS]
-    assert document["plan"]["options"]["likelihood_ratio"]["member.objective.name"] == "likelihood_ratio"
-    assert f"--likelihood_ratio={ROOT}/configs/subtask1/likelihood_ratio.py" in document["command"]
+    assert document["plan"]["methods"] == [*panel.METHODS, *JOINED]
+    for name, path in BOTH.items():
+        assert document["plan"]["options"][name]["member.objective.name"] == name
+        assert f"--{name}={path.partition(':')[0]}" in document["command"]
     before = {line["name"]: line["auc"] for line in leaking[2]["panel"]["methods"]}
     after = {line["name"]: line["auc"] for line in document["panel"]["methods"]}
     assert {name: after[name] for name in before} == before  # the others are as they were
-    assert set(after) == {*before, *network.METHODS}
+    assert set(after) == {*before, *JOINED}
     assert {line["name"] for line in document["controls"]["replaced"]} == set(after)
     with (output / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * SIZES["real"] + 6 and len({row["likelihood_ratio"] for row in rows}) > SIZES["real"]
+    assert len(rows) == 2 * SIZES["real"] + 6
     page = (output / "index.html").read_text()
-    assert "likelihood ratio" in page and "combined" in page
+    for name in network.ATTACKS:
+        assert len({row[name] for row in rows}) > SIZES["real"]
+        assert f"{name.replace('_', ' ')}: {network.WORDS[name]}" in page
+    assert "combined" in page
 
 
-def test_combined_is_the_mean_of_four_ranks(joined):
+def test_combined_is_the_mean_of_the_ranks(joined):
     stage = json.loads((joined[0] / "stages" / "panel.json").read_text())["found"]
-    parts = np.array([stage[name] for name in (*panel.OPTIONS, "likelihood_ratio")])[:, : 2 * SIZES["real"]]
+    parts = np.array([stage[name] for name in (*panel.OPTIONS, *network.ATTACKS)])[:, : 2 * SIZES["real"]]
     expected = np.mean([rankdata(part) for part in parts], axis=0)
     np.testing.assert_allclose(stage["combined"][: 2 * SIZES["real"]], expected)
 
 
-def test_the_scores_of_a_network_know_neither_names_nor_order(leaking, joined, tmp_path):
+def test_the_scores_of_networks_know_neither_names_nor_order(leaking, joined, tmp_path):
     given = shuffled(leaking[0], tmp_path / "images")
-    other = audit(given, tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
+    of_pixels = {Image.open(path).tobytes(): i // 2 for i, path in enumerate(sorted(leaking[0]["reference"].iterdir()))}
+    ids = [f"reference,{path.stem},x{of_pixels[Image.open(path).tobytes()]}y" for path in given["reference"].iterdir()]
+    (tmp_path / "groups.csv").write_text("\n".join(["split,id,group", *ids]))
+    other = audit(given | {"groups": tmp_path / "groups.csv"}, tmp_path / "audit", **BOTH)
     assert [line["auc"] for line in other["panel"]["methods"]] == [line["auc"] for line in joined[1]["panel"]["methods"]]
 
 
@@ -685,23 +705,50 @@ def test_images_of_a_network_that_are_not_those_of_the_audit_are_refused(tmp_pat
 
     monkeypatch.setattr(network.methods, "fit", stopped)
     real, generated, reference, other = np.random.default_rng(0).integers(0, 256, (4, 6, 16, 16), np.uint8)
-    config = load_config("configs/subtask1/likelihood_ratio.py")
+    joins, nobody = {"likelihood_ratio": load_config("configs/subtask1/likelihood_ratio.py")}, np.full(6, "")
     for _ in range(2):  # what was packed is taken as it is
         with pytest.raises(Preempted):
-            network.scores(tmp_path / "panel", config, real, generated, reference, 0)
+            network.scores(tmp_path / "panel", joins, real, generated, reference, nobody, 0)
     with pytest.raises(ValueError, match="panel: the packed images of reference are not those of this audit"):
-        network.scores(tmp_path / "panel", config, real, generated, other, 0)
+        network.scores(tmp_path / "panel", joins, real, generated, other, nobody, 0)
 
 
 def test_a_config_that_reads_labels_joins_no_panel(leaking, tmp_path):
     with pytest.raises(ValueError, match="--likelihood_ratio: the config reads images that are asked about"):
         audit(leaking[0], tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/subtask1/aimm_siamese.py:smoke")
-    with pytest.raises(ValueError, match="--likelihood_ratio: a config of subtask2"):
-        audit(leaking[0], tmp_path / "audit", likelihood_ratio=f"{ROOT}/configs/quickstart.py:smoke")
+    with pytest.raises(ValueError, match="--reidentification: a config of subtask2"):
+        audit(leaking[0], tmp_path / "audit", reidentification=f"{ROOT}/configs/quickstart.py:smoke")
     with pytest.raises(ValueError, match=r"audit\[1\]/' has '\['"):
-        audit(leaking[0], tmp_path / "audit[1]", likelihood_ratio=f"{ROOT}/configs/subtask1/likelihood_ratio.py:smoke")
+        audit(leaking[0], tmp_path / "audit[1]", likelihood_ratio=BOTH["likelihood_ratio"])
     assert not (tmp_path / "audit[1]").exists()
     assert not (tmp_path / "audit").exists()
+
+
+def test_a_reference_without_patients_is_refused_before_there_is_a_plan(leaking, tmp_path):
+    only = {"reidentification": BOTH["reidentification"]}
+    with pytest.raises(
+        ValueError, match=r"--reidentification .*two images or more: there are 0, at least 20 are needed \(--groups\)"
+    ):
+        audit(leaking[0], tmp_path / "audit", **only)
+    assert not (tmp_path / "audit" / "audit_plan.json").exists()
+    groups = in_pairs(leaking[0]["reference"], tmp_path / "groups.csv")  # given now, the same command goes on
+    assert len(audit(leaking[0] | {"groups": groups}, tmp_path / "audit", plan_only=True, **only)["plan_hash"]) == 64
+
+
+def test_where_too_few_patients_are_left_phantoms_are_the_control(joined, tmp_path, monkeypatch):
+    """A network that learns from patients must have some to learn from when half of the reference plays the synthetic images."""
+    joins = {"reidentification": load_config("configs/subtask1/reidentification.py")}
+    parts = stages.Audit(tmp_path, Source(str(joined[0] / "data"), "subtask1"), joins=joins)
+    groups, given = parts.sides["reference"].groups, []
+    monkeypatch.setattr(parts, "likeness", (None, None), raising=False)
+    monkeypatch.setattr(stages.Images, "views", None)
+    monkeypatch.setattr(stages.panel, "compare", lambda *sides: np.zeros((2 * SIZES["real"], len(panel.METHODS))))
+    monkeypatch.setattr(parts, "_networks", lambda part, real, *sides: given.append(sides) or np.zeros((len(real), 1)))
+    for whole, by, left in ((True, "matched reference images", 50), (False, "phantoms", 100)):
+        patients = np.unique(groups)[:25]
+        half = np.isin(groups, patients) if whole else np.isin(np.arange(100), np.unique(groups, return_index=True)[1])
+        monkeypatch.setattr(stages.stand_ins, "most_alike", lambda likeness, units, half=half: half)
+        assert parts.replaced()["replaced_by"] == by and len(given[-1][1]) == left
 
 
 def test_files_that_stand_in_their_folder_four_times_are_one_observation(tmp_path):

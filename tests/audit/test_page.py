@@ -215,7 +215,11 @@ def test_it_says_what_each_attack_compares(tmp_path):
     document = told("evidence of use")
     found = Elements(written(tmp_path, document))
     names = [row["name"] for row in document["panel"]["methods"]]
-    assert {*names} == {*panel.METHODS} and {*panel.WORDS} == {*panel.METHODS} and {*network.WORDS} == {*network.METHODS}
+    assert (
+        {*names} == {*panel.METHODS}
+        and {*panel.WORDS} == {*panel.METHODS}
+        and {*network.WORDS} == {*network.ATTACKS, network.COMBINED}
+    )
     for name in names:
         assert f"{name.replace('_', ' ')}: {panel.WORDS[name]}" in found.text
     assert "likelihood ratio:" not in found.text

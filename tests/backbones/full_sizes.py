@@ -43,6 +43,7 @@ SYSTEMS = {
     "challengers_resnet50v2": ("challengers_resnet50v2", "member.", "children/seed0", {}),
     "aimm_siamese": ("aimm_siamese", "member.", "children/seed0", {}),
     "likelihood_ratio": ("likelihood_ratio", "member.", "children/seed0", {}),
+    "reidentification": ("reidentification", "member.", "children/seed0", {}),
     "neural_nexus_vit_autoencoder": ("neural_nexus_vit_autoencoder", "member.", "children/seed0", {"pretrain.num_steps": 2}),
     "neural_nexus_texture": ("neural_nexus_texture", "member.member.", "children/encoder-*", {}),
     "neural_nexus_dclgan": ("neural_nexus_dclgan", "member.", "children/seed0", {}),
@@ -72,7 +73,7 @@ def pack_phantom(folder: Path) -> Path:
         root = folder / task
         phantom.write(root, task, splits, seed=0)
         reference = root / "reference" if task == "subtask1" else ""
-        packing.pack(task, folder / "data", root / "train", root / "test", reference)
+        packing.pack(task, folder / "data", root / "train", root / "test", reference, root / "groups.csv")
     packing.pack("images", folder / "data", folder / "subtask2" / "train" / "real")
     return folder / "data"
 

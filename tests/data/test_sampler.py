@@ -1,10 +1,11 @@
 import collections
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from fingerprint_jax.data.sampler import PairSampler, Sampler, StreamSampler
+from fingerprint_jax.data.sampler import PairSampler, PatientSampler, Sampler, StreamSampler
 from fingerprint_jax.data.source import Rows
 
 
@@ -99,3 +100,53 @@ def test_balanced_pairs_take_turns_by_the_label_of_the_real_image():
 def test_a_pair_of_an_image_that_is_not_trained_on_is_refused():
     with pytest.raises(ValueError, match="data.streams.real: 1 pairs of the table have an image that is not trained on"):
         paired(pairs=PAIRS | {"real": np.array([101, 102, 102, 100, 101, 104])})
+
+
+def of_patients(sizes):
+    """Rows of patients with so many images each, in no order."""
+    groups = np.random.default_rng(0).permutation(np.repeat([f"p{i}" for i in range(len(sizes))], sizes))
+    ids = np.arange(len(groups)).astype(str)
+    return Rows(ids, np.zeros(len(groups), int), groups, np.arange(len(groups)) + 100)
+
+
+def test_two_different_images_of_a_patient_follow_each_other_and_each_patient_comes_once_an_epoch():
+    known = of_patients([2, 3, 1, 4, 2, 1])
+    sampler = PatientSampler({"reference": known}, {"reference": 4}, 0)
+    batches = [sampler(step)["reference"] for step in range(200)]
+    index = np.concatenate([batch["index"] for batch in batches]).reshape(-1, 2)
+    groups = known.groups[index - 100]
+    assert (index[:, 0] != index[:, 1]).all() and (groups[:, 0] == groups[:, 1]).all()
+    epochs = groups[:, 0].reshape(-1, 4)
+    assert {tuple(sorted(epoch)) for epoch in epochs.tolist()} == {("p0", "p1", "p3", "p4")}
+    labels = np.concatenate([batch["label"] for batch in batches])
+    assert len(set(zip(labels.tolist(), groups.ravel().tolist(), strict=True))) == 4  # a number a patient
+    counts = collections.Counter(map(tuple, index[groups[:, 0] == "p3"].tolist()))
+    assert len(counts) == 12 and sum((n - 100 / 12) ** 2 / (100 / 12) for n in counts.values()) < 31.3  # chi-square: 0.1%
+
+
+def test_pairs_of_patients_hang_on_seed_and_step_alone_and_on_no_name():
+    def make(seed, known):
+        return PatientSampler({"reference": known}, {"reference": 6}, seed)
+
+    known = of_patients([2, 3, 4, 5, 2])
+    first, again = make(0, known)(7), make(0, known)
+    again(3)
+    renamed = dataclasses.replace(known, groups=np.array([f"x{-int(name[1:])}" for name in known.groups]))
+    for other in (again(7), make(0, renamed)(7)):
+        np.testing.assert_array_equal(other["reference"]["index"], first["reference"]["index"])
+    assert (make(1, known)(7)["reference"]["index"] != first["reference"]["index"]).any()
+    assert (make(0, known)(8)["reference"]["index"] != first["reference"]["index"]).any()
+
+
+@pytest.mark.parametrize(
+    ("streams", "sizes", "text"),
+    [
+        ({"a": [1, 1, 2]}, {"a": 4}, "data.streams.a: 1 patients have two images or more.*--groups=CSV"),
+        ({"a": []}, {"a": 4}, "data.streams.a: 0 patients have two images or more"),
+        ({"a": [2, 2]}, {"a": 3}, "data.streams.a=3: two images of a patient are drawn, use an even number"),
+        ({"a": [2, 2], "b": [2, 2]}, {"a": 2, "b": 2}, "pairs of one patient are drawn from one stream, name one"),
+    ],
+)
+def test_rows_without_pairs_of_patients_are_named(streams, sizes, text):
+    with pytest.raises(ValueError, match=text):
+        PatientSampler({name: of_patients(of) for name, of in streams.items()}, sizes, 0)

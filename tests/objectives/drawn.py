@@ -51,6 +51,8 @@ def batch(name):
         count = 4 if name == "canet" else 3  # canet: of pairs
         streams = {"generated": [1] * count, "real": [1, 0, 0, 1]}
         return {stream: _stream(rng, (*SIZE, 3), labels) for stream, labels in streams.items()}
+    if name == "reidentification":  # of patients, one of whom was drawn twice
+        return {"reference": _stream(rng, (*SIZE, 3), [4, 4, 2, 2, 7, 7, 2, 2])}
     if name == "dclgan":
         return {stream: _stream(rng, (16, 24, 1), [1] * count) for stream, count in (("generated", 3), ("reference", 2))}
     if name == "challengers":

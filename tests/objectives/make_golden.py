@@ -223,6 +223,37 @@ def canet(batch):
     return step(net, entropy + contrast, cross_entropy=entropy, contrast=contrast, temperature=temperature)
 
 
+# Packhäuser et al.
+
+
+class Reidentification(nn.Module):
+    """Two branches of 12 features: sigmoids whose absolute difference goes to a logit, and an embedding of unit length."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = backbone("resnet_tiny")
+        self.verification, self.retrieval, self.head = nn.Linear(16, 12), nn.Linear(16, 12), nn.Linear(12, 1)
+
+    def forward(self, x):
+        x = self.backbone(x)
+        return torch.sigmoid(self.verification(x)), F.normalize(self.retrieval(x))
+
+
+def reidentification(batch):
+    """The first image of each patient with the second ones of all: as much of one patient as of two."""
+    net, patient = filled(Reidentification()), batch["reference"]["label"]
+    features, embedding = net(images(batch))
+    entropy, contrast = {True: [], False: []}, {True: [], False: []}
+    for i in range(0, len(patient), 2):
+        for j in range(1, len(patient), 2):
+            same = bool(patient[i] == patient[j])
+            probability = torch.sigmoid(net.head((features[i] - features[j]).abs()))[0]
+            entropy[same].append(F.binary_cross_entropy(probability, torch.tensor(float(same), dtype=torch.float64)))
+            contrast[same].append(hadsell(embedding[i], embedding[j], same))
+    entropy, contrast = (sum(torch.stack(kind).mean() for kind in loss.values()) / 2 for loss in (entropy, contrast))
+    return step(net, entropy + 0.5 * contrast, cross_entropy=entropy, contrastive=contrast)
+
+
 # taozi
 
 
@@ -538,6 +569,7 @@ SINGLE = (
     contrastive_all,
     cross_attention,
     canet,
+    reidentification,
     autoencoder_vit,
     autoencoder_resnet,
     dclgan,

@@ -30,6 +30,7 @@ CASES = {
     "contrastive_all": ("subtask2/aimm_siamese", {}, {"pairs": "all"}, (48, 50, 1)),
     "cross_attention": ("subtask1/scope_siamese_cross_attention", {}, {"hidden": 24, "num_pairs": 8}, COLOUR),
     "canet": ("subtask1/zhouyijiang_canet", {}, {}, COLOUR),
+    "reidentification": ("subtask1/reidentification", {}, {"width": 12, "contrastive_weight": 0.5}, COLOUR),
     "autoencoder_vit": ("subtask1/neural_nexus_vit_autoencoder", {}, {"latent": 12}, GREY),
     "autoencoder_resnet": ("subtask1/neural_nexus_texture", {}, {"widths": (8,) * 6}, GREY),
     "dclgan": ("subtask1/neural_nexus_dclgan", {}, {"features": 6}, (16, 24, 1)),

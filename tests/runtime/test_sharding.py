@@ -47,6 +47,8 @@ COMPILE = """
         } if config.objective.name not in without else {"parameters": trained}
         if config.objective.name == "gan":  # its gradients of made and real images and of the penalty are added after the exchange
             needed["discriminator"] = 2 * size(x for name, x in state["params"].items() if not name.startswith("generator/"))
+        if config.objective.name == "reidentification":  # of two branches
+            needed["embeddings"] *= 2
         if config.objective.name == "cross_attention":  # pairs are compared by tokens, whose gradients come back
             shape = (images, *run.source.image_shape)
             encode = lambda params, rest: model.merge(params, rest).encode(jax.numpy.zeros(shape), train=False)

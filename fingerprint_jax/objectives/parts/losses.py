@@ -36,11 +36,15 @@ def contrastive(distance: jax.Array, same: jax.Array, margin: float) -> jax.Arra
 
 
 def all_pairs_contrastive(a: jax.Array, b: jax.Array, same: jax.Array, margin: float) -> jax.Array:
-    """Contrastive loss of every pair: [N,D], [M,D], bool [N,M] -> scalar.
+    """Contrastive loss of every pair, `balanced`: [N,D], [M,D], bool [N,M] -> scalar."""
+    return balanced(contrastive(pairwise_distances(a, b), same, margin), same)
 
-    The mean of two means, over positive and over negative pairs; a kind that the batch does not hold counts zero.
+
+def balanced(loss: jax.Array, same: jax.Array) -> jax.Array:
+    """The mean of two means, over positive and over negative pairs: [N,M], bool [N,M] -> scalar.
+
+    A kind that the batch does not hold counts zero.
     """
-    loss = contrastive(pairwise_distances(a, b), same, margin)
     positive = jnp.sum(loss * same) / jnp.maximum(jnp.sum(same), 1)
     negative = jnp.sum(loss * ~same) / jnp.maximum(jnp.sum(~same), 1)
     return (positive + negative) / 2
