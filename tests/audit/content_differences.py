@@ -38,7 +38,7 @@ class Arrays(stages.Audit):
     """An audit of arrays, without files."""
 
     def __init__(self, used, not_used, generated, reference, seed: int):
-        self.seed, self.joins, self.methods, self.score = seed, None, panel.METHODS, patients.DEFAULT
+        self.seed, self.joins, self.methods, self.score = seed, {}, panel.METHODS, patients.DEFAULT
         real = self._side(np.concatenate([used, not_used]), np.repeat([1, 0], [len(used), len(not_used)]), "r")
         self.__dict__["sides"] = {
             "real": real,
