@@ -160,8 +160,8 @@ def _evaluate(values: flags.FlagValues, console: Console) -> None:
                 "style": values.style,
             }
         results = score.evaluate(run, values.split, submission, values.refits, values.permutations)
-        if found := tracked(results):
-            tracker = trackers.begin(run, shown)
+        if found := tracked(run, results):
+            tracker = trackers.begin(methods.load(run.workdir), shown)  # on its own data, whichever were scored
             tracker.metrics(results["state"] if isinstance(results["state"], int) else 0, found)
             tracker.end(run.done)
         title, place = f"{run.workdir}: {values.split}, {results['n']} images", run.workdir / "results.json"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import files
 
 # Of a split: lists of reasons that a reader has to know before its figures.
@@ -48,13 +49,22 @@ def scored_on(document: dict, split: str) -> dict:
     return {name: found.get(name) for name in names} | {"code": found.get("code", {})}
 
 
-def tracked(results: dict) -> dict[str, float]:
-    """What a tracker shows of the results of a split: accuracy, kappa and AUC, as far as it has them, with their intervals."""
+def tracked(run: Run, results: dict) -> dict[str, float]:
+    """What a tracker shows of the results of a split: accuracy, kappa and AUC, as far as it has them, with their intervals.
+
+    What a reader has to know before a figure is in its name, `SPLIT[_DATA][_NOTE]_FIGURE`. DATA are 8 digits of the fingerprint of
+    the split, and of the one that its decision learned from, where the run was started with another; NOTE is each of NOTES that has
+    reasons.
+    """
     metrics = results.get("metrics", {})
     scores = metrics.get("scores", {})
     found = {name: (metrics.get(name), metrics.get("intervals", {}).get(name)) for name in ("accuracy", "cohen_kappa")}
     found["auc"] = scores.get("auc"), scores.get("auc_interval")
-    prefix, values = results["split"].replace(":", "-"), {}
+    read = dict.fromkeys(run.packed(split) for split in (results["split"], run.config.decision.known) if split)
+    before, now = run.own_fingerprints, results["fingerprints"]
+    others = (now[split][:8] for split in read if now[split] != before.get(split))
+    notes = (note for note in NOTES if results[note])
+    prefix, values = "_".join([results["split"].replace(":", "-"), *others, *notes]), {}
     for name, (value, interval) in found.items():
         low, high = interval or (None, None)
         values |= {f"{prefix}_{name}": value, f"{prefix}_{name}_low": low, f"{prefix}_{name}_high": high}

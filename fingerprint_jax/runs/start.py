@@ -26,7 +26,7 @@ _BEGUN = re.compile(
 # What a start writes before there is anything to go on with. Whatever else lies there came from somebody else meanwhile.
 _STARTED = (
     *("lock", "config.json", "provenance.json", "metrics.jsonl", "pairs.npz", "labels", "children", "checkpoints", "digests"),
-    *("damaged", "outputs", "features", "predictions", "named", "tensorboard", "profile", "trackers", "mlruns", "wandb"),
+    *("damaged", "outputs", "features", "predictions", "named", "tensorboard", "profile", "trackers"),
 )
 
 

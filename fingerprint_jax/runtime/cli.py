@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import shutil
-import stat
 import sys
 import tempfile
 import traceback
@@ -21,7 +20,7 @@ from absl import app, flags
 from ml_collections.config_dict import config_dict
 
 import fingerprint_jax
-from fingerprint_jax.runtime import distributed, environment, names
+from fingerprint_jax.runtime import distributed, environment, files, names
 from fingerprint_jax.runtime.preemption import RUN_AGAIN, Preempted
 
 log = logging.getLogger(__name__)
@@ -40,11 +39,10 @@ def compiled_dir() -> Path | None:
         base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
         path = Path(base) / "fingerprint_jax" / (platform.node() or "host")
         for folder in (path.parent, path):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.stat()
-            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                log.warning("%s is open to others: compiled programs are not kept there; make it yours alone (mode 0700)", folder)
-                return None
+            files.make_private(folder)
+    except ValueError as error:
+        log.warning("compiled programs are not kept: %s", error)
+        return None
     except (OSError, RuntimeError):  # read-only, or a user without a home
         return None
     return path

@@ -77,6 +77,14 @@ def _kind(path: Path) -> str:
     return next((kind for kind, found in kinds if found()), "no regular file")
 
 
+def make_private(folder: Path) -> None:
+    """Makes a folder that only its owner may enter, unless it is there; raises ValueError where others may, or own it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ValueError(f"{folder} is open to others: make it yours alone (mode 0700)")
+
+
 def refuse_links(folder: Path) -> None:
     """Raises ValueError where an entry of a folder is a link: it would be written through."""
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -3,8 +3,12 @@
 A tracker takes no part in a training. It works in a thread of its own, of process 0; where it fails, or hangs, there is one warning
 and the training goes on. Which ones there are is a flag and no field of the config: it changes no result, and a config may be a
 stranger's, who is not to choose where figures are sent.
+
+So may the work directory be, and neither library opens anything there. SQLite plays back a journal beside a database and removes
+the file that this names; Weights & Biases runs git in the folder above its own, and git runs what `.git/config` there says.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -42,41 +46,31 @@ class Tracker(Protocol):
 
 
 class Mlflow:
-    """A run of MLflow: at MLFLOW_TRACKING_URI, else in `mlruns/mlflow.db` of the outermost run.
+    """A run of MLflow: at MLFLOW_TRACKING_URI, else in `mlflow.db` of the user's folder.
 
     A database, as MLflow 3 refuses to write to plain files unless MLFLOW_ALLOW_FILE_STORE is set.
     """
 
     def __init__(self, run: Run) -> None:
         import mlflow  # pyright: ignore[reportMissingImports]
-        from mlflow import entities, exceptions  # pyright: ignore[reportMissingImports]
+        from mlflow import entities  # pyright: ignore[reportMissingImports]
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every time that a server is asked again
-        self._entities, uri = entities, os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not uri:
-            folder = (run.outermost / "mlruns").absolute()
-            folder.mkdir(exist_ok=True)
-            files.refuse_links(folder)
-            uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self._client = mlflow.MlflowClient(uri)
-        place = re.sub("//[^/@]*@", "//", uri)  # a run is handed around, a password is not
-        self._id = _known(run, "mlflow", place)
-        if self._id:
-            try:
-                self._client.update_run(self._id, status="RUNNING")
-                return
-            except exceptions.MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.outermost.name
+        self._entities = entities
+        self._client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_folder() / 'mlflow.db'}")
+        key, experiment = _key(run, "mlflow"), os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.outermost.name
         found = self._client.get_experiment_by_name(experiment)
         of = found.experiment_id if found else self._client.create_experiment(experiment)
-        self._id = self._client.create_run(of, run_name=_name(run), tags={"workdir": str(run.workdir.absolute())}).info.run_id
+        if begun := self._client.search_runs([of], f"tags.key = '{key}'"):
+            self._id = begun[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+            return
+        tags = {"key": key, "workdir": str(run.workdir.absolute())}
+        self._id = self._client.create_run(of, run_name=_name(run), tags=tags).info.run_id
         fields = [(re.sub(r"[^\w./ -]", "_", name), str(value)) for name, value in flat_config(run.config).items()]
         for i in range(0, len(fields), 100):  # as many as a call may have
             self._client.log_batch(self._id, params=[entities.Param(*field) for field in fields[i : i + 100]])
-        _keep(run, "mlflow", place, self._id)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """As of a `Tracker`."""
@@ -89,30 +83,25 @@ class Mlflow:
 
 
 class Wandb:
-    """A run of Weights & Biases, in `wandb/` of the outermost run: offline unless WANDB_MODE says otherwise."""
+    """A run of Weights & Biases, offline unless WANDB_MODE says otherwise: in `wandb/` of WANDB_DIR, else of the user's folder."""
 
     def __init__(self, run: Run) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
-        files.refuse_links(run.outermost / "wandb")
-        project = os.environ.get("WANDB_PROJECT") or "fingerprint_jax"
-        known = _known(run, "wandb", project) or secrets.token_hex(8)
         self._run: Any = wandb.init(
-            dir=str(run.outermost.absolute()),
-            project=project,
+            dir=os.environ.get("WANDB_DIR") or str(_folder()),
+            project=os.environ.get("WANDB_PROJECT") or "fingerprint_jax",
             group=os.environ.get("WANDB_RUN_GROUP") or run.outermost.name,
             name=_name(run),
-            id=known,
+            id=_key(run, "wandb"),
             resume="allow",
             mode=os.environ.get("WANDB_MODE") or "offline",
             config=run.config.to_dict(),
             allow_val_change=True,
-            # Links would be refused when the run goes on.
-            settings=wandb.Settings(console="off", silent=True, symlink=False, init_timeout=WAIT_S, finish_timeout=WAIT_S),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=WAIT_S, finish_timeout=WAIT_S),
         )
         # Its own steps only rise, and lines after the last checkpoint come again where a killed training goes on.
         self._run.define_metric("*", step_metric="step")
-        _keep(run, "wandb", project, known)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """As of a `Tracker`."""
@@ -144,8 +133,7 @@ def check(trackers: Sequence[str]) -> tuple[str, ...]:
 def begin(run: Run, trackers: Sequence[str]) -> Tracker:
     """The run in each of the trackers, as one; on processes other than 0, and without a name, it does nothing.
 
-    It goes on with the run that `WORKDIR/trackers/NAME.json` names. That file also says where the work directory lay: a copy, or
-    one that was moved, begins a run of its own and leaves that of the original alone.
+    It goes on with the run that was begun for the work directory, see `_key`. The config is shown as that of the run.
     """
     return _All([_Apart(name, run) for name in trackers if not distributed.index()])
 
@@ -209,21 +197,24 @@ def _name(run: Run) -> str:
     return str(run.workdir.relative_to(run.outermost.parent))
 
 
-def _path(run: Run, tracker: str) -> Path:
-    return run.workdir / "trackers" / f"{tracker}.json"
+def _folder() -> Path:
+    """Where figures lie that go to no server: `~/.local/share/fingerprint_jax`, which only its owner may enter."""
+    path = Path(os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()).absolute() / "fingerprint_jax"
+    files.make_private(path)
+    return path
 
 
-def _known(run: Run, tracker: str, place: str) -> str:
-    """The id that the run has in a tracker, '' where it has none there, or where the work directory is another one."""
-    files.refuse_links(run.workdir / "trackers")
+def _key(run: Run, tracker: str) -> str:
+    """What a run is found by in a tracker: 16 digits that stand for where its work directory lies and a word that is kept there.
+
+    A copy of a work directory, or one that was moved, is a run of its own, and so is one that is begun anew in the place of
+    another. Whoever sends a run chooses the word, but not the digits: they are those of no other run of the user's.
+    """
+    path = run.workdir / "trackers" / f"{tracker}.json"
+    files.refuse_links(path.parent)
     try:
-        found = files.read_json(_path(run, tracker), {"id": str, "place": str, "workdir": str}, "remove it")
+        word = files.read_json(path, {"word": str}, "remove it")["word"]
     except FileNotFoundError:
-        return ""
-    same = found["place"] == place and found["workdir"] == os.path.realpath(run.workdir)
-    return found["id"] if same and re.fullmatch(r"[\w-]{1,64}", found["id"]) else ""
-
-
-def _keep(run: Run, tracker: str, place: str, known: str) -> None:
-    content = {"id": known, "place": place, "workdir": os.path.realpath(run.workdir)}
-    files.write_text(_path(run, tracker), json.dumps(content, indent=1))
+        word = secrets.token_hex(16)
+        files.write_text(path, json.dumps({"word": word}))
+    return hashlib.sha256(json.dumps([word, os.path.realpath(run.workdir)]).encode()).hexdigest()[:16]

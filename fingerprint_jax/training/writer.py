@@ -30,6 +30,7 @@ class Writer:
         self._file = files.appending(workdir / "metrics.jsonl")
         # Not SummaryWriter: it writes from a thread, where a full disk ends in a traceback, and holds semaphores that a kill leaks.
         (workdir / "tensorboard").mkdir(exist_ok=True)
+        files.refuse_links(workdir / "tensorboard")  # the name of the file that is written there can be guessed
         self._board, self._flushed = EventsWriter(str(workdir / "tensorboard" / "events")), time.perf_counter()
         self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
         self._name, self._stop, self._begin, self._start = name, stop, time.perf_counter(), start

@@ -6,11 +6,18 @@ import logging
 import math
 import re
 import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
 import threading
+from unittest import mock
 
 import pytest
 
 from fingerprint_jax import evaluate, methods
+from fingerprint_jax.data import packing, phantom
+from fingerprint_jax.evaluation.results import tracked
 from fingerprint_jax.runs import start
 from fingerprint_jax.runs.config import flat_config
 from fingerprint_jax.runs.run import Run
@@ -23,9 +30,11 @@ class Fake:
     """Keeps what it is told, one list a start."""
 
     told: dict[str, list] = {}
+    configs: list[dict] = []
 
     def __init__(self, run):
         self.said = self.told.setdefault(str(run.workdir), [])
+        self.configs.append(run.config.to_dict())
 
     def metrics(self, step, values):
         self.said.append((step, dict(values)))
@@ -42,6 +51,7 @@ class Broken(Fake):
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch):
     monkeypatch.setattr(Fake, "told", {})
+    monkeypatch.setattr(Fake, "configs", [])
     monkeypatch.setitem(trackers.KNOWN, "fake", Fake)
     monkeypatch.setitem(trackers.KNOWN, "broken", Broken)
 
@@ -126,24 +136,52 @@ def test_the_flag_names_what_is_installed(tmp_path, monkeypatch):
     assert trackers.check(["fake", "fake"]) == ("fake",)
 
 
-def test_a_copy_a_moved_run_another_place_and_a_strange_id_begin_anew(tmp_path):
-    run = Run(tiny_config("nowhere"), tmp_path / "run")
-    assert trackers._known(run, "fake", "here") == ""
-    trackers._keep(run, "fake", "here", "abc-1")
-    assert trackers._known(run, "fake", "here") == "abc-1" and trackers._known(run, "fake", "there") == ""
-    shutil.copytree(run.workdir, tmp_path / "copy")
-    assert trackers._known(Run(run.config, tmp_path / "copy"), "fake", "here") == ""
-    for strange in ("../../x", "", "a" * 65):
-        trackers._keep(run, "fake", "here", strange)
-        assert trackers._known(run, "fake", "here") == ""
-    path = tmp_path / "run" / "trackers" / "fake.json"
+def test_a_copy_a_moved_run_and_one_that_is_begun_anew_are_runs_of_their_own(tmp_path):
+    run, copy = (Run(tiny_config("nowhere"), tmp_path / name) for name in ("run", "copy"))
+    own = trackers._key(run, "fake")
+    assert re.fullmatch("[0-9a-f]{16}", own) and trackers._key(run, "fake") == own
+    shutil.copytree(run.workdir, copy.workdir)
+    assert trackers._key(copy, "fake") != own  # whatever its file says
+    shutil.rmtree(run.workdir)
+    assert trackers._key(run, "fake") != own
+    shutil.rmtree(run.workdir)
+    copy.workdir.rename(run.workdir)
+    assert trackers._key(run, "fake") == own  # it lies where it lay
+    path = run.workdir / "trackers" / "fake.json"
     path.write_text("[]")
     with pytest.raises(ValueError, match="fake.json cannot be used"):
-        trackers._known(run, "fake", "here")
+        trackers._key(run, "fake")
     path.unlink()
     path.symlink_to(tmp_path / "mine")
     with pytest.raises(ValueError, match="fake.json is a link"):
-        trackers._known(run, "fake", "here")
+        trackers._key(run, "fake")
+
+
+def test_what_goes_to_no_server_lies_in_a_folder_of_the_user_alone(tmp_path, monkeypatch):
+    libraries = {"mlflow": mock.MagicMock(), "wandb": mock.MagicMock()}
+    for name, library in libraries.items():
+        monkeypatch.setitem(sys.modules, name, library)
+    for name in ("XDG_DATA_HOME", "MLFLOW_TRACKING_URI", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = Run(tiny_config("nowhere"), tmp_path / "run")
+
+    def places():
+        trackers.Mlflow(run), trackers.Wandb(run)
+        return libraries["mlflow"].MlflowClient.call_args.args[0], libraries["wandb"].init.call_args.kwargs["dir"]
+
+    folder = tmp_path / ".local" / "share" / "fingerprint_jax"
+    assert places() == (f"sqlite:///{folder}/mlflow.db", str(folder)) and folder.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in run.workdir.iterdir()) == ["trackers"]
+    folder.chmod(0o750)
+    for tracker in (trackers.Mlflow, trackers.Wandb):
+        with pytest.raises(ValueError, match=f"{folder} is open to others: make it yours alone"):
+            tracker(run)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert places() == (f"sqlite:///{tmp_path}/data/fingerprint_jax/mlflow.db", str(tmp_path / "data" / "fingerprint_jax"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    monkeypatch.setenv("WANDB_DIR", "elsewhere")
+    assert places() == ("http://server", "elsewhere")
 
 
 def _figures(workdir, split):
@@ -168,12 +206,96 @@ def test_evaluate_tells_the_figures_of_the_split(trained, tmp_path, monkeypatch)
     assert step == json.loads((trained / "done").read_text())["best"] and end is True
 
 
+def test_figures_of_other_data_and_those_with_a_note_have_names_of_their_own(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    monkeypatch.setattr(trackers, "check", tuple)
+    said = {}
+    for seed in (8, 9):
+        content = phantom.subtask2(seed=seed, size=48, leak=0.5, real=8, generated=10, unknown=5)
+        phantom.write(tmp_path / f"new{seed}", "subtask2", content, seed)
+        packing.pack("subtask2", str(data := tmp_path / f"data{seed}"), str(tmp_path / f"new{seed}" / "train"))
+        digest = json.loads(next(data.rglob("summary.json")).read_text())["splits"]["train_generated"]["fingerprint"]
+        run_binary(evaluate, f"--workdir={tmp_path / 'run'}", "--split=train_generated", f"--data_dir={data}", "--trackers=fake")
+        (_, said[f"train_generated_{digest[:8]}"]), _ = Fake.told[str(tmp_path / "run")][-2:]
+    run_binary(evaluate, f"--workdir={tmp_path / 'run'}", "--split=train_generated", "--trackers=fake")
+    (_, said["train_generated_in_sample"]), _ = Fake.told[str(tmp_path / "run")][-2:]
+    assert len(said) == 3  # names that no two of them share
+    for prefix, values in said.items():
+        assert f"{prefix}_accuracy" in values
+        assert all(re.match(f"{prefix}_(accuracy|cohen_kappa|auc)", name) for name in values)
+    config = json.loads((trained / "config.json").read_text())
+    assert [json.loads(json.dumps(each)) for each in Fake.configs] == [config] * 3  # its own data_dir
+
+
+def test_each_note_and_the_split_that_a_decision_learned_from_are_in_the_name(trained):
+    run, results = Run.load(trained), json.loads((trained / "results.json").read_text())["splits"]["heldout"]
+
+    def prefix(split="heldout", known="", changed=(), **notes):
+        run.config.decision.known = known
+        digests = results["fingerprints"] | {name: f"{name[-4:]}{'0' * 60}" for name in changed}
+        found = tracked(run, results | {"split": split, "fingerprints": digests} | notes)
+        return next(name for name in found if name.endswith("_accuracy")).removesuffix("_accuracy")
+
+    assert prefix() == prefix(changed=["train_real"]) == "heldout"  # which has no part in it
+    assert prefix("heldout:1") == "heldout-1"
+    assert prefix(unfinished=["?"], transductive=["?"]) == "heldout_transductive_unfinished"
+    assert prefix(in_sample=["?"], changed=[run.target]) == f"heldout_{run.target[-4:]}0000_in_sample"
+    assert prefix(known="train_real") == "heldout"
+    assert prefix(known="train_real", changed=["train_real"]) == "heldout_real0000"
+
+
+def _hot_journal(path, victim):
+    """Leaves beside a database the journal of a transaction that a kill has cut short, which names `victim` as its super-journal.
+
+    https://www.sqlite.org/fileformat.html, section 3; a super-journal that no journal names any more is removed.
+    """
+    head, magic, name = path.read_bytes()[:100], bytes.fromhex("d9d505f920a163d7"), str(victim).encode()
+    (page,), (pages,) = struct.unpack(">H", head[16:18]), struct.unpack(">I", head[28:32])
+    start = (magic + struct.pack(">5I", 0, 1, pages, 512, page)).ljust(512, b"\0")
+    end = struct.pack(">I", 2**30 // page + 1) + name + struct.pack(">2I", len(name), sum(name)) + magic
+    path.with_name(f"{path.name}-journal").write_bytes(start + end)
+
+
+def test_mlflow_opens_no_database_that_came_with_a_run(trained, tmp_path, tracker):
+    tracker("mlflow")
+    shutil.copytree(trained, run := tmp_path / "run")
+    (victim := tmp_path / "victim").write_text("mine")
+    (database := run / "mlruns" / "mlflow.db").parent.mkdir()
+    with sqlite3.connect(database) as connection:
+        connection.execute("create table t (x)")
+    connection.close()
+    _hot_journal(database, victim)
+    run_binary(evaluate, f"--workdir={run}", "--trackers=mlflow")
+    assert victim.exists()
+    sqlite3.connect(database).execute("select * from t")
+    assert not victim.exists()  # as it would have been
+
+
+def test_wandb_runs_no_git_in_a_folder_that_came_with_a_run(trained, tmp_path, tracker, caplog):
+    tracker("wandb")
+    shutil.copytree(trained, run := tmp_path / "run")
+    subprocess.run(["git", "init", "--quiet", str(run)], check=True)
+    subprocess.run(["git", "-C", str(run), "config", "core.fsmonitor", f"touch {tmp_path / 'ran'}; false"], check=True)
+    run_binary(evaluate, f"--workdir={run}", "--trackers=wandb")
+    assert not (tmp_path / "ran").exists() and not (run / "wandb").exists()
+    assert list((tmp_path / "home").glob("fingerprint_jax/wandb/offline-run-*/*.wandb"))
+    subprocess.run(["git", "-C", str(run), "status"], check=True, capture_output=True)
+    assert (tmp_path / "ran").exists()  # as it would have been
+
+
 @pytest.fixture
-def shown(data_dir, tmp_path, monkeypatch, request):
-    """A run that was stopped, went on and was scored, as (run, name of the tracker)."""
-    pytest.importorskip(request.param, reason=f"pip install 'fingerprint_jax[{request.param}]'")
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_GROUP"):
+def tracker(tmp_path, monkeypatch):
+    """A function that skips a test where a library is not installed; what goes to no server lies in `home` of the test."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_GROUP", "WANDB_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    return lambda name: pytest.importorskip(name, reason=f"pip install 'fingerprint_jax[{name}]'")
+
+
+@pytest.fixture
+def shown(data_dir, tmp_path, tracker, request):
+    """A run that was stopped, went on and was scored."""
+    tracker(request.param)
     run = Run(_config(data_dir), tmp_path / "run", trackers=(request.param,))
     fit_until(run, 6)
     stopped = json.loads((run.workdir / "trackers" / f"{request.param}.json").read_text())
@@ -196,7 +318,7 @@ def _expected(run):
 def test_mlflow_shows_one_run_with_config_and_figures(shown):
     import mlflow
 
-    client = mlflow.MlflowClient(f"sqlite:///{shown.workdir / 'mlruns' / 'mlflow.db'}")
+    client = mlflow.MlflowClient(f"sqlite:///{shown.workdir.parent}/home/fingerprint_jax/mlflow.db")
     experiment = client.get_experiment_by_name("run")
     (found,) = client.search_runs([experiment.experiment_id])
     assert (found.info.run_name, found.info.status) == ("run", "FINISHED")
@@ -228,7 +350,8 @@ def _records(path):
 @pytest.mark.parametrize("shown", ["wandb"], indirect=True)
 def test_wandb_shows_one_run_with_config_and_figures(shown):
     points, runs, ends = {}, [], []
-    files = sorted((shown.workdir / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    folder = shown.workdir.parent / "home" / "fingerprint_jax" / "wandb"
+    files = sorted(folder.glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     assert len(files) == 3  # one a process: `wandb sync` puts those of an id together
     for record in (each for file in files for each in _records(file)):
         if record.HasField("run"):

@@ -35,6 +35,13 @@ def pictures(path):
     return {(step, v.tag): np.asarray(Image.open(io.BytesIO(v.image.encoded_image_string))) for step, v in values}
 
 
+def test_events_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    (link := tmp_path / "tensorboard" / "events.out.tfevents.1.host").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=f"{link} is a link"):
+        Writer(tmp_path, "x", 4, 10, trackers.begin(None, ()))
+
+
 def test_lines_and_events_hold_the_same(tmp_path):
     begin = time.time()
     writer = Writer(tmp_path, "x", 4, 10, trackers.begin(None, ()))
