@@ -5,7 +5,7 @@ and the training goes on. Which ones there are is a flag and no field of the con
 stranger's, who is not to choose where figures are sent.
 
 So may the work directory be, and neither library opens anything there. SQLite plays back a journal beside a database and removes
-the file that this names; Weights & Biases runs git in the folder above its own, and git runs what `.git/config` there says.
+the file that this names. Where Weights & Biases saves code, it runs git above its own folder, and git runs what `.git/config` says.
 """
 
 import hashlib

@@ -271,15 +271,21 @@ def test_mlflow_opens_no_database_that_came_with_a_run(trained, tmp_path, tracke
     assert not victim.exists()  # as it would have been
 
 
-def test_wandb_runs_no_git_in_a_folder_that_came_with_a_run(trained, tmp_path, tracker, caplog):
+def test_wandb_runs_no_git_in_a_folder_that_came_with_a_run(trained, tmp_path, tracker, monkeypatch):
     tracker("wandb")
+    monkeypatch.setenv("WANDB_SAVE_CODE", "true")  # then it asks git what has changed
     shutil.copytree(trained, run := tmp_path / "run")
-    subprocess.run(["git", "init", "--quiet", str(run)], check=True)
-    subprocess.run(["git", "-C", str(run), "config", "core.fsmonitor", f"touch {tmp_path / 'ran'}; false"], check=True)
+
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(run), "-c", "user.name=x", "-c", "user.email=x@y", *arguments], check=True)
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message=x")
+    git("config", "core.fsmonitor", f"touch {tmp_path / 'ran'}; false")
     run_binary(evaluate, f"--workdir={run}", "--trackers=wandb")
-    assert not (tmp_path / "ran").exists() and not (run / "wandb").exists()
+    assert not (tmp_path / "ran").exists()
     assert list((tmp_path / "home").glob("fingerprint_jax/wandb/offline-run-*/*.wandb"))
-    subprocess.run(["git", "-C", str(run), "status"], check=True, capture_output=True)
+    git("diff")
     assert (tmp_path / "ran").exists()  # as it would have been
 
 
