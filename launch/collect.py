@@ -37,12 +37,15 @@ COLUMNS = (
 
 
 def grouped(output: Path, split: str) -> dict[str, list[sweep.Row]]:
-    """The rows of a sweep by group; of a folder without sweep.json the runs in it that are evaluated, each a group of its own."""
+    """The rows of a sweep by group; of a folder without sweep.json the runs in it, each a group of its own.
+
+    Raises ValueError where none of those runs is evaluated on the split.
+    """
     if not (output / "sweep.json").exists():
-        found = sorted(path.parent.name for path in output.glob("*/results.json") if local.evaluated(path.parent, split))
-        if not found:
+        found = sorted({path.parent for name in ("config.json", "results.json") for path in output.glob(f"*/{name}")})
+        if not any(local.evaluated(path, split) for path in found):
             raise ValueError(f"{output}: neither a sweep nor a folder of runs that are evaluated on {split}")
-        return {name: [sweep.Row(name, "", {})] for name in found}
+        return {path.name: [sweep.Row(path.name, "", {})] for path in found}
     groups: dict[str, list[sweep.Row]] = {}
     for row in sweep.read(output)[1]:
         groups.setdefault(row.group, []).append(row)
@@ -121,7 +124,8 @@ def _state(output: Path, row: sweep.Row, split: str) -> str:
         error = files.read_json(output / row.name / "failed.json", {"error": str}, "")["error"]
         return f"{seed}failed: {error[:ERROR]}"
     except (OSError, ValueError):
-        return f"{seed}not finished"
+        done = (output / row.name / "done").exists()
+        return f"{seed}not evaluated on {split}" if done else f"{seed}not finished"
 
 
 def _summary(scored: dict[int | None, Scored], figure: str, mean: bool = True) -> dict:

@@ -2,6 +2,7 @@
 
 import statistics
 
+from fingerprint_jax import methods
 from fingerprint_jax.runtime.names import printable
 from launch.compare import Scored
 from launch.formats import interval, number
@@ -12,7 +13,11 @@ AFTER = ("processor_minutes", "steps", "learning_rate", "valid", "published", "n
 
 
 def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, list[str]]:
-    """Columns BEFORE and AFTER of a row, of which `seeds` are finished, and its notes so far; what is not there is None."""
+    """Columns BEFORE and AFTER of a row, of which `seeds` are finished, and its notes so far; what is not there is None.
+
+    `steps` is the number that each network of the seeds was trained for, a list of one a network where these differ; before a seed
+    is finished that which the minutes allow.
+    """
     out: dict = dict.fromkeys(BEFORE + AFTER) | {"data": data, "row": row.name, "networks": row.networks, "valid": []}
     out |= {"size": row.size, "published": row.published}
     notes = [f"network of {row.uses[1]}"] if row.uses else []
@@ -23,7 +28,10 @@ def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, 
         tried = [f"{rate:g}" for rate in c.rates] if choice["valid"] else []
         out |= {"learning_rate": choice["learning_rate"], "valid": [choice["valid"].get(rate) for rate in tried]}
         notes += [f"not finite with learning rate {rate}" for rate in tried if rate not in choice["valid"]]
-        costs = [read(c.workdir(data, row, choice["learning_rate"], seed) / "cost.json") for seed in seeds]
+        workdirs = [c.workdir(data, row, choice["learning_rate"], seed) for seed in seeds]
+        if row.networks and (trained := [steps for workdir in workdirs for steps in methods.steps(methods.load(workdir))]):
+            out["steps"] = trained if len({*trained}) > 1 else trained[0]
+        costs = [read(workdir / "cost.json") for workdir in workdirs]
         if known := [cost["processor_s"] for cost in costs if cost]:
             out["processor_minutes"] = statistics.median(known) / 60
             if not all(cost.get("whole", True) for cost in costs if cost):  # older ones do not say it
@@ -79,6 +87,11 @@ def count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
+def _steps(trained: int | list[int] | None) -> str:
+    """The column `steps`: a number, or the least and the most."""
+    return f"{min(trained):,} to {max(trained):,}" if isinstance(trained, list) else count(trained)
+
+
 def shown(line: dict, figures: dict[str, str]) -> dict[str, str]:
     """A line as people read it, around the figures of the task."""
     size = [f"{line['network']}, {count(line['parameters'])} parameters"] if line["parameters"] else [line["network"] or ""]
@@ -88,7 +101,7 @@ def shown(line: dict, figures: dict[str, str]) -> dict[str, str]:
         "networks": count(line["networks"]),
         **figures,
         "processor minutes": "" if line["processor_minutes"] is None else f"{line['processor_minutes']:.2f}",
-        "steps": count(line["steps"]),
+        "steps": _steps(line["steps"]),
         "learning rate": "" if line["learning_rate"] is None else f"{line['learning_rate']:g}",
         "published": line["published"],
         "note": printable(line["note"]),

@@ -49,7 +49,7 @@ class Method(Protocol):
         ...
 
     def fit(self, run: Run) -> None:
-        """Called again it continues, or returns when done. It works inside `methods.fitting`, and the file `done` is its last."""
+        """Called again it continues, or returns when done. It works inside `methods.fitting`, and `run.finish` is its last."""
         ...
 
     def predict(self, run: Run, split: str) -> Predictions:
@@ -161,11 +161,18 @@ def unfinished(run: Run, state: Any) -> list[str]:
 
     The `state` is that of the run.
     """
-    found = []
+    return [reason for each, used in _networks(run, state) if (reason := _unfinished(each, used))]
+
+
+def steps(run: Run) -> list[int]:
+    """How many steps the training of each network had that is in the scores of a finished run; fewer where `patience` ended it."""
+    return [each.steps for each, _ in _networks(run, state(run))]
+
+
+def _networks(run: Run, state: Any) -> Iterator[tuple[Run, int]]:
+    """The run of every network in the state of a run, and the step that is used of it."""
     for path, used in _steps(run.workdir, state).items():
-        if reason := _unfinished(run if Path(path) == run.workdir else load(path), used):
-            found.append(reason)
-    return found
+        yield run if Path(path) == run.workdir else load(path), used
 
 
 def _unfinished(network: Run, used: int) -> str:

@@ -1,7 +1,6 @@
 """Features of images, or of a network, reduced and given to an estimator. No estimator is stored: `predict` refits it."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +11,9 @@ from fingerprint_jax import Config, estimators, features, methods
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import Features, Gallery, flat, reduce
+from fingerprint_jax.runs import unchanged
 from fingerprint_jax.runs.run import Predictions, Run
-from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.runtime import distributed
 from fingerprint_jax.runtime.names import duration
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import network_features
@@ -88,6 +88,8 @@ def check(run: Run) -> None:
     _check_beside(c)
     source, gallery = encoder(run), run.gallery
     _require_classes(run, gallery)
+    if source is not None:
+        unchanged.require_window(source, run)
     if source is not None and not c.features.run:
         methods.check(source)
     if source is not None and c.features.run:
@@ -150,7 +152,7 @@ def fit(run: Run) -> None:
         for rows in run.gallery.values():
             _features(run, rows)
         known = methods.named(source) if source and run.config.features.run else {}
-        files.write_text(run.workdir / "done", json.dumps({"encoder": str(source.workdir) if source else None, "named": known}))
+        run.finish(encoder=str(source.workdir) if source else None, named=known)
 
 
 def state(run: Run) -> dict:
@@ -224,6 +226,8 @@ def _estimator(config: Config) -> Callable[..., np.ndarray]:
 def _features(run: Run, rows: Rows) -> np.ndarray:
     c, source, options = run.config.features, encoder(run), of_images(run.config)
     name = options.pop("name")
+    if source:
+        unchanged.require_window(source, run)
     # Whoever wants nothing that is kept does not write where a config leads, either.
     cache = Path(c.cache_dir) if c.cache_dir and not tables.all_anew() else run.shared_place / "features"
     if source and methods.reads(source.config, run.target):

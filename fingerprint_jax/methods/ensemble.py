@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,11 +13,11 @@ from scipy.stats import rankdata
 
 from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tables, tasks
-from fingerprint_jax.runs import config_file, ranges
+from fingerprint_jax.runs import config_file, ranges, unchanged
 from fingerprint_jax.runs.config import flat_config, network_config
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
-from fingerprint_jax.runtime import files, names
+from fingerprint_jax.runtime import names
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import score_metrics
 
@@ -111,7 +110,9 @@ def check(run: Run) -> None:
             raise ValueError(f"ensemble.runs: {member.workdir} is not finished")
         if member.config.task != task:
             raise ValueError(f"member.task={member.config.task!r}: the ensemble is of task={task!r}, its members too")
-        if not e.runs:
+        if e.runs:
+            unchanged.require_window(member)
+        else:
             methods.check(member)
         if e.admit or e.best_variant:
             member.rows("valid")
@@ -146,7 +147,7 @@ def fit(run: Run) -> None:
         found: dict[str, Any] = {"members": len(admitted(run)), "named": {}}
         for _, member in members(run) if run.config.ensemble.runs else ():
             found["named"] |= methods.named(member)
-        files.write_text(run.workdir / "done", json.dumps(found))
+        run.finish(**found)
 
 
 def state(run: Run) -> dict:

@@ -1,7 +1,6 @@
 """A network trained by gradients."""
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from fingerprint_jax.data import tasks
 from fingerprint_jax.runs import checkpoint, unchanged
 from fingerprint_jax.runs.run import Predictions, Run
 from fingerprint_jax.runs.views import PARTS
-from fingerprint_jax.runtime import files, names
+from fingerprint_jax.runtime import names
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import cost, inference, loop, pair_table
 from fingerprint_jax.training.model import model_of
@@ -83,7 +82,7 @@ def fit(run: Run) -> None:
             loop.train(run, evaluate, source)
             best = checkpoint.Checkpoints(run.workdir, run.config.best).resolve("best")
             last = checkpoint.steps(run.workdir)[-1]  # before num_steps where `patience` ended the training
-            files.write_text(run.workdir / "done", json.dumps({"steps": last, "best": best}))
+            run.finish(steps=last, best=best)
 
 
 def origin(run: Run) -> Run | None:
@@ -126,7 +125,10 @@ def _check_origin(run: Run) -> None:
     if gone and checkpoint.Checkpoints(run.workdir).begun():  # which a resume needs no more
         return
     source = origin(run)
-    if source is not None and (seen := methods.seen(run, source)):
+    if source is None:
+        return
+    unchanged.require_window(source, run)
+    if seen := methods.seen(run, source):
         field = f"init_from={run.config.init_from!r}" if run.config.init_from else "pretrain"
         raise ValueError(f"{field}: its network is trained on {seen} images that this run holds out")
 
@@ -213,15 +215,20 @@ def network(run: Run) -> Run:
     return run
 
 
+def _trained(run: Run) -> str:
+    """What a run of a network was, or is to be, trained for, in words."""
+    most = "at most " if run.config.get("patience") and not run.done else ""
+    return f"{run.workdir}, {most}{run.steps:,} steps on {run.config.task}"
+
+
 def describe(run: Run, target: Target | None = None) -> list[tuple[str, str]]:
     """Parameters, FLOPs and memory of a step; it is compiled, and nothing is trained."""
     c, model = run.config, model_of(run)
     images = sum(c.data.streams.values())
     params, state = model.abstract["params"], model.abstract
     source = origin(run)
-    begins = f"{source.workdir}, {source.config.num_steps:,} steps on {source.config.task}" if source else ""
     return [
-        *([("begins with", begins)] if source else []),
+        *([("begins with", _trained(source))] if source else []),
         ("parameters", f"{sum(x.size for x in params.values()):,}"),
         ("statistics and queues", f"{sum(x.size for x in state['rest'].values()):,}"),
         ("images a step", f"{images:,} of {'x'.join(map(str, run.source.image_shape))}"),

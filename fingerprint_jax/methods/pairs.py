@@ -9,7 +9,6 @@ synthetic image is highest stays, so that two near-copies among fifty strangers 
 No label is read. The real images are those that the run of the second stage is trained on: none that it holds out.
 """
 
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,8 +18,9 @@ from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tables
 from fingerprint_jax.data.source import Rows
 from fingerprint_jax.estimators import search
+from fingerprint_jax.runs import unchanged
 from fingerprint_jax.runs.run import Predictions, Run
-from fingerprint_jax.runtime import distributed, files
+from fingerprint_jax.runtime import distributed
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.training import network_features, pair_table
 
@@ -44,6 +44,7 @@ def check(run: Run) -> None:
     if not c.candidates:
         raise ValueError("candidates=0 makes no pairs: use 1 or more")
     run.rows("train_generated")
+    unchanged.require_window(encoder(run), run)
     methods.check(encoder(run))
 
 
@@ -51,7 +52,7 @@ def fit(run: Run) -> None:
     """Writes the table, after the network of the embeddings; returns at once where that is done."""
     c = run.config
     with methods.fitting(run):
-        if run.done and distributed.first(lambda: tables.read_arrays(pair_table.path(run)) is not None):
+        if pair_table.read(run) is not None:
             return
         source = encoder(run)
         methods.fit(source)
@@ -68,8 +69,9 @@ def fit(run: Run) -> None:
             )
 
         row, position = distributed.first(pairs).T
-        tables.write_arrays(pair_table.path(run), {"real": real.index[position], "generated": generated.index[row]})
-        files.write_text(run.workdir / "done", json.dumps({"pairs": len(row), "encoder": str(source.workdir)}))
+        table = {"real": real.index[position], "generated": generated.index[row]}
+        tables.write_arrays(pair_table.path(run), table)
+        run.finish(pairs=len(row), sha256=pair_table.digest(table), encoder=str(source.workdir))
 
 
 def _embedding(run: Run, source: Run, rows: Rows) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Rounds of self-training: what one round is sure of joins the training images of the next, with the labels that it gave them."""
 
-import json
 import logging
 from collections.abc import Iterator
 
@@ -9,7 +8,6 @@ import numpy as np
 from fingerprint_jax import Config, methods
 from fingerprint_jax.data import tables
 from fingerprint_jax.runs.run import Predictions, Run
-from fingerprint_jax.runtime import distributed, files
 from fingerprint_jax.runtime.targets import Target
 from fingerprint_jax.stats import score_metrics
 
@@ -27,11 +25,12 @@ def round_of(run: Run, number: int) -> Run:
 
 
 def chosen(run: Run) -> Run:
-    """The child whose predictions are the result; raises ValueError where the rounds are not done."""
+    """The child whose predictions are the result; raises ValueError where the rounds are not done, or not those of this run."""
     if not run.done:
         raise ValueError(f"{run.workdir} is not finished, no round is chosen yet: the command that trains it goes on")
-    remedy = "remove it, and the command that trains the run writes it anew"
-    return round_of(run, distributed.first(lambda: files.read_json(run.workdir / "done", {"chosen": int}, remedy))["chosen"])
+    if not isinstance(number := run.outcome.get("chosen"), int):
+        raise ValueError(f"{run.workdir / 'done'} names no round: remove it, and the command that trains the run writes it anew")
+    return round_of(run, number)
 
 
 def check(run: Run) -> None:
@@ -81,7 +80,7 @@ def fit(run: Run) -> None:
             tables.write_extra_labels(round_of(run, number + 1).config.data.extra_labels, source, rows.ids[sure], labels)
         if stopped:
             log.info("%s: %s; the result is round %d", run.workdir, stopped, best)
-        files.write_text(run.workdir / "done", json.dumps({"chosen": best, "stopped": stopped, "rounds": rounds}))
+        run.finish(chosen=best, stopped=stopped, rounds=rounds)
 
 
 def select(ids: np.ndarray, scores: np.ndarray, least: float, cap: int) -> np.ndarray:

@@ -174,28 +174,50 @@ class Run(View):
     @property
     def best_step(self) -> int | None:
         """The step of the best checkpoint of a finished network when it was finished; None where older versions do not say."""
-        found = self._outcome.get("best")
+        found = self.outcome.get("best")
         return found if isinstance(found, int) else None
 
     @property
     def steps(self) -> int:
         """How many the training of a network has, or had where `patience` ended it."""
-        found, most = self._outcome.get("steps"), self.config.num_steps
+        found, most = self.outcome.get("steps"), self.config.num_steps
         return min(found, most) if self.config.get("patience") and isinstance(found, int) else most
 
     @property
     def named(self) -> dict[str, str]:
         """{work directory: digest} of the finished runs that the config names, which it was fitted with; older ones do not say."""
-        found = self._outcome.get("named", {})
+        found = self.outcome.get("named", {})
         if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
             raise ValueError(f"{self.workdir / 'done'} cannot be used (named is not text): {_ANEW}")
         return found
 
     @property
-    def _outcome(self) -> dict[str, Any]:
-        """What the file `done` of a finished run says; nothing of one that is not."""
+    def outcome(self) -> dict[str, Any]:
+        """What the file `done` of a finished run says; nothing of one that is not.
+
+        Raises ValueError where it is that of another run; older ones do not say which they are of.
+        """
         path = self.workdir / "done"
-        return distributed.first(lambda: files.read_json(path, {}, _ANEW) if path.exists() else {})
+
+        def read() -> dict[str, Any]:
+            found = files.read_json(path, {}, _ANEW) if path.exists() else {}
+            if "of" in found and found["of"] != self._made_of():
+                remedy = "put the run's own back, or remove it, and the command that trains the run writes it anew"
+                raise ValueError(f"{path} is that of another run: {remedy}")
+            return found
+
+        return distributed.first(read)
+
+    @distributed.by_first
+    def finish(self, **outcome: Any) -> None:
+        """Writes the file `done`, the last of a fit: what came of it, and which run it is of."""
+        files.write_text(self.workdir / "done", json.dumps({"of": self._made_of()} | outcome))
+
+    def _made_of(self) -> str:
+        """A digest of what a fit hangs on: the config without the decision, which is made of the scores, and the data."""
+        fields = {name: value for name, value in identity(self.config).items() if not name.startswith("decision.")}
+        known = json.dumps([fields, self.provenance["fingerprints"]], sort_keys=True)
+        return hashlib.sha256(known.encode()).hexdigest()[:16]
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -50,16 +50,18 @@ def require_classes(run: Run) -> None:
         )
 
 
-def require_window(run: Run) -> None:
-    """Raises ValueError where the data were packed with another window than those the run was started with.
+def require_window(run: Run, by: Run | None = None) -> None:
+    """Raises ValueError where images that a run sees were packed with another window than those it was started with.
 
-    Data of PNG and JPEG have none that is known, and runs of older versions do not say theirs.
+    They are its own, or those of the run `by` that uses its network. Data of PNG and JPEG have none that is known, and runs of
+    older versions do not say theirs.
     """
-    known = run.provenance.get("window") if (run.workdir / "provenance.json").exists() else None
-    here = run.source.window.get("window")
+    by, started = by or run, (run.workdir / "provenance.json").exists()
+    known = run.provenance.get("window") if started else run.source.window.get("window")
+    here = by.source.window.get("window")
     if known and here and known != here:
         raise ValueError(
-            f"{run.workdir} was started with images of --window={known}, {run.config.data_dir} has --window={here}: pack"
+            f"{run.workdir} was started with images of --window={known}, {by.config.data_dir} has --window={here}: pack"
             " these with the same window"
         )
 

@@ -16,7 +16,7 @@ from fingerprint_jax.stats import permutation
 from launch import collect, sweep
 from launch.compare import Scored
 from launch.sweep import product, values
-from tests.conftest import fit
+from tests.conftest import finish, fit
 from tests.test_evaluate import run_binary
 
 CONFIG = "configs/quickstart.py:smoke"
@@ -228,7 +228,8 @@ def test_a_folder_of_runs_has_a_family_wise_p_of_their_own_data(data_dir, packs,
         collect.collect(tmp_path, "test_real", "auc")
     domias, gan_leaks, _ = sorted(runs)
     score.evaluate(methods.load(tmp_path / gan_leaks, data_dir=packs["other"]), "train_real")
-    (elsewhere,) = collect.collect(tmp_path, "train_real", "auc", with_family=True)
+    before, elsewhere, after = collect.collect(tmp_path, "train_real", "auc", with_family=True)
+    assert before["note"] == after["note"] == "not evaluated on train_real"
     assert elsewhere["group"] == gan_leaks and elsewhere["seeds"] == "0/1" and elsewhere["mean"] is elsewhere["p"] is None
     assert (
         elsewhere["note"]
@@ -245,6 +246,22 @@ def test_a_folder_of_runs_has_a_family_wise_p_of_their_own_data(data_dir, packs,
     path.write_text(json.dumps(document))
     with pytest.raises(ValueError, match="results.json: in_sample of heldout is no list of text: evaluate it anew"):
         collect.collect(tmp_path, "heldout", "auc")
+
+
+def test_a_run_of_a_folder_that_has_no_figure_is_named(tmp_path, monkeypatch, capsys):
+    for name in "abcd":
+        finish(tmp_path / name)
+    (tmp_path / "b" / "results.json").unlink()
+    (tmp_path / "c" / "results.json").unlink()
+    (tmp_path / "c" / "done").unlink()
+    (tmp_path / "d" / "failed.json").write_text('{"error": "not finite"}')
+    monkeypatch.setattr(collect, "finished", lambda workdir, split: workdir.name == "a")
+    monkeypatch.setattr(Scored, "load", staticmethod(lambda workdir, split: scored(10)))
+    run_binary(collect, f"--sweep={tmp_path}")
+    said = {"b": "not evaluated on heldout", "c": "not finished", "d": "failed: not finite"}
+    out, page = capsys.readouterr().out, (tmp_path / "table.md").read_text()
+    assert all(f"{name}: {note}\n" in out and f"| {name} | 0/1 |" in page and f"| {note} |" in page for name, note in said.items())
+    assert "| a | 1/1 | 0.5000 |" in page
 
 
 def test_a_row_whose_failure_cannot_be_read_is_not_finished(tmp_path):

@@ -248,6 +248,23 @@ def test_without_a_split_valid_the_rate_is_that_of_the_config_and_one_seed_may_b
     assert found["learning_rate"] is None and found["valid"] == [] and len(found["values"]) == 2
 
 
+def test_the_steps_are_those_that_were_trained(tmp_path, data_dir, quick, monkeypatch):
+    real, falls = loop.train, {0: (0.5, 0.4, 0.3), 1: (0.1, 0.2, 0.3)}  # the first seed ends after its second step
+
+    def train(run, evaluate, origin=None):
+        real(run, lambda state: {"accuracy": falls[run.config.seed][int(state["step"]) - 1]}, origin)
+
+    monkeypatch.setattr(loop, "train", train)
+    row = Row("net", CONFIG, VIEW | {"best": "max:accuracy", "patience": 1})
+    comparison = Comparison(tmp_path, [row], {"d": data_dir}, "", 1.5 / 60)
+    assert attribution.line(comparison, "d", row)["steps"] is None
+    assert comparison.run(["d"], [row], lambda: None) == []
+    (found,) = attribution.table(comparison, "d")[0]
+    assert found["steps"] == [2, 3] and attribution.shown(found)["steps"] == "2 to 3"
+    table.write(comparison)
+    assert " 2 to 3 " in (tmp_path / "table.md").read_text() and ",2 3," in (tmp_path / "table.csv").read_text()
+
+
 def _with(run, rate):
     run.config.optimizer.learning_rate = rate
     return run

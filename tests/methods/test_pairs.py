@@ -1,6 +1,7 @@
 """The table of pairs of a first stage, against brute force, and the training that samples from it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -144,6 +145,31 @@ def test_a_stage_is_made_once_and_a_resumed_run_ends_byte_identical(data_dir, tm
     assert len(made) == 3
     for name, numbers in pair_table.table(longer).items():
         np.testing.assert_array_equal(numbers, table[name])
+
+
+def test_a_table_of_other_pairs_under_its_name_is_not_trained_with(data_dir, tmp_path):
+    stages = {}
+    for count in (1, 4):
+        run = Run(_config(data_dir, **{"pairs.candidates": count}), tmp_path / str(count))
+        with methods.fitting(run):  # as stopped before its first step
+            methods.fit(pair_table.stage(run))
+        stages[count] = pair_table.stage(run)
+    own = {path.name: path.read_bytes() for path in stages[4].workdir.iterdir() if path.name in ("done", "pairs.npz")}
+    shutil.copy(stages[1].workdir / "pairs.npz", stages[4].workdir)
+    with pytest.raises(ValueError, match="pairs.npz is another table of pairs than that which was made here"):
+        gradient.fit(run)
+    with pytest.raises(ValueError, match="pairs.npz is another table of pairs than that which was made here"):
+        pair_table.table(run)
+    known = json.loads(own["done"])
+    (stages[4].workdir / "done").write_text(json.dumps({name: known[name] for name in ("pairs", "encoder")}))  # as older ones
+    with pytest.raises(ValueError, match="pairs.npz is another table of pairs"):
+        pair_table.table(run)
+    shutil.copy(stages[1].workdir / "done", stages[4].workdir)
+    with pytest.raises(ValueError, match="done is that of another run: put the run's own back, or remove it"):
+        pair_table.table(run)
+    (stages[4].workdir / "done").unlink()
+    pairs.fit(pair_table.stage(run))
+    assert {name: (stages[4].workdir / name).read_bytes() for name in own} == own
 
 
 def test_other_options_of_the_stage_are_another_run(data_dir, tmp_path):

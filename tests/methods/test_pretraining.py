@@ -17,7 +17,7 @@ from fingerprint_jax import methods
 from fingerprint_jax.backbones import pretrained, vit
 from fingerprint_jax.backbones.vit import resample_positions
 from fingerprint_jax.data import packing, phantom
-from fingerprint_jax.data.source import open_source
+from fingerprint_jax.data.source import Source, open_source
 from fingerprint_jax.evaluation import lineage, watch
 from fingerprint_jax.methods import ensemble, gradient
 from fingerprint_jax.runs import checkpoint
@@ -315,6 +315,37 @@ def test_a_network_that_saw_what_is_held_out_is_refused(data_dir, tmp_path):
     config.pretrain.method = "classical"
     with pytest.raises(ValueError, match="pretrain.method='classical' trains no network"):
         gradient.origin(Run(config, tmp_path / "b"))
+
+
+def test_a_network_of_images_of_another_window_is_refused(source, data_dir, tmp_path, monkeypatch):
+    windows = {"images": "-600,1500", "subtask1": "50,350"}
+    monkeypatch.setattr(
+        Source, "window", property(lambda self: {"window": next(w for t, w in windows.items() if t in str(self.path))})
+    )
+    shutil.copytree(source.workdir, tmp_path / "lung")
+    Run.load(tmp_path / "lung").note(window="-600,1500")
+    said = r"was started with images of --window=-600,1500, .* has --window=50,350: pack these with the same window"
+    config = _autoencoder(data_dir, num_steps=0, init_from=str(tmp_path / "lung"))
+    with pytest.raises(ValueError, match=f"lung {said}"):
+        _fit(config, tmp_path / "run")
+    pretrained = _autoencoder(data_dir)
+    pretrained.pretrain = _classifier(data_dir)  # on those of the task images, which nobody has trained yet
+    with pytest.raises(ValueError, match=said):
+        _fit(pretrained, tmp_path / "run")
+    features = base.featured("subtask1", "network")
+    features.features.run, features.data_dir = str(tmp_path / "lung"), data_dir
+    features.estimator = ConfigDict({"name": "linear_svm", "C": 1.0})
+    features.gallery.labelled = ("train_real",)
+    with pytest.raises(ValueError, match=f"lung {said}"):
+        methods.fit(Run(features, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    windows["subtask1"] = ""  # of PNG and JPEG none is known
+    run = Run(features, tmp_path / "run")
+    methods.fit(run)
+    assert np.isfinite(methods.predict(run, "train_real").scores).all()
+    windows["subtask1"] = "50,350"
+    with pytest.raises(ValueError, match=f"lung {said}"):
+        methods.predict(run, "test_real")
 
 
 def test_labels_that_the_first_network_read_are_counted(source, data_dir, tmp_path):

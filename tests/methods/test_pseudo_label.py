@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -177,6 +178,24 @@ def test_where_no_image_joins_the_rounds_stop(scripted, data_dir):
     assert scripted.trained == ["round0", "round1"]
     done = _done(run)
     assert done["stopped"] == "no image of test_generated has a score of pseudo.least=0.5" and done["chosen"] == 1
+
+
+def test_the_round_that_another_run_has_chosen_is_not_taken(scripted, data_dir, tmp_path):
+    (name,) = _ids(data_dir, 1)
+    other = scripted((), [{name: (1, 0.9)}] * 2)
+    other.workdir.rename(tmp_path / "other")
+    run = scripted((), [{name: (1, 0.9)}] * 3)
+    own = (run.workdir / "done").read_text()
+    shutil.copy(tmp_path / "other" / "done", run.workdir)
+    with pytest.raises(ValueError, match="run/done is that of another run: put the run's own back, or remove it"):
+        pseudo_label.chosen(run)
+    content = json.loads((tmp_path / "other" / "done").read_text())
+    del content["of"]  # as older ones have it
+    (run.workdir / "done").write_text(json.dumps(content))
+    assert pseudo_label.chosen(run).workdir.name == "round1"
+    (run.workdir / "done").write_text(own)
+    run.config.data_dir, run.config.decision.name = "moved", "another"  # neither makes it another run
+    assert pseudo_label.chosen(run).workdir.name == "round2"
 
 
 def test_a_run_that_was_stopped_ends_the_same_and_trains_no_round_twice(fitted, data_dir, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from fingerprint_jax import methods
 from fingerprint_jax.data import loader, tables
+from fingerprint_jax.methods import gradient
 from fingerprint_jax.runs import checkpoint
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import preemption
@@ -168,7 +169,11 @@ def test_patience_ends_a_training_that_gets_no_better(best, sign, data_dir, tmp_
     whole, halves = begun("whole"), begun("halves")
     methods.fit(whole)
     assert (whole.steps, whole.best_step, whole.done) == (4, 3, True)  # of equal ones the later checkpoint
-    assert not methods.unfinished(whole, methods.state(whole))
+    assert not methods.unfinished(whole, methods.state(whole)) and methods.steps(whole) == [4]
+    after = Run(tiny_config(data_dir, "mlp_tiny", init_from=str(whole.workdir)), tmp_path / "after")
+    after.config.data.valid = 0.25
+    monkeypatch.setattr(gradient.cost, "here", lambda run: [])  # which compiles
+    assert dict(gradient.describe(after))["begins with"] == f"{whole.workdir}, 4 steps on subtask2"
 
     fit_until(halves, 4)
     assert not halves.done and max(checkpoint.Checkpoints(halves.workdir).manifests()) == 3
