@@ -189,6 +189,7 @@ class _Apart:
             if self._left:  # as was said
                 return
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = re.sub("//[^/@ ]*@", "//", reason)  # log.txt is handed around, a password is not
             log.warning("%s: %s takes no more figures, all else goes on: %s", self._run.workdir, self._name, reason)
 
 

@@ -45,7 +45,7 @@ class Fake:
 
 class Broken(Fake):
     def metrics(self, step, values):
-        raise RuntimeError("no network\nand a page of why")
+        raise RuntimeError("no network to http://me:secret@host:9/\nand a page of why")
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_a_tracker_has_the_lines_of_the_run_and_a_broken_one_ends_nothing(data_d
     assert found == _told(run) == _told(plain)
     same_bytes(last_state(run), last_state(plain))
     warnings = [record.getMessage() for record in caplog.records if "takes no more figures" in record.getMessage()]
-    text = f"{run.workdir}: broken takes no more figures, all else goes on: no network"
+    text = f"{run.workdir}: broken takes no more figures, all else goes on: no network to http://host:9/"
     assert warnings == [text] * 2  # one a start
 
 
