@@ -8,6 +8,7 @@ So may the work directory be, and neither library opens anything there. SQLite p
 the file that this names. Where Weights & Biases saves code, it runs git above its own folder, and git runs what `.git/config` says.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -57,20 +58,27 @@ class Mlflow:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every time that a server is asked again
-        self._entities = entities
-        self._client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_folder() / 'mlflow.db'}")
+        self._entities, uri = entities, os.environ.get("MLFLOW_TRACKING_URI")
+        folder = None if uri else _folder()
+        # Two processes that make the tables of a database at once end with an error.
+        with files.locked(folder / "mlflow.lock") if folder else contextlib.nullcontext():
+            self._client = mlflow.MlflowClient(uri or f"sqlite:///{folder}/mlflow.db")
+            self._id = self._begun(run)
+
+    def _begun(self, run: Run) -> str:
+        """The id of the run, which goes on or is begun."""
         key, experiment = _key(run, "mlflow"), os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.outermost.name
         found = self._client.get_experiment_by_name(experiment)
         of = found.experiment_id if found else self._client.create_experiment(experiment)
         if begun := self._client.search_runs([of], f"tags.key = '{key}'"):
-            self._id = begun[0].info.run_id
-            self._client.update_run(self._id, status="RUNNING")
-            return
+            self._client.update_run(begun[0].info.run_id, status="RUNNING")
+            return begun[0].info.run_id
         tags = {"key": key, "workdir": str(run.workdir.absolute())}
-        self._id = self._client.create_run(of, run_name=_name(run), tags=tags).info.run_id
+        made = self._client.create_run(of, run_name=_name(run), tags=tags).info.run_id
         fields = [(re.sub(r"[^\w./ -]", "_", name), str(value)) for name, value in flat_config(run.config).items()]
         for i in range(0, len(fields), 100):  # as many as a call may have
-            self._client.log_batch(self._id, params=[entities.Param(*field) for field in fields[i : i + 100]])
+            self._client.log_batch(made, params=[self._entities.Param(*field) for field in fields[i : i + 100]])
+        return made
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """As of a `Tracker`."""

@@ -21,6 +21,7 @@ from fingerprint_jax.evaluation.results import tracked
 from fingerprint_jax.runs import start
 from fingerprint_jax.runs.config import flat_config
 from fingerprint_jax.runs.run import Run
+from fingerprint_jax.runtime import files
 from fingerprint_jax.training import trackers
 from tests.conftest import fit_until, last_state, same_bytes, tiny_config, untimed
 from tests.test_evaluate import run_binary
@@ -155,6 +156,22 @@ def test_a_copy_a_moved_run_and_one_that_is_begun_anew_are_runs_of_their_own(tmp
     path.symlink_to(tmp_path / "mine")
     with pytest.raises(ValueError, match="fake.json is a link"):
         trackers._key(run, "fake")
+
+
+def test_one_process_at_a_time_opens_the_database(tmp_path, tracker, monkeypatch):
+    """Two that made its tables at once ended with an error of MLflow."""
+    held = []
+
+    def client(_):
+        with pytest.raises(files.Held, match="held"), files.locked(tmp_path / "home" / "fingerprint_jax" / "mlflow.lock", "held"):
+            pass
+        held.append(True)
+        return mock.MagicMock()
+
+    monkeypatch.setitem(sys.modules, "mlflow", mock.MagicMock(MlflowClient=client))
+    trackers.Mlflow(Run(tiny_config("nowhere"), tmp_path / "run"))
+    with files.locked(tmp_path / "home" / "fingerprint_jax" / "mlflow.lock", "held"):
+        assert held == [True]
 
 
 def test_what_goes_to_no_server_lies_in_a_folder_of_the_user_alone(tmp_path, monkeypatch):
@@ -357,9 +374,9 @@ def _records(path):
 def test_wandb_shows_one_run_with_config_and_figures(shown):
     points, runs, ends = {}, [], []
     folder = shown.workdir.parent / "home" / "fingerprint_jax" / "wandb"
-    files = sorted(folder.glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
-    assert len(files) == 3  # one a process: `wandb sync` puts those of an id together
-    for record in (each for file in files for each in _records(file)):
+    parts = sorted(folder.glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(parts) == 3  # one a process: `wandb sync` puts those of an id together
+    for record in (each for file in parts for each in _records(file)):
         if record.HasField("run"):
             runs.append(record.run)
         if record.HasField("exit"):
