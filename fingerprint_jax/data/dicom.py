@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom import config, encaps, uid
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_file_meta_info, read_sequence
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.tag import Tag
 
 from fingerprint_jax.data import images
 from fingerprint_jax.runtime import files
@@ -23,9 +25,13 @@ from fingerprint_jax.runtime import files
 config.settings.reading_validation_mode = config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-_MOST_HEADER = 2**23  # bytes before the pixels; a thousand frames have some two of the eight MiB
+_MOST_HEADER = 2**25  # bytes before the pixels; a thousand frames have some two MiB, or thirty where a scanner adds its own
 _MOST_ITEMS = 100_000  # of sequences; pydicom makes an object of each
+_MOST_READ = 1_000_000  # elements and items of sequences, however they are marked
+_MOST_GROUPS = 2**23  # bytes of the functional groups that are read
 _ITEMS = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"
+_PIXELS = b"\xe0\x7f", b"\x7f\xe0"  # their group
+_NO_PIXELS = "no pixels in it, or no integer ones"
 _NATIVE = uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian
 _JPEG = uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1
 _JPEG_2000 = uid.JPEG2000Lossless, uid.JPEG2000
@@ -39,6 +45,15 @@ _TAGS = [
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
+# All that is read of the functional groups of a frame.
+_GROUPS = {
+    Tag(name)
+    for name in (
+        *("PlanePositionSequence", "PlaneOrientationSequence"),
+        *("PixelValueTransformationSequence", "FrameVOILUTSequence"),
+    )
+}
+
 # What pydicom and its decoders raise beside what others do.
 _sound = functools.partial(images.sound, InvalidDicomError, BytesLengthException, RuntimeError)
 
@@ -48,7 +63,7 @@ class Head:
     """What a file says before its pixels. `patient` and `series` are compared in this process and never written."""
 
     path: Path
-    dataset: pydicom.Dataset  # with the tags above alone
+    dataset: pydicom.Dataset  # with the tags and groups above alone
     syntax: uid.UID
     shape: tuple[int, int]  # H, W
     frames: int
@@ -122,9 +137,9 @@ class Head:
                 many = f"{self.frames} frames of {self.shape[1]}x{self.shape[0]}"
                 raise images.Refused(f"{len(data):,} bytes are too many for {many}")
             _refuse_items(data)
-            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=[*_TAGS, "PixelData"])
+            dataset = pydicom.dcmread(_Counted(data), specific_tags=[*_TAGS, "PixelData"])
             if "PixelData" not in dataset:
-                raise images.Refused("no pixels in it, or no integer ones")
+                raise images.Refused(_NO_PIXELS)
             decoder, native = get_decoder(self.syntax), self.syntax in _NATIVE
             # Once for all frames: the decoder would look for each from the first fragment on.
             encoded = enumerate(() if native else encaps.generate_frames(dataset.PixelData, number_of_frames=self.frames))
@@ -159,14 +174,16 @@ def read(path: Path, max_pixels: int) -> Head:
         syntax, kind = (uid.UID(str(meta.get(name, ""))) for name in ("TransferSyntaxUID", "MediaStorageSOPClassUID"))
         if syntax not in _SYNTAXES:  # a deflated one would be unpacked at once, however large
             raise images.Refused(f"{syntax.name if syntax in uid.AllTransferSyntaxes else 'an unknown compression'}: convert it")
-        with path.open("rb") as file:
-            begin = file.read(_MOST_HEADER)
-        _refuse_items(begin)
-        dataset = pydicom.dcmread(io.BytesIO(begin), stop_before_pixels=True, specific_tags=_TAGS)
+        dataset, there, cut = _before_pixels(path)
+        if cut and ("Image Storage" in kind.name or kind.name == str(kind) or "Rows" in dataset):
+            raise images.Refused(f"its pixels do not begin within the first {_MOST_HEADER:,} bytes, no more are read before them")
         if "Rows" not in dataset or "Columns" not in dataset:
             raise images.Refused("damaged: an image without a size" if "Image Storage" in kind.name else images.NO_IMAGE)
+        if not there:
+            raise images.Refused(_NO_PIXELS)
         shape, frames = (int(dataset.Rows), int(dataset.Columns)), int(_first(dataset.get("NumberOfFrames", 1)))
         _refuse(dataset, shape, frames, max_pixels)
+        _trim(dataset, frames)
         decoders = set(get_decoder(syntax).available_plugins) if syntax not in _NATIVE else {"numpy"}
         if syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8:
             decoders -= {"pillow"}
@@ -176,6 +193,61 @@ def read(path: Path, max_pixels: int) -> Head:
         number = int(_first(dataset.get("InstanceNumber")) or 0)
         dataset = pydicom.Dataset(dataset)  # which does not hold on to all bytes that were read
         return Head(path, dataset, syntax, shape, frames, patient, series, number)
+
+
+def _before_pixels(path: Path) -> tuple[pydicom.Dataset, bool, bool]:
+    """The tags above of a file; whether its pixels begin behind them, or else whether it has more bytes than are read before them.
+
+    Of a file without pixels nothing may be taken as not said: pydicom takes a value that is cut off for a shorter one.
+    """
+    with path.open("rb") as file:
+        begin = file.read(_MOST_HEADER)
+        more = bool(file.read(1))
+    _refuse_items(begin)
+    buffer = _Counted(begin)
+    try:
+        with _sound():
+            dataset = pydicom.dcmread(buffer, stop_before_pixels=True, specific_tags=_TAGS)
+    except images.Refused:
+        if not more:
+            raise
+        return pydicom.Dataset(), False, True
+    at = buffer.tell()
+    there = begin[at : at + 2] in _PIXELS
+    return dataset, there, more and not there
+
+
+class _Counted(io.BytesIO):
+    """Bytes that are read a limited number of times: pydicom makes an object of each element and each item, however small."""
+
+    left = _MOST_READ
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise images.Refused(f"more than {_MOST_READ:,} elements, a file made to waste memory")
+        return super().read(size)
+
+
+def _trim(dataset: pydicom.Dataset, frames: int) -> None:
+    """Leaves of functional groups those above, as heads of all files are kept at once. Refuses them where a frame has none."""
+    for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+        found = dataset.get_item(name) if name in dataset else None
+        if isinstance(found, RawDataElement):
+            value = found.value or b""
+            items = read_sequence(_Counted(value), found.is_implicit_VR, found.is_little_endian, len(value), "iso8859")
+            setattr(dataset, name, items)
+    own, shared = (dataset.get(f"{of}FunctionalGroupsSequence") or [] for of in ("PerFrame", "Shared"))
+    if own and len(own) != frames:
+        raise images.Refused(f"functional groups of {len(own)} frames, its pixels have {frames}")
+    size = 0
+    for item in (*own, *shared):
+        for tag in item.keys() - _GROUPS:
+            del item[tag]
+        kept = (item.get_item(tag) for tag in item.keys())
+        size += sum(len(group.value or b"") for group in kept if isinstance(group, RawDataElement))
+    if size > _MOST_GROUPS:
+        raise images.Refused(f"functional groups of {size:,} bytes, a file made to waste memory")
 
 
 def _refuse(dataset: pydicom.Dataset, shape: tuple[int, int], frames: int, max_pixels: int) -> None:

@@ -18,6 +18,7 @@ from fingerprint_jax.data import images
 from fingerprint_jax.runtime import files
 
 _HEADERS = {348: (nibabel.Nifti1Header, b"n+1"), 540: (nibabel.Nifti2Header, b"n+2")}  # by their size, and the magic of one file
+_MOST_REST = 2**20  # bytes behind the voxels
 _sound = functools.partial(images.sound, HeaderDataError, zlib.error)  # what nibabel and gzip raise beside what others do
 
 
@@ -58,9 +59,10 @@ class Head:
         with _sound(), _opened(self.path) as file:
             file.seek(self.offset)
             size = math.prod(self.stored) * self.dtype.itemsize
-            data = file.read(size)  # no more, whatever a compressed file holds
+            data = file.read(size)  # no more at once, whatever a compressed file holds
             if len(data) < size:
                 raise images.Refused(f"{len(data):,} bytes of voxels, its header says {size:,}")
+            _refuse_rest(file)
             lying = np.frombuffer(data, self.dtype).reshape(self.stored, order="F")
             volume = orientations.apply_orientation(lying, self.axes)[::-1, ::-1]
         for frame in frames:
@@ -108,6 +110,15 @@ def read(path: Path, max_pixels: int) -> Head:
             raise images.Refused(f"slices of {width}x{height} are more than {max_pixels} pixels (--max_pixels)")
         slope, intercept = (slope, intercept) if slope else (1.0, 0.0)  # 0: not scaled
         return Head(path, int(offset), dtype, stored, axes, count, slope, intercept)
+
+
+def _refuse_rest(file: gzip.GzipFile | BufferedReader) -> None:
+    """Reads on to the end, where gzip compares length and checksum of all that it has unpacked; refuses a long rest."""
+    rest = 0
+    while more := file.read(2**16):
+        rest += len(more)
+        if rest > _MOST_REST:
+            raise images.Refused(f"more than {_MOST_REST:,} bytes behind its voxels")
 
 
 def _opened(path: Path) -> gzip.GzipFile | BufferedReader:

@@ -1,6 +1,7 @@
 """What is read of DICOM files, beside pydicom itself, and what is refused."""
 
 import importlib.util
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_windowing
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+from pydicom.uid import EncapsulatedPDFStorage, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from fingerprint_jax.data import dicom, images
 from tests.data.dicom_files import dataset, save
@@ -88,6 +89,98 @@ def test_slope_window_and_place_of_enhanced_files_are_those_of_the_frame(tmp_pat
     np.testing.assert_array_equal(second, STORED * 3.0)
     assert head.window(0) == (0, 100) and head.window(1) == (20, 120) and head.hounsfield
     assert [head.depth(0), head.depth(1)] == [7, 4]
+
+
+LONG = b"\1" * 5_000_000  # bytes of a scanner; of two the second ends behind the first 8 MiB
+
+
+def enhanced(private, ends=True):
+    """Two frames with slope 3, intercepts 1 and 2 and a place each; sequences have a length, or an end alone."""
+    found = dataset(np.stack([STORED, STORED]), RescaleSlope=None, RescaleIntercept=None)
+    shared = group(PlaneOrientationSequence=group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]))
+    own = []
+    for k in (1, 2):
+        own += group(PlanePositionSequence=group(ImagePositionPatient=[0, 0, 5 * k]))
+        own[-1].PixelValueTransformationSequence = group(RescaleSlope=3, RescaleIntercept=k)
+        own[-1].add_new(0x20051010, "LO", "PRIVATE")
+        own[-1].add_new(0x20051020, "OB", private)
+    found.SharedFunctionalGroupsSequence, found.PerFrameFunctionalGroupsSequence = shared, own
+    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        found[name].is_undefined_length = ends
+    return found
+
+
+def before(path, at, length):
+    """Puts a value of a scanner, so many zeros, before an element: they are a hole in the file."""
+    whole = path.read_bytes()
+    place = whole.rindex(at)
+    with path.open("wb") as file:
+        file.write(whole[:place] + b"\x29\0\x20\x10OB\0\0" + length.to_bytes(4, "little"))
+        file.seek(length, 1)
+        file.write(whole[place:])
+    return path
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_slope_and_place_of_a_frame_are_read_behind_megabytes_of_the_scanner(ends, tmp_path):
+    path = save(tmp_path / "1.dcm", enhanced(LONG, ends))
+    tracemalloc.start()
+    head = dicom.read(path, 100)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [head.scale(k) for k in (0, 1)] == [(3, 1), (3, 2)] and [head.depth(k) for k in (0, 1)] == [5, 10]
+    np.testing.assert_array_equal(list(head.values([0, 1])), [STORED * 3.0 + 1, STORED * 3.0 + 2])
+    assert kept < 1_000_000  # heads of all files are kept at once
+
+
+def test_slope_of_all_frames_is_read_behind_megabytes_of_the_scanner(tmp_path):
+    found = dataset(np.stack([STORED, STORED]), RescaleSlope=None, RescaleIntercept=None)
+    found.SharedFunctionalGroupsSequence = group(PixelValueTransformationSequence=group(RescaleSlope=2, RescaleIntercept=-5))
+    path = before(save(tmp_path / "1.dcm", found), b"\0\x52\x29\x92SQ", 9_000_000)
+    np.testing.assert_array_equal(frames(path), [STORED * 2.0 - 5] * 2)
+
+
+PIXELS = b"\xe0\x7f\x10\0OW"
+
+
+@pytest.mark.parametrize("at", [b"\x08\0\x60\0CS", b"\x28\0\x52\x10DS", PIXELS], ids=["Modality", "RescaleIntercept", "PixelData"])
+def test_pixels_behind_more_than_is_read_are_refused(at, tmp_path):
+    path = before(save(tmp_path / "1.dcm", dataset(STORED)), at, 2**25)
+    with pytest.raises(ValueError, match="^its pixels do not begin within the first 33,554,432 bytes"):
+        dicom.read(path, 100)
+
+
+def test_a_sequence_that_goes_on_behind_what_is_read_is_refused(tmp_path):
+    path = before(save(tmp_path / "1.dcm", enhanced(b"x")), b"\x05\x20\x20\x10OB", 2**25)
+    with pytest.raises(ValueError, match="^its pixels do not begin within the first 33,554,432 bytes"):
+        dicom.read(path, 100)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_sequence_of_nothing_but_small_items_is_refused(ends, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom._Counted, "left", 1_000)
+    begin = b"\0\x52\x30\x92SQ\0\0" + (b"\xff" * 4 if ends else (80_000).to_bytes(4, "little"))
+    path = save(tmp_path / "1.dcm", dataset(STORED))
+    whole = path.read_bytes()
+    place = whole.rindex(PIXELS)
+    path.write_bytes(whole[:place] + begin + bytes(80_000) + whole[place:])  # pydicom takes eight zeros for an item
+    with pytest.raises(ValueError, match="more than 1,000,000 elements|damaged or cut short"):
+        dicom.read(path, 100)
+
+
+def test_a_long_file_of_another_kind_is_no_image(tmp_path):
+    found = dataset(STORED, Rows=None, PixelData=None)
+    found.SOPClassUID = EncapsulatedPDFStorage
+    with pytest.raises(ValueError, match=f"^{images.NO_IMAGE}$"):
+        dicom.read(before(save(tmp_path / "1.dcm", found), b"\x28\0\x52\x10DS", 2**25), 100)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_functional_groups_of_other_frames_are_refused(count, tmp_path):
+    found = enhanced(b"")
+    found.PerFrameFunctionalGroupsSequence = [found.PerFrameFunctionalGroupsSequence[0]] * count
+    with pytest.raises(ValueError, match=f"^functional groups of {count} frames, its pixels have 2$"):
+        dicom.read(save(tmp_path / "1.dcm", found), 100)
 
 
 def compressed(syntax, frame, **tags):
@@ -211,6 +304,19 @@ def test_a_file_cut_anywhere_is_one_line(tmp_path):
         with pytest.raises(ValueError) as error:
             frames(tmp_path / "2.dcm")
         assert "\n" not in str(error.value) and "Zwetschgen" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["MR_small_RLE", "MR_small_jp2klossless", "MR_small_implicit"])
+def test_of_a_real_file_cut_anywhere_no_value_is_another(name, tmp_path):
+    whole, (expected,), refused = real(name).read_bytes(), frames(real(name)), 0
+    for end in range(len(whole) - 1, 0, -199):
+        (tmp_path / "1.dcm").write_bytes(whole[:end])
+        try:
+            np.testing.assert_array_equal(frames(tmp_path / "1.dcm"), [expected])
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused >= len(range(len(whole) - 1, 0, -199)) - 1  # but for what stands behind the pixels
 
 
 @pytest.mark.parametrize("name", ["MR_small", "MR_small_RLE", "MR_small_jp2klossless", "MR_small_implicit", "nested_priv_SQ"])
