@@ -29,7 +29,7 @@ def common(c: Comparison, data: str, row: Row, seeds: list[int]) -> tuple[dict, 
         out |= {"learning_rate": choice["learning_rate"], "valid": [choice["valid"].get(rate) for rate in tried]}
         notes += [f"not finite with learning rate {rate}" for rate in tried if rate not in choice["valid"]]
         workdirs = [c.workdir(data, row, choice["learning_rate"], seed) for seed in seeds]
-        if row.networks and (trained := [steps for workdir in workdirs for steps in methods.steps(methods.load(workdir))]):
+        if out["steps"] and (trained := [steps for workdir in workdirs for steps in methods.steps(methods.load(workdir))]):
             out["steps"] = trained if len({*trained}) > 1 else trained[0]
         costs = [read(workdir / "cost.json") for workdir in workdirs]
         if known := [cost["processor_s"] for cost in costs if cost]:
