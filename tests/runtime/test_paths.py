@@ -62,6 +62,7 @@ TEXTS = {
     "partition",
     "account",
 }
+TEXTS |= {"generator_name", "requester", "institution"}
 TEXTS |= {"gpus", "sbatch", "path", "image", "claim", "mount", "namespace", "accelerator", "cpus", "memory", "env", "baseline"}
 TEXTS |= {
     "time",
