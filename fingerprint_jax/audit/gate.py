@@ -33,9 +33,6 @@ def check(values: flags.FlagValues) -> None:
     """Raises ValueError for a gate that cannot be, that nothing passes, or that an empty variable of a pipeline has opened."""
     if values.fail_on == []:
         raise ValueError(f"--fail_on is empty: name verdicts, {', '.join(verdict.SHORT)}, or leave it out")
-    needing = [name for name in ("fail_on", "max_limit", "junit", "release") if values[name].value not in (None, "")]
-    if values.plan_only and needing:
-        raise ValueError(f"--plan_only ends before a verdict, which --{needing[0]} is of: give one of them")
     for name in values.fail_on or ():
         names.check("--fail_on", name, verdict.SHORT)
     if values.max_limit is not None and not values.repeats:

@@ -1,5 +1,7 @@
 """What the figures of an audit say, in words that claim no more than they show; pure functions of audit.json."""
 
+import itertools
+
 from fingerprint_jax.audit import panel, verdict
 from fingerprint_jax.audit.imprint import POWER
 from fingerprint_jax.audit.patients import counted, plural, unit
@@ -144,11 +146,13 @@ def limit_in_a_sentence(document: dict) -> str:
         return "How small a leak would have been noticed is not known, since the panel does not alarm as often as it should."
     if not (found := _noticed_kinds(limit)):
         return "A leak of any size may have been missed: nothing that was planted was noticed often enough."
-    rate = found[0]["smallest"]["rate"]
-    below = [point["power"] for point in found[0]["points"] if point["rate"] < rate]
-    likely = "would probably" if all(power < 0.5 for power in below) else "may"
-    _, _, many = one_in(limit)[rate].partition("1 in ")
-    return f"A leak of fewer than 1 {who} in {many} {likely} have been missed."
+    kind, share = found[0], one_in(limit)
+    even = f"even one of the easiest kind ({label(kind)})"
+    tried = itertools.takewhile(lambda point: point["power"] < 0.5, kind["points"])
+    if missed := [share[point["rate"]] for point in tried]:
+        return f"A leak of {missed[-1].replace('1 in', f'1 {who} in')} or fewer would probably have been missed, {even}."
+    noticed = share[kind["smallest"]["rate"]].replace("1 in", f"1 {who} in")
+    return f"A leak of fewer than {noticed} may have been missed, {even}."
 
 
 def patients_words(counts: dict) -> str:
@@ -182,7 +186,8 @@ def asked_words(document: dict) -> str:
 def score_words(document: dict) -> str:
     """What the figures are of, images or patients, and what the score of a patient is."""
     if unit(document["counts"]) == "image":
-        return "All figures are of images: no patient is known."
+        joined = " Images with the same pixels count once." if "patients" in document["plan"] else ""
+        return f"All figures are of images: no patient is known.{joined}"
     chosen = document["plan"].get("patients", {}).get("score")
     score = {"max": "the largest of the scores of its images", "mean": "the mean of the scores of its images"}.get(chosen)
     return "All figures are of patients: each has one score, " + (
@@ -234,7 +239,9 @@ def _verdict_words(document: dict) -> str:
     name, counts = document["verdict"]["name"], document["counts"]
     primary, excess, copies, limit = (document[part] for part in ("panel", "excess", "copies", "limit"))
     both = f"Used and not used {unit(counts)}s"
-    if name == verdict.CANNOT_TELL and copies.get("flagged") and not verdict.missing(document):
+    told_apart = "p" in primary and primary["p"] <= document["plan"]["alpha"]
+    doubted = copies.get("flagged") and not (verdict.missing(document) or verdict.shared(document) or told_apart)
+    if name == verdict.CANNOT_TELL and doubted:
         return (
             f"{both} were not told apart (family-wise p = {p_value(primary['p'])}), and the reference images look too different"
             " from the real ones to say whether any was copied."

@@ -69,6 +69,8 @@ def _text(path: Path, name: object, value: object, known: flags.FlagValues) -> s
     """The value of a flag as the command line has it."""
     if isinstance(name, str) and name.partition(".")[0] in OF_CONFIGS and "." in name:
         return str(value)  # a field of a config, which checks it
+    if name == "plan_only":  # left in a file, it would end every pipeline before its gate
+        raise ValueError(f"{path}: plan_only belongs on the command line, where it is seen")
     names.check(f"{path}: flag", name, [each for each in known if each != "config"])
     flag = known[str(name)]
     types, expected = EXPECTED.get(flag.flag_type(), ((str,), "text"))

@@ -60,8 +60,6 @@ def test_a_limit_that_is_too_large_or_not_known_fails(share, change, said):
         ({"max_limit": 0.01}, "--max_limit=0.01: nothing passes this; use at least 0.02"),
         ({"junit": "junit.xml"}, "--junit goes with --fail_on or --max_limit"),
         ({"fail_on": ""}, "--fail_on is empty: name verdicts, copies"),
-        ({"plan_only": True, "fail_on": "copies"}, "--plan_only ends before a verdict, which --fail_on is of"),
-        ({"plan_only": True, "release": "r"}, "--plan_only ends before a verdict, which --release is of"),
         ({"junit": "/", "fail_on": "copies"}, "--junit=/: a folder, name a file"),
     ],
 )

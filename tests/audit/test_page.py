@@ -50,7 +50,10 @@ SHORT = {
         "Used and not used patients differ, but the content of their images may explain it: whether the generator kept any of them"
         " cannot be told."
     ),
-    "no evidence": "No trace of the used patients was found. A leak of fewer than 1 patient in 20 would probably have been missed.",
+    "no evidence": (
+        "No trace of the used patients was found. A leak of 1 patient in 50 or fewer would probably have been missed, even one of"
+        " the easiest kind (verbatim)."
+    ),
     "significant in the wrong direction": (
         "Patients given as not used look more used than those given as used. Something may be mixed up."
     ),
@@ -146,12 +149,15 @@ def test_the_plan_is_a_table_and_no_dump(tmp_path):
 
 
 def test_a_leak_that_was_missed_only_now_and_then_may_have_been_missed():
-    document = audit()
-    assert sentences.limit_in_a_sentence(document) == "A leak of fewer than 1 patient in 20 would probably have been missed."
-    document["limit"]["kinds"][0]["points"][0]["power"] = 0.6
-    assert sentences.limit_in_a_sentence(document) == "A leak of fewer than 1 patient in 20 may have been missed."
+    document, even = audit(), " have been missed, even one of the easiest kind (verbatim)."
+    points = document["limit"]["kinds"][0]["points"]
+    assert sentences.limit_in_a_sentence(document) == f"A leak of 1 patient in 50 or fewer would probably{even}"
+    points[0]["power"] = 0.6
+    assert sentences.limit_in_a_sentence(document) == f"A leak of fewer than 1 patient in 20 may{even}"
     document["counts"]["without_patient"] = document["counts"]["real"]
-    assert sentences.limit_in_a_sentence(document) == "A leak of fewer than 1 image in 20 may have been missed."
+    assert sentences.limit_in_a_sentence(document) == f"A leak of fewer than 1 image in 20 may{even}"
+    del points[0]  # the least share that was tried was noticed: nothing says that less is missed
+    assert sentences.limit_in_a_sentence(document) == f"A leak of fewer than 1 image in 20 may{even}"
     for kind in document["limit"]["kinds"]:
         kind["smallest"] = None
     assert sentences.limit_in_a_sentence(document).startswith("A leak of any size may have been missed")
@@ -553,3 +559,12 @@ def test_it_opens_in_a_browser_in_every_medium(tmp_path):
                     == ""
                 )
                 assert browser.log == []
+
+
+def test_what_was_told_apart_is_never_said_not_to_be():
+    document = audit("copies found") | {"exact": []}
+    document["verdict"]["name"] = verdict.CANNOT_TELL  # the reference looks different
+    document["panel"]["p"] = 0.5
+    assert "not told apart" in sentences.verdict_words(document)
+    document["panel"]["p"] = 0.001
+    assert "not told apart" not in sentences.verdict_words(document)

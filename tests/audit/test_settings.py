@@ -32,6 +32,7 @@ def test_a_file_stands_for_flags_and_the_command_line_wins(tmp_path):
     [
         ("seeds: 1", "flag='seeds' is unknown: did you mean 'seed'"),
         ("config: other.yaml", "flag='config' is unknown"),
+        ("plan_only: true", "plan_only belongs on the command line"),
         ("1: 2", "flag=1 is unknown"),
         ("seed: '1'", "seed is '1', expected a whole number"),
         ("seed: true", "seed is True, expected a whole number"),
