@@ -29,7 +29,7 @@ class Copies:
     reference: np.ndarray  # [r] positions of the reference images in that order
     reference_match: np.ndarray  # [r] and of their nearest synthetic images
     closest_reference_pair: float  # least distance of a reference image to one of another group
-    smallest_p: float  # 1 / (1 + K), whatever the distance
+    smallest_p: float  # that a patient can have: the least number of parts / (1 + K)
     fewest: int  # patients that have to be found together at the smallest p, 1..P; P + 1: none can be found
 
 
@@ -89,7 +89,7 @@ def find(
         reference=order,
         reference_match=match[n:][order],
         closest_reference_pair=closest,
-        smallest_p=smallest,
+        smallest_p=float(min(parts.min() * smallest, 1)),
         fewest=int(enough[0]) + 1 if len(enough) else len(images) + 1,
     )
 

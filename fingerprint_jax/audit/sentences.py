@@ -404,8 +404,11 @@ def copies_words(copies: dict, counts: dict) -> list[str]:
     lines = [f"Flagged as copies at a false discovery rate of {fdr:.0%} of the {who}s: {many}, of {asked}."]
     reference = counted(copies["reference"], copies["reference_groups"], counts, "reference image")
     least = f"With {reference} the smallest p-value is {p_value(copies['smallest_p'])}"
+    if (parts := round(copies["smallest_p"] * (1 + copies["reference_groups"]))) > 1:
+        least += f" (times {parts}, as each patient has many images beside the reference patient with the fewest)"
     if fewest > counts["asked_patients"]:
-        lines.append(f"{least}: too large for any finding among {asked}. Only more reference {who}s can support one.")
+        remedy = f"more reference {who}s" + (", or a reference without patients of few images," if parts > 1 else "")
+        lines.append(f"{least}: too large for any finding among {asked}. Only {remedy} can support one.")
     elif fewest > 1:
         lines.append(f"{least}: it takes at least {fewest:,} such {who}s together for a finding; fewer cannot be flagged.")
     else:

@@ -173,6 +173,13 @@ def test_groups_bound_the_smallest_p(monkeypatch):
     assert found.smallest_p == 1 / 3 and found.p.tolist() == [1 / 3]
 
 
+def test_the_smallest_p_counts_the_parts_of_a_patient(monkeypatch):
+    """Two images a patient beside a reference patient of one: each p is doubled."""
+    asked, of = np.repeat(list("xy"), 2), np.array(["a", "b", "b"])
+    found = _worked(monkeypatch, [0.1, 0.1, 0.1, 0.1], [0.2, 0.3, 0.4], groups=asked, reference_groups=of)
+    assert found.smallest_p == 2 / 3 and found.p.tolist() == [2 / 3] * 4
+
+
 def test_verbatim_and_shifted_copies_are_named():
     real, reference, generated = _phantoms(0)
     generated[10:13] = real[[3, 17, 30]]

@@ -407,6 +407,12 @@ def test_copies_in_words():
         f"With 10 reference images of 10 patients the smallest p-value is 0.0909: too large for any finding among {asked}. Only"
         " more reference patients can support one.",
     ]
+    parts = few | {"smallest_p": 3 / 11}
+    assert sentences.copies_words(parts, counts)[1] == (
+        "With 10 reference images of 10 patients the smallest p-value is 0.273 (times 3, as each patient has many images beside the"
+        f" reference patient with the fewest): too large for any finding among {asked}. Only more reference patients, or a"
+        " reference without patients of few images, can support one."
+    )
     assert sentences.copies_words(found | {"fewest": 1}, counts)[1].endswith("one such patient is enough for a finding.")
     unlike = found | {"against_reference": [{"name": "used", "auc": 0.9, "interval": [0.8, 1.0]}]}
     warned = "The reference looks different from images that are flagged: look-alikes are then flagged as well."
