@@ -3,7 +3,6 @@
 Their images are packed anew in the order of their digests, so that names and order of the files change no batch.
 """
 
-import hashlib
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from scipy.stats import rankdata
 from fingerprint_jax import Config, methods, objectives
 from fingerprint_jax.audit import panel
 from fingerprint_jax.data import builder, packing, phantom
-from fingerprint_jax.data.source import open_source
+from fingerprint_jax.data.source import open_source, pixel_digest
 from fingerprint_jax.runs.config import network_config
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.stats import bootstrap
@@ -82,7 +81,7 @@ def scores(
             packing.pack("subtask1", data, root / "train", "", root / "reference", groups=table)
     source = open_source(str(data), "subtask1")
     for name, (images, _) in sides.items():
-        if sorted(source.digests(source.rows(name).index).tolist()) != sorted(map(_digest, images)):
+        if sorted(source.digests(source.rows(name).index).tolist()) != sorted(map(pixel_digest, images)):
             raise ValueError(f"{folder}: the packed images of {name} are not those of this audit: give another --output")
     return np.column_stack([_scores(folder / name, config, data, real, seed) for name, config in joins.items()])
 
@@ -96,14 +95,10 @@ def _scores(workdir: Path, config: Config, data: Path, real: np.ndarray, seed: i
     methods.fit(run)
     found, rows = methods.predict(run, run.target), run.rows(run.target)
     known = dict(zip(run.source.digests(rows.index).tolist(), found.scores[:, 0], strict=True))
-    return np.array([known[_digest(image)] for image in real], np.float64)
+    return np.array([known[pixel_digest(image)] for image in real], np.float64)
 
 
 def joined(found: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The panel's scores [N,4] with `names` behind: the networks' [N,K], and the mean of the ranks by all but both directions."""
     alone = np.column_stack([found[:, : len(panel.OPTIONS)], scores])
     return np.column_stack([found, scores, rankdata(alone, axis=0).mean(axis=1)])
-
-
-def _digest(image: np.ndarray) -> str:
-    return hashlib.sha256(image.tobytes()).hexdigest()

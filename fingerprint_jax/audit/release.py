@@ -6,7 +6,6 @@ RELEASE/audit.yaml   the flags but for paths
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from absl import flags
 
 from fingerprint_jax.audit import page, settings
 from fingerprint_jax.audit.sides import Images
+from fingerprint_jax.data.source import pixel_digest
 from fingerprint_jax.runtime import files, paths
 
 PAGE, RECORD = "index.html", "audit.json"
@@ -88,7 +88,7 @@ def without_names(document: dict, sides: dict[str, Images]) -> dict:
 
 
 def _digest(side: Images, name: str) -> str:
-    return hashlib.sha256(side.pixels[side.ids == name][0].tobytes()).hexdigest()
+    return pixel_digest(side.pixels[side.ids == name][0])
 
 
 def _without_paths(value: Any) -> Any:

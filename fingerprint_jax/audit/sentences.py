@@ -109,10 +109,15 @@ FIELD = (  # what is asked for elsewhere: (what, where it stands here, what is n
 
 def short(document: dict) -> str:
     """The verdict in a sentence or two for whoever has to decide; it names no image."""
-    text, flagged = _short(document), document["copies"].get("flagged")
+    return _and_copies(_short(document), document, "look at each pair")
+
+
+def _and_copies(text: str, document: dict, advice: str) -> str:
+    """A verdict that is not of copies, with the images that are flagged all the same."""
+    flagged = document["copies"].get("flagged")
     if not flagged or document["verdict"]["name"] == verdict.COPIES:
         return text
-    return f"{text} All the same, {_concerned(flagged, document['counts'])} may be copied: look at each pair."
+    return f"{text} All the same, {_concerned(flagged, document['counts'])} may be copied: {advice}."
 
 
 def _short(document: dict) -> str:
@@ -146,13 +151,12 @@ def limit_in_a_sentence(document: dict) -> str:
         return "How small a leak would have been noticed is not known, since the panel does not alarm as often as it should."
     if not (found := _noticed_kinds(limit)):
         return "A leak of any size may have been missed: nothing that was planted was noticed often enough."
-    kind, share = found[0], one_in(limit)
+    kind = found[0]
+    share = {rate: text.replace("1 in", f"1 {who} in") for rate, text in one_in(limit).items()}
     even = f"even one of the easiest kind ({label(kind)})"
-    tried = itertools.takewhile(lambda point: point["power"] < 0.5, kind["points"])
-    if missed := [share[point["rate"]] for point in tried]:
-        return f"A leak of {missed[-1].replace('1 in', f'1 {who} in')} or fewer would probably have been missed, {even}."
-    noticed = share[kind["smallest"]["rate"]].replace("1 in", f"1 {who} in")
-    return f"A leak of fewer than {noticed} may have been missed, {even}."
+    if missed := list(itertools.takewhile(lambda point: point["power"] < 0.5, kind["points"])):
+        return f"A leak of {share[missed[-1]['rate']]} or fewer would probably have been missed, {even}."
+    return f"A leak of fewer than {share[kind['smallest']['rate']]} may have been missed, {even}."
 
 
 def patients_words(counts: dict) -> str:
@@ -229,10 +233,7 @@ def label(kind: dict) -> str:
 
 def verdict_words(document: dict) -> str:
     """The verdict in a few sentences, without the name of any image; `document` is read but for its own sentence."""
-    text, flagged = _verdict_words(document), document["copies"].get("flagged")
-    if not flagged or document["verdict"]["name"] == verdict.COPIES:
-        return text
-    return f"{text} All the same, {_concerned(flagged, document['counts'])} may be copied: see Copies."
+    return _and_copies(_verdict_words(document), document, "see Copies")
 
 
 def _verdict_words(document: dict) -> str:

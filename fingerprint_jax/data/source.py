@@ -45,6 +45,11 @@ class Rows:
         return Rows(*(np.concatenate(column) for column in columns))
 
 
+def pixel_digest(image: np.ndarray) -> str:
+    """SHA-256 of the pixels of an image."""
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
 class Source:
     """Random access to the records of one packed data set. Record numbers count through the splits in sorted order.
 
@@ -233,7 +238,7 @@ class Source:
     def digests(self, index: np.ndarray) -> np.ndarray:
         """SHA-256 of the pixels of records by number: [N] -> [N] str."""
         parts = np.array_split(index, len(index) // 256 + 1)  # not all images at once
-        return np.array([hashlib.sha256(image.tobytes()).hexdigest() for part in parts for image in self.images(part)], dtype=str)
+        return np.array([pixel_digest(image) for part in parts for image in self.images(part)], dtype=str)
 
     def cached(self, path: Path, compute: Callable[[], dict[str, np.ndarray]], rows: Rows, name: str = "") -> dict[str, np.ndarray]:
         """The arrays of an npz file, made from images of these rows, the array `name` among them where one is needed.

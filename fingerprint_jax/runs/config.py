@@ -99,6 +99,11 @@ def identity(config: Config) -> dict[str, Any]:
     return {name: value for name, local, value in flat if local not in MOVING and (value or local not in NEWER)}
 
 
+def of_fit(config: Config) -> dict[str, Any]:
+    """`identity` without the decision, which is made of the scores: what a fit hangs on."""
+    return {name: value for name, value in identity(config).items() if not name.startswith("decision.")}
+
+
 def config_hash(config: Config) -> str:
     """Digest of a config's identity."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from fingerprint_jax import Config
 from fingerprint_jax.runs import ranges
-from fingerprint_jax.runs.config import GIVEN, another, config_hash, differing, from_json, identity, wrong_field
+from fingerprint_jax.runs.config import GIVEN, another, config_hash, differing, from_json, identity, of_fit, wrong_field
 from fingerprint_jax.runs.views import View
 from fingerprint_jax.runtime import distributed, environment, files, names, paths
 
@@ -214,9 +214,8 @@ class Run(View):
         files.write_text(self.workdir / "done", json.dumps({"of": self._made_of()} | outcome))
 
     def _made_of(self) -> str:
-        """A digest of what a fit hangs on: the config without the decision, which is made of the scores, and the data."""
-        fields = {name: value for name, value in identity(self.config).items() if not name.startswith("decision.")}
-        known = json.dumps([fields, self.provenance["fingerprints"]], sort_keys=True)
+        """A digest of what a fit hangs on, of the config and the data."""
+        known = json.dumps([of_fit(self.config), self.provenance["fingerprints"]], sort_keys=True)
         return hashlib.sha256(known.encode()).hexdigest()[:16]
 
     @property

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from fingerprint_jax.runs.config import differing, identity
+from fingerprint_jax.runs.config import differing, of_fit
 from fingerprint_jax.runs.run import Run
 from fingerprint_jax.runtime import plugins
 
@@ -17,8 +17,8 @@ def require_config(run: Run, of_method: Callable[[str], dict[str, Any]]) -> None
     """
     require_child(run)
     if (run.workdir / "config.json").exists():
-        before, after = identity(Run.load(run.workdir, of_method=of_method).config), identity(run.config)
-        if changed := [name for name in differing(before, after) if not name.startswith("decision.")]:
+        before, after = of_fit(Run.load(run.workdir, of_method=of_method).config), of_fit(run.config)
+        if changed := differing(before, after):
             there, here = (repr(config.get(changed[0]))[:100] for config in (before, after))
             raise ValueError(
                 f"{run.workdir} is not the run that was trained for this: config.{changed[0]} is {there} there, {here} in the"
